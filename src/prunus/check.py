@@ -1,0 +1,95 @@
+"""Argument checks with one message form: what was wrong, what was given, what to do."""
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_float64", "finite", "fraction", "near_matches", "positive", "unknown", "whole"]
+
+
+def finite(name: str, values: Tensor, advice: str = "Remove the bad values first.") -> Tensor:
+    """Return `values`, or raise a ValueError that names the array and its first bad index."""
+    bad = ~torch.isfinite(values)
+    if bool(bad.any()):
+        index = tuple(int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"`{name}` must be finite, got {values[index].item()} at index {list(index)} "
+            f"({int(bad.sum())} of {values.numel()} entries). {advice}"
+        )
+    return values
+
+
+def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
+    """Anything `torch.as_tensor` takes, as a finite float64 tensor that shares no decision twice.
+
+    Raises:
+        TypeError: `values` is complex or no array of numbers.
+        ValueError: a NaN or an infinity, or not `dims` axes.
+    """
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"`{name}` must be an array of numbers, got {type(values).__name__} ({error}). "
+            f"Pass a tensor, an array or nested lists."
+        ) from None
+    if tensor.is_complex():
+        raise TypeError(f"`{name}` must be real, got {tensor.dtype}. Pass its real part.")
+    if dims is not None and tensor.ndim != dims:
+        raise ValueError(
+            f"`{name}` must have {dims} axes, got shape {tuple(tensor.shape)}. Reshape it."
+        )
+    return finite(name, tensor.to(torch.float64))
+
+
+def whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
+    """`value` as an int in [low, high], or a ValueError; True and 2.5 are no whole numbers."""
+    limits = f">= {low}" if high is None else f"in [{low}, {high}]"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(
+            f"`{name}` must be a whole number {limits}, got {value!r}. Pass an int."
+        ) from None
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"`{name}` must be a whole number {limits}, got {number}.")
+    return number
+
+
+def positive(name: str, value: float, *, zero: bool = False) -> float:
+    """`value` as a finite float > 0 (or >= 0 with `zero`), or a ValueError."""
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        bound = ">= 0" if zero else "> 0"
+        raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+    return number
+
+
+def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) -> float:
+    """`value` as a float in (0, 1), an end included where `zero` or `one` says so."""
+    number = float(value)
+    inside = (0 < number < 1) or (zero and number == 0) or (one and number == 1)
+    if not inside:
+        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+        raise ValueError(f"`{name}` must lie in {interval}, got {value!r}.")
+    return number
+
+
+def near_matches(name: str, known: Iterable[str]) -> list[str]:
+    """The names most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is in no table: near matches first, else all known names."""
+    names = sorted(known)
+    near = near_matches(name, names)
+    advice = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(names)}."
+    return ValueError(f"Unknown {kind} {name!r}. {advice}")

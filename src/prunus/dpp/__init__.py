@@ -1,0 +1,1 @@
+"""Determinantal point processes: kernels, exact and approximate samplers, and their modes."""

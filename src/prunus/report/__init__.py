@@ -1,0 +1,1 @@
+"""Pages, charts and tables; the drawing libraries are imported inside the functions."""
