@@ -198,14 +198,21 @@ class Pruned:
             "dtypes": {k: str(v.dtype) for k, v in self.model.state_dict().items()},
             "mask_shapes": {k: list(v.shape) for k, v in self.masks.items()},
         }
-        files = {"weights.safetensors": save_tensors(_apart({**packed, **extra}))}
+        parts = {"weights": save_tensors(_apart({**packed, **extra}))}
         if example is not None:
             smaller = {k: v.detach().cpu() for k, v in self.compact(example).state_dict().items()}
-            files["compact.safetensors"] = save_tensors(_apart(smaller))
-        facts["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        for name, data in files.items():
-            write_bytes(target / name, data)
+            parts["compact"] = save_tensors(_apart(smaller))
+        # Files are named by their content and the account is replaced last: an interrupted save
+        # leaves the old network whole.
+        digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
+        facts["files"] = digests
+        for part, data in parts.items():
+            write_bytes(target / _file_name(part, digests[part]), data)
         write_text(target / "pruned.json", json.dumps(facts, indent=1, default=str) + "\n")
+        current = {_file_name(part, digest) for part, digest in digests.items()}
+        for stale in target.glob("*-????????????.safetensors"):
+            if stale.name not in current and stale.name.partition("-")[0] in ("weights", "compact"):
+                stale.unlink()
         return target
 
 
@@ -232,7 +239,7 @@ def load(
         )
     dense = model if isinstance(model, nn.Module) else model()
     try:
-        tensors = _read(source / "weights.safetensors", facts)
+        tensors = _read(source, "weights", facts["files"])
         state = {key: _unpacked(key, tensors, facts) for key in facts["shapes"]}
         masks = {
             name: _unbits(tensors[f"mask|{name}"], shape)
@@ -241,9 +248,8 @@ def load(
         pruned = copy.deepcopy(dense)
         _fit(pruned, state, source)
         stored = None
-        if "compact.safetensors" in facts["files"]:
-            smaller = _read(source / "compact.safetensors", facts)
-            stored = resize(copy.deepcopy(dense), smaller)
+        if "compact" in facts["files"]:
+            stored = resize(copy.deepcopy(dense), _read(source, "compact", facts["files"]))
         recipe = parse(facts["recipe"])
         kept = {
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
@@ -321,11 +327,16 @@ def _cost(facts: dict[str, Any]) -> Cost:
     return Cost(**facts, latency=None if latency is None else Latency(**latency))
 
 
-def _read(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+def _file_name(part: str, digest: str) -> str:
+    return f"{part}-{digest[:12]}.safetensors"
+
+
+def _read(folder: Path, part: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+    path = folder / _file_name(part, digests[part])
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts["files"][path.name]:
+    if hashlib.sha256(data).hexdigest() != digests[part]:
         raise ValueError(
             f"{path} is truncated or was changed: its hash is not the one in pruned.json. "
             f"Save the network again."
