@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import models
 import prunus
 from prunus import files
+from prunus.cost import speedup
 
 
 def setup(name="magnitude", density=0.3, **options):
@@ -150,3 +152,21 @@ def test_summary_says_what_happened():
         assert word in text
     assert "<pre>" in pruned._repr_html_()
     assert "not measured" in prunus.prune(model, "magnitude", 0.5).summary()
+
+
+def test_measured_latency_says_its_conditions_and_claims_nothing_unproved():
+    model, x, pruned = setup("magnitude", 0.05)
+    timed = pruned.measured(x, seconds=0.05)
+    before, after = timed.cost_before.latency, timed.cost_after.latency
+    assert before.low <= before.median <= before.high
+    assert (before.batch, before.threads) == (32, torch.get_num_threads())
+    assert timed.cost_after.latency_share == after.median / before.median
+    assert pruned.cost_after.latency is None
+    assert "batch 32" in timed.summary()
+    wide, small = (speedup(before, replace(before, **change)) for change in (
+        {}, dict(median=before.median / 9, low=before.low / 9, high=before.low / 8),
+    ))  # fmt: skip
+    assert wide.verdict == "no benefit"
+    assert small.verdict == "faster"
+    with pytest.raises(ValueError, match="needs an example batch"):
+        prunus.prune(model, "magnitude", 0.5).measured()

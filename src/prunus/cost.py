@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.layer import view_of
 
-__all__ = ["Anatomy", "Cost", "Latency", "anatomy", "edge_cost", "measure_latency", "node_cost"]
+__all__ = [
+    "Anatomy",
+    "Cost",
+    "Latency",
+    "Speedup",
+    "anatomy",
+    "edge_cost",
+    "measure_latency",
+    "node_cost",
+    "speedup",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,34 @@ class Latency:
     runs: int
     threads: int
     batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """Two latencies compared.
+
+    Attributes:
+        ratio: median time before over median time after.
+        low: lower end of its interval, from the ends of both latencies' intervals.
+        high: upper end of it.
+        verdict: "faster", "slower", or "no benefit" where the interval includes 1.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def speedup(before: Latency, after: Latency) -> Speedup:
+    """How much faster `after` is, and whether that is more than noise."""
+    low, high = before.low / after.high, before.high / after.low
+    return Speedup(
+        ratio=before.median / after.median,
+        low=low,
+        high=high,
+        verdict="faster" if low > 1 else "slower" if high < 1 else "no benefit",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

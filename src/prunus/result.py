@@ -17,10 +17,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from prunus.budget import Plan
-from prunus.calibration.batches import first_of
-from prunus.calibration.store import stored_json
-from prunus.cost import Cost, Latency
+from prunus.calibration.batches import call, size_of, to_device
+from prunus.calibration.store import device_of, stored_json
+from prunus.cost import Cost, Latency, measure_latency
 from prunus.files import write_bytes, write_text
+from prunus.granularity import Node
 from prunus.recipe import Recipe, parse
 from prunus.surgery.compact import compact, resize
 from prunus.surgery.masked import Hold, hold
@@ -120,6 +121,36 @@ class Pruned:
         if given is None:
             raise ValueError("`compact` needs an example batch to trace. Pass one.")
         return compact(self.model, given, rtol=rtol)
+
+    def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
+        """The same result with measured latencies, dense against pruned, in its costs.
+
+        A node-pruned network is timed compact, an edge-pruned one as it is: dense tensors with
+        zeros in them.
+
+        Args:
+            example: a batch; the first samples of the pruning data where None.
+            seconds: about how long to time each network.
+        """
+        given = self.example if example is None else example
+        if given is None or self.dense is None:
+            missing = "an example batch" if given is None else "the dense model"
+            raise ValueError(f"Measuring latency needs {missing}, which this result lacks.")
+        batch = to_device(given, device_of(self.model))
+        small = self.compact(batch) if isinstance(self.recipe.granularity, Node) else self.model
+        before, after = measure_latency(
+            [self.dense, small],
+            lambda m: call(m, batch),
+            batch=size_of(batch) or 1,
+            seconds=seconds,
+        )
+        return replace(
+            self,
+            cost_before=replace(self.cost_before, latency=before),
+            cost_after=replace(
+                self.cost_after, latency=after, latency_share=after.median / before.median
+            ),
+        )
 
     def certify(self, data: Any = None, **options: Any) -> Any:
         """What is guaranteed for this network; see `prunus.certify`."""
@@ -397,8 +428,3 @@ def _unbits(bits: Tensor, shape: list[int]) -> Tensor:
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.clone().contiguous() for key, value in tensors.items()}
-
-
-def example_of(data: Any, rows: int = 8) -> Any:
-    """The first samples of a batch, kept with a result for tracing and timing."""
-    return first_of(data, rows)

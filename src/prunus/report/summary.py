@@ -7,7 +7,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["comparison_summary", "cost_rows", "layer_rows", "summary", "summary_html"]
+from prunus.cost import speedup
+
+__all__ = [
+    "comparison_summary",
+    "cost_rows",
+    "latency_note",
+    "layer_rows",
+    "summary",
+    "summary_html",
+]
 
 
 def layer_rows(pruned: Any) -> list[dict[str, Any]]:
@@ -44,6 +53,19 @@ def cost_rows(pruned: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def latency_note(pruned: Any) -> str:
+    """What the measured latencies say, with their conditions, in one sentence."""
+    before, after = pruned.cost_before.latency, pruned.cost_after.latency
+    if before is None or after is None:
+        return "latency: not measured; `measured()` adds it"
+    gain = speedup(before, after)
+    return (
+        f"latency: {gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}] "
+        f"(median of {before.runs} calls each, {before.level:.0%} intervals, batch {before.batch}, "
+        f"{before.threads} threads)"
+    )
+
+
 def summary(pruned: Any) -> str:
     """The layers, what they keep and what it cost, as a text table."""
     cost = pruned.cost_after
@@ -66,7 +88,8 @@ def summary(pruned: Any) -> str:
         costs.add_row(
             row["cost"], _number(row["before"]), _number(row["after"]), f"{row['share']:.3f}"
         )
-    lines = [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
+    lines = [latency_note(pruned)]
+    lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
     lines += [f"{key}: {value}" for key, value in pruned.metrics.items()]
     lines += [*pruned.plan.notes, *pruned.notes]
     return _render(table, costs, *lines)
