@@ -59,11 +59,9 @@ def latency_note(pruned: Any) -> str:
     if before is None or after is None:
         return "latency: not measured; `measured()` adds it"
     gain = speedup(before, after)
-    return (
-        f"latency: {gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}] "
-        f"(median of {before.runs} calls each, {before.level:.0%} intervals, batch {before.batch}, "
-        f"{before.threads} threads)"
-    )
+    found = f"{gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}]"
+    how = f"median of {before.runs} calls each, {before.level:.0%} intervals"
+    return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
 
 
 def summary(pruned: Any) -> str:
