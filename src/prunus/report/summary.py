@@ -2,6 +2,7 @@
 
 import html
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ __all__ = [
     "cost_rows",
     "latency_note",
     "layer_rows",
+    "metric_rows",
     "summary",
     "summary_html",
 ]
@@ -71,7 +73,7 @@ def summary(pruned: Any) -> str:
         f"{pruned.name}, seed {pruned.seed}: density {cost.density:.4g} of the selected weights, "
         f"{cost.model_density:.4g} of the whole model"
     )
-    table = Table(title=head, title_justify="left")
+    table = Table()
     for column in ("layer", "shape", "kept", "density", "layer error"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for row in layer_rows(pruned):
@@ -88,9 +90,38 @@ def summary(pruned: Any) -> str:
         )
     lines = [latency_note(pruned)]
     lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
-    lines += [f"{key}: {value}" for key, value in pruned.metrics.items()]
     lines += [*pruned.plan.notes, *pruned.notes]
-    return _render(table, costs, *lines)
+    parts: list[Any] = [head, table, costs]
+    if pruned.metrics:
+        parts.append(_metrics(pruned.metrics))
+    return _render(*parts, *lines)
+
+
+def metric_rows(metrics: Any) -> list[dict[str, Any]]:
+    """One record per metric: its value at each stage ("before", "pruned", "trained")."""
+    stages = {
+        stage: value if isinstance(value, Mapping) else {"metric": value}
+        for stage, value in metrics.items()
+    }
+    names = dict.fromkeys(name for values in stages.values() for name in values)
+    return [
+        {"metric": name, **{stage: values.get(name) for stage, values in stages.items()}}
+        for name in names
+    ]
+
+
+def _metrics(metrics: Any) -> Table:
+    table = Table()
+    table.add_column("metric")
+    for stage in metrics:
+        table.add_column(stage, justify="right")
+    for row in metric_rows(metrics):
+        table.add_row(row["metric"], *(_shown(row[stage]) for stage in metrics))
+    return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary_html(pruned: Any) -> str:
