@@ -6,7 +6,7 @@ from typing import Any
 
 from prunus.report.figure import PALETTE, require
 
-__all__ = ["curves", "intervals", "layer_map", "summarise"]
+__all__ = ["bars", "curves", "intervals", "layer_map", "summarise"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -263,6 +263,42 @@ def intervals(
         .encode(x=alt.X("at:Q", title=x_title))
     )
     return _filling(alt.layer(rule, bars, points), max(120, 15 * len(names) * len(kinds)))
+
+
+def bars(
+    rows: Rows,
+    *,
+    label: str,
+    value: str,
+    x_title: str,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A horizontal bar per row, in the order given.
+
+    Args:
+        rows: with the fields `label` and `value`.
+        label: field that names the bars.
+        value: field that is their length.
+        x_title: quantity and unit.
+        low: where the axis begins; 0 where None.
+        high: where it ends; at the longest bar where None.
+    """
+    alt = require("altair", "report")
+    if not rows:
+        raise ValueError("`rows` must hold at least one row to draw, got none.")
+    names = [str(r[label]) for r in rows]
+    scale = alt.Scale(zero=True) if high is None else alt.Scale(domain=[low or 0, high])
+    chart = (
+        alt.Chart(alt.Data(values=[dict(r) for r in rows]))
+        .mark_bar(color=PALETTE[0], height={"band": 0.7})
+        .encode(
+            x=alt.X(f"{value}:Q", title=x_title, scale=scale, axis=alt.Axis(tickCount=5)),
+            y=alt.Y(f"{label}:N", sort=names, title=None, axis=alt.Axis(labelLimit=160)),
+            tooltip=[alt.Tooltip(f"{label}:N"), alt.Tooltip(f"{value}:Q", format=".4~g")],
+        )
+    )
+    return _filling(chart, 24 * len(names) + 4)
 
 
 def _filling(chart: Any, height: int) -> Any:

@@ -119,7 +119,8 @@ def draw_mask(mask: Bool[Tensor, "out in"], *, cells: int = 96) -> str:
     kept = int(mask.sum())
     label = f"{kept} of {mask.numel()} weights kept"
     return (
-        f'<svg viewBox="0 0 {columns} {rows}" role="img" aria-label="{label}">'
+        f'<svg viewBox="0 0 {columns} {rows}" role="img" aria-label="{label}" '
+        f'preserveAspectRatio="xMinYMin meet">'
         f'<title>{label}</title><rect class="void" width="{columns}" height="{rows}"/>'
         f'<image width="{columns}" height="{rows}" style="image-rendering:pixelated" '
         f'href="data:image/png;base64,{base64.b64encode(_png(opacity)).decode()}"/></svg>'
