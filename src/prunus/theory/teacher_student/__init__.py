@@ -1,0 +1,47 @@
+"""Teacher and student: the exact generalisation error of learning, pruning and retraining.
+
+A student of K units learns from a teacher of M units by online gradient descent on Gaussian
+inputs. For many inputs N, its overlaps with itself and the teacher say all: they follow ordinary
+differential equations, and the error before and after pruning is a closed form in them.
+All errors are half the mean squared error.
+"""
+
+from prunus.theory.teacher_student.activation import (
+    ACTIVATIONS,
+    Activation,
+    smooth_activation,
+)
+from prunus.theory.teacher_student.error import generalisation_error
+from prunus.theory.teacher_student.order import (
+    OrderParameters,
+    Weights,
+    joint,
+    keep_nodes,
+    normalised,
+    one_seed,
+    order_parameters,
+    random_weights,
+    sample_weights,
+)
+from prunus.theory.teacher_student.solve import Plateau, Trajectory, order_at, plateaus, solve
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "OrderParameters",
+    "Plateau",
+    "Trajectory",
+    "Weights",
+    "generalisation_error",
+    "joint",
+    "keep_nodes",
+    "normalised",
+    "one_seed",
+    "order_at",
+    "order_parameters",
+    "plateaus",
+    "random_weights",
+    "sample_weights",
+    "smooth_activation",
+    "solve",
+]
