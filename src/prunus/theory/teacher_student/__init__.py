@@ -6,13 +6,16 @@ differential equations, and the error before and after pruning is a closed form 
 All errors are half the mean squared error.
 """
 
-from prunus.theory.teacher_student.activation import (
-    ACTIVATIONS,
-    Activation,
-    smooth_activation,
+from prunus.theory.teacher_student.activation import ACTIVATIONS, Activation, smooth_activation
+from prunus.theory.teacher_student.correlated import (
+    correlated_order,
+    random_edge_correlated,
+    reweight_edges,
+    spectral_shift,
 )
 from prunus.theory.teacher_student.edges import EdgeMoments, edge_moments, moments_of_rule
 from prunus.theory.teacher_student.error import generalisation_error
+from prunus.theory.teacher_student.ideal import IdealStudent, ideal_error, ideal_order, last_kept
 from prunus.theory.teacher_student.masks import apply_mask, draw_edge_mask
 from prunus.theory.teacher_student.order import (
     OrderParameters,
@@ -32,6 +35,16 @@ from prunus.theory.teacher_student.pruned import (
     prune_edges,
     pruned_error,
 )
+from prunus.theory.teacher_student.retrain import (
+    Patterns,
+    measured_patterns,
+    pattern_total,
+    random_patterns,
+    retrain,
+    sampled_patterns,
+)
+from prunus.theory.teacher_student.sampled import sample_coordinates
+from prunus.theory.teacher_student.simulate import Simulation, simulate, simulated_order
 from prunus.theory.teacher_student.solve import Plateau, Trajectory, order_at, plateaus, solve
 
 __all__ = [
@@ -39,28 +52,46 @@ __all__ = [
     "METHODS",
     "Activation",
     "EdgeMoments",
+    "IdealStudent",
     "OrderParameters",
+    "Patterns",
     "Plateau",
     "PrunedError",
+    "Simulation",
     "Trajectory",
     "Weights",
     "apply_mask",
+    "correlated_order",
     "draw_edge_mask",
     "edge_moments",
     "generalisation_error",
+    "ideal_error",
+    "ideal_order",
     "joint",
     "keep_nodes",
+    "last_kept",
     "matched_density",
+    "measured_patterns",
     "moments_of_rule",
     "normalised",
     "one_seed",
     "order_at",
     "order_parameters",
+    "pattern_total",
     "plateaus",
     "prune_edges",
     "pruned_error",
+    "random_edge_correlated",
+    "random_patterns",
     "random_weights",
+    "retrain",
+    "reweight_edges",
+    "sample_coordinates",
     "sample_weights",
+    "sampled_patterns",
+    "simulate",
+    "simulated_order",
     "smooth_activation",
     "solve",
+    "spectral_shift",
 ]

@@ -144,7 +144,7 @@ def solve(
     q, r, v = (np.stack(part) for part in zip(*parts, strict=True))
     if not learns_readout:
         v = np.broadcast_to(fixed, (len(stored), students)).copy()
-    errors = [_error(*state, start, unit) for state in zip(q, r, v, strict=True)]
+    errors = [error_of(*state, start, unit) for state in zip(q, r, v, strict=True)]
     return Trajectory(
         times=torch.from_numpy(stored),
         Q=torch.from_numpy(q),
@@ -205,7 +205,7 @@ def plateaus(
     errors = np.empty(len(alpha))
     for n, time in enumerate(alpha):
         q, r, v = unpack(trajectory._between(time), len(fixed), len(start.v_star))
-        errors[n] = _error(q, r, v if len(v) else fixed, start, trajectory.activation)
+        errors[n] = error_of(q, r, v if len(v) else fixed, start, trajectory.activation)
     errors = np.maximum(errors, 1e-300)
     slope = -np.gradient(np.log(errors), np.log(alpha))
     slow = np.concatenate([[False], slope < threshold, [False]])
@@ -294,9 +294,10 @@ def integrate(
     return solution
 
 
-def _error(
+def error_of(
     q: ndarray, r: ndarray, v: ndarray, start: OrderParameters, activation: Activation
 ) -> float:
+    """ε_g from the moving order parameters of a run that started at `start`."""
     covariance = np.block([[q, r], [r.T, start.T.numpy()]])
     readout = np.concatenate([v, -start.v_star.numpy()])
     return 0.5 * float(readout @ activation.pair(covariance) @ readout)
