@@ -48,6 +48,9 @@ def least_squares(
     mean: Float[Tensor, " in"] | None = None,
     bias: Float[Tensor, " out"] | None = None,
     intercept: bool = False,
+    cross: Float[Tensor, "in in"] | None = None,
+    dense_gram: Float[Tensor, "in in"] | None = None,
+    dense_mean: Float[Tensor, " in"] | None = None,
 ) -> LeastSquaresFit:
     """Refit the kept weights of every row to the outputs of the whole row.
 
@@ -60,6 +63,10 @@ def least_squares(
     rows, when nodes are pruned) share one factorisation. A factorisation that fails is tried again
     with ten times the ridge, up to 1e-4; `ridge` of the result says so.
 
+    Where the inputs x come from an already pruned model, `cross` C = E[x_dense xᵀ] aims at the
+    dense outputs: the right-hand side becomes (w C − (m ∘ w) G)_S, and errors are E‖w x_dense −
+    w′ x‖².
+
     Args:
         weight: weights W of the layer.
         gram: second moment G = E[x xᵀ] of the layer's inputs.
@@ -70,6 +77,9 @@ def least_squares(
         mean: E[x], needed for an intercept.
         bias: the layer's bias, needed for an intercept; otherwise returned as it came.
         intercept: fit the bias too: G is centred and the bias becomes b + (w − w′)·E[x].
+        cross: E[x_dense xᵀ], with `dense_gram` (and `dense_mean` for an intercept).
+        dense_gram: E[x_dense x_denseᵀ], for the errors.
+        dense_mean: E[x_dense].
 
     Returns:
         the fit; the arithmetic is float64, the weights return in the dtype of `weight`.
@@ -108,29 +118,54 @@ def least_squares(
             f"`gram` must be a second moment, with diagonal >= 0, got {g[worst, worst].item():.3g} "
             f"at input {worst}. Collect it from finite inputs."
         )
+    aims_at_dense = cross is not None
+    c = g if cross is None else finite("cross", cross).to(torch.float64)
+    g_dense = g if dense_gram is None else finite("dense_gram", dense_gram).to(torch.float64)
+    if aims_at_dense and dense_gram is None:
+        raise ValueError("`cross` needs `dense_gram` beside it. Collect both in one pass.")
     if intercept and mean is not None:
         mu = finite("mean", mean).to(torch.float64)
+        mu_dense = mu
+        if aims_at_dense:
+            if dense_mean is None:
+                raise ValueError("An intercept with `cross` needs `dense_mean`. Collect it too.")
+            mu_dense = finite("dense_mean", dense_mean).to(torch.float64)
         g = g - torch.outer(mu, mu)
-    lost = w.masked_fill(mask, 0.0)
-    target = lost @ g  # every right-hand side G_SR w_R in one product
-    change, ridges, ranks = _solve(g, target, mask, ridge if solver == "cholesky" else None)
+        c = c - torch.outer(mu_dense, mu)
+        g_dense = g_dense - torch.outer(mu_dense, mu_dense)
+    masked = w.masked_fill(~mask, 0.0)
+    if aims_at_dense:
+        target = w @ c - masked @ g
+    else:
+        target = (w - masked) @ g  # every right-hand side G_SR w_R in one product
+    change, ridges, ranks = _solve(
+        g, target, mask, ridge if solver == "cholesky" else None, full_rows=aims_at_dense
+    )
     fitted = (w + change).masked_fill(~mask, 0.0)
-    rest = w - fitted
     out_bias = bias
     if intercept and mean is not None and bias is not None:
-        out_bias = (bias.to(torch.float64) + rest @ mean.to(torch.float64)).to(bias.dtype)
+        lost = w @ mu_dense - fitted @ mu
+        out_bias = (bias.to(torch.float64) + lost).to(bias.dtype)
+
+    def error(weights: Tensor) -> Tensor:
+        if not aims_at_dense:
+            rest = w - weights
+            return ((rest @ g) * rest).sum(1).clamp_min(0)
+        parts = ((w @ g_dense) * w) - 2 * ((w @ c) * weights) + ((weights @ g) * weights)
+        return parts.sum(1).clamp_min(0)
+
     return LeastSquaresFit(
         weight=fitted.to(weight.dtype),
         bias=out_bias,
         ridge=ridges,
         rank=ranks,
-        before=(target * lost).sum(1).clamp_min(0),
-        after=((rest @ g) * rest).sum(1).clamp_min(0),
+        before=error(masked),
+        after=error(fitted),
     )
 
 
 def _solve(
-    g: Tensor, target: Tensor, mask: Tensor, ridge: float | None
+    g: Tensor, target: Tensor, mask: Tensor, ridge: float | None, *, full_rows: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """δ of every row (zero outside the mask), the ridges used and, for pinv, the ranks."""
     scale = float(g.diagonal().mean()) if g.shape[0] else 0.0
@@ -140,10 +175,10 @@ def _solve(
     if scale == 0.0:  # every input is zero: any weights serve, so the given ones stay
         return change, ridges, ranks
     if ridge is not None and g.is_cuda:
-        _solve_batched(g, target, mask, ridge, scale, change, ridges)
+        _solve_batched(g, target, mask, ridge, scale, change, ridges, full_rows=full_rows)
         return change, ridges, ranks
     gram, rhs, delta = g.cpu().numpy(), target.cpu().numpy(), change.cpu().numpy()
-    for kept, rows in _rows_by_mask(mask.cpu().numpy()):
+    for kept, rows in _rows_by_mask(mask.cpu().numpy(), full_rows=full_rows):
         block = gram.take(kept, axis=0).take(kept, axis=1)
         right = rhs.take(rows, axis=0).take(kept, axis=1)
         if ridge is None:
@@ -158,17 +193,17 @@ def _solve(
     return change, ridges, ranks
 
 
-def _rows_by_mask(mask: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Kept indices and the rows that keep exactly these; rows that keep none or all are left out.
+def _rows_by_mask(mask: np.ndarray, *, full_rows: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Kept indices and the rows that keep exactly these; rows that keep none are left out.
 
-    A row that keeps everything has lost nothing, so its right-hand side is zero.
+    Without `full_rows` also those that keep all: they have lost nothing to make up for.
     """
     groups: dict[bytes, list[int]] = {}
     for row, key in enumerate(np.packbits(mask, axis=1)):
         groups.setdefault(key.tobytes(), []).append(row)
     for rows in groups.values():
         kept = np.flatnonzero(mask[rows[0]])
-        if 0 < len(kept) < mask.shape[1]:
+        if 0 < len(kept) < mask.shape[1] + full_rows:
             yield kept, np.asarray(rows)
 
 
@@ -217,12 +252,14 @@ def _solve_batched(
     scale: float,
     change: Tensor,
     ridges: Tensor,
+    *,
+    full_rows: bool,
 ) -> None:
     """On an accelerator: rows of equal count together, as many at once as the memory limit lets."""
     counts = mask.sum(1)
     for count in sorted(set(counts.tolist())):
         rows = (counts == count).nonzero().flatten()
-        if count in (0, mask.shape[1]):
+        if count == 0 or (count == mask.shape[1] and not full_rows):
             continue
         if bool((mask[rows] == mask[rows[0]]).all()):  # one mask: one factorisation
             kept = mask[rows[0]].nonzero().flatten()[None]
