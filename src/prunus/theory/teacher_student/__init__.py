@@ -16,6 +16,12 @@ from prunus.theory.teacher_student.correlated import (
 from prunus.theory.teacher_student.edges import EdgeMoments, edge_moments, moments_of_rule
 from prunus.theory.teacher_student.error import generalisation_error
 from prunus.theory.teacher_student.ideal import IdealStudent, ideal_error, ideal_order, last_kept
+from prunus.theory.teacher_student.inequalities import (
+    CLAIMS,
+    Claim,
+    Inequality,
+    paper_inequalities,
+)
 from prunus.theory.teacher_student.masks import apply_mask, draw_edge_mask
 from prunus.theory.teacher_student.order import (
     OrderParameters,
@@ -35,6 +41,15 @@ from prunus.theory.teacher_student.pruned import (
     prune_edges,
     pruned_error,
 )
+from prunus.theory.teacher_student.rank import (
+    MapCell,
+    Ranking,
+    RankingRow,
+    method_map,
+    rank_methods,
+    rank_students,
+    train_students,
+)
 from prunus.theory.teacher_student.retrain import (
     Patterns,
     measured_patterns,
@@ -49,14 +64,20 @@ from prunus.theory.teacher_student.solve import Plateau, Trajectory, order_at, p
 
 __all__ = [
     "ACTIVATIONS",
+    "CLAIMS",
     "METHODS",
     "Activation",
+    "Claim",
     "EdgeMoments",
     "IdealStudent",
+    "Inequality",
+    "MapCell",
     "OrderParameters",
     "Patterns",
     "Plateau",
     "PrunedError",
+    "Ranking",
+    "RankingRow",
     "Simulation",
     "Trajectory",
     "Weights",
@@ -72,11 +93,13 @@ __all__ = [
     "last_kept",
     "matched_density",
     "measured_patterns",
+    "method_map",
     "moments_of_rule",
     "normalised",
     "one_seed",
     "order_at",
     "order_parameters",
+    "paper_inequalities",
     "pattern_total",
     "plateaus",
     "prune_edges",
@@ -84,6 +107,8 @@ __all__ = [
     "random_edge_correlated",
     "random_patterns",
     "random_weights",
+    "rank_methods",
+    "rank_students",
     "retrain",
     "reweight_edges",
     "sample_coordinates",
@@ -94,4 +119,5 @@ __all__ = [
     "smooth_activation",
     "solve",
     "spectral_shift",
+    "train_students",
 ]

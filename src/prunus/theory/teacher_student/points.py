@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 __all__ = ["gaussian_fields", "normal_points"]
 
@@ -21,6 +20,8 @@ def normal_points(count: int, dimension: int) -> Float[ndarray, "count dimension
         count: an even number; half of a power of two is drawn, the rest are the mirror images.
         dimension: number of normals per point.
     """
+    from scipy.stats import qmc  # half a second that most calls of the theory do not need
+
     half = max(count // 2, dimension)
     uniform = qmc.Sobol(dimension, scramble=True, seed=20211).random_base2(
         int(np.ceil(np.log2(half)))
