@@ -79,3 +79,14 @@ def lipschitz_squared(weight, classes, y, j):
     )
     signed = torch.cat([blocks[y], -blocks[j]])
     return float((choices @ signed).square().sum(1).max())
+
+
+def ridge_leave_one_out(kernel, target, penalty):
+    """Kernel ridge refitted without each point in turn."""
+    n = len(kernel)
+    outputs = torch.empty(n, dtype=torch.float64)
+    for i in range(n):
+        rest = torch.tensor([j for j in range(n) if j != i])
+        system = kernel[rest][:, rest] + penalty * torch.eye(n - 1, dtype=torch.float64)
+        outputs[i] = kernel[i, rest] @ torch.linalg.solve(system, target[rest])
+    return outputs

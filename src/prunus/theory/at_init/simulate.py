@@ -71,7 +71,7 @@ class Simulation:
         checkpoints: iterations at which `trajectory` is recorded; the last is the end.
         trajectory: per name a tensor densities × seeds × checkpoints: test accuracy and loss,
             certificate, mean signal coefficient μ⟨w, e⟩ of signal neurons (own) and of kept other
-            classes' coordinates (other), mean noise coefficient ⟨w, ξ_i⟩ over active own-class
+            classes' coordinates (other), mean noise coefficient ⟨w, ξ_i⟩ over own-class
             points for signal neurons and for noise-only neurons, norm of all noisy weights.
             NaN where there is no such neuron.
         weights: final masked weights per (density index, seed index), if asked for.
@@ -304,15 +304,15 @@ def _record(
     is_own = torch.nn.functional.one_hot(own, k).bool()
     sees = kept.gather(1, own[:, None])[:, 0]
     noise = dynamics.preactivations - law.shift[:, labels]
-    active = (dynamics.preactivations > 0) & (own[:, None] == labels)
+    match = own[:, None] == labels
     values = {
         "test_accuracy": accuracy,
         "test_loss": loss,
         "certificate": certificate_of(setting, law),
         "signal_own": _mean(law.shift[kept & is_own]),
         "signal_other": _mean(law.shift[kept & ~is_own]),
-        "noise_signal_neurons": _mean(noise[active & sees[:, None]]),
-        "noise_only_neurons": _mean(noise[active & ~sees[:, None]]),
+        "noise_signal_neurons": _mean(noise[match & sees[:, None]]),
+        "noise_only_neurons": _mean(noise[match & ~sees[:, None]]),
         "norm": float(law.covariance.diagonal().sum().clamp_min(0).sqrt() / setting.noise),
     }
     for name in TRAJECTORIES:

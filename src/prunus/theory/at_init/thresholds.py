@@ -166,8 +166,8 @@ def visible_classes(mask: Any, classes: int, support: int = 1) -> list[int]:
     return [int(j) for j in seen.nonzero()[:, 0]]
 
 
-def _binomial_rows(trials: int, chances: Float[Tensor, " from"]) -> Float[Tensor, "from to"]:
-    """Row i: Binomial(trials, chances[i]) on 0…trials, in log space."""
+def binomial_law(trials: int, chances: Float[Tensor, " from"]) -> Float[Tensor, "from to"]:
+    """Row i is Binomial(trials, chances[i]) on 0…trials, computed in log space."""
     count = torch.arange(trials + 1, dtype=torch.float64)
     choose = math.lgamma(trials + 1) - torch.lgamma(count + 1) - torch.lgamma(trials - count + 1)
     q = chances[:, None]
@@ -175,31 +175,47 @@ def _binomial_rows(trials: int, chances: Float[Tensor, " from"]) -> Float[Tensor
     return log_pmf.exp()
 
 
-def path_loss_probability(density: float, widths: Sequence[int], support: int = 1) -> float:
+def path_loss_probability(
+    density: float, widths: Sequence[int], support: int = 1, *, pruned_layers: int | None = None
+) -> float:
     """Probability that an output keeps no live path from any of s input coordinates [PROVED].
 
-    All layers are pruned with independent Bernoulli(p) masks. Live units form a Markov chain:
+    Layers are pruned with independent Bernoulli(p) masks. Live units form a Markov chain:
     A_1 ~ Bin(m_1, 1−(1−p)^s), A_{l+1} ~ Bin(m_{l+1}, 1−(1−p)^{A_l}); lost = E (1−p)^{A_L}.
 
     Args:
         density: p.
         widths: hidden widths m_1 … m_L; empty widths are refused.
         support: s, coordinates that carry the signal.
+        pruned_layers: the first so many of the L + 1 layers are pruned; None means all.
     """
     p = check_density("density", density)
+    layers = check_widths(widths)
+    s = whole("support", support, low=1)
+    n_layers = len(layers) + 1
+    pruned = n_layers if pruned_layers is None else pruned_layers
+    whole("pruned_layers", pruned, low=1, high=n_layers)
+
+    def lost(live: Tensor, layer: int) -> Tensor:
+        """P(a unit of the layer sees none of the live units)."""
+        if layer < pruned and p < 1:
+            return (live * math.log1p(-p)).exp()
+        return (live == 0).double()
+
+    live = torch.tensor([float(s)], dtype=torch.float64)
+    law = torch.ones(1, dtype=torch.float64)
+    for layer, width in enumerate(layers):
+        law = law @ binomial_law(width, 1 - lost(live, layer))
+        live = torch.arange(width + 1, dtype=torch.float64)
+    return float((law * lost(live, len(layers))).sum())
+
+
+def check_widths(widths: Sequence[int]) -> list[int]:
+    """Hidden widths ≥ 1, at least one of them."""
     layers = [whole("widths", width, low=1) for width in widths]
     if not layers:
         raise ValueError("`widths` must hold at least one hidden width >= 1, got none.")
-    s = whole("support", support, low=1)
-    if p == 1:
-        return 0.0
-    log_lost = math.log1p(-p)
-    live = torch.tensor([float(s)], dtype=torch.float64)
-    law = torch.ones(1, dtype=torch.float64)
-    for width in layers:
-        law = law @ _binomial_rows(width, -torch.expm1(live * log_lost))
-        live = torch.arange(width + 1, dtype=torch.float64)
-    return float((law * (live * log_lost).exp()).sum())
+    return layers
 
 
 def retention(density: float, paths: float) -> float:
