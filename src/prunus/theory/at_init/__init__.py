@@ -28,10 +28,12 @@ from prunus.theory.at_init.safe import (
     safe_density,
 )
 from prunus.theory.at_init.simulate import Simulation, simulate
+from prunus.theory.at_init.summary import DensitySummary, MaskPredictions, predict_masks, summarise
 from prunus.theory.at_init.thresholds import (
     InformationBounds,
     SignalLoss,
     information_bounds,
+    mean_accuracy_bound,
     over_pruned_probability,
     p_keep,
     p_mild,
@@ -43,7 +45,9 @@ from prunus.theory.at_init.thresholds import (
 )
 
 __all__ = [
+    "DensitySummary",
     "InformationBounds",
+    "MaskPredictions",
     "OneStepGrowth",
     "PhaseDiagram",
     "Prediction",
@@ -65,6 +69,7 @@ __all__ = [
     "hard_limit",
     "information_bounds",
     "initialisation_regime",
+    "mean_accuracy_bound",
     "one_step_growth",
     "over_pruned_probability",
     "p_keep",
@@ -73,10 +78,12 @@ __all__ = [
     "path_loss_probability",
     "phase_diagram",
     "predict",
+    "predict_masks",
     "retention",
     "safe_density",
     "signal_loss_probability",
     "simulate",
+    "summarise",
     "template_snr",
     "test_law",
     "visible_classes",

@@ -20,6 +20,7 @@ __all__ = [
     "InformationBounds",
     "SignalLoss",
     "information_bounds",
+    "mean_accuracy_bound",
     "over_pruned_probability",
     "p_keep",
     "p_mild",
@@ -145,6 +146,19 @@ def information_bounds(visible: int, classes: int) -> InformationBounds:
         accuracy=min(1.0, (a + 1) / k),
         loss=hidden / k * math.log(hidden) if hidden else 0.0,
     )
+
+
+def mean_accuracy_bound(density: float, classes: int, neurons: int, support: int = 1) -> float:
+    """Upper bound on the test accuracy averaged over masks, for any training algorithm [PROVED].
+
+    E[min(1, (a+1)/K)] = (K q + 1 − q^K)/K, where a class is visible with probability
+    q = 1 − (1−p)^(K m s), independently of the others.
+    """
+    p, k = check_density("density", density), whole("classes", classes, low=2)
+    whole("neurons", neurons, low=1)
+    whole("support", support, low=1)
+    seen = 1 - _none_kept(p, k * neurons * support)
+    return (k * seen + 1 - seen**k) / k
 
 
 def visible_classes(mask: Any, classes: int, support: int = 1) -> list[int]:
