@@ -16,7 +16,7 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "rng", "files", "progress",
     "dpp", "theory",
-    "layer", "coupling", "cost", "calibration",
+    "layer", "coupling", "cost", "calibration", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
     "export", "bench", "reproduce", "cli",

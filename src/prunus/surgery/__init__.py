@@ -1,0 +1,1 @@
+"""Surgery: the masked model, and the smaller one that equals it."""

@@ -1,0 +1,9 @@
+"""placeholder until merge"""
+
+
+def compact(*a, **k):
+    raise NotImplementedError
+
+
+def resize(*a, **k):
+    raise NotImplementedError
