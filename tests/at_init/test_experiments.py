@@ -92,8 +92,7 @@ def fresh_settings(count, seed):
 
     for _ in range(count):
         k, m = round(uniform(2, 8)), round(uniform(10, 60))
-        d = round(math.exp(uniform(math.log(600), math.log(6000))))
-        n = max(k, min(150, k * round(uniform(6, 25))))
+        d, n = round(uniform(600, 6000)), round(uniform(12, 150))
         signal = math.sqrt(uniform(1.2, 4) * math.sqrt(d) / math.sqrt(n / k))
         yield Setting(
             classes=k,
