@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.layer import view_of
 
-__all__ = ["Anatomy", "Cost", "Latency", "anatomy", "edge_cost", "measure_latency", "node_cost"]
+__all__ = [
+    "Anatomy",
+    "Cost",
+    "Latency",
+    "Speedup",
+    "anatomy",
+    "edge_cost",
+    "measure_latency",
+    "node_cost",
+    "speedup",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,34 @@ class Latency:
     runs: int
     threads: int
     batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """Two latencies compared.
+
+    Attributes:
+        ratio: median time before over median time after.
+        low: lower end of its interval, from the ends of both latencies' intervals.
+        high: upper end of it.
+        verdict: "faster", "slower", or "no benefit" where the interval includes 1.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def speedup(before: Latency, after: Latency) -> Speedup:
+    """How much faster `after` is, and whether that is more than noise."""
+    low, high = before.low / after.high, before.high / after.low
+    return Speedup(
+        ratio=before.median / after.median,
+        low=low,
+        high=high,
+        verdict="faster" if low > 1 else "slower" if high < 1 else "no benefit",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +111,19 @@ class Anatomy:
         itemsizes: bytes per entry.
         parameters: names that are parameters and no buffers.
         positions: output positions per sample of every layer with a view, or None if unknown.
+        tied: for a tensor in several places, {other name: the name it has in `shapes`}.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     itemsizes: Mapping[str, int]
     parameters: frozenset[str]
     positions: Mapping[str, float] | None
+    tied: Mapping[str, str]
+
+    def weight_of(self, layer: str) -> str:
+        """The name in `shapes` of a layer's weight."""
+        name = f"{layer}.weight"
+        return self.tied.get(name, name)
 
     def weight_entries(self, layers: Sequence[str]) -> int:
         """Number of entries of the layers' weights."""
@@ -88,14 +133,18 @@ class Anatomy:
 def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
     """The sizes of `model`; `run` makes one forward call and returns its number of samples."""
     entries: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    named: list[tuple[str, Tensor, bool]] = [(n, p, True) for n, p in model.named_parameters()]
+    seen: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    named: list[tuple[str, Tensor, bool]] = [
+        (n, p, True) for n, p in model.named_parameters(remove_duplicate=False)
+    ]
     named += [(n, b, False) for n, b in model.named_buffers()]
     parameters = set()
     for name, tensor, is_parameter in named:
         if id(tensor) in seen:
+            tied[name] = seen[id(tensor)]
             continue
-        seen.add(id(tensor))
+        seen[id(tensor)] = name
         entries[name] = tensor
         if is_parameter:
             parameters.add(name)
@@ -107,6 +156,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         itemsizes={n: t.element_size() for n, t in entries.items()},
         parameters=frozenset(parameters),
         positions=positions,
+        tied=tied,
     )
 
 
@@ -180,7 +230,7 @@ def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) 
     selected = sum(math.prod(sizes.shapes[n]) for n in weights)
     macs = None
     if sizes.positions is not None:
-        macs = round(sum(after[f"{name}.weight"] * at for name, at in sizes.positions.items()))
+        macs = round(sum(after[sizes.weight_of(name)] * at for name, at in sizes.positions.items()))
     return Cost(
         density=sum(after[n] for n in weights) / selected if selected else 1.0,
         model_density=left / total,
@@ -193,7 +243,7 @@ def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) 
 def _dense_macs(sizes: Anatomy) -> float:
     assert sizes.positions is not None
     return sum(
-        math.prod(sizes.shapes[f"{name}.weight"]) * at for name, at in sizes.positions.items()
+        math.prod(sizes.shapes[sizes.weight_of(name)]) * at for name, at in sizes.positions.items()
     )
 
 

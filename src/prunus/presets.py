@@ -8,6 +8,7 @@ from prunus.allocation import Global
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
+from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.scores import Constant, Magnitude, RemovalError
 from prunus.selection import KDPP, RandomK
@@ -75,6 +76,18 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=Constant(), selection=KDPP()),
         "Mariet and Sra (2016), Diversity networks (DIVNET)",
         "a diverse set of nodes, by a k-DPP",
+    ),
+    "obs": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=OBS()),
+        "Hassibi and Stork (1993), Second order derivatives for network pruning: optimal brain "
+        "surgeon; Frantar and Alistarh (2022), Optimal brain compression",
+        "weights of each output removed one by one, each time the one that costs least",
+    ),
+    "sparsegpt": Preset(
+        Recipe(granularity=Edge(), score=Constant(), selection=SparseGPT()),
+        "Frantar and Alistarh (2023), SparseGPT: massive language models can be accurately pruned "
+        "in one-shot",
+        "one sweep over the columns that prunes and makes up for it to the right",
     ),
 }
 

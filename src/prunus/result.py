@@ -17,10 +17,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from prunus.budget import Plan
-from prunus.calibration.batches import first_of
-from prunus.calibration.store import stored_json
-from prunus.cost import Cost, Latency
+from prunus.calibration.batches import call, size_of, to_device
+from prunus.calibration.store import device_of, stored_json
+from prunus.cost import Cost, Latency, measure_latency
 from prunus.files import write_bytes, write_text
+from prunus.granularity import Node
 from prunus.recipe import Recipe, parse
 from prunus.surgery.compact import compact, resize
 from prunus.surgery.masked import Hold, hold
@@ -121,6 +122,36 @@ class Pruned:
             raise ValueError("`compact` needs an example batch to trace. Pass one.")
         return compact(self.model, given, rtol=rtol)
 
+    def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
+        """The same result with measured latencies, dense against pruned, in its costs.
+
+        A node-pruned network is timed compact, an edge-pruned one as it is: dense tensors with
+        zeros in them.
+
+        Args:
+            example: a batch; the first samples of the pruning data where None.
+            seconds: about how long to time each network.
+        """
+        given = self.example if example is None else example
+        if given is None or self.dense is None:
+            missing = "an example batch" if given is None else "the dense model"
+            raise ValueError(f"Measuring latency needs {missing}, which this result lacks.")
+        batch = to_device(given, device_of(self.model))
+        small = self.compact(batch) if isinstance(self.recipe.granularity, Node) else self.model
+        before, after = measure_latency(
+            [self.dense, small],
+            lambda m: call(m, batch),
+            batch=size_of(batch) or 1,
+            seconds=seconds,
+        )
+        return replace(
+            self,
+            cost_before=replace(self.cost_before, latency=before),
+            cost_after=replace(
+                self.cost_after, latency=after, latency_share=after.median / before.median
+            ),
+        )
+
     def certify(self, data: Any = None, **options: Any) -> Any:
         """What is guaranteed for this network; see `prunus.certify`."""
         from prunus.guarantee import certify
@@ -198,14 +229,21 @@ class Pruned:
             "dtypes": {k: str(v.dtype) for k, v in self.model.state_dict().items()},
             "mask_shapes": {k: list(v.shape) for k, v in self.masks.items()},
         }
-        files = {"weights.safetensors": save_tensors(_apart({**packed, **extra}))}
+        parts = {"weights": save_tensors(_apart({**packed, **extra}))}
         if example is not None:
             smaller = {k: v.detach().cpu() for k, v in self.compact(example).state_dict().items()}
-            files["compact.safetensors"] = save_tensors(_apart(smaller))
-        facts["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        for name, data in files.items():
-            write_bytes(target / name, data)
+            parts["compact"] = save_tensors(_apart(smaller))
+        # Files are named by their content and the account is replaced last: an interrupted save
+        # leaves the old network whole.
+        digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
+        facts["files"] = digests
+        for part, data in parts.items():
+            write_bytes(target / _file_name(part, digests[part]), data)
         write_text(target / "pruned.json", json.dumps(facts, indent=1, default=str) + "\n")
+        current = {_file_name(part, digest) for part, digest in digests.items()}
+        for stale in target.glob("*-????????????.safetensors"):
+            if stale.name not in current and stale.name.partition("-")[0] in ("weights", "compact"):
+                stale.unlink()
         return target
 
 
@@ -232,7 +270,7 @@ def load(
         )
     dense = model if isinstance(model, nn.Module) else model()
     try:
-        tensors = _read(source / "weights.safetensors", facts)
+        tensors = _read(source, "weights", facts["files"])
         state = {key: _unpacked(key, tensors, facts) for key in facts["shapes"]}
         masks = {
             name: _unbits(tensors[f"mask|{name}"], shape)
@@ -241,9 +279,8 @@ def load(
         pruned = copy.deepcopy(dense)
         _fit(pruned, state, source)
         stored = None
-        if "compact.safetensors" in facts["files"]:
-            smaller = _read(source / "compact.safetensors", facts)
-            stored = resize(copy.deepcopy(dense), smaller)
+        if "compact" in facts["files"]:
+            stored = resize(copy.deepcopy(dense), _read(source, "compact", facts["files"]))
         recipe = parse(facts["recipe"])
         kept = {
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
@@ -321,11 +358,16 @@ def _cost(facts: dict[str, Any]) -> Cost:
     return Cost(**facts, latency=None if latency is None else Latency(**latency))
 
 
-def _read(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+def _file_name(part: str, digest: str) -> str:
+    return f"{part}-{digest[:12]}.safetensors"
+
+
+def _read(folder: Path, part: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+    path = folder / _file_name(part, digests[part])
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts["files"][path.name]:
+    if hashlib.sha256(data).hexdigest() != digests[part]:
         raise ValueError(
             f"{path} is truncated or was changed: its hash is not the one in pruned.json. "
             f"Save the network again."
@@ -386,8 +428,3 @@ def _unbits(bits: Tensor, shape: list[int]) -> Tensor:
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.clone().contiguous() for key, value in tensors.items()}
-
-
-def example_of(data: Any, rows: int = 8) -> Any:
-    """The first samples of a batch, kept with a result for tracing and timing."""
-    return first_of(data, rows)

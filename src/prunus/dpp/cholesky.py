@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["eliminate", "largest", "random_pivot"]
+__all__ = ["eliminate", "largest", "random_pivot", "smallest_loss"]
 
-# The residual diagonal (0 where an item is gone) and the carried vector -> the next item, or None.
-Pick = Callable[[np.ndarray, np.ndarray | None], int | None]
+# The residual diagonal (0 where an item is gone), the carried vector and the items in their places
+# -> the place of the next pivot, or None to end.
+Pick = Callable[[np.ndarray, np.ndarray | None, np.ndarray], int | None]
+# Step, item, M_pp, w_p (0 without a carried vector) and the pivot's column of the factor.
+Record = Callable[[int, int, float, float, np.ndarray], None]
 
 
 def eliminate(
@@ -24,7 +27,7 @@ def eliminate(
     factor: np.ndarray | None = None,
     carry: np.ndarray | None = None,
     compact: int | None = None,
-    record: Callable[[int, int, float, float], None] | None = None,
+    record: Record | None = None,
 ) -> np.ndarray:
     """Pivots of at most `steps` eliminations, in order.
 
@@ -39,8 +42,7 @@ def eliminate(
         carry: w (n,), changed as w −= M_:p w_p / M_pp at each pivot; a copy is carried.
         compact: every that many pivots the eliminated items are dropped and M is updated, which
             brings the cost of a whole elimination to n³/6 and the memory to n² + compact · n.
-        record: called with (step, item, M_pp, w_p) before each elimination; without `carry`, w_p
-            is 0.
+        record: called after each pivot with (step, item, M_pp, w_p, column).
     """
     rows = matrix if matrix is not None else factor
     if rows is None:
@@ -66,12 +68,11 @@ def eliminate(
             w = None if w is None else w[alive]
             columns = np.empty((height, len(alive)))
             t = 0
-        p = pick(d, w)
+        p = pick(d, w, items)
         if p is None:
             return pivots[:step]
         pivots[step] = items[p]
-        if record is not None:
-            record(step, int(items[p]), float(d[p]), 0.0 if w is None else float(w[p]))
+        before = float(d[p]), 0.0 if w is None else float(w[p])
         c = rows[p] if matrix is not None else rows @ rows[p]
         if t:
             c = c - columns[:t, p] @ columns[:t]
@@ -85,6 +86,8 @@ def eliminate(
         np.maximum(d, 0.0, out=d)
         d[p] = 0.0
         t += 1
+        if record is not None:
+            record(step, int(items[p]), *before, c)
     return pivots
 
 
@@ -98,7 +101,7 @@ def random_pivot(uniforms: np.ndarray, trace: float | None = None) -> Pick:
     """
     state = {"t": 0}
 
-    def pick(d: np.ndarray, w: np.ndarray | None) -> int:
+    def pick(d: np.ndarray, w: np.ndarray | None, items: np.ndarray) -> int:
         t = state["t"]
         state["t"] = t + 1
         total = d.cumsum()
@@ -117,8 +120,27 @@ def random_pivot(uniforms: np.ndarray, trace: float | None = None) -> Pick:
 def largest(least: float = 0.0) -> Pick:
     """Pick the largest M_pp, ties to the lowest index; stop when none exceeds `least`."""
 
-    def pick(d: np.ndarray, w: np.ndarray | None) -> int | None:
+    def pick(d: np.ndarray, w: np.ndarray | None, items: np.ndarray) -> int | None:
         p = int(d.argmax())
         return p if d[p] > least else None
+
+    return pick
+
+
+def smallest_loss(allowed: Callable[[np.ndarray], np.ndarray] | None = None) -> Pick:
+    """Pick the smallest w_p² / M_pp, ties to the lowest index: optimal brain surgeon's rule.
+
+    Args:
+        allowed: items -> which of them may go; all where None.
+    """
+
+    def pick(d: np.ndarray, w: np.ndarray | None, items: np.ndarray) -> int | None:
+        assert w is not None  # the rule is about a carried vector
+        loss = np.full(len(d), np.inf)
+        np.divide(w * w, d, out=loss, where=d > 0)
+        if allowed is not None:
+            loss[~allowed(items)] = np.inf
+        p = int(loss.argmin())
+        return p if loss[p] < np.inf else None
 
     return pick

@@ -8,6 +8,7 @@ from prunus.dpp.cholesky import eliminate, random_pivot
 __all__ = ["draw_projection"]
 
 _LARGE = 3000  # items from which few-pivot draws are cheaper by accept/reject
+_FEW = 8  # "few" pivots: at most this part of the items
 
 
 def draw_projection(
@@ -35,12 +36,12 @@ def draw_projection(
     m = len(chosen)
     if m == 0:
         drawn = np.empty(0, dtype=np.int64)
-    elif n >= _LARGE and 8 * m <= n:
+    elif n >= _LARGE and _FEW * m <= n:
         drawn = draw_by_leverage(basis, generator)
     else:
         uniforms = torch.rand(m, dtype=torch.float64, generator=generator).numpy()
         pick = random_pivot(uniforms, trace=float(m))
-        if 8 * m <= n:
+        if _FEW * m <= n:
             drawn = eliminate(None, m, pick, factor=basis)
         else:
             drawn = eliminate(basis @ basis.T, m, pick)

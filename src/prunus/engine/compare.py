@@ -17,7 +17,7 @@ from prunus.budget import Budget, Plan
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.check import whole
-from prunus.cost import measure_latency
+from prunus.cost import measure_latency, speedup
 from prunus.engine.prune import prune
 from prunus.granularity import Node
 from prunus.presets import resolve
@@ -276,7 +276,7 @@ def _timed(label: str, density: Any, model: nn.Module, pruned: Pruned, data: Any
     full, small = measure_latency(
         [model, smaller], lambda m: call(m, batch), batch=size_of(batch) or 1
     )
-    low, high = full.low / small.high, full.high / small.low
+    gain = speedup(full, small)
     return {
         "recipe": label,
         "density": float(density),
@@ -284,10 +284,10 @@ def _timed(label: str, density: Any, model: nn.Module, pruned: Pruned, data: Any
         "threads": full.threads,
         "dense_seconds": full.median,
         "compact_seconds": small.median,
-        "speedup": full.median / small.median,
-        "speedup_low": low,
-        "speedup_high": high,
-        "benefit": "faster" if low > 1 else "slower" if high < 1 else "no benefit",
+        "speedup": gain.ratio,
+        "speedup_low": gain.low,
+        "speedup_high": gain.high,
+        "benefit": gain.verdict,
         "parameters": sum(p.numel() for p in smaller.parameters()),
         "parameters_before": sum(p.numel() for p in model.parameters()),
     }

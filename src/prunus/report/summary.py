@@ -2,12 +2,23 @@
 
 import html
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["comparison_summary", "cost_rows", "layer_rows", "summary", "summary_html"]
+from prunus.cost import speedup
+
+__all__ = [
+    "comparison_summary",
+    "cost_rows",
+    "latency_note",
+    "layer_rows",
+    "metric_rows",
+    "summary",
+    "summary_html",
+]
 
 
 def layer_rows(pruned: Any) -> list[dict[str, Any]]:
@@ -44,6 +55,17 @@ def cost_rows(pruned: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def latency_note(pruned: Any) -> str:
+    """What the measured latencies say, with their conditions, in one sentence."""
+    before, after = pruned.cost_before.latency, pruned.cost_after.latency
+    if before is None or after is None:
+        return "latency: not measured; `measured()` adds it"
+    gain = speedup(before, after)
+    found = f"{gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}]"
+    how = f"median of {before.runs} calls each, {before.level:.0%} intervals"
+    return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
+
+
 def summary(pruned: Any) -> str:
     """The layers, what they keep and what it cost, as a text table."""
     cost = pruned.cost_after
@@ -51,7 +73,7 @@ def summary(pruned: Any) -> str:
         f"{pruned.name}, seed {pruned.seed}: density {cost.density:.4g} of the selected weights, "
         f"{cost.model_density:.4g} of the whole model"
     )
-    table = Table(title=head, title_justify="left")
+    table = Table()
     for column in ("layer", "shape", "kept", "density", "layer error"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for row in layer_rows(pruned):
@@ -66,10 +88,40 @@ def summary(pruned: Any) -> str:
         costs.add_row(
             row["cost"], _number(row["before"]), _number(row["after"]), f"{row['share']:.3f}"
         )
-    lines = [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
-    lines += [f"{key}: {value}" for key, value in pruned.metrics.items()]
+    lines = [latency_note(pruned)]
+    lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
     lines += [*pruned.plan.notes, *pruned.notes]
-    return _render(table, costs, *lines)
+    parts: list[Any] = [head, table, costs]
+    if pruned.metrics:
+        parts.append(_metrics(pruned.metrics))
+    return _render(*parts, *lines)
+
+
+def metric_rows(metrics: Any) -> list[dict[str, Any]]:
+    """One record per metric: its value at each stage ("before", "pruned", "trained")."""
+    stages = {
+        stage: value if isinstance(value, Mapping) else {"metric": value}
+        for stage, value in metrics.items()
+    }
+    names = dict.fromkeys(name for values in stages.values() for name in values)
+    return [
+        {"metric": name, **{stage: values.get(name) for stage, values in stages.items()}}
+        for name in names
+    ]
+
+
+def _metrics(metrics: Any) -> Table:
+    table = Table()
+    table.add_column("metric")
+    for stage in metrics:
+        table.add_column(stage, justify="right")
+    for row in metric_rows(metrics):
+        table.add_row(row["metric"], *(_shown(row[stage]) for stage in metrics))
+    return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary_html(pruned: Any) -> str:
