@@ -339,7 +339,7 @@ BAD = [
     (dict(layers="layer.0"), "Unknown layer or glob 'layer.0'. Did you mean layers.0"),
     (dict(density={"layer9": 0.5}), "Unknown layer or glob 'layer9'"),
     (dict(density=Plan(kept={"layers.7": 2})), "Unknown layer in the plan 'layers.7'"),
-    (dict(density=Plan(kept={"layers.0": 9999})), r"must be a whole number in \[0, 192\], got 9999"),
+    (dict(density=Plan(kept={"layers.0": 9999})), r"whole number in \[0, 192\], got 9999"),
     (dict(recipe="wanda", data=None), r"Recipe 'wanda' needs data \(diag\), got none"),
     (dict(recipe="dpp-node", data=None), r"Recipe 'dpp-node' needs data"),
     (dict(data=torch.empty(0, 12, dtype=torch.float64)), "`data` must hold at least one sample"),
