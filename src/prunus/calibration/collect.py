@@ -314,8 +314,9 @@ def watched(names: Mapping[str, nn.Module], take: Any) -> Iterator[None]:
 
     def hook_for(name: str, view: View) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = args[0] if args else next(iter(kwargs.values()))
-            take(name, view, module, inputs.detach())
+            inputs = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(inputs, Tensor):  # else the module itself says what it needs
+                take(name, view, module, inputs.detach())
 
         return hook
 

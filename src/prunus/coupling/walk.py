@@ -44,11 +44,17 @@ def _two_samples(value: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; every module's own flag is restored on any exit."""
+    """The model in eval mode, without the fused attention kernel, which hides its parts.
+
+    Every module's own flag and the kernel's switch are restored on any exit.
+    """
     flags = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         yield model.eval()
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module, flag in flags.items():
             module.training = flag
 
@@ -64,21 +70,16 @@ def export(model: nn.Module, example: Any) -> ExportedProgram:
         tuple(_two_samples(x) for x in positional),
         {key: _two_samples(value) for key, value in keywords.items()},
     )
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
     failure: Exception | None = None
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours
-        torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides its parts
-        try:
-            for inputs in (small, (positional, keywords)):
-                try:
-                    program = torch.export.export(model, inputs[0], inputs[1], strict=False)
-                    functional: ExportedProgram = program.run_decompositions({})
-                    return functional  # without in-place operations
-                except Exception as error:  # torch.export raises errors of every kind
-                    failure = failure or error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
+        for inputs in (small, (positional, keywords)):
+            try:
+                program = torch.export.export(model, inputs[0], inputs[1], strict=False)
+                functional: ExportedProgram = program.run_decompositions({})
+                return functional  # without in-place operations
+            except Exception as error:  # torch.export raises errors of every kind
+                failure = failure or error
     reason = next((line for line in str(failure).splitlines() if line.strip()), "no message")
     raise NotTraceable(f"torch.export cannot trace the model ({reason.strip()})") from failure
 
