@@ -85,19 +85,20 @@ def network_section(
         f"points on solid lines with it; a click in the legend singles a method out."
     )
 
-    def curve(stem: str, chosen: list[dict[str, Any]], x: str, x_title: str, label: str) -> Chart:
-        data = summarise(chosen, ["method", "compensation", x], "score")
+    def curve(stem: str, chosen: Rows, x: str, x_title: str, label: str = "") -> list[Block]:
+        data = summarise(
+            [r for r in chosen if r[x] is not None], ["method", "compensation", x], "score"
+        )
+        if not data:
+            return []
         chart = curves(data, x=x, x_title=x_title, y_title=name, baseline=dense)
-        return Chart(f"{prefix}{stem}", chart, data, reading, label)
+        return [Chart(f"{prefix}{stem}", chart, data, reading, label)]
 
     both: list[Block] = []
-    for nodes, label, stem in (
-        (False, "Weights removed", "weights"),
-        (True, "Nodes removed", "nodes"),
-    ):
+    for nodes, label in ((False, "Weights removed"), (True, "Nodes removed")):
+        stem = f"{'nodes' if nodes else 'weights'}-by-density"
         chosen = [r for r in tidy if r["nodes"] == nodes]
-        if chosen:
-            both.append(curve(f"{stem}-by-density", chosen, "at", "density (kept / total)", label))
+        both += curve(stem, chosen, "at", "density (kept / total)", label)
     blocks: list[Block | Sequence[Block]] = [Heading(f"{_capital(name)} against density"), both]
     methods = list(dict.fromkeys(r["method"] for r in tidy))
     few = methods if len(methods) <= 8 else [m for m in methods if m in SIX] or methods[:8]
@@ -108,7 +109,7 @@ def network_section(
             "Removed weights leave zeros, which take part in no product but stay in the tensors; "
             "removed nodes leave smaller tensors."
         ),
-        curve("by-parameters", level, "parameters", "parameters left", ""),
+        *curve("by-parameters", level, "parameters", "parameters left"),
     ]
     table = Table(
         f"{prefix}scores",
