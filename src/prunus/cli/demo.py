@@ -20,6 +20,8 @@ def demo(
 
     Example: prunus demo --seeds 1 --out demo-report
     """
+    import os
+
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -28,7 +30,7 @@ def demo(
     from prunus.bench.tasks import task
 
     torch.set_num_threads(1)  # the networks are too small to share out
-    result = run_demo(out, seeds=seeds)
+    result = run_demo(out, seeds=seeds, workers=min(4, os.cpu_count() or 1))
     console = Console()
     for net, dense in result.dense.items():
         rows = {str(row["recipe"]): row for row in result.table(net)}

@@ -9,6 +9,8 @@ from prunus.report.figure import PALETTE, require
 __all__ = ["bars", "curves", "intervals", "layer_map", "summarise"]
 
 Rows = Sequence[Mapping[str, Any]]
+# Where eight colours do not reach: Tol (2021), muted.
+COLOURS = [*PALETTE, "#882255", "#117733", "#999933", "#332288", "#AA4499", "#88CCEE"]
 
 
 def summarise(records: Rows, by: Sequence[str], value: str) -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def curves(
     at = alt.X(f"{x}:Q", title=x_title, axis=axis, scale=log)
     up = alt.Y("mean:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
     dashes = [[2, 3], [1, 0]]  # dotted, solid
-    palette = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
+    palette = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
     colour = alt.Color(
         f"{series}:N",
         title=None,
@@ -240,7 +242,7 @@ def intervals(
         color=alt.Color(
             f"{series}:N",
             title=series,
-            scale=alt.Scale(domain=kinds, range=PALETTE[: len(kinds)]),
+            scale=alt.Scale(domain=kinds, range=COLOURS[: len(kinds)]),
             legend=alt.Legend(orient="bottom", columns=5),
         ),
         tooltip=[
