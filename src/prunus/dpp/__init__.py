@@ -19,6 +19,7 @@ from prunus.dpp.kernel import (
 from prunus.dpp.marginal import poisson_odds, poisson_sample
 from prunus.dpp.mcmc import swap_chain
 from prunus.dpp.mode import greedy_map
+from prunus.dpp.reserve import draw_once
 
 __all__ = [
     "DPP",
@@ -26,6 +27,7 @@ __all__ = [
     "DualKDPP",
     "KernelDiagnostics",
     "diagnose",
+    "draw_once",
     "edge_gram",
     "edge_kernel",
     "fourier_features",
