@@ -3,12 +3,12 @@
 A DPP of random size, scaled so that its expected size is k, costs a Cholesky factorisation, but
 has the size k only once in √(2π)σ draws. Split the items into A and a reserve B. Draw S_A from the
 marginal process on A; given S_A the rest is a DPP on B, whose size is a sum of independent coins.
-Accept S_A with probability P(|S_B| = k − |S_A|) / M, then draw the rest from the k-DPP of B given S_A
-with the size that is missing. That is the k-DPP of L as long as M bounds the probability whatever
-S_A is. No sum of coins of variance v takes a value with a probability above 0.4688/√v, and the
-variance of |S_B| is bounded below for every S_A, since the kernel of B given S_A lies between the
-Schur complement L_B − L_BA L_A⁻¹ L_AB and L_B. So an S_A is accepted about once in 1.2 σ/σ_B tries,
-and only the small kernel of B needs eigenvectors.
+Accept S_A with probability P(|S_B| = k − |S_A|) / M, then draw the rest from the k-DPP of B given
+S_A, with the size that is missing. That is the k-DPP of L as long as M bounds the probability
+whatever S_A is. No sum of coins of variance v takes a value with a probability above 0.4688/√v,
+and the variance of |S_B| is bounded below for every S_A, since the kernel of B given S_A lies
+between the Schur complement L_B − L_BA L_A⁻¹ L_AB and L_B. So an S_A is accepted about once in
+1.2 σ/σ_B tries, and only the small kernel of B needs eigenvectors.
 """
 
 import math
