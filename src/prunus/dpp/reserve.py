@@ -31,7 +31,7 @@ __all__ = ["draw_once", "scaling"]
 
 _MODE = 0.4688  # Baillon, Cominetti, Vaisman (2016): a sharp constant, whatever the coins
 _SHARE = 0.25  # of the items in the reserve
-_SMALL = 256  # items up to which eigenvectors are as fast
+_SMALL = 512  # items up to which eigenvectors are as fast
 _TRIES = 12  # after which the eigenvectors are computed after all
 _LEAST = 1.0  # variance of the reserve's size below which rejection does not pay
 _PROBES = 4  # Lanczos runs for the scaling
