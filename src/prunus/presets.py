@@ -11,7 +11,7 @@ from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.scores import Constant, Magnitude, RemovalError
-from prunus.selection import KDPP, RandomK
+from prunus.selection import KDPP, DPPMap, DPPPoisson, RandomK
 
 __all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
 
@@ -86,6 +86,16 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=Constant(), selection=KDPP()),
         "Mariet and Sra (2016), Diversity networks (DIVNET)",
         "a diverse set of nodes, by a k-DPP",
+    ),
+    "dpp-map": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=DPPMap()),
+        "Chen, Zhang, Zhou (2018), Fast greedy MAP inference for determinantal point process",
+        "the greedy mode of dpp-edge's k-DPP; small layer error",
+    ),
+    "dpp-poisson": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=DPPPoisson()),
+        "derived in docs/sampling_dpps.md; " + UAI,
+        "dpp-edge's inclusion probabilities without its repulsion, which is next to none",
     ),
     "obs": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=OBS()),
