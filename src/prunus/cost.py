@@ -301,14 +301,27 @@ def _timed(call: Callable[[nn.Module], Any], model: nn.Module) -> float:
 def _latency(times: Sequence[float], batch: int) -> Latency:
     ordered = sorted(times)
     n = len(ordered)
-    reach = 0.98 * math.sqrt(n)  # half-width in ranks of the 95 % interval of a median
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    low = _median_rank(n, 0.95)
     return Latency(
         median=statistics.median(ordered),
         low=ordered[low],
-        high=ordered[high],
+        high=ordered[n - 1 - low],
         level=0.95,
         runs=n,
         threads=torch.get_num_threads(),
         batch=batch,
     )
+
+
+def _median_rank(n: int, level: float) -> int:
+    """The largest rank r, from 0, with P(median in [x_r, x_(n−1−r)]) >= level; 0 if none has it.
+
+    The median lies below x_r exactly if at most r of n values do: a binomial tail with p = 1/2.
+    """
+    tail, rank = 0, 0
+    for r in range(n // 2):
+        tail += math.comb(n, r)
+        if 2 * tail > (1 - level) * 2**n:
+            break
+        rank = r
+    return rank

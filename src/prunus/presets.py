@@ -118,7 +118,7 @@ class Recipes(Mapping[str, Recipe]):
     def __getitem__(self, name: str) -> Recipe:
         base, plus, suffix = str(name).partition("+")
         if base not in PRESETS or (plus and suffix != "ls"):
-            raise KeyError(str(unknown("recipe", name, self)))
+            raise KeyError(str(unknown("recipe", str(name), self)))
         recipe = PRESETS[base].recipe
         return replace(recipe, compensation=LeastSquares()) if plus else recipe
 
