@@ -40,6 +40,8 @@ class Layer:
         max: max |x|, (in,) or (groups, in).
         zeros: share of inputs that are exactly 0, (in,) or (groups, in).
         grad: Σ over batches of ∂L/∂W, (out, in), sign kept.
+        hessian_grad: H g, the Hessian times the gradient of the loss, (out, in).
+        flow: ∂R/∂|W| of the flow R along all paths, (out, in).
         samples: number of input vectors averaged (samples × positions).
         producer: the layer whose outputs feed this one, where exactly one does.
     """
@@ -58,6 +60,8 @@ class Layer:
     max: Statistic = None
     zeros: Statistic = None
     grad: Statistic = None
+    hessian_grad: Statistic = None
+    flow: Statistic = None
     samples: int = 0
     producer: "Layer | None" = None
 
@@ -70,7 +74,7 @@ class Layer:
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
             changes: dict[str, Any] = {"weight": self.weight[own], "groups": 1}
-            for name in ("bias", "grad"):
+            for name in ("bias", "grad", "hessian_grad", "flow"):
                 values = getattr(self, name)
                 changes[name] = None if values is None else values[own]
             for name in PER_GROUP:

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, first_of
-from prunus.calibration.collect import STATISTICS, Moments, collect
+from prunus.calibration.collect import PER_WEIGHT, STATISTICS, Moments, collect
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.coupling import Coupling, Group, couple
@@ -92,6 +92,12 @@ class Calibration(Mapping[str, Layer]):
                 raise ValueError(
                     f"Layer {name!r} has other weights in the two calibrations. "
                     f"Merge calibrations of one and the same model."
+                )
+        for statistic in ("hessian_grad", "flow"):
+            if statistic in self.statistics:
+                raise ValueError(
+                    f"The statistic {statistic!r} is no sum over the data, so calibrations with it "
+                    f"cannot be merged. Calibrate once on all the data."
                 )
         joined = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
         merged = Calibration(
@@ -237,13 +243,13 @@ def calibrate(
     Args:
         model: the network; it comes back in the mode, on the device and with the flags it had.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
-        statistics: of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`.
+        statistics: of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`, `hessian_grad`, `flow`.
         layers: names or globs of the layers to watch; all prunable ones where None.
         exclude: names or globs to leave out.
         max_samples: stop after this many samples.
         max_positions: for convolutions, at most this many patches of every block, drawn with
             `seed`.
-        loss: for `grad`, a function (output, batch) -> scalar.
+        loss: for `grad` and `hessian_grad`, a function (output, batch) -> scalar.
         seed: of the drawn positions.
         device: where to run; the model's own where None.
         progress: show a bar; None shows it on a terminal after two seconds.
@@ -291,7 +297,7 @@ def calibrate(
             )
     finally:
         model.to(home)
-    unseen = [name for name, m in moments.items() if m.count == 0 and set(statistics) - {"grad"}]
+    unseen = [name for name, m in moments.items() if m.count == 0 and set(statistics) - PER_WEIGHT]
     for name in unseen:
         refused[name] = "its forward never ran on the data"
         del bare[name], moments[name]
@@ -345,7 +351,7 @@ def _with(layer: Layer, moments: Moments) -> Layer:
         return layer
     values: dict[str, Any] = {"samples": moments.count}
     for key, total in moments.sums.items():
-        if key == "grad":
+        if key in PER_WEIGHT:
             values[key] = total
         elif key == "max":
             values[key] = squeeze_groups(total, layer.groups)

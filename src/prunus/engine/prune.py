@@ -1,6 +1,7 @@
 """`prune`: one recipe, one model, one density."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,8 +33,9 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import LayerResult, Pruned
-from prunus.schedules import Step
+from prunus.schedules import AtInit, Step
 from prunus.surgery.compact import compact
+from prunus.surgery.connected import connection
 from prunus.surgery.masked import apply_masks, held
 
 __all__ = ["prune"]
@@ -124,6 +126,8 @@ def prune(
         for step in steps:
             if step.budget is not None:
                 run.prune(step.budget)
+                if step.last and isinstance(method.schedule, AtInit):
+                    run.report_disconnection()
             if step.rewind:
                 _rewind(work, start, run.masks)
             if train is not None and step.train:
@@ -211,6 +215,26 @@ class _Run:
             self._prune_edges(part)
         self.steps += 1
         apply_masks(self.work, self.masks)
+
+    def report_disconnection(self) -> None:
+        """Warn before training where the masks leave a layer or an output without a path."""
+        masks = {key: mask for key, mask in self.masks.items() if key.endswith(".weight")}
+        said = None
+        if self.example is not None:
+            inputs = self.example[0] if isinstance(self.example, tuple | list) else self.example
+            if isinstance(inputs, Tensor) and inputs.is_floating_point():
+                found = connection(self.work, masks, to_device(self.example, self.device))
+                said = None if found.whole else found.summary()
+        else:
+            empty = [key.removesuffix(".weight") for key, m in masks.items() if not bool(m.any())]
+            said = f"no weight is kept in {', '.join(empty)}" if empty else None
+        if said is not None:
+            self.notes += (said,)
+            warnings.warn(
+                f"Pruning at initialisation: {said}. Raise the density.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def answer(
         self, work: nn.Module, model: nn.Module, name: str, metrics: Mapping[str, Any]
@@ -493,11 +517,14 @@ def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
     return view.matrix(module, mask)
 
 
+MOVED = (
+    "weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad", "hessian_grad", "flow",
+)  # fmt: skip
+
+
 def _on(layer: Layer, device: torch.device) -> Layer:
     moved = {
-        key: value.to(device)
-        for key in ("weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad")
-        if isinstance(value := getattr(layer, key), Tensor)
+        key: value.to(device) for key in MOVED if isinstance(value := getattr(layer, key), Tensor)
     }
     return replace(layer, **moved)  # type: ignore[arg-type]
 
