@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -110,20 +110,19 @@ class Anatomy:
         shapes: shape of every parameter and buffer by name, tensors in several places once.
         itemsizes: bytes per entry.
         parameters: names that are parameters and no buffers.
+        tied: {name: the name in `shapes`} of tensors that stand in several places.
         positions: output positions per sample of every layer with a view, or None if unknown.
-        tied: for a tensor in several places, {other name: the name it has in `shapes`}.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     itemsizes: Mapping[str, int]
     parameters: frozenset[str]
     positions: Mapping[str, float] | None
-    tied: Mapping[str, str]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def weight_of(self, layer: str) -> str:
         """The name in `shapes` of a layer's weight."""
-        name = f"{layer}.weight"
-        return self.tied.get(name, name)
+        return self.tied.get(f"{layer}.weight", f"{layer}.weight")
 
     def weight_entries(self, layers: Sequence[str]) -> int:
         """Number of entries of the layers' weights."""
@@ -133,18 +132,18 @@ class Anatomy:
 def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
     """The sizes of `model`; `run` makes one forward call and returns its number of samples."""
     entries: dict[str, Tensor] = {}
-    seen: dict[int, str] = {}
+    first: dict[int, str] = {}
     tied: dict[str, str] = {}
     named: list[tuple[str, Tensor, bool]] = [
-        (n, p, True) for n, p in model.named_parameters(remove_duplicate=False)
+        *((n, p, True) for n, p in model.named_parameters(remove_duplicate=False)),
+        *((n, b, False) for n, b in model.named_buffers(remove_duplicate=False)),
     ]
-    named += [(n, b, False) for n, b in model.named_buffers()]
     parameters = set()
     for name, tensor, is_parameter in named:
-        if id(tensor) in seen:
-            tied[name] = seen[id(tensor)]
+        if id(tensor) in first:
+            tied[name] = first[id(tensor)]
             continue
-        seen[id(tensor)] = name
+        first[id(tensor)] = name
         entries[name] = tensor
         if is_parameter:
             parameters.add(name)
@@ -230,7 +229,7 @@ def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) 
     selected = sum(math.prod(sizes.shapes[n]) for n in weights)
     macs = None
     if sizes.positions is not None:
-        macs = round(sum(after[sizes.weight_of(name)] * at for name, at in sizes.positions.items()))
+        macs = round(sum(after[sizes.weight_of(n)] * at for n, at in sizes.positions.items()))
     return Cost(
         density=sum(after[n] for n in weights) / selected if selected else 1.0,
         model_density=left / total,
@@ -274,8 +273,8 @@ def measure_latency(
         with torch.no_grad():
             slowest = 0.0
             for model in models:
-                for _ in range(3):  # warm-up
-                    slowest = _timed(call, model)
+                warm = [_timed(call, model) for _ in range(3)]
+                slowest = max(slowest, warm[-1])
             count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
             times: list[list[float]] = [[] for _ in models]
             for _ in range(count):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunus.allocation import Global, Uniform
+from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
@@ -52,6 +52,16 @@ PRESETS: dict[str, Preset] = {
     ),
     "magnitude-global": Preset(
         Recipe(granularity=Edge(), allocation=Global()), HAN, "largest weights of all layers"
+    ),
+    "magnitude-erk": Preset(
+        Recipe(granularity=Edge(), allocation=ERK()),
+        "Evci et al. (2020), Rigging the lottery: making all tickets winners",
+        "largest weights, layers as dense as Erdős–Rényi graphs",
+    ),
+    "magnitude-lamp": Preset(
+        Recipe(granularity=Edge(), allocation=LAMP()),
+        "Lee et al. (2021), Layer-adaptive sparsity for the magnitude-based pruning",
+        "largest share of what their layer still holds",
     ),
     "wanda": Preset(
         Recipe(granularity=EdgePerRow(), score=RemovalError()),
@@ -124,7 +134,7 @@ class Recipes(Mapping[str, Recipe]):
     """{name: Recipe}: every preset, and each with `+ls` for least squares on the same masks."""
 
     def __getitem__(self, name: str) -> Recipe:
-        base, plus, suffix = name.partition("+")
+        base, plus, suffix = str(name).partition("+")
         if base not in PRESETS or (plus and suffix != "ls"):
             raise KeyError(str(unknown("recipe", name, self)))
         recipe = PRESETS[base].recipe

@@ -7,8 +7,10 @@ from torch import nn
 
 
 def total_loss(model, batches, temperature=1.0):
-    """Σ over batches of the mean cross-entropy."""
-    return sum(nn.functional.cross_entropy(model(x) / temperature, y) for x, y in batches)
+    """The mean cross-entropy over all samples, however they are batched."""
+    return sum(
+        nn.functional.cross_entropy(model(x) / temperature, y, reduction="sum") for x, y in batches
+    ) / sum(len(y) for _, y in batches)
 
 
 def connection_sensitivity(model, parameter, batches, step=1e-6):

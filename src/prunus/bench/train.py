@@ -76,7 +76,7 @@ def fit(
         the same model.
 
     Raises:
-        FloatingPointError: the loss is no longer finite; it names the epoch.
+        ValueError: the loss is no longer finite; it names the epoch.
     """
     device = next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -111,7 +111,7 @@ def fit(
                         x = flip_and_crop(x, generator=generator)
                     loss = functional.cross_entropy(model(x.to(device)), y.to(device))
                     if not bool(torch.isfinite(loss)):
-                        raise FloatingPointError(
+                        raise ValueError(
                             f"The training loss is {loss.item()} in epoch {epoch + 1}. "
                             f"Lower the learning rate, got {training.learning_rate}."
                         )

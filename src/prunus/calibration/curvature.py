@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, call, parts, to_device
+from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import evaluating, loss_of
 
 __all__ = ["TEMPERATURE", "hessian_gradients"]
@@ -25,8 +25,8 @@ def hessian_gradients(
 ) -> dict[str, Tensor]:
     """H g of the named modules' weights, in their shapes, float64; two passes over the data.
 
-    g is the sum over batches of the loss's gradient and H the sum of its Hessians, both restricted
-    to the named weights; the logits are divided by `temperature`.
+    g and H are gradient and Hessian of the mean loss over all samples, both restricted to the named
+    weights; the logits are divided by `temperature`.
 
     Raises:
         ValueError: the output is no tensor, so that it cannot be divided; or no loss applies.
@@ -41,7 +41,7 @@ def hessian_gradients(
                 f"GraSP divides the logits by {temperature:g}, but the model's output is "
                 f"{type(output).__name__}. Wrap the model so that it returns its logits."
             )
-        value = loss_of(output / temperature, batch, loss)
+        value = loss_of(output / temperature, batch, loss) * (size_of(batch) or 1)
         grads = torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True)
         return tuple(
             torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)
@@ -52,8 +52,10 @@ def hessian_gradients(
     try:
         with evaluating(model), torch.enable_grad():
             total = [torch.zeros_like(w) for w in weights]
+            samples = 0
             for batch in batches:
                 for part in parts(batch):
+                    samples += size_of(part) or 1
                     grads = gradient(to_device(part, device), create_graph=False)
                     total = [t + g.detach() for t, g in zip(total, grads, strict=True)]
             result = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
@@ -70,4 +72,4 @@ def hessian_gradients(
     finally:
         for w, flag in zip(weights, flags, strict=True):
             w.requires_grad_(flag)
-    return dict(zip(names, result, strict=True))
+    return {name: r / samples**2 for name, r in zip(names, result, strict=True)}

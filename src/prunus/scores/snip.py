@@ -14,11 +14,11 @@ __all__ = ["SNIP", "snip", "snip_normalised"]
 
 
 def snip(weight: Float[Tensor, "out in"], grad: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-    """Connection sensitivity |w · Σ_batches ∂L/∂w|; the sign is kept while batches are summed.
+    """Connection sensitivity |w · E[∂L/∂w]|; the sign is kept while batches are averaged.
 
     Args:
         weight: w at initialisation.
-        grad: Σ over batches of ∂L/∂w.
+        grad: E[∂L/∂w] over samples (or their sum: a common factor changes no rank).
 
     Returns:
         sensitivities with the dtype of `grad`.
@@ -50,7 +50,7 @@ def snip_normalised(
 
 @dataclass(frozen=True)
 class SNIP:
-    """|w · Σ ∂L/∂w|; for nodes, summed over a class's weights."""
+    """|w · E[∂L/∂w]|; for nodes, summed over a class's weights."""
 
     side: ClassVar[str] = "both"
     reduction: ClassVar[str] = "sum"
