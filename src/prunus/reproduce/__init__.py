@@ -17,7 +17,9 @@ __all__ = ["REPRODUCTIONS", "Reproduction", "reproduction", "save"]
 
 Scale = Literal["small", "full"]
 
-REPRODUCTIONS: dict[str, str] = {}  # name -> module with a function `reproduce`
+REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
+    "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
