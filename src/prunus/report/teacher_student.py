@@ -27,7 +27,12 @@ def inequality_figure(
     if not records:
         raise ValueError("`records` must hold at least one record to draw, got none.")
     base = alt.Chart(alt.Data(values=[dict(r) for r in records])).encode(
-        x=alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(zero=False, nice=False))
+        x=alt.X(
+            f"{x}:Q",
+            title=x_title,
+            scale=alt.Scale(zero=False, nice=False),
+            axis=alt.Axis(tickMinStep=1),
+        )
     )
     fold = base.transform_fold(["value", "bound"], as_=["line", "error"])
     lines = fold.mark_line(strokeWidth=2).encode(

@@ -92,10 +92,10 @@ CONDITIONS = (
     "Importance node is drawn by the signed readout v as in the published code; by |v| it is "
     "another method, and a better one.",
     "Edges keep 83, 166, 250, 333 or 417 of 500 weights per node, as many parameters as k nodes.",
-    "Column `closed form`: Gaussian formulas at the published student's order parameters (K = 6), "
-    "or at our own students' (K = 20). Column `simulated`: mean over real masks of students we "
-    "trained by gradient descent, with half the range over them; `its closed form` is the formula "
-    "at these very students. Published and simulated students have different random starts.",
+    "Columns: `closed` is the Gaussian formula at the published student's order parameters, with "
+    "its deviation from the published value; `ours` the mean over real masks of students we "
+    "trained by gradient descent, `theory` the formula at these very students, with its deviation "
+    "from `ours`. Published and own students have different random starts.",
     "DPP edge at sigma = 0: the Gaussian formula lies up to 15 % below the published value, "
     "since fourth moments of 500 weights fluctuate; at the actual weights it does not.",
     "Teacher readout v* = 4, learning rate 0.5 in both layers, weights started standard normal. "
@@ -166,6 +166,8 @@ def reproduce(
         "y_scale": "log",
         "facet": "panel",
     }
+    six = [r for r in ours if r["panel"].startswith("K = 6,")]
+    twenty = [r for r in ours if r["panel"].startswith("K = 20,")]
     return Reproduction(
         name="acharyya2021-simulation",
         title="Pruning teacher–student networks: published, closed form, simulated",
@@ -173,7 +175,8 @@ def reproduce(
         conditions=(*CONDITIONS, size),
         rows=rows,
         figures={
-            "acharyya2021-simulation": (figure(ours, **common), ours),
+            "acharyya2021-simulation": (figure(six, **common), six),
+            "acharyya2021-simulation-k20": (figure(twenty, **common), twenty),
             "acharyya2021-published": (figure(fitted, **common), fitted),
             "acharyya2021-inequalities": (
                 inequality_figure(
@@ -208,21 +211,21 @@ def _rows(
         fixture = float(ts.generalisation_error(FIXTURES[noise], counted_noise=noise))
     printed = UNPRUNED_FULL_MSE[noise] / 2 if six else None
     ours = unpruned + noise**2 / 2
-    rows = [_row(students, noise, "unpruned", students, printed, fixture, ours, None, ours)]
+    rows = [_row(students, noise, "unpruned", students, printed, fixture, ours, ours)]
     pairs: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for record in records:
         pairs.setdefault((record["method"], record["kept"]), {})[record["kind"]] = record
     for (method, kept), pair in pairs.items():
+        published = PUBLISHED[noise].get(method) if six else None
         rows.append(
             _row(
                 students,
                 noise,
                 method,
                 kept,
-                PUBLISHED[noise].get(method, (None,) * 5)[kept - 1] if six else None,
-                closed_form(noise, method, kept) if six else pair["theory"]["error"],
+                published[kept - 1] if published else None,
+                closed_form(noise, method, kept) if six else None,
                 pair["measured"]["error"],
-                0.5 * (pair["measured"]["high"] - pair["measured"]["low"]),
                 pair["theory"]["error"],
             )
         )
@@ -237,22 +240,20 @@ def _row(
     published: float | None,
     closed: float | None,
     simulated: float,
-    spread: float | None,
     own: float,
 ) -> dict[str, Any]:
     deviation = None if published is None or closed is None else f"{closed / published - 1:+.1%}"
     return {
         "K": students,
-        "sigma": noise,
+        "σ": noise,
         "method": LABELS.get(method, method),
         "k": kept,
         "published": published,
-        "closed form": closed,
-        "deviation": deviation,
-        "simulated": simulated,
-        "half range": spread,
-        "its closed form": own,
-        "its deviation": f"{own / simulated - 1:+.1%}",
+        "closed": closed,
+        "dev.": deviation,
+        "ours": simulated,
+        "theory": own,
+        "dev. ": f"{own / simulated - 1:+.1%}",
     }
 
 
