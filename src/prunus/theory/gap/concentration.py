@@ -38,6 +38,7 @@ __all__ = [
     "magnitude_threshold",
     "matrix_bernstein",
     "moment_class",
+    "part_moments",
     "profile_norm",
 ]
 
@@ -369,20 +370,7 @@ def layer_norm(
     if math.isinf(law.bound) and law.kind == "moments":
         return _heavy_layer(n, m, law, delta, method, density, part)
     whole_matrix = part == "dense" or (part == "kept" and method == "magnitude")
-    if whole_matrix:  # for V under magnitude pruning, contraction: any bound for W is valid
-        logs, reach = pruned_moments(law, "random", 0.0), law.bound
-    elif method == "magnitude":
-        if threshold is None:
-            raise ValueError("magnitude pruning needs a `threshold`: see magnitude_threshold.")
-        logs, reach = below(law, threshold), min(threshold, law.bound)
-    else:
-        maker = pruned_moments if part == "pruned" else kept_moments
-        logs = maker(law, method, density)
-        factor = 1.0
-        if method == "random_rescaled":
-            odds = (1 - density) / density
-            factor = max(odds, 1.0 if density < 1 else 0.0) if part == "pruned" else 1 / density
-        reach = factor * law.bound
+    logs, reach = part_moments(law, method, density, part, threshold)
     if not np.isfinite(logs[0]):
         return NormBound(value=0.0, route="nothing pruned", delta=delta)
     values = {"walk moments": iid_norm(n, m, logs, delta, union=union).value}
@@ -405,6 +393,26 @@ def layer_norm(
         values["Chernoff"] = chernoff_norm(n, m, presence, delta, scale=scale, union=union)
     route = min(values, key=values.__getitem__)
     return NormBound(value=values[route], route=route, delta=delta)
+
+
+def part_moments(
+    law: Law, method: Method, density: float, part: str, threshold: float | None
+) -> tuple[Array, float]:
+    """Even log moments of one entry of W, D or V, and a bound on its size (∞ where none)."""
+    if part == "dense" or (part == "kept" and method == "magnitude"):
+        # for V under magnitude pruning, contraction: any moment bound for W is valid
+        return pruned_moments(law, "random", 0.0), law.bound
+    if method == "magnitude":
+        if threshold is None:
+            raise ValueError("magnitude pruning needs a `threshold`: see magnitude_threshold.")
+        return below(law, threshold), min(threshold, law.bound)
+    if part == "kept":
+        factor = 1 / density if method == "random_rescaled" and density > 0 else 1.0
+        return kept_moments(law, method, density), factor * law.bound
+    factor = 1.0
+    if method == "random_rescaled" and density > 0:
+        factor = max((1 - density) / density, 1.0)
+    return pruned_moments(law, method, density), factor * law.bound
 
 
 def _all_orders(
