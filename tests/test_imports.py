@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "rng", "files", "progress",
     "dpp", "theory",
-    "layer", "coupling", "cost", "calibration",
+    "layer", "coupling", "cost", "calibration", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
     "export", "bench", "reproduce", "cli",
@@ -59,7 +60,7 @@ def test_public_names_have_docstrings(name):
     assert module.__doc__, f"{name} has no docstring"
     for public in getattr(module, "__all__", []):
         value = getattr(module, public)
-        if callable(value) or isinstance(value, type):
+        if inspect.isroutine(value) or inspect.isclass(value):
             assert value.__doc__, f"{name}.{public} has no docstring"
 
 

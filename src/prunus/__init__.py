@@ -6,7 +6,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _SUBPACKAGES = ("dpp", "theory", "bench")
-_PLACES: dict[str, str] = {}
+_PLACES = {
+    "Budget": "prunus.budget",
+    "Calibration": "prunus.calibration",
+    "Certificate": "prunus.theory.gap",
+    "Group": "prunus.coupling",
+    "Plan": "prunus.budget",
+    "Pruned": "prunus.result",
+    "Recipe": "prunus.recipe",
+    "calibrate": "prunus.calibration",
+    "certify": "prunus.guarantee",
+    "compact": "prunus.surgery.compact",
+    "compare": "prunus.engine",
+    "load": "prunus.result",
+    "plan": "prunus.guarantee",
+    "prune": "prunus.engine",
+    "recipes": "prunus.presets",
+}
 
 __all__ = sorted([*_PLACES, *_SUBPACKAGES])
 

@@ -2,6 +2,9 @@
 
 import typer
 
+from prunus.cli import theory_at_init
+
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="The theories of pruning: curves, bounds, maps.")
+app.add_typer(theory_at_init.app, name="at-init")

@@ -17,7 +17,9 @@ __all__ = ["REPRODUCTIONS", "Reproduction", "reproduction", "save"]
 
 Scale = Literal["small", "full"]
 
-REPRODUCTIONS: dict[str, str] = {}  # name -> module with a function `reproduce`
+REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
+    "yang2023": "prunus.reproduce.yang2023",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

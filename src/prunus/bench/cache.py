@@ -1,0 +1,147 @@
+"""Trained networks kept by content hash: trained once, pruned often, shared by processes."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import prunus
+from prunus.bench.data import Dataset
+from prunus.bench.tasks import Task, fresh_model
+from prunus.files import write_bytes
+from prunus.rng import generator_for
+
+__all__ = ["Checkpoint", "cache_folder", "trained"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Checkpoint:
+    """A trained dense network.
+
+    Attributes:
+        model: in evaluation mode.
+        metrics: scores on the test part, as the task's `evaluate` gives them.
+        key: hash of all that decides the weights.
+        path: the file it lies in.
+        cached: whether it was read and not trained now.
+        seconds: what the training took when it was done.
+    """
+
+    model: nn.Module
+    metrics: Mapping[str, float]
+    key: str
+    path: Path
+    cached: bool
+    seconds: float
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """`folder`, or what PRUNUS_CACHE names, or ~/.cache/prunus."""
+    return Path(folder or os.environ.get("PRUNUS_CACHE") or Path.home() / ".cache" / "prunus")
+
+
+def trained(
+    chosen: Task,
+    data: Dataset,
+    *,
+    seed: int,
+    cache: str | Path | None = None,
+    progress: bool | None = None,
+) -> Checkpoint:
+    """The task's network, trained from `seed`: read from the cache, or trained and put there.
+
+    The file's name is a hash of the task's definition, the architecture, the seed, the data's
+    fingerprint and the versions of prunus and torch. Files appear whole, so several processes may
+    ask at once: each may train, all get the same weights. A damaged file is said so on standard
+    error and made again.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    model = fresh_model(chosen, seed)
+    identity = {
+        "task": chosen.name,
+        "definition": chosen.definition,
+        "architecture": repr(model),
+        "state": {name: list(t.shape) for name, t in model.state_dict().items()},
+        "seed": seed,
+        "data": data.fingerprint,
+        "prunus": prunus.__version__,
+        "torch": torch.__version__,
+    }
+    text = json.dumps(identity, sort_keys=True)
+    key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    path = cache_folder(cache) / "trained" / f"{chosen.name.replace(':', '.')}-{key}.safetensors"
+    if path.exists():
+        try:
+            return _read(path, model, key)
+        except _Damaged as damage:
+            print(f"prunus: {path} is damaged ({damage}); training again", file=sys.stderr)
+    begun = time.perf_counter()
+    generator = generator_for(seed, "training", chosen.name)
+    chosen.train(model, data, generator=generator, hold=None, progress=progress)
+    seconds = time.perf_counter() - begun
+    metrics = {name: float(value) for name, value in chosen.evaluate(model, data).items()}
+    _write(path, model, key, text, metrics, seconds)
+    return Checkpoint(
+        model=model.eval(), metrics=metrics, key=key, path=path, cached=False, seconds=seconds
+    )
+
+
+class _Damaged(Exception):
+    """The file is not what was written."""
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _write(
+    path: Path,
+    model: nn.Module,
+    key: str,
+    identity: str,
+    metrics: Mapping[str, float],
+    seconds: float,
+) -> None:
+    from safetensors.torch import save
+
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items()}
+    metadata = {
+        "key": key,
+        "identity": identity,
+        "metrics": json.dumps(metrics),
+        "seconds": repr(seconds),
+        "digest": _digest(tensors),
+    }
+    write_bytes(path, save(tensors, metadata))
+
+
+def _read(path: Path, model: nn.Module, key: str) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        metrics = {n: float(v) for n, v in json.loads(metadata["metrics"]).items()}
+        seconds = float(metadata["seconds"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise _Damaged(f"{type(error).__name__}: {error}") from None
+    if metadata.get("key") != key or metadata.get("digest") != _digest(tensors):
+        raise _Damaged("its contents do not fit their checksum")
+    model.load_state_dict(tensors)
+    return Checkpoint(
+        model=model.eval(), metrics=metrics, key=key, path=path, cached=True, seconds=seconds
+    )

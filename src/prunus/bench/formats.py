@@ -1,0 +1,232 @@
+"""The file formats of the public image sets, read with numpy alone; nothing is executed."""
+
+import gzip
+import io
+import pickle
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+__all__ = ["checked_pair", "read_cifar10", "read_idx", "read_idx_set", "read_npz"]
+
+IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IDX_PARTS = {
+    "x_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "x_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+SITES = {
+    "mnist": "https://yann.lecun.com/exdb/mnist/ (mirrored in many places)",
+    "fashion-mnist": "https://github.com/zalandoresearch/fashion-mnist",
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
+}
+# What the pickles of CIFAR-10 hold beside plain values, under numpy's old and new names.
+PICKLED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("_codecs", "encode"),
+}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """One IDX file, gzip-compressed or not.
+
+    The format: two zero bytes, a type byte, the number of axes, each axis as a big-endian 32-bit
+    integer, then the values.
+
+    Raises:
+        ValueError: the file is no IDX file, or shorter or longer than its header says.
+    """
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file ({error}). Fetch it again.") from None
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES:
+        raise ValueError(f"{path} is no IDX file: it begins with {raw[:4]!r}. Fetch it again.")
+    dtype, axes = np.dtype(IDX_TYPES[raw[2]]), raw[3]
+    shape = tuple(int(n) for n in np.frombuffer(raw[4 : 4 + 4 * axes], ">i4"))
+    values = raw[4 + 4 * axes :]
+    if len(shape) != axes or len(values) != int(np.prod(shape)) * dtype.itemsize:
+        raise ValueError(
+            f"{path} is cut off or damaged: its header says shape {shape}, "
+            f"it holds {len(values)} bytes of values. Fetch it again."
+        )
+    return np.frombuffer(values, dtype).reshape(shape)
+
+
+def read_idx_set(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """The four IDX files of MNIST or Fashion-MNIST, or `name`.npz, as uint8 images and labels.
+
+    Looks in `folder`/`name` and `folder`, for .gz files and for unpacked ones.
+    """
+    places = [folder / name, folder]
+    for place in places:
+        found = {key: _either(place, stem) for key, stem in IDX_PARTS.items()}
+        present = {key: path for key, path in found.items() if path is not None}
+        if len(present) == len(found):
+            return _images({key: read_idx(path) for key, path in present.items()}, place)
+        if present:
+            lacking = ", ".join(f"{IDX_PARTS[key]}.gz" for key in found if found[key] is None)
+            raise FileNotFoundError(f"{name}: {place} lacks {lacking}. Get it from {SITES[name]}.")
+        if (place / f"{name}.npz").is_file():
+            return _images(read_npz(place / f"{name}.npz"), place / f"{name}.npz")
+    wanted = ", ".join(f"{stem}.gz" for stem in IDX_PARTS.values())
+    raise _missing(name, f"{wanted} (or {name}.npz)", places)
+
+
+def read_cifar10(folder: Path) -> dict[str, np.ndarray]:
+    """CIFAR-10 as (samples, 3, 32, 32) uint8 images.
+
+    Takes the folder `cifar-10-batches-py`, the archive `cifar-10-python.tar.gz`, or
+    `cifar10.npz` / `cifar10-subset.npz` with x_train, y_train, x_test, y_test. The batches are
+    pickles: they are read with an unpickler that knows arrays and plain values and nothing else.
+    """
+    places = [folder / "cifar10", folder]
+    names = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"]
+    for place in places:
+        unpacked = place / "cifar-10-batches-py"
+        if unpacked.is_dir():
+            batches = [_open_batch(unpacked / name) for name in [*names, "test_batch"]]
+            return _images(_join(batches), unpacked)
+        archive = place / "cifar-10-python.tar.gz"
+        if archive.is_file():
+            with tarfile.open(archive) as tar:
+                members = [tar.extractfile(f"cifar-10-batches-py/{n}") for n in names]
+                members.append(tar.extractfile("cifar-10-batches-py/test_batch"))
+                batches = [_batch(m, archive) for m in members if m is not None]
+            return _images(_join(batches), archive)
+        for stem in ("cifar10.npz", "cifar10-subset.npz"):
+            if (place / stem).is_file():
+                return _images(read_npz(place / stem), place / stem)
+    raise _missing("cifar10", "cifar-10-batches-py/, cifar-10-python.tar.gz or cifar10.npz", places)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a `.npz` file; object arrays, which would be pickles, are refused."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {path}. Save one with numpy.savez(path, x=, y=)."
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error, KeyError) as error:
+        raise ValueError(
+            f"{path} is no readable .npz file of plain arrays ({error}). "
+            f"Save it with numpy.savez(path, x=inputs, y=labels)."
+        ) from None
+
+
+def checked_pair(
+    path: Path, arrays: dict[str, np.ndarray], part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays x and y of one part of a user's file: finite inputs, one whole label each.
+
+    Raises ValueError with the file, the array and what is wrong with it.
+    """
+    x_name, y_name = f"x{part}", f"y{part}"
+    lacking = [name for name in (x_name, y_name) if name not in arrays]
+    if lacking:
+        raise ValueError(
+            f"{path} must hold arrays {x_name} and {y_name}, it lacks {', '.join(lacking)}; it "
+            f"holds {', '.join(sorted(arrays)) or 'none'}."
+        )
+    x, y = arrays[x_name], arrays[y_name]
+    if x.ndim < 2 or len(x) == 0 or y.shape != (len(x),):
+        raise ValueError(
+            f"{path}: `{x_name}` must be (samples, ...) with at least one sample and `{y_name}` "
+            f"one label per sample, got shapes {x.shape} and {y.shape}."
+        )
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: `{x_name}` must hold numbers, got dtype {x.dtype}.")
+    whole = y.dtype.kind in "iu" or (y.dtype.kind == "f" and bool((y == np.rint(y)).all()))
+    if not whole or y.min() < 0:
+        raise ValueError(
+            f"{path}: `{y_name}` must hold class labels 0, 1, …, got dtype {y.dtype} with values "
+            f"from {y.min()} to {y.max()}."
+        )
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        index = [int(i) for i in np.argwhere(~np.isfinite(x))[0]]
+        raise ValueError(
+            f"{path}: `{x_name}` must be finite, got {x[tuple(index)]} at index {index}. "
+            f"Remove the bad values first."
+        )
+    indices = x.dtype.kind in "iu" and x.dtype != np.uint8
+    return x.astype(np.int64 if indices else np.float32), y.astype(np.int64)
+
+
+def _images(arrays: dict[str, np.ndarray], place: Path) -> dict[str, np.ndarray]:
+    lacking = [key for key in IDX_PARTS if key not in arrays]
+    if lacking:
+        raise ValueError(f"{place} lacks the arrays {', '.join(lacking)}. Fetch it again.")
+    result = {}
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"].reshape(-1)
+        if x.ndim == 3:
+            x = x[:, None]
+        elif x.ndim == 4 and x.shape[-1] == 3:
+            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        if x.ndim != 4 or x.dtype != np.uint8 or len(x) != len(y):
+            raise ValueError(
+                f"{place}: the {part} images must be uint8 with one label each, got "
+                f"{x.dtype} {x.shape} and {len(y)} labels. Fetch it again."
+            )
+        result[f"x_{part}"], result[f"y_{part}"] = x, y
+    return result
+
+
+def _either(folder: Path, stem: str) -> Path | None:
+    for path in (folder / f"{stem}.gz", folder / stem):
+        if path.is_file():
+            return path
+    return None
+
+
+def _missing(name: str, wanted: str, places: list[Path]) -> FileNotFoundError:
+    looked = " and ".join(str(place) for place in places)
+    return FileNotFoundError(
+        f"{name}: missing {wanted}; looked in {looked}. Get it from {SITES[name]} and give the "
+        f"folder with --data-dir or PRUNUS_DATA, or name none to fetch it from OpenML."
+    )
+
+
+class _Plain(pickle.Unpickler):
+    """An unpickler that makes arrays and plain values and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in PICKLED:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in an image batch")
+        return super().find_class(module, name)
+
+
+def _open_batch(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"cifar10: missing {path}. Get it from {SITES['cifar10']}.")
+    with path.open("rb") as file:
+        return _batch(file, path)
+
+
+def _batch(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
+    try:
+        stored = _Plain(io.BytesIO(file.read()), encoding="bytes").load()
+        pixels, labels = stored[b"data"], stored[b"labels"]
+    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no batch of CIFAR-10 ({error}). Fetch it again.") from None
+    return {"x": np.asarray(pixels).reshape(-1, 3, 32, 32), "y": np.asarray(labels, np.uint8)}
+
+
+def _join(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    *train, test = batches
+    return {
+        "x_train": np.concatenate([b["x"] for b in train]),
+        "y_train": np.concatenate([b["y"] for b in train]),
+        "x_test": test["x"],
+        "y_test": test["y"],
+    }

@@ -1,0 +1,202 @@
+"""What is pruned in the benchmark: a data set, a network, and how it is trained, by name."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, nn
+
+from prunus.bench.data import Dataset, load_data
+from prunus.bench.models import (
+    cifar10_mlp,
+    cifar10_resnet20,
+    cifar10_vgg,
+    digits_cnn,
+    digits_mlp,
+    fashion_cnn,
+    fashion_mlp,
+    mnist_lenet5,
+    mnist_lenet300,
+    mnist_mlp,
+)
+from prunus.bench.train import TRAINER_VERSION, Training, evaluate, fit
+from prunus.check import unknown
+from prunus.rng import generator_for
+
+__all__ = [
+    "TASKS",
+    "Task",
+    "cifar10_mlp",
+    "cifar10_resnet20",
+    "cifar10_vgg",
+    "digits_cnn",
+    "digits_mlp",
+    "fashion_cnn",
+    "fashion_mlp",
+    "fresh_model",
+    "mnist_lenet5",
+    "mnist_lenet300",
+    "mnist_mlp",
+    "task",
+]
+
+
+class Load(Protocol):
+    """Reads a task's data; `data_dir` is the folder the user named."""
+
+    def __call__(self, *, data_dir: str | Path | None) -> Dataset: ...
+
+
+class Train(Protocol):
+    """Trains a model in place; `hold` is called with the optimizer."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        *,
+        generator: Generator,
+        hold: Callable[[torch.optim.Optimizer], Any] | None,
+        progress: bool | None,
+    ) -> object: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One benchmark problem; a user's own one is named by import path, `package.module:name`.
+
+    Attributes:
+        name: as asked for.
+        title: one line for tables.
+        data: reads the data set.
+        model: makes an untrained network.
+        train: trains it from the start.
+        retrain: trains it on after pruning.
+        evaluate: scores on the test part; the key `test_error` or `accuracy` leads.
+        definition: what else, beside the network's architecture, the data and the seed, decides
+            the trained weights; part of the checkpoint's identity.
+    """
+
+    name: str
+    title: str
+    data: Load
+    model: Callable[[], nn.Module]
+    train: Train
+    retrain: Train
+    evaluate: Callable[[nn.Module, Dataset], Mapping[str, float]] = evaluate
+    definition: str = ""
+
+
+def _train(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    training: Training,
+    generator: Generator,
+    hold: Callable[[torch.optim.Optimizer], Any] | None = None,
+    progress: bool | None = None,
+) -> nn.Module:
+    return fit(model, data, training, generator=generator, hold=hold, progress=progress)
+
+
+def _named(
+    name: str,
+    title: str,
+    data: str,
+    model: Callable[[], nn.Module],
+    training: Training,
+    retraining: Training,
+) -> Task:
+    return Task(
+        name=name,
+        title=title,
+        data=partial(load_data, data),
+        model=model,
+        train=partial(_train, training=training),
+        retrain=partial(_train, training=retraining),
+        definition=f"{training!r} by trainer {TRAINER_VERSION}",
+    )
+
+
+_DIGITS = Training(epochs=30, learning_rate=3e-3, batch=64)
+_DIGITS_AGAIN = Training(epochs=5, learning_rate=1e-3, batch=64)
+_IMAGES = Training(epochs=10, learning_rate=2e-3, batch=256)
+_IMAGES_AGAIN = Training(epochs=2, learning_rate=5e-4, batch=256)
+_CNN = Training(epochs=4, learning_rate=3e-3, batch=128)
+_CNN_AGAIN = Training(epochs=1, learning_rate=1e-3, batch=128)
+_COLOUR = Training(
+    epochs=30,
+    learning_rate=0.1,
+    optimizer="sgd",
+    batch=128,
+    weight_decay=5e-4,
+    augment=True,
+)
+_COLOUR_AGAIN = Training(
+    epochs=3, learning_rate=0.01, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
+)
+
+TASKS: dict[str, Task] = {
+    built.name: built
+    for built in (
+        _named("digits-mlp", "digits, MLP 64-300-100-10, ReLU", "digits", digits_mlp,
+               _DIGITS, _DIGITS_AGAIN),
+        _named("digits-cnn", "digits, three convolutions with BN", "digits", digits_cnn,
+               Training(epochs=12, learning_rate=1e-2, batch=64), _DIGITS_AGAIN),
+        _named("mnist-mlp", "MNIST, MLP 784-500-500-10, sigmoid", "mnist", mnist_mlp,
+               _IMAGES, _IMAGES_AGAIN),
+        _named("mnist-lenet300", "MNIST, LeNet-300-100", "mnist", mnist_lenet300,
+               _IMAGES, _IMAGES_AGAIN),
+        _named("mnist-lenet5", "MNIST, LeNet-5", "mnist", mnist_lenet5, _CNN, _CNN_AGAIN),
+        _named("fashion-mlp", "Fashion-MNIST, MLP 784-300-100-10, ReLU", "fashion-mnist",
+               fashion_mlp, _IMAGES, _IMAGES_AGAIN),
+        _named("fashion-cnn", "Fashion-MNIST, three convolutions with BN", "fashion-mnist",
+               fashion_cnn, _CNN, _CNN_AGAIN),
+        _named("cifar10-mlp", "CIFAR-10, MLP 3072-1000-1000-1000-10, ReLU", "cifar10", cifar10_mlp,
+               Training(epochs=10, learning_rate=5e-4, weight_decay=1e-2),
+               Training(epochs=2, learning_rate=1e-4, weight_decay=1e-2)),
+        _named("cifar10-resnet20", "CIFAR-10, ResNet-20", "cifar10", cifar10_resnet20,
+               _COLOUR, _COLOUR_AGAIN),
+        _named("cifar10-vgg", "CIFAR-10, small VGG with BN", "cifar10", cifar10_vgg,
+               _COLOUR, _COLOUR_AGAIN),
+    )
+}  # fmt: skip
+
+
+def task(name: str) -> Task:
+    """The task called `name`, or the `Task` at the import path `package.module:name`.
+
+    Raises:
+        ValueError: an unknown name, with near matches, or a path that leads to no `Task`.
+    """
+    if ":" not in name:
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+        return TASKS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"Task {name!r} could not be imported: {error}. "
+            f"Name it package.module:attribute, with the package on PYTHONPATH."
+        ) from None
+    if not isinstance(found, Task):
+        raise ValueError(
+            f"{name!r} is a {type(found).__name__}, a prunus.bench.Task is needed. Make one."
+        )
+    return found
+
+
+def fresh_model(chosen: Task, seed: int) -> nn.Module:
+    """The untrained network of a task; its initial weights depend on `seed` and the name alone.
+
+    Factories draw from torch's global generator, so that generator is set aside meanwhile.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(seed, "initial weights", chosen.name).initial_seed())
+        return chosen.model()

@@ -1,0 +1,252 @@
+"""The target of a pruning turned into whole numbers once: counts, their rounding, the plan."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prunus.check import fraction, positive, unknown, whole
+
+__all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
+
+TARGETS = ("density", "parameters", "macs", "bytes", "latency", "gap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the pruned network may cost; exactly one target.
+
+    Attributes:
+        density: kept / total of the weights in the selected layers, in (0, 1].
+        parameters: parameters of the whole network, a whole number.
+        macs: multiply-adds of one sample through the whole network.
+        bytes: bytes of the stored network.
+        latency: share of the dense network's latency, in (0, 1]; needs `example`.
+        example: the input whose latency counts.
+        gap: limit on the gap between the networks, with `delta` and `kind` as in `prunus.plan`.
+    """
+
+    density: float | None = None
+    parameters: int | None = None
+    macs: int | None = None
+    bytes: int | None = None
+    latency: float | None = None
+    example: Any = field(default=None, compare=False, repr=False)
+    gap: float | None = None
+    delta: float = 0.05
+    kind: str = "predicted"
+
+    def __post_init__(self) -> None:
+        given = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"A budget has exactly one target, got {', '.join(given) or 'none'}. "
+                f"Give one of {', '.join(TARGETS)}."
+            )
+        if given[0] in ("density", "latency"):
+            checked_density(getattr(self, given[0]), given[0])
+        elif given[0] in ("parameters", "macs", "bytes"):
+            whole(given[0], getattr(self, given[0]), low=1)
+        else:
+            positive(given[0], getattr(self, given[0]))
+        if self.latency is not None and self.example is None:
+            raise ValueError("A latency budget needs `example`, the input whose latency counts.")
+        fraction("delta", self.delta)
+
+    @property
+    def target(self) -> str:
+        """The name of the target."""
+        return next(name for name in TARGETS if getattr(self, name) is not None)
+
+    @property
+    def value(self) -> float:
+        """The target's number."""
+        return float(getattr(self, self.target))
+
+    def step(self, part: float, full: float | None = None) -> "Budget":
+        """The budget after a share `part` of an iterative schedule, by geometric interpolation.
+
+        Densities and latencies start from 1; the others start from `full`, the dense cost.
+        """
+        if part >= 1:
+            return self
+        start = 1.0 if self.target in ("density", "latency") else full
+        if self.target == "gap" or start is None:
+            raise ValueError(
+                f"A budget of {self.target} cannot be spread over several steps. "
+                f"Use a one-shot schedule or a density."
+            )
+        value: float = start ** (1 - part) * self.value**part
+        if self.target not in ("density", "latency"):
+            value = math.floor(value)
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Budget(**{**given, self.target: value})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """Whole numbers: how many units every layer (or group of nodes) keeps.
+
+    Attributes:
+        kept: {name: count, or one count per pool}.
+        density: kept / total over the planned weights.
+        limit: the limit the plan was made for, or None.
+        kind: what the limit bounds: "density", "parameters", "predicted", "sup", …
+        value: what the plan reaches of it.
+        feasible: False where no plan meets the limit.
+        notes: what the reader should know, such as a minimum that bound.
+    """
+
+    kept: Mapping[str, int | Sequence[int]]
+    density: float = math.nan
+    limit: float | None = None
+    kind: str = "density"
+    value: float = math.nan
+    feasible: bool = True
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """The plan as text, a line per layer."""
+        width = max((len(name) for name in self.kept), default=4)
+        lines = [
+            f"{name:<{width}}  {_counts(counts)}" for name, counts in sorted(self.kept.items())
+        ]
+        head = f"plan by {self.kind}: density {self.density:.4g}"
+        if self.limit is not None:
+            head += f", limit {self.limit:.4g}, reached {self.value:.4g}"
+        if not self.feasible:
+            head += ", NOT FEASIBLE"
+        return "\n".join([head, *lines, *self.notes])
+
+
+def _counts(counts: int | Sequence[int]) -> str:
+    if isinstance(counts, int):
+        return str(counts)
+    low, high = min(counts), max(counts)
+    each = f"{low}" if low == high else f"{low} to {high}"
+    return f"{sum(counts)} ({each} in each of {len(counts)} pools)"
+
+
+def checked_density(density: Any, name: str = "density") -> float:
+    """A density as a float in (0, 1], or a ValueError."""
+    if isinstance(density, bool) or not isinstance(density, int | float):
+        raise ValueError(f"`{name}` must be a number in (0, 1], got {density!r}.")
+    return fraction(name, density, one=True)
+
+
+def count_of(density: float, total: int) -> int:
+    """floor(density · total + 1/2), in exact decimal arithmetic of `repr(density)`.
+
+    Example:
+        >>> count_of(0.1, 10), count_of(0.25, 2), count_of(1 - 0.9, 10)
+        (1, 1, 1)
+    """
+    return math.floor(Fraction(repr(float(density))) * total + Fraction(1, 2))
+
+
+def share(
+    total: int,
+    sizes: Sequence[int],
+    *,
+    rates: Sequence[int] | None = None,
+    minimum: int | Sequence[int] = 0,
+) -> list[int]:
+    """`total` units split among pools by largest remainder, ties to the lower index.
+
+    No part exceeds its pool; what a full pool cannot take goes to the others. Every part has at
+    least `minimum` units (or its whole pool), met inside the total; only where these minima alone
+    exceed the total are they what is returned.
+
+    Args:
+        total: units to share; at most all are given.
+        sizes: units of each pool.
+        rates: parts are in proportion to these; to the sizes where None.
+        minimum: units that every pool gets at least; one number, or one for each.
+
+    Example:
+        >>> share(5, [4, 4, 4]), share(5, [1, 4, 4], rates=[2, 1, 1]), share(2, [9, 1], minimum=1)
+        ([2, 2, 1], [1, 2, 2], [1, 1])
+    """
+    pulls = sizes if rates is None else rates
+    wanted = [minimum] * len(sizes) if isinstance(minimum, int) else minimum
+    lows = [min(low, size) for low, size in zip(wanted, sizes, strict=True)]
+    total = min(total, sum(sizes))
+    if total <= sum(lows):
+        return lows
+    level = _level(total, lows, sizes, pulls)
+    top, bottom = level.numerator, level.denominator
+    exact = [
+        min(max(top * pull, low * bottom), size * bottom)
+        for low, size, pull in zip(lows, sizes, pulls, strict=True)
+    ]  # in units of 1 / bottom
+    parts = [x // bottom for x in exact]
+    order = sorted(range(len(parts)), key=lambda i: (-(exact[i] % bottom), i))
+    for i in order[: total - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+def _level(total: int, lows: Sequence[int], sizes: Sequence[int], pulls: Sequence[int]) -> Fraction:
+    """The level x at which the parts x · pull, held within [low, size], add up to `total`."""
+    level = Fraction(total, sum(pulls))
+    limits = list(zip(lows, sizes, pulls, strict=True))
+    if all(low <= level * pull <= size for low, size, pull in limits):
+        return level
+    turns = sorted(Fraction(x, pull) for low, size, pull in limits for x in (low, size) if pull)
+
+    def given(x: Fraction) -> Fraction:
+        parts = [min(max(x * pull, Fraction(low)), Fraction(size)) for low, size, pull in limits]
+        return sum(parts, Fraction(0))
+
+    # The parts grow with the level, and straight between the turns.
+    at = next(i for i, turn in enumerate(turns) if given(turn) >= total)
+    below, above = turns[at - 1] if at else Fraction(0), turns[at]
+    low, high = given(below), given(above)
+    return above if high == low else below + (above - below) * (total - low) / (high - low)
+
+
+def densities_of(density: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    """A density per name from {glob: density}; the first glob that matches counts, others stay 1.
+
+    Raises:
+        ValueError: a density outside (0, 1], or a glob that matches nothing.
+    """
+    names = list(names)
+    checked = {
+        glob: checked_density(value, f"density[{glob!r}]") for glob, value in density.items()
+    }
+    for glob in checked:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise unknown("layer or glob", glob, names)
+    found = {}
+    for name in names:
+        found[name] = next((d for g, d in checked.items() if fnmatchcase(name, g)), 1.0)
+    return found
+
+
+def as_counts(
+    name: str, counts: int | Sequence[int] | Tensor, sizes: Sequence[int]
+) -> Int[Tensor, " pools"]:
+    """A plan's entry as one count per pool, checked against the pools' sizes.
+
+    One number for several pools is the total, shared by largest remainder.
+    """
+    if isinstance(counts, Tensor):
+        counts = counts.tolist()
+    if isinstance(counts, int | float):
+        whole(f"plan[{name!r}]", counts, low=0, high=sum(sizes))
+        counts = share(int(counts), sizes)
+    if len(counts) != len(sizes) or any(
+        not 0 <= k <= n for k, n in zip(counts, sizes, strict=False)
+    ):
+        raise ValueError(
+            f"The plan for {name!r} must give at most {sum(sizes)} kept units, or one count for "
+            f"each of its {len(sizes)} pools, got {counts if len(counts) < 9 else len(counts)}."
+        )
+    return torch.tensor(list(counts), dtype=torch.int64)

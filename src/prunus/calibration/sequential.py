@@ -1,0 +1,95 @@
+"""Statistics of inputs that already pruned predecessors give, beside the dense model's inputs."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import Batches, attention_mask, call, parts, to_device
+from prunus.calibration.collect import evaluating, vectors_of, watched
+from prunus.check import finite
+from prunus.layer import Layer, View, layer_of, squeeze_groups
+
+__all__ = ["sequential_layers"]
+
+
+def sequential_layers(
+    dense: nn.Module, pruned: nn.Module, names: tuple[str, ...], batches: Batches, *, device: Any
+) -> dict[str, Layer]:
+    """The dense layers with statistics of both models' inputs, from one pass over the data.
+
+    `gram` and `mean` are those of the pruned model's inputs x, `cross` is E[x_dense xᵀ],
+    `dense_gram` and `dense_mean` are the dense model's. Weights are the dense model's.
+
+    Args:
+        dense: the model before pruning.
+        pruned: the same model with the layers before `names` pruned.
+        names: layers whose inputs are collected.
+        batches: the data; read once.
+        device: where both models live.
+
+    Raises:
+        ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
+    """
+    modules = {"dense": dict(dense.named_modules()), "pruned": dict(pruned.named_modules())}
+    sums: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    counts = dict.fromkeys(names, 0)
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    state: dict[str, Any] = {"mask": None}
+
+    def remember(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
+        kept[name].append(inputs)
+
+    def combine(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
+        before = kept[name].pop(0)
+        pairs = zip(
+            vectors_of(name, view, module, before, state["mask"]),
+            vectors_of(name, view, module, inputs, state["mask"]),
+            strict=True,
+        )
+        for old, new in pairs:
+            if not bool(torch.isfinite(new.sum()) & torch.isfinite(old.sum())):
+                finite(f"inputs of {name}", old, "Check the data and the layers before.")
+                finite(f"inputs of {name}", new, "Check the data and the pruned layers before.")
+            d, p = (v.to(torch.float64).transpose(0, 1) for v in (old, new))
+            counts[name] += d.shape[1]
+            _add(sums[name], "gram", p.transpose(1, 2) @ p)
+            _add(sums[name], "cross", d.transpose(1, 2) @ p)
+            _add(sums[name], "dense_gram", d.transpose(1, 2) @ d)
+            _add(sums[name], "mean", p.sum(1))
+            _add(sums[name], "dense_mean", d.sum(1))
+
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(dense))
+        stack.enter_context(evaluating(pruned))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(watched(_chosen(modules["dense"], names), remember))
+        stack.enter_context(watched(_chosen(modules["pruned"], names), combine))
+        for batch in batches:
+            for part in parts(batch):
+                on_device = to_device(part, device)
+                state["mask"] = attention_mask(on_device)
+                call(dense, on_device)
+                call(pruned, on_device)
+    found = {}
+    for name in names:
+        if not counts[name]:
+            raise ValueError(f"Layer {name!r} never ran on the data. Check the model's forward.")
+        layer = layer_of(name, modules["dense"][name])
+        means: dict[str, Any] = {
+            key: squeeze_groups(value / counts[name], layer.groups)
+            for key, value in sums[name].items()
+        }
+        found[name] = replace(layer, samples=counts[name], **means)
+    return found
+
+
+def _chosen(modules: Mapping[str, nn.Module], names: tuple[str, ...]) -> dict[str, nn.Module]:
+    return {name: modules[name] for name in names}
+
+
+def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
+    sums[key] = sums[key] + value if key in sums else value

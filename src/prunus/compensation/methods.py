@@ -1,0 +1,96 @@
+"""The compensations by name: none, and least squares on the layer's own inputs."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prunus.check import positive, unknown
+from prunus.compensation.least_squares import least_squares
+from prunus.layer import Layer
+
+__all__ = ["LeastSquares", "NoCompensation"]
+
+
+@dataclass(frozen=True)
+class NoCompensation:
+    """Kept weights stay as they are."""
+
+    statistics: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(
+        self, layer: Layer, mask: Bool[Tensor, "out in"]
+    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+        """The weights with zeros outside the mask, and the bias as it is."""
+        return layer.weight.masked_fill(~mask, 0.0), layer.bias
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """Kept weights refitted to the layer's dense outputs; with a ridge, multi-weight OBS.
+
+    Attributes:
+        ridge: relative to the mean of the Gram's diagonal.
+        solver: "cholesky", or "pinv" for the minimum-norm solution without a ridge.
+        intercept: move the bias too, where the layer has one.
+
+    References:
+        Acharyya et al. (2021); Hassibi and Stork (1993). See `least_squares`.
+    """
+
+    ridge: float = 1e-8
+    solver: Literal["cholesky", "pinv"] = "cholesky"
+    intercept: bool = False
+
+    def __post_init__(self) -> None:
+        if self.solver not in ("cholesky", "pinv"):
+            raise unknown("solver", self.solver, ["cholesky", "pinv"])
+        positive("ridge", self.ridge)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The Gram matrix, and the mean where the bias moves."""
+        return ("gram", "mean") if self.intercept else ("gram",)
+
+    def __call__(
+        self, layer: Layer, mask: Bool[Tensor, "out in"]
+    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+        """The refitted weights, exactly zero outside the mask, and the bias."""
+        weight, bias, _ = self.fit(layer, mask)
+        return weight, bias
+
+    def fit(
+        self, layer: Layer, mask: Bool[Tensor, "out in"]
+    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float]:
+        """As the call, and the largest relative ridge that a row needed.
+
+        Raises:
+            ValueError: the layer has no Gram matrix, or one that cannot be factorised.
+        """
+        layer.require(*self.statistics)
+        intercept = self.intercept and layer.bias is not None
+        masks = mask.chunk(layer.groups) if layer.groups > 1 else (mask,)
+        fits = []
+        for part, own in zip(layer.blocks(), masks, strict=True):
+            assert part.gram is not None  # required above
+            fits.append(
+                least_squares(
+                    part.weight,
+                    part.gram,
+                    own,
+                    ridge=self.ridge,
+                    solver=self.solver,
+                    mean=part.mean,
+                    bias=part.bias,
+                    intercept=intercept,
+                    cross=part.cross,
+                    dense_gram=part.dense_gram,
+                    dense_mean=part.dense_mean,
+                )
+            )
+        weight = torch.cat([fit.weight for fit in fits])
+        biases = [fit.bias for fit in fits if fit.bias is not None]
+        bias = torch.cat(biases) if biases else None
+        return weight, bias, float(max(fit.ridge.max() for fit in fits))

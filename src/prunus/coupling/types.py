@@ -1,0 +1,98 @@
+"""What coupling finds: the classes of channels that can only go together."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Int
+from torch import Tensor
+
+Role = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One row or column of one parameter (or buffer) of a model.
+
+    Attributes:
+        parameter: name in the `state_dict`, for instance "layers.0.weight" or a running mean.
+        axis: axis of the parameter along which the member is one slice.
+        index: position of the slice.
+        role: "in" for what a consumer reads; "out" for what makes the channel: rows, biases,
+            norm parameters, scales.
+    """
+
+    parameter: str
+    axis: int
+    index: int
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """All members of a group inside one parameter and axis, as arrays.
+
+    Attributes:
+        parameter: name in the `state_dict`.
+        axis: axis of the parameter.
+        role: "in" or "out", as in `Member`.
+        index: positions along the axis, ascending inside each class.
+        unit: the class, 0 ≤ unit < size of the group, that each position belongs to.
+    """
+
+    parameter: str
+    axis: int
+    role: Role
+    index: Int[Tensor, " entries"]
+    unit: Int[Tensor, " entries"]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The channel classes that one set of producers shares; a class is removed as a whole.
+
+    Attributes:
+        name: module name of the first producer (with "#2", "#3", … where it heads several groups).
+        size: number of classes.
+        slots: the members, parameter by parameter.
+        producers: names of the linear and convolution modules whose outputs these are, in order
+            of execution; depthwise convolutions, which pass channels on, are among them.
+        consumers: names of the linear and convolution modules that read them.
+        norms: names of the norm modules that act on them.
+        exact: False where removing a class changes what a norm makes of the others (a LayerNorm
+            or GroupNorm whose statistics run over the classes).
+        written: True where the model's code writes the width down: the classes meet positions
+            that a padding or a constant of fixed size fills. They can be masked, but no module
+            attribute makes them narrower.
+    """
+
+    name: str
+    size: int
+    slots: tuple[Slot, ...]
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    norms: tuple[str, ...]
+    exact: bool
+    written: bool = False
+
+    @property
+    def classes(self) -> tuple[tuple[Member, ...], ...]:
+        """The members of each class."""
+        found: list[list[Member]] = [[] for _ in range(self.size)]
+        for slot in self.slots:
+            for index, unit in zip(slot.index.tolist(), slot.unit.tolist(), strict=True):
+                found[unit].append(Member(slot.parameter, slot.axis, index, slot.role))
+        return tuple(tuple(members) for members in found)
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The removable channel classes of one model.
+
+    Attributes:
+        groups: what can be removed, in the order of execution of the first producers.
+        refused: linear and convolution modules none of whose outputs can be removed, each with
+            the reason.
+    """
+
+    groups: tuple[Group, ...]
+    refused: dict[str, str]

@@ -1,0 +1,293 @@
+"""`compare`: many recipes, densities and seeds on one model, calibrated once."""
+
+import json
+import math
+import os
+import statistics as stats
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.budget import Budget, Plan
+from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
+from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.check import whole
+from prunus.cost import measure_latency, speedup
+from prunus.engine.prune import prune
+from prunus.granularity import Node
+from prunus.presets import resolve
+from prunus.progress import progress_bar
+from prunus.recipe import Recipe
+from prunus.result import Pruned
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """Records of many prunings of one model.
+
+    Attributes:
+        records: one flat dict per pruning: `recipe`, `density` as asked and `density_met`, `seed`,
+            what `evaluate` said before and after, parameters, macs, bytes, layer errors, times.
+        dense: what `evaluate` said of the dense model.
+        metric: the metric that tables and figures show.
+        recipes: the recipes by the names used in the records.
+        latencies: for node recipes, the measured latency of dense and compact networks.
+        pictures: pruned networks kept for drawing, by (recipe, density).
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    dense: Mapping[str, float]
+    metric: str
+    recipes: Mapping[str, Recipe]
+    latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Mean and standard error over seeds of the metric, a row per recipe and density."""
+        rows: dict[tuple[str, Any], list[float]] = {}
+        met: dict[tuple[str, Any], list[float]] = {}
+        for record in self.records:
+            key = (record["recipe"], record["density"])
+            rows.setdefault(key, []).append(float(record[self.metric]))
+            met.setdefault(key, []).append(float(record["density_met"]))
+        return [
+            {
+                "recipe": recipe,
+                "density": density,
+                "density_met": stats.fmean(met[recipe, density]),
+                self.metric: stats.fmean(values),
+                "standard_error": (
+                    stats.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+                ),
+                "seeds": len(values),
+                "dense": self.dense[self.metric],
+            }
+            for (recipe, density), values in rows.items()
+        ]
+
+    def summary(self) -> str:
+        """The metric by recipe and density, as a text table."""
+        from prunus.report.summary import comparison_summary
+
+        return comparison_summary(self)
+
+    def save_records(self, path: str | os.PathLike[str]) -> Path:
+        """Write the records as JSON lines."""
+        from prunus.files import write_text
+
+        lines = [json.dumps(dict(record), sort_keys=True) for record in self.records]
+        return write_text(path, "\n".join(lines) + "\n")
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained HTML page; needs the extra `report`."""
+        from prunus.report.comparison import write_comparison
+
+        return write_comparison(self, path)
+
+
+def compare(
+    model: nn.Module,
+    recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe],
+    densities: Sequence[Any],
+    *,
+    data: Any,
+    evaluate: Callable[[nn.Module], Any],
+    seeds: int | Sequence[int] = 5,
+    train: Any = None,
+    layers: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    loss: Any = None,
+    metric: str | None = None,
+    latency: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Prune one model by many recipes at many densities, and evaluate each.
+
+    The data are read once. Recipes that differ in their compensation alone share their masks.
+    A recipe without random draws (and without training) runs once, not once per seed.
+
+    Args:
+        model: the network; untouched.
+        recipes: names or recipes, or {label: name or recipe}.
+        densities: densities, budgets or plans, as `prune` takes them.
+        data: batches, or a `Calibration`.
+        evaluate: a function model -> float or dict of floats.
+        seeds: how many, or which.
+        train: as for `prune`.
+        layers, exclude, loss, device: as for `prune`.
+        metric: the entry of `evaluate`'s dict to show; the first where None.
+        latency: measure the compact networks of node recipes, beside the dense one.
+        progress: show bars; None shows them on a terminal after two seconds.
+
+    Returns:
+        a `Comparison`.
+    """
+    labelled = recipes if isinstance(recipes, Mapping) else {resolve(r)[0]: r for r in recipes}
+    methods = {label: resolve(recipe)[1] for label, recipe in labelled.items()}
+    if not methods or not densities:
+        raise ValueError("`recipes` and `densities` must not be empty. Give at least one of each.")
+    chosen = (
+        list(range(whole("seeds", seeds, low=1)))
+        if isinstance(seeds, int)
+        else [int(s) for s in seeds]
+    )
+    dense = _as_metrics(evaluate(model))
+    shown = metric if metric is not None else next(iter(dense))
+    if shown not in dense:
+        raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
+    shared = _shared_calibration(model, methods, data, loss, device, progress)
+    example = shared.example if isinstance(shared, Calibration) else None
+    cells = [
+        (label, density, seed)
+        for density in densities
+        for seed in chosen
+        for label in methods
+        if seed == chosen[0] or train is not None or _random(methods[label])
+    ]
+    records: list[dict[str, Any]] = []
+    latencies: list[dict[str, Any]] = []
+    pictures: dict[tuple[str, float], Pruned] = {}
+    memo: dict[Any, Any] = {}
+    last: Any = None
+    with progress_bar("comparing recipes", len(cells), progress=progress) as advance:
+        for label, density, seed in cells:
+            if last != (id(density), seed):
+                memo.clear()
+                last = (id(density), seed)
+            method = methods[label]
+            begun = time.perf_counter()
+            pruned = prune(
+                model,
+                method,
+                density,
+                data=_data_for(method, shared, data),
+                layers=layers,
+                exclude=exclude,
+                loss=loss,
+                train=train,
+                seed=seed,
+                device=device,
+                progress=False,
+                memo=memo,
+            )
+            seconds = time.perf_counter() - begun
+            after = _as_metrics(evaluate(pruned.model))
+            records.append(_record(label, density, seed, pruned, dense, after, seconds))
+            if seed == chosen[0] and isinstance(density, int | float):
+                pictures[label, float(density)] = replace(pruned, dense=None)
+                if latency and isinstance(method.granularity, Node) and example is not None:
+                    latencies.append(_timed(label, density, model, pruned, data))
+            advance(1)
+    return Comparison(
+        records=records,
+        dense=dense,
+        metric=shown,
+        recipes=methods,
+        latencies=latencies,
+        pictures=pictures,
+    )
+
+
+def _shared_calibration(
+    model: nn.Module,
+    methods: Mapping[str, Recipe],
+    data: Any,
+    loss: Any,
+    device: Any,
+    progress: bool | None,
+) -> Any:
+    if isinstance(data, Calibration):
+        return data
+    wanted = {"gram"}.union(*(m.statistics for m in methods.values())) - {"diag"}
+    return calibrate(
+        model, data, tuple(sorted(wanted)), loss=loss, device=device, progress=progress
+    )
+
+
+def _data_for(method: Recipe, shared: Any, data: Any) -> Any:
+    """The shared statistics, or the batches where a recipe collects its own along the way."""
+    several = len(list(method.schedule())) > 1
+    return data if method.inputs == "pruned" or several else shared
+
+
+def _random(method: Recipe) -> bool:
+    return bool(getattr(method.selection, "random", True))
+
+
+def _as_metrics(value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return {str(k): float(v) for k, v in value.items()}
+    return {"metric": float(value)}
+
+
+def _record(
+    label: str,
+    density: Any,
+    seed: int,
+    pruned: Pruned,
+    dense: Mapping[str, float],
+    after: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    errors = {name: r.error for name, r in pruned.layers.items() if r.error is not None}
+    return {
+        "recipe": label,
+        "recipe_digest": pruned.recipe.digest,
+        "density": density if isinstance(density, int | float) else _shown(density),
+        "density_met": pruned.cost_after.density,
+        "model_density": pruned.cost_after.model_density,
+        "seed": seed,
+        **{f"{key}_before": value for key, value in dense.items()},
+        **after,
+        "parameters": pruned.cost_after.parameters,
+        "parameters_before": pruned.cost_before.parameters,
+        "macs": pruned.cost_after.macs,
+        "macs_before": pruned.cost_before.macs,
+        "bytes": pruned.cost_after.bytes,
+        "bytes_before": pruned.cost_before.bytes,
+        "layer_errors": errors,
+        "seconds": seconds,
+    }
+
+
+def _shown(density: Any) -> str:
+    if isinstance(density, Budget):
+        return f"{density.target}={density.value:g}"
+    if isinstance(density, Plan):
+        return f"plan {density.density:.4g}"
+    return str(density)
+
+
+def _timed(label: str, density: Any, model: nn.Module, pruned: Pruned, data: Any) -> dict[str, Any]:
+    """Latency of the compact network beside the dense one, at the batch sizes 1 and 64 at most."""
+    example = pruned.example
+    if not isinstance(data, Calibration):
+        example = first_of(Batches(data).peek(), 64)
+    batch = to_device(example, device_of(model))
+    smaller = pruned.compact(batch)
+    full, small = measure_latency(
+        [model, smaller], lambda m: call(m, batch), batch=size_of(batch) or 1
+    )
+    gain = speedup(full, small)
+    return {
+        "recipe": label,
+        "density": float(density),
+        "batch": full.batch,
+        "threads": full.threads,
+        "dense_seconds": full.median,
+        "compact_seconds": small.median,
+        "speedup": gain.ratio,
+        "speedup_low": gain.low,
+        "speedup_high": gain.high,
+        "benefit": gain.verdict,
+        "parameters": sum(p.numel() for p in smaller.parameters()),
+        "parameters_before": sum(p.numel() for p in model.parameters()),
+    }

@@ -1,0 +1,145 @@
+"""One step of pruning single weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from prunus.compensation import NoCompensation, output_error
+from prunus.cost import Anatomy, Cost, edge_cost
+from prunus.layer import Layer, view_of
+from prunus.recipe import Recipe
+from prunus.result import LayerResult
+from prunus.rng import generator_for
+
+__all__ = ["EdgeCost", "edge_result", "pools_of", "put"]
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeCost:
+    """The exact cost of so many kept weights per pool."""
+
+    sizes: Anatomy
+    nodes: bool = False
+    multiple_of: int = 1
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every layer's weight, kernel axes included."""
+        return {
+            name.removesuffix(".weight"): shape
+            for name, shape in self.sizes.shapes.items()
+            if name.endswith(".weight")
+        }
+
+    def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
+        """The whole network's cost."""
+        return edge_cost(self.sizes, {name: int(k.sum()) for name, k in kept.items()})
+
+
+def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """A score's answer, or an error that names the layer."""
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != tuple(shape):
+        given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"The score of layer {name!r} must be a tensor of shape {tuple(shape)}, got {given}."
+        )
+    if bool(torch.isnan(scores).any()):
+        raise ValueError(
+            f"The score of layer {name!r} is NaN in {int(torch.isnan(scores).sum())} of "
+            f"{scores.numel()} places. Check the score and the data."
+        )
+    return scores.detach()
+
+
+def pools_of(
+    layers: Mapping[str, Layer], recipe: Recipe, before: Mapping[str, Bool[Tensor, "out in"]]
+) -> dict[str, Float[Tensor, "pools units"]]:
+    """Scores as pools; weights that an earlier step removed rank below all others."""
+    pools = {}
+    for name, layer in layers.items():
+        scores = checked_scores(name, recipe.score(layer), tuple(layer.weight.shape))
+        if name in before:
+            scores = scores.masked_fill(~before[name].to(scores.device), -torch.inf)
+        pools[name] = recipe.granularity.pool(name, scores)
+    return pools
+
+
+def edge_result(
+    layer: Layer,
+    scores: Float[Tensor, "pools units"],
+    kept: Int[Tensor, " pools"],
+    recipe: Recipe,
+    *,
+    seed: int,
+    choose: Callable[[], Any] | None = None,
+) -> LayerResult:
+    """What the recipe does to one layer.
+
+    Args:
+        layer: with the statistics that the recipe declares.
+        scores: its pools.
+        kept: whole numbers per pool.
+        recipe: the method.
+        seed: of the layer's own generator.
+        choose: a remembered choice to take instead of drawing one.
+    """
+    shape = tuple(layer.weight.shape)
+    ridge = scale = None
+    notes: dict[str, Any] = {}
+    if recipe.joint:
+        joint = recipe.selection(layer, recipe.granularity, kept)
+        mask, weight, bias, ridge = joint.mask, joint.weight, layer.bias, joint.ridge
+        if not isinstance(recipe.compensation, NoCompensation):
+            weight, bias, ridge = recipe.compensation.fit(layer, mask)
+    else:
+        generator = generator_for(seed, layer.name)
+        choice = (
+            choose()
+            if choose is not None
+            else recipe.selection(scores, kept, layer=layer, generator=generator)
+        )
+        notes = dict(choice.notes)
+        counts = choice.mask.sum(1).cpu()
+        if not torch.equal(counts, kept.cpu()):
+            raise ValueError(
+                f"The selection kept {int(counts.sum())} weights of layer {layer.name!r} where "
+                f"{int(kept.sum())} were asked for. Keep exactly the counts given."
+            )
+        mask = recipe.granularity.unpool(choice.mask, shape).to(layer.weight.device)
+        if hasattr(recipe.compensation, "fit"):
+            weight, bias, ridge = recipe.compensation.fit(layer, mask)
+        else:
+            weight, bias = recipe.compensation(layer, mask)
+            if choice.scale is not None and isinstance(recipe.compensation, NoCompensation):
+                scale = recipe.granularity.unpool(choice.scale, shape).to(weight)
+                weight = weight * scale
+    if bool((weight[~mask] != 0).any()):
+        raise ValueError(
+            f"The compensation of layer {layer.name!r} left weights outside the mask. "
+            f"Return exact zeros there."
+        )
+    return LayerResult(
+        name=layer.name,
+        mask=mask,
+        weight=weight,
+        bias=bias,
+        error=output_error(layer, weight, bias),
+        scale=scale,
+        ridge=ridge,
+        notes=notes,
+    )
+
+
+def put(model: nn.Module, result: LayerResult) -> None:
+    """Write a layer's new weights and bias into the model, in its own dtype and on its device."""
+    module: Any = model.get_submodule(result.name)
+    view = view_of(module)
+    assert view is not None  # layers are made of modules that have one
+    with torch.no_grad():
+        module.weight.copy_(view.parameter(module, result.weight.to(module.weight)))
+        if result.bias is not None and module.bias is not None:
+            module.bias.copy_(result.bias.to(module.bias))

@@ -1,0 +1,163 @@
+"""One step of pruning channel classes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from prunus.compensation import NoCompensation, output_error
+from prunus.cost import Anatomy, Cost, node_cost
+from prunus.coupling import Coupling, Group
+from prunus.engine.edges import checked_scores
+from prunus.layer import Layer, view_of
+from prunus.nodes import ClassView, class_scores, parameter_masks
+from prunus.recipe import Recipe
+from prunus.result import LayerResult
+from prunus.rng import generator_for
+
+__all__ = ["NodeCost", "choose_classes", "class_pools", "node_results", "selected_groups"]
+
+
+@dataclass(frozen=True, eq=False)
+class NodeCost:
+    """The exact cost of so many kept classes per group."""
+
+    sizes: Anatomy
+    groups: Sequence[Group]
+    multiple_of: int = 1
+    nodes: bool = True
+    latency: Callable[[Mapping[str, int]], float] | None = None
+
+    def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
+        """The compact network's cost; its latency share is measured where a budget needs it."""
+        counts = {name: int(k.sum()) for name, k in kept.items()}
+        cost = node_cost(self.sizes, self.groups, counts)
+        if self.latency is None:
+            return cost
+        return replace(cost, latency_share=self.latency(counts))
+
+
+def selected_groups(
+    coupling: Coupling, selected: Sequence[str]
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Groups all of whose producers are selected, and {layer: reason} for selected others."""
+    groups = []
+    refused = {name: why for name, why in coupling.refused.items() if name in selected}
+    for group in coupling.groups:
+        outside = [name for name in group.producers if name not in selected]
+        if not outside:
+            groups.append(group)
+            continue
+        for name in group.producers:
+            if name in selected:
+                refused[name] = f"shares its channels with {', '.join(outside)}, not selected"
+    if not groups:
+        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        raise ValueError(
+            f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
+            f"Check `layers` and `exclude`, or use a recipe for edges."
+        )
+    return tuple(groups), refused
+
+
+def class_pools(
+    views: Sequence[ClassView], recipe: Recipe, before: Mapping[str, Bool[Tensor, " classes"]]
+) -> dict[str, Float[Tensor, "pools units"]]:
+    """One pool per group; classes that an earlier step removed rank below all others."""
+    pools = {}
+    for view in views:
+        scores = class_scores(view, recipe.score)
+        scores = checked_scores(view.name, scores, (view.group.size,))
+        if view.name in before:
+            scores = scores.masked_fill(~before[view.name], -torch.inf)
+        pools[view.name] = scores[None]
+    return pools
+
+
+def choose_classes(
+    view: ClassView,
+    scores: Float[Tensor, "pools units"],
+    kept: Int[Tensor, " pools"],
+    recipe: Recipe,
+    seed: int,
+) -> Any:
+    """The selection's choice of classes in one group."""
+    generator = generator_for(seed, view.name)
+    choice = recipe.selection(scores, kept, layer=view, generator=generator)
+    if int(choice.mask.sum()) != int(kept.sum()):
+        raise ValueError(
+            f"The selection kept {int(choice.mask.sum())} classes of group {view.name!r} where "
+            f"{int(kept.sum())} were asked for. Keep exactly the counts given."
+        )
+    return choice
+
+
+def node_results(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    views: Sequence[ClassView],
+    choices: Mapping[str, Any],
+    recipe: Recipe,
+) -> tuple[dict[str, LayerResult], dict[str, Tensor]]:
+    """New weights of every producer and consumer, and the masks of all parameters involved."""
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    masks: dict[str, Tensor] = {}
+    for view in views:
+        own = parameter_masks(view.group, choices[view.name].mask[0].cpu(), shapes)
+        for name, mask in own.items():
+            masks[name] = masks[name] & mask if name in masks else mask
+    scales = (
+        _column_scales(views, choices) if isinstance(recipe.compensation, NoCompensation) else {}
+    )
+    results = {}
+    involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
+    for name in involved:
+        module: Any = model.get_submodule(name)
+        layer = layers[name]
+        view_ = view_of(module)
+        assert view_ is not None  # producers and consumers are layers
+        mask = view_.matrix(module, masks[f"{name}.weight"]).to(layer.weight.device)
+        ridge = None
+        if any(name in view.consumers for view in views) and hasattr(recipe.compensation, "fit"):
+            weight, bias, ridge = recipe.compensation.fit(layer, mask)
+        elif any(name in view.consumers for view in views):
+            weight, bias = recipe.compensation(layer, mask)
+        else:
+            weight, bias = layer.weight.masked_fill(~mask, 0.0), layer.bias
+        scale = scales.get(name)
+        if scale is not None:
+            weight = weight * scale.to(weight)
+        rows = mask.any(1)
+        if bias is not None and f"{name}.bias" in masks:
+            bias = bias.masked_fill(~masks[f"{name}.bias"].to(bias.device), 0.0)
+        results[name] = LayerResult(
+            name=name,
+            mask=mask,
+            weight=weight,
+            bias=bias,
+            error=output_error(layer, weight, bias, rows),
+            scale=scale,
+            ridge=ridge,
+        )
+    return results, masks
+
+
+def _column_scales(
+    views: Sequence[ClassView], choices: Mapping[str, Any]
+) -> dict[str, Float[Tensor, "1 in"]]:
+    """Factors of the consumers' columns where a rescaled rule set them."""
+    scales: dict[str, Tensor] = {}
+    for view in views:
+        scale = choices[view.name].scale
+        if scale is None:
+            continue
+        for name, (layer, place) in view.consumers.items():
+            line = scales.get(name, torch.ones(1, layer.weight.shape[1]))
+            line[0, place.flatten()] *= (
+                scale[0].cpu().to(line)[:, None].expand(place.shape).flatten()
+            )
+            scales[name] = line
+    return scales

@@ -1,0 +1,508 @@
+"""`prune`: one recipe, one model, one density."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
+from prunus.calibration.collect import GRAM_BYTES, evaluating
+from prunus.calibration.select import matching, prunable
+from prunus.calibration.sequential import sequential_layers
+from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.check import whole
+from prunus.cost import Anatomy, Cost, anatomy, edge_cost, measure_latency, node_cost
+from prunus.coupling import Coupling, couple
+from prunus.engine.edges import EdgeCost, edge_result, pools_of, put
+from prunus.engine.nodes import (
+    NodeCost,
+    choose_classes,
+    class_pools,
+    node_results,
+    selected_groups,
+)
+from prunus.engine.target import Target, target_of
+from prunus.granularity import Node
+from prunus.layer import Layer, layer_of, view_of
+from prunus.nodes import class_view, parameter_masks
+from prunus.presets import resolve
+from prunus.progress import progress_bar
+from prunus.recipe import Recipe
+from prunus.result import LayerResult, Pruned
+from prunus.schedules import Step
+from prunus.surgery.compact import compact
+from prunus.surgery.masked import apply_masks, held
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: nn.Module,
+    recipe: str | Recipe,
+    density: Any = None,
+    *,
+    data: Any = None,
+    layers: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    evaluate: Callable[[nn.Module], Any] | None = None,
+    train: Callable[[nn.Module, Step], None] | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+    memo: dict[Any, Any] | None = None,
+) -> Pruned:
+    """Prune a copy of a network by a recipe; the input model is untouched.
+
+    Args:
+        model: the network.
+        recipe: a name in `prunus.recipes`, or a `Recipe`.
+        density: kept / total in (0, 1]; or {glob: density}, a `Budget` or a `Plan`. A recipe with
+            N:M granularity fixes it, and takes None. For nodes, {glob: density} is the share of a
+            group's classes.
+        data: batches, or a `Calibration`; where given, layer errors are measured on it.
+        layers: names or globs of the layers whose weights (edges) or outputs (nodes) are pruned.
+        exclude: names or globs to leave alone.
+        loss: a function (output, batch) -> scalar, for recipes that need gradients.
+        evaluate: a function model -> float or dict; called before, after pruning and after
+            training.
+        train: a function (model, step) -> None, called after each pruning step; zeros are held
+            against every optimizer while it runs.
+        seed: of all random draws.
+        device: where statistics and masks are computed; the model's own where None. The pruned
+            model comes back on the device of the input model.
+        progress: show bars; None shows them on a terminal after two seconds.
+        memo: a dict that remembers choices over several calls with the same model and data, so
+            that recipes that differ in their compensation alone share their masks' work.
+
+    Returns:
+        a `Pruned`.
+
+    Raises:
+        ValueError: an unknown recipe or layer, a density outside (0, 1], missing, empty or unfit
+            data, NaN or infinite weights, no prunable layers.
+    """
+    name, method = resolve(recipe)
+    target = target_of(density, method)
+    whole("seed", seed, low=0)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    if method.needs_data and data is None:
+        wanted = ", ".join(method.statistics) or "an example to trace"
+        raise ValueError(
+            f"Recipe {name!r} needs data ({wanted}), got none. "
+            f"Pass data=, batches or a Calibration."
+        )
+    if method.schedule.trains and train is None:
+        raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
+    home = device_of(model)
+    where = torch.device(device) if device is not None else home
+    work = copy.deepcopy(model).to(where)
+    run = _Run(
+        dense=model if where == home else copy.deepcopy(model).to(where),
+        work=work,
+        recipe=method,
+        target=target,
+        source=data,
+        layers=layers,
+        exclude=exclude,
+        loss=loss,
+        seed=seed,
+        device=where,
+        progress=progress,
+        memo=memo,
+    )
+    metrics: dict[str, Any] = {}
+    if evaluate is not None:
+        metrics["before"] = evaluate(model)
+    start = {key: value.detach().clone() for key, value in work.state_dict().items()}
+    steps = list(method.schedule())
+    with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
+        for step in steps:
+            if step.budget is not None:
+                run.prune(step.budget)
+            if step.rewind:
+                _rewind(work, start, run.masks)
+            if train is not None and step.train:
+                if evaluate is not None and step.last:
+                    metrics["pruned"] = evaluate(work)
+                flags = [(m, m.training) for m in work.modules()]
+                with held(work, run.masks):
+                    train(work, step)
+                for module, flag in flags:
+                    module.training = flag
+                if evaluate is not None and step.last:
+                    metrics["trained"] = evaluate(work)
+            advance(1)
+    if evaluate is not None and "pruned" not in metrics:
+        metrics["pruned"] = evaluate(work)
+    return run.answer(work.to(home), model, name, metrics)
+
+
+@dataclass(eq=False)
+class _Run:
+    """The state of one call of `prune`: the copy that is worked on, and what was found so far."""
+
+    dense: nn.Module
+    work: nn.Module
+    recipe: Recipe
+    target: Target
+    source: Any
+    layers: Any
+    exclude: Any
+    loss: Any
+    seed: int
+    device: torch.device
+    progress: bool | None
+    memo: dict[Any, Any] | None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    kept_classes: dict[str, Tensor] = field(default_factory=dict)
+    results: dict[str, LayerResult] = field(default_factory=dict)
+    not_pruned: dict[str, str] = field(default_factory=dict)
+    plan: Any = None
+    cost_before: Cost | None = None
+    cost_after: Cost | None = None
+    notes: tuple[str, ...] = ()
+    steps: int = 0
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        modules, refused = prunable(self.dense)
+        self.names = matching(list(modules), self.layers, self.exclude, refused)
+        for name in modules:
+            layer_of(name, modules[name])  # NaN or infinite weights are named before any work
+        self.not_pruned.update(refused)
+        for name in modules:
+            if name not in self.names:
+                self.not_pruned[name] = "not selected"
+        self.calibration = self.source if isinstance(self.source, Calibration) else None
+        self.batches = (
+            Batches(self.source) if self.source is not None and self.calibration is None else None
+        )
+        self.example = None
+        if self.calibration is not None:
+            self.example = self.calibration.example
+            self._same_weights(self.calibration)
+        elif self.batches is not None:
+            self.example = first_of(self.batches.peek(), 8)
+        if any(module.training for module in self.dense.modules()):
+            self.notes += (
+                "the model came in training mode; statistics were collected in evaluation mode and "
+                "every module's mode was restored",
+            )
+        self.sizes: Anatomy = anatomy(
+            self.dense, self._run_example if self.example is not None else None
+        )
+        self.order = list(self.sizes.positions or modules)
+
+    def prune(self, part: float) -> None:
+        """One pruning step that goes the share `part` of the way."""
+        if self.steps and isinstance(self.source, Calibration) and self.recipe.statistics:
+            raise ValueError(
+                "A schedule of several steps collects statistics anew at each, which a finished "
+                "Calibration cannot. Pass batches as data."
+            )
+        if isinstance(self.recipe.granularity, Node):
+            self._prune_nodes(part)
+        else:
+            self._prune_edges(part)
+        self.steps += 1
+        apply_masks(self.work, self.masks)
+
+    def answer(
+        self, work: nn.Module, model: nn.Module, name: str, metrics: Mapping[str, Any]
+    ) -> Pruned:
+        """The account of it all."""
+        assert self.cost_before is not None
+        assert self.cost_after is not None
+        home = device_of(model)
+        return Pruned(
+            model=work,
+            layers={
+                key: replace(
+                    r,
+                    mask=r.mask.to(home),
+                    weight=r.weight.to(home),
+                    bias=None if r.bias is None else r.bias.to(home),
+                )
+                for key, r in self.results.items()
+            },
+            not_pruned={k: v for k, v in self.not_pruned.items() if k not in self.results},
+            plan=self.plan,
+            recipe=self.recipe,
+            name=name,
+            seed=self.seed,
+            cost_before=self.cost_before,
+            cost_after=self.cost_after,
+            data_fingerprint=self.fingerprint,
+            metrics=dict(metrics),
+            notes=self.notes,
+            masks={key: mask.to(home) for key, mask in self.masks.items()},
+            dense=model,
+            example=self.example,
+        )
+
+    def _prune_edges(self, part: float) -> None:
+        layers = self._statistics(self.names)
+        names = [name for name in self.names if name in layers]
+        before = {
+            name: _matrix(self.work, name, self.masks[f"{name}.weight"])
+            for name in names
+            if f"{name}.weight" in self.masks
+        }
+        cost = EdgeCost(self.sizes)
+        pools = pools_of({name: layers[name] for name in names}, self.recipe, before)
+        plan, kept = self._plan(pools, cost, part)
+        self.plan = plan
+        dense = copy.deepcopy(self.work) if self.recipe.inputs == "pruned" else None
+        for name in sorted(names, key=_position(self.order)):
+            layer, scores = layers[name], pools[name]
+            if dense is not None:
+                assert self.batches is not None
+                layer = sequential_layers(
+                    dense, self.work, (name,), self.batches, device=self.device
+                )[name]
+                again = pools_of(
+                    {name: replace(layer, grad=layers[name].grad)}, self.recipe, before
+                )
+                scores = again[name]
+            result = edge_result(
+                layer,
+                scores,
+                kept[name],
+                self.recipe,
+                seed=self.seed,
+                choose=self._remembered(name, layer, scores, kept[name])
+                if dense is None and not self.recipe.joint
+                else None,
+            )
+            put(self.work, result)
+            self.results[name] = result
+            module = self.work.get_submodule(name)
+            view = view_of(module)
+            assert view is not None  # selected layers have one
+            self.masks[f"{name}.weight"] = view.parameter(module, result.mask).contiguous()
+        counts = {name: int(self.results[name].mask.sum()) for name in names}
+        self.cost_before = edge_cost(
+            self.sizes, {name: layers[name].weight.numel() for name in names}
+        )
+        self.cost_after = edge_cost(self.sizes, counts)
+
+    def _prune_nodes(self, part: float) -> None:
+        coupling = self._coupling()
+        groups, refused = selected_groups(coupling, self.names)
+        self.not_pruned.update(refused)
+        involved = list(
+            dict.fromkeys(name for g in groups for name in (*g.producers, *g.consumers))
+        )
+        layers = self._statistics(involved)
+        views = [class_view(group, layers) for group in groups]
+        pools = class_pools(views, self.recipe, self.kept_classes)
+        multiple = self.recipe.granularity.multiple_of
+        budget = self.target.budget
+        latency = None
+        if budget is not None and budget.target == "latency":
+            latency = self._latency_share(groups, budget.example)
+        cost = NodeCost(self.sizes, groups, multiple, latency=latency)
+        self.plan, kept = self._plan(pools, cost, part)
+        choices = {
+            view.name: self._remembered_classes(view, pools[view.name], kept[view.name])
+            for view in views
+        }
+        if self.recipe.inputs == "pruned":
+            self.results = self._sequential_nodes(views, choices, layers)
+        else:
+            self.results, masks = node_results(self.work, layers, views, choices, self.recipe)
+            self.masks.update(masks)
+            for result in self.results.values():
+                put(self.work, result)
+        self.kept_classes = {name: choice.mask[0].cpu() for name, choice in choices.items()}
+        counts = {view.name: int(choices[view.name].mask.sum()) for view in views}
+        self.cost_before = node_cost(self.sizes, groups, {g.name: g.size for g in groups})
+        self.cost_after = node_cost(self.sizes, groups, counts)
+
+    def _sequential_nodes(
+        self, views: Sequence[Any], choices: Mapping[str, Any], layers: Mapping[str, Layer]
+    ) -> dict[str, LayerResult]:
+        """Groups in order of execution; consumers aim at the dense outputs."""
+        assert self.batches is not None
+        dense = copy.deepcopy(self.work)
+        _, masks = node_results(self.work, layers, views, choices, self.recipe)
+        consumers = {name for view in views for name in view.consumers}
+        results: dict[str, LayerResult] = {}
+        involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
+        for name in sorted(involved, key=_position(self.order)):
+            layer = layers[name]
+            if name in consumers:
+                layer = sequential_layers(
+                    dense, self.work, (name,), self.batches, device=self.device
+                )[name]
+            own, _ = node_results(self.work, {**layers, name: layer}, views, choices, self.recipe)
+            results[name] = own[name]
+            put(self.work, own[name])
+            # What does not lie in this layer's weight: its bias and the norms behind it.
+            apply_masks(self.work, {k: m for k, m in masks.items() if not k.endswith(".weight")})
+        self.masks.update(masks)
+        return results
+
+    def _plan(self, pools: Any, cost: Any, part: float) -> Any:
+        dense: dict[str, float] = {}
+        full = {name: torch.full((s.shape[0],), s.shape[1]) for name, s in pools.items()}
+        if part < 1:
+            whole_cost = cost(full)
+            dense = {
+                key: float(value)
+                for key in ("parameters", "macs", "bytes")
+                if (value := getattr(whole_cost, key)) is not None
+            }
+        return self.target.plan_for(pools, cost, self.recipe, part, dense)
+
+    def _statistics(self, names: Sequence[str]) -> dict[str, Layer]:
+        """The layers of the present model, with statistics where data are given."""
+        modules = dict(self.work.named_modules())
+        if self.calibration is not None:
+            missing = [name for name in names if name not in self.calibration]
+            if missing:
+                raise ValueError(
+                    f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
+                    f"Calibrate without `layers`, or name it too."
+                )
+            self.fingerprint = self.calibration.fingerprint
+            layers = {name: self.calibration[name] for name in names}
+            if self.steps:
+                layers = {n: layer_of(n, modules[n]) for n in names}
+            return {n: _on(layer, self.device) for n, layer in layers.items()}
+        if self.batches is None:
+            return {name: layer_of(name, modules[name]) for name in names}
+        wanted = set(self.recipe.statistics)
+        widest = max(layer_of(name, modules[name]).weight.shape[1] for name in names)
+        if "gram" not in wanted and widest**2 * 8 > GRAM_BYTES:
+            self.notes += (
+                f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
+                f"memory limit",
+            )
+            if not wanted:
+                return {name: layer_of(name, modules[name]) for name in names}
+        else:
+            wanted = (wanted | {"gram"}) - {"diag"}
+        found = calibrate(
+            self.work,
+            self.batches,
+            tuple(sorted(wanted)),
+            layers=list(names),
+            loss=self.loss,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        self.fingerprint = found.fingerprint
+        for name in names:
+            if name not in found:
+                self.not_pruned[name] = found.refused[name]
+        return {name: found[name] for name in names if name in found}
+
+    def _coupling(self) -> Coupling:
+        if self.calibration is not None:
+            return self.calibration.coupling(self.dense)
+        return couple(self.dense, to_device(first_of(self.example, 2), self.device))
+
+    def _run_example(self) -> int:
+        with evaluating(self.dense), torch.no_grad():
+            call(self.dense, to_device(self.example, self.device))
+        return size_of(self.example) or 1
+
+    def _same_weights(self, calibration: Calibration) -> None:
+        modules = dict(self.dense.named_modules())
+        for name, layer in calibration.items():
+            if name not in modules:
+                raise ValueError(f"The calibration has layer {name!r}, which the model lacks.")
+            own = layer_of(name, modules[name]).weight
+            if own.shape != layer.weight.shape or not torch.equal(
+                own.cpu(), layer.weight.cpu().to(own.dtype)
+            ):
+                raise ValueError(
+                    f"Layer {name!r} has other weights than when it was calibrated. Calibrate the "
+                    f"model again."
+                )
+
+    def _remembered(self, name: str, layer: Layer, scores: Tensor, kept: Tensor) -> Any:
+        """The layer's choice, drawn once for all recipes that share masks."""
+        if self.memo is None or self.steps:
+            return None
+        key = self._key(name, kept)
+
+        def choose() -> Any:
+            if key not in self.memo:  # type: ignore[operator]
+                from prunus.rng import generator_for
+
+                self.memo[key] = self.recipe.selection(  # type: ignore[index]
+                    scores, kept, layer=layer, generator=generator_for(self.seed, name)
+                )
+            return self.memo[key]  # type: ignore[index]
+
+        return choose
+
+    def _remembered_classes(self, view: Any, scores: Tensor, kept: Tensor) -> Any:
+        if self.memo is None or self.steps:
+            return choose_classes(view, scores, kept, self.recipe, self.seed)
+        key = self._key(view.name, kept)
+        if key not in self.memo:
+            self.memo[key] = choose_classes(view, scores, kept, self.recipe, self.seed)
+        return self.memo[key]
+
+    def _key(self, name: str, kept: Tensor) -> Any:
+        r = self.recipe
+        parts = (repr(r.granularity), repr(r.score), repr(r.selection), self.seed, name)
+        return (*parts, tuple(kept.tolist()))
+
+    def _latency_share(self, groups: Any, example: Any) -> Callable[[Mapping[str, int]], float]:
+        """Measures the compact network that so many classes per group leave."""
+        batch = to_device(example, self.device)
+        shapes = {name: tuple(p.shape) for name, p in self.dense.named_parameters()}
+        found: dict[tuple[int, ...], float] = {}
+
+        def share(counts: Mapping[str, int]) -> float:
+            key = tuple(counts.values())
+            if key not in found:
+                smaller = copy.deepcopy(self.dense)
+                for group in groups:
+                    kept = torch.arange(group.size) < counts[group.name]
+                    apply_masks(smaller, parameter_masks(group, kept, shapes))
+                small = compact(smaller, batch)
+                dense, own = measure_latency(
+                    [self.dense, small], lambda m: call(m, batch), batch=size_of(batch) or 1
+                )
+                found[key] = own.median / dense.median
+            return found[key]
+
+        return share
+
+
+def _position(order: Sequence[str]) -> Callable[[str], int]:
+    place = {name: i for i, name in enumerate(order)}
+    return lambda name: place.get(name, len(place))
+
+
+def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
+    module = model.get_submodule(name)
+    view = view_of(module)
+    assert view is not None  # selected layers have one
+    return view.matrix(module, mask)
+
+
+def _on(layer: Layer, device: torch.device) -> Layer:
+    moved = {
+        key: value.to(device)
+        for key in ("weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad")
+        if isinstance(value := getattr(layer, key), Tensor)
+    }
+    return replace(layer, **moved)  # type: ignore[arg-type]
+
+
+def _rewind(model: nn.Module, start: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Every tensor returns to its value at the start; zeros stay zeros."""
+    model.load_state_dict(dict(start))
+    apply_masks(model, masks)

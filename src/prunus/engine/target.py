@@ -1,0 +1,117 @@
+"""What the caller asked for as a density, turned into the plan of one step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from prunus.allocation import CostOf, Pools
+from prunus.allocation.rules import plan_of
+from prunus.budget import (
+    Budget,
+    Plan,
+    as_counts,
+    checked_density,
+    count_of,
+    densities_of,
+    share,
+)
+from prunus.check import unknown
+from prunus.granularity import NM
+from prunus.recipe import Recipe
+
+__all__ = ["Target", "target_of"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Target:
+    """One of the forms a density can take, checked."""
+
+    budget: Budget | None = None
+    by_name: Mapping[str, float] | None = None
+    plan: Plan | None = None
+
+    def plan_for(
+        self, pools: Pools, cost: CostOf, recipe: Recipe, part: float, dense: Mapping[str, float]
+    ) -> tuple[Plan, dict[str, Int[Tensor, " pools"]]]:
+        """The plan of a step that goes the share `part` of the way, and its counts per pool.
+
+        Args:
+            pools: scores per pool by layer or group name.
+            cost: the exact cost of a plan.
+            recipe: whose allocation splits a budget.
+            part: 1 for the last step of a schedule.
+            dense: cost of the dense model by budget target, where iterative budgets start.
+        """
+        sizes = {name: [scores.shape[1]] * scores.shape[0] for name, scores in pools.items()}
+        if isinstance(recipe.granularity, NM):
+            kept = {
+                name: as_counts(name, [recipe.granularity.n] * len(own), own)
+                for name, own in sizes.items()
+            }
+            return plan_of(
+                kept, cost, Budget(density=recipe.granularity.n / recipe.granularity.m)
+            ), kept
+        if self.plan is not None:
+            _known(self.plan.kept, pools)
+            kept = {
+                name: as_counts(name, self.plan.kept.get(name, sum(own)), own)
+                for name, own in sizes.items()
+            }
+            return self.plan, kept
+        if self.by_name is not None:
+            densities = densities_of(self.by_name, pools)
+            minimum = getattr(recipe.allocation, "minimum", 1)
+            kept = {}
+            for name, own in sizes.items():
+                density = densities[name] ** part
+                kept[name] = as_counts(
+                    name, share(count_of(density, sum(own)), own, minimum=minimum), own
+                )
+            total = sum(sum(own) for own in sizes.values())
+            asked = sum(densities[name] * sum(own) for name, own in sizes.items()) / total
+            return plan_of(kept, cost, Budget(density=min(1.0, asked))), kept
+        assert self.budget is not None  # `target_of` sets exactly one
+        budget = self.budget.step(part, dense.get(self.budget.target))
+        plan = recipe.allocation(pools, cost, budget)
+        kept = {name: as_counts(name, plan.kept[name], own) for name, own in sizes.items()}
+        return plan, kept
+
+
+def target_of(density: Any, recipe: Recipe) -> Target:
+    """The checked form of what stands in the place of a density.
+
+    Raises:
+        ValueError: outside (0, 1], or missing; for N:M, other than N/M.
+        TypeError: none of a number, a mapping, a Budget or a Plan.
+    """
+    if isinstance(recipe.granularity, NM):
+        fixed = recipe.granularity.n / recipe.granularity.m
+        if density is not None and density != fixed:
+            raise ValueError(
+                f"{recipe.granularity!r} fixes the density to {fixed:g}, got {density!r}. "
+                f"Pass {fixed:g} or None."
+            )
+        return Target()
+    if density is None:
+        raise ValueError("`density` is missing. Give a number in (0, 1], a Budget or a Plan.")
+    if isinstance(density, Plan):
+        return Target(plan=density)
+    if isinstance(density, Budget):
+        return Target(budget=density)
+    if isinstance(density, Mapping):
+        return Target(by_name=dict(density))
+    if isinstance(density, int | float) and not isinstance(density, bool):
+        return Target(budget=Budget(density=checked_density(density)))
+    raise TypeError(
+        f"`density` must be a number, {{glob: number}}, a Budget or a Plan, got "
+        f"{type(density).__name__}."
+    )
+
+
+def _known(names: Mapping[str, Any], pools: Pools) -> None:
+    for name in names:
+        if name not in pools:
+            raise unknown("layer in the plan", name, pools)

@@ -1,0 +1,25 @@
+"""Joint methods: they choose and compensate in one sweep, and stand in the selection's place."""
+
+from prunus.joint.obc import OBC, obc_block_masks, obc_pattern_masks
+from prunus.joint.obs import OBS
+from prunus.joint.protocol import Joint, JointResult
+from prunus.joint.sparsegpt import SparseGPT, sparsegpt
+from prunus.joint.trace import ObsTrace, global_counts, obs_masks, obs_trace
+
+__all__ = [
+    "JOINTS",
+    "OBC",
+    "OBS",
+    "Joint",
+    "JointResult",
+    "ObsTrace",
+    "SparseGPT",
+    "global_counts",
+    "obc_block_masks",
+    "obc_pattern_masks",
+    "obs_masks",
+    "obs_trace",
+    "sparsegpt",
+]
+
+JOINTS: dict[str, type] = {"OBS": OBS, "SparseGPT": SparseGPT, "OBC": OBC}

@@ -1,0 +1,162 @@
+"""Channel classes of a group, with the layers that make and read them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prunus.check import unknown
+from prunus.coupling import Group
+from prunus.dpp import node_gram
+from prunus.layer import Layer
+
+__all__ = ["ClassView", "check_reduction", "class_scores", "class_view", "parameter_masks"]
+
+Kernel = Literal["preactivation", "activation"]
+SIDES = ("consumer", "producer", "both")
+REDUCTIONS = ("sum", "l2")
+
+
+def check_reduction(side: str, reduction: str) -> None:
+    """Raise a ValueError where a score's `side` or `reduction` is none that nodes know."""
+    if side not in SIDES:
+        raise unknown("side of a score", side, SIDES)
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction of a score", reduction, REDUCTIONS)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassView:
+    """A group as selection rules see it: its layers, and where each class lies in them.
+
+    Attributes:
+        name: the group's name.
+        group: its classes and their members.
+        producers: layers whose rows are members, with Int[classes, rows per class].
+        consumers: layers whose columns are members, with Int[classes, columns per class], as
+            columns of the weight matrix (channels × taps).
+    """
+
+    name: str
+    group: Group
+    producers: Mapping[str, tuple[Layer, Int[Tensor, "classes rows"]]]
+    consumers: Mapping[str, tuple[Layer, Int[Tensor, "classes columns"]]]
+
+    def gram(
+        self, kernel: Kernel = "preactivation", *, include_bias: bool = True
+    ) -> Float[Tensor, "classes classes"]:
+        """Inner products of the classes' item vectors, averaged over samples, float64.
+
+        Item vectors are the pre-activations that the producers compute (from W, b and the Gram
+        of their inputs), or the activations that the consumers read (from their Gram); several
+        members of a class, and several layers, add up.
+
+        Raises:
+            ValueError: a layer lacks the statistics, or no layer tells these vectors (a depthwise
+                convolution knows only each channel by itself).
+        """
+        total = torch.zeros(self.group.size, self.group.size, dtype=torch.float64)
+        told = False
+        sides = self.producers if kernel == "preactivation" else self.consumers
+        for layer, place in sides.values():
+            if kernel == "activation":
+                layer.require("gram")
+                grams = layer.gram if layer.groups > 1 else layer.gram[None]  # type: ignore[index]
+                for gram in grams:  # type: ignore[union-attr]
+                    for column in place.T:
+                        total += gram.cpu()[column][:, column]
+                told = True
+                continue
+            layer.require("gram", *(("mean",) if include_bias and layer.bias is not None else ()))
+            rows_per_block = layer.weight.shape[0] // layer.groups
+            if layer.groups > 1 and rows_per_block == 1:
+                continue  # depthwise: no moments between channels
+            blocks = layer.blocks()
+            for member in place.T:
+                block = member // rows_per_block
+                if bool((block != block[0]).any()):
+                    raise ValueError(
+                        f"The classes of {self.name!r} lie in several groups of the convolution "
+                        f"{layer.name!r}, whose joint moments are unknown. Use "
+                        f"kernel='activation', or exclude the layer."
+                    )
+                part, rows = blocks[int(block[0])], member - rows_per_block * block
+                with_bias = include_bias and part.bias is not None
+                total += node_gram(
+                    part.gram.cpu(),  # type: ignore[union-attr]
+                    part.weight.cpu()[rows],
+                    mean=None if part.mean is None else part.mean.cpu(),
+                    bias=part.bias.cpu()[rows] if with_bias else None,  # type: ignore[union-attr]
+                )
+            told = True
+        if not told:
+            raise ValueError(
+                f"No layer of group {self.name!r} tells the {kernel} vectors of its classes. Use "
+                f"the other kernel, or exclude the group."
+            )
+        return total
+
+
+def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
+    """The group with its layers; a layer that `layers` lacks raises a KeyError."""
+    producers, consumers = {}, {}
+    for slot in group.slots:
+        name, _, kind = slot.parameter.rpartition(".")
+        if kind != "weight" or name not in (*group.producers, *group.consumers):
+            continue
+        layer = layers[name]
+        place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
+        if slot.role == "out":
+            producers[name] = (layer, place)
+        else:
+            taps = torch.arange(layer.taps)
+            columns = (place[..., None] * layer.taps + taps).flatten(1)
+            consumers[name] = (layer, columns)
+    return ClassView(name=group.name, group=group, producers=producers, consumers=consumers)
+
+
+def class_scores(view: ClassView, score: Any) -> Float[Tensor, " classes"]:
+    """A layer score reduced to one number per class, as the score's `side` and `reduction` say.
+
+    A plain function counts the consumers' weights and adds them up.
+    """
+    side = getattr(score, "side", "consumer")
+    reduction = getattr(score, "reduction", "sum")
+    check_reduction(side, reduction)
+    total = torch.zeros(view.group.size, dtype=torch.float64)
+
+    def reduce(values: Tensor, axis: int) -> Tensor:
+        values = values.detach().to("cpu", torch.float64)
+        return (values.square() if reduction == "l2" else values).sum(axis)
+
+    if side in ("consumer", "both"):
+        for layer, place in view.consumers.values():
+            total += reduce(score(layer), 0)[place].sum(1)
+    if side in ("producer", "both"):
+        for layer, place in view.producers.values():
+            total += reduce(score(layer), 1)[place].sum(1)
+    return total.sqrt() if reduction == "l2" else total
+
+
+def parameter_masks(
+    group: Group, kept: Bool[Tensor, " classes"], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Bool[Tensor, "..."]]:
+    """What the kept classes leave of every parameter: rows, biases, norm parameters, columns.
+
+    Buffers (running statistics) are left out: a removed channel's are never read.
+    """
+    masks: dict[str, Tensor] = {}
+    for slot in group.slots:
+        if slot.parameter not in shapes:
+            continue
+        shape = shapes[slot.parameter]
+        line = torch.ones(shape[slot.axis], dtype=torch.bool)
+        line[slot.index] = kept[slot.unit]
+        view = [1] * len(shape)
+        view[slot.axis] = -1
+        before = masks.get(slot.parameter, torch.ones(shape, dtype=torch.bool))
+        masks[slot.parameter] = before & line.view(view)
+    return masks

@@ -1,0 +1,148 @@
+"""The methods of the literature as compositions, with their papers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prunus.allocation import ERK, LAMP, Global
+from prunus.check import unknown
+from prunus.compensation import LeastSquares
+from prunus.granularity import Edge, EdgePerRow, Node
+from prunus.joint import OBS, SparseGPT
+from prunus.recipe import Recipe
+from prunus.scores import Constant, Magnitude, RemovalError
+from prunus.selection import KDPP, RandomK
+
+__all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named recipe and where it comes from.
+
+    Attributes:
+        recipe: the composition.
+        paper: the publication that proposes it.
+        says: what it does, in one line.
+    """
+
+    recipe: Recipe
+    paper: str
+    says: str
+
+
+UAI = "Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning"
+HAN = "Han et al. (2015), Learning both weights and connections for efficient neural networks"
+
+PRESETS: dict[str, Preset] = {
+    "random-edge": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK()),
+        UAI,
+        "weights of each output drawn uniformly",
+    ),
+    "random-node": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=RandomK()),
+        UAI,
+        "nodes drawn uniformly",
+    ),
+    "magnitude": Preset(Recipe(granularity=Edge()), HAN, "largest weights of each layer"),
+    "magnitude-row": Preset(
+        Recipe(granularity=EdgePerRow()), UAI, "largest weights into each output"
+    ),
+    "magnitude-global": Preset(
+        Recipe(granularity=Edge(), allocation=Global()), HAN, "largest weights of all layers"
+    ),
+    "magnitude-erk": Preset(
+        Recipe(granularity=Edge(), allocation=ERK()),
+        "Evci et al. (2020), Rigging the lottery: making all tickets winners",
+        "largest weights, layers as dense as Erdős–Rényi graphs",
+    ),
+    "magnitude-lamp": Preset(
+        Recipe(granularity=Edge(), allocation=LAMP()),
+        "Lee et al. (2021), Layer-adaptive sparsity for the magnitude-based pruning",
+        "largest share of what their layer still holds",
+    ),
+    "wanda": Preset(
+        Recipe(granularity=EdgePerRow(), score=RemovalError()),
+        "Sun et al. (2024), A simple and effective pruning approach for large language models",
+        "largest |weight| · input norm into each output",
+    ),
+    "importance-node": Preset(
+        Recipe(granularity=Node()),
+        UAI,
+        "nodes with the largest L1 norm of outgoing weights",
+    ),
+    "l1-filter": Preset(
+        Recipe(granularity=Node(), score=Magnitude(side="producer")),
+        "Li et al. (2017), Pruning filters for efficient ConvNets",
+        "filters with the largest L1 norm",
+    ),
+    "dpp-edge": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=KDPP()),
+        UAI,
+        "a diverse set of weights into each output, by a k-DPP",
+    ),
+    "dpp-node": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=KDPP()),
+        "Mariet and Sra (2016), Diversity networks (DIVNET)",
+        "a diverse set of nodes, by a k-DPP",
+    ),
+    "obs": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=OBS()),
+        "Hassibi and Stork (1993), Second order derivatives for network pruning: optimal brain "
+        "surgeon; Frantar and Alistarh (2022), Optimal brain compression",
+        "weights of each output removed one by one, each time the one that costs least",
+    ),
+    "sparsegpt": Preset(
+        Recipe(granularity=Edge(), score=Constant(), selection=SparseGPT()),
+        "Frantar and Alistarh (2023), SparseGPT: massive language models can be accurately pruned "
+        "in one-shot",
+        "one sweep over the columns that prunes and makes up for it to the right",
+    ),
+}
+
+
+class Recipes(Mapping[str, Recipe]):
+    """{name: Recipe}: every preset, and each with `+ls` for least squares on the same masks."""
+
+    def __getitem__(self, name: str) -> Recipe:
+        base, plus, suffix = str(name).partition("+")
+        if base not in PRESETS or (plus and suffix != "ls"):
+            raise KeyError(str(unknown("recipe", name, self)))
+        recipe = PRESETS[base].recipe
+        return replace(recipe, compensation=LeastSquares()) if plus else recipe
+
+    def __iter__(self) -> Iterator[str]:
+        for name in PRESETS:
+            yield name
+            yield f"{name}+ls"
+
+    def __len__(self) -> int:
+        return 2 * len(PRESETS)
+
+    def __repr__(self) -> str:
+        return f"prunus.recipes({', '.join(self)})"
+
+
+recipes = Recipes()
+
+
+def resolve(recipe: Any) -> tuple[str, Recipe]:
+    """(name, Recipe) of a name or a Recipe; a Recipe that no preset equals is called by its digest.
+
+    Raises:
+        ValueError: the name is unknown (near matches are suggested).
+        TypeError: neither a name nor a Recipe.
+    """
+    if isinstance(recipe, Recipe):
+        for name in recipes:
+            if recipes[name] == recipe:
+                return name, recipe
+        return f"recipe-{recipe.digest[:8]}", recipe
+    if not isinstance(recipe, str):
+        raise TypeError(
+            f"`recipe` must be a name in prunus.recipes or a Recipe, got {type(recipe).__name__}."
+        )
+    if recipe not in recipes:
+        raise unknown("recipe", recipe, recipes)
+    return recipe, recipes[recipe]

@@ -1,0 +1,168 @@
+"""One pruning, or a comparison of many, as text tables."""
+
+import html
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prunus.cost import speedup
+
+__all__ = [
+    "comparison_summary",
+    "cost_rows",
+    "latency_note",
+    "layer_rows",
+    "metric_rows",
+    "summary",
+    "summary_html",
+]
+
+
+def layer_rows(pruned: Any) -> list[dict[str, Any]]:
+    """One record per pruned layer: name, shape, kept, density, error, ridge."""
+    return [
+        {
+            "layer": name,
+            "shape": " × ".join(str(n) for n in result.mask.shape),
+            "kept": int(result.mask.sum()),
+            "total": result.mask.numel(),
+            "density": result.density,
+            "error": result.error,
+            "ridge": result.ridge,
+        }
+        for name, result in pruned.layers.items()
+    ]
+
+
+def cost_rows(pruned: Any) -> list[dict[str, Any]]:
+    """Parameters, multiply-adds, bytes and latency, before and after."""
+    before, after = pruned.cost_before, pruned.cost_after
+    rows: list[dict[str, Any]] = []
+    for name, label in (
+        ("parameters", "parameters"),
+        ("macs", "multiply-adds per sample"),
+        ("bytes", "bytes"),
+    ):
+        old, new = getattr(before, name), getattr(after, name)
+        if old is not None and new is not None:
+            rows.append({"cost": label, "before": old, "after": new, "share": new / old})
+    if before.latency is not None and after.latency is not None:
+        old, new = before.latency.median, after.latency.median
+        rows.append({"cost": "latency, s", "before": old, "after": new, "share": new / old})
+    return rows
+
+
+def latency_note(pruned: Any) -> str:
+    """What the measured latencies say, with their conditions, in one sentence."""
+    before, after = pruned.cost_before.latency, pruned.cost_after.latency
+    if before is None or after is None:
+        return "latency: not measured; `measured()` adds it"
+    gain = speedup(before, after)
+    found = f"{gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}]"
+    how = f"median of {before.runs} calls each, {before.level:.0%} intervals"
+    return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
+
+
+def summary(pruned: Any) -> str:
+    """The layers, what they keep and what it cost, as a text table."""
+    cost = pruned.cost_after
+    head = (
+        f"{pruned.name}, seed {pruned.seed}: density {cost.density:.4g} of the selected weights, "
+        f"{cost.model_density:.4g} of the whole model"
+    )
+    table = Table()
+    for column in ("layer", "shape", "kept", "density", "layer error"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for row in layer_rows(pruned):
+        error = "not measured" if row["error"] is None else f"{row['error']:.4g}"
+        table.add_row(
+            row["layer"], row["shape"], f"{row['kept']:,}", f"{row['density']:.4g}", error
+        )
+    costs = Table()
+    for column in ("cost", "before", "after", "share"):
+        costs.add_column(column, justify="left" if column == "cost" else "right")
+    for row in cost_rows(pruned):
+        costs.add_row(
+            row["cost"], _number(row["before"]), _number(row["after"]), f"{row['share']:.3f}"
+        )
+    lines = [latency_note(pruned)]
+    lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
+    lines += [*pruned.plan.notes, *pruned.notes]
+    parts: list[Any] = [head, table, costs]
+    if pruned.metrics:
+        parts.append(_metrics(pruned.metrics))
+    return _render(*parts, *lines)
+
+
+def metric_rows(metrics: Any) -> list[dict[str, Any]]:
+    """One record per metric: its value at each stage ("before", "pruned", "trained")."""
+    stages = {
+        stage: value if isinstance(value, Mapping) else {"metric": value}
+        for stage, value in metrics.items()
+    }
+    names = dict.fromkeys(name for values in stages.values() for name in values)
+    return [
+        {"metric": name, **{stage: values.get(name) for stage, values in stages.items()}}
+        for name in names
+    ]
+
+
+def _metrics(metrics: Any) -> Table:
+    table = Table()
+    table.add_column("metric")
+    for stage in metrics:
+        table.add_column(stage, justify="right")
+    for row in metric_rows(metrics):
+        table.add_row(row["metric"], *(_shown(row[stage]) for stage in metrics))
+    return table
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary_html(pruned: Any) -> str:
+    """The summary for notebooks."""
+    return f"<pre>{html.escape(summary(pruned))}</pre>"
+
+
+def comparison_summary(comparison: Any) -> str:
+    """The metric by recipe (rows) and density (columns), mean ± standard error over seeds."""
+    rows = comparison.table()
+    densities = list(dict.fromkeys(row["density"] for row in rows))
+    found = {(row["recipe"], row["density"]): row for row in rows}
+    table = Table(
+        title=f"{comparison.metric}; dense {comparison.dense[comparison.metric]:.4g}",
+        title_justify="left",
+    )
+    table.add_column("recipe")
+    for density in densities:
+        table.add_column(str(density), justify="right")
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        cells = []
+        for density in densities:
+            row = found.get((recipe, density))
+            cells.append(
+                "" if row is None else _mean(row[comparison.metric], row["standard_error"])
+            )
+        table.add_row(recipe, *cells)
+    return _render(table)
+
+
+def _mean(mean: float, error: float | None) -> str:
+    return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.2g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _render(*parts: Any) -> str:
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=110, color_system=None, force_terminal=False)
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+    return buffer.getvalue().rstrip()

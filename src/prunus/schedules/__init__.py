@@ -1,0 +1,13 @@
+"""Schedules: in how many steps the budget is reached, and what happens between them."""
+
+from prunus.schedules.steps import (
+    SCHEDULES,
+    AtInit,
+    Iterative,
+    OneShot,
+    Rewinding,
+    Schedule,
+    Step,
+)
+
+__all__ = ["SCHEDULES", "AtInit", "Iterative", "OneShot", "Rewinding", "Schedule", "Step"]

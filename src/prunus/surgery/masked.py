@@ -1,0 +1,85 @@
+"""Zeros put into a model's parameters, and held there while it trains."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+__all__ = ["Hold", "apply_masks", "held", "hold"]
+
+Masks = Mapping[str, Tensor]
+
+
+class Hold:
+    """Masks held by an optimizer's hook; `remove()` lets go."""
+
+    def __init__(self, remove: list[Callable[[], None]]) -> None:
+        self._remove = remove
+
+    def remove(self) -> None:
+        """Take the hooks away; the zeros stay until something moves them."""
+        while self._remove:
+            self._remove.pop()()
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def apply_masks(model: nn.Module, masks: Masks) -> None:
+    """Set every masked entry to exactly zero, in place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mask = masks.get(name)
+            if mask is not None:
+                parameter.masked_fill_(~mask.to(parameter.device), 0.0)
+
+
+def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
+    """Zero the masked entries now and after every step of `optimizer` (of any, where None).
+
+    Gradients of masked entries are zeroed as they arrive, so that clipping by a norm does not
+    count them; momentum and weight decay are undone after the step.
+    """
+    apply_masks(model, masks)
+    removers: list[Callable[[], None]] = []
+    for name, parameter in model.named_parameters():
+        mask = masks.get(name)
+        if mask is None or not parameter.requires_grad:
+            continue
+        hook: Any = parameter.register_post_accumulate_grad_hook  # untyped in torch
+        removers.append(hook(_zero_grad(mask)).remove)
+
+    def after_step(*_: Any) -> None:
+        apply_masks(model, masks)
+
+    if optimizer is None:
+        removers.append(register_optimizer_step_post_hook(after_step).remove)
+    else:
+        removers.append(optimizer.register_step_post_hook(after_step).remove)
+    return Hold(removers)
+
+
+@contextmanager
+def held(model: nn.Module, masks: Masks) -> Iterator[None]:
+    """The masks held against every optimizer inside the block, and true at its end."""
+    holder = hold(model, masks, None)
+    try:
+        yield
+    finally:
+        holder.remove()
+        apply_masks(model, masks)
+
+
+def _zero_grad(mask: Tensor) -> Callable[[Tensor], None]:
+    def zero(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(~mask.to(parameter.grad.device), 0.0)
+
+    return zero

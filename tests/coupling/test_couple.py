@@ -1,0 +1,301 @@
+"""Each class of each network is removable: nothing else reads or makes its channels."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from prunus.coupling import Coupling, Group, couple
+
+
+def groups_by_name(coupling: Coupling) -> dict[str, Group]:
+    return {group.name: group for group in coupling.groups}
+
+
+def slice_of(state: dict[str, torch.Tensor], parameter: str, axis: int, index: int):
+    return state[parameter].select(axis, index)
+
+
+def moved(model: nn.Module, x: torch.Tensor, members) -> float:
+    """Largest change of the output when `in` columns are zero and `out` rows are redrawn.
+
+    The rows are set to numbers in [0.5, 1.5), then to zero.
+    """
+    state = model.state_dict()
+    saved = {m.parameter: state[m.parameter].clone() for m in members}
+    generator = torch.Generator().manual_seed(7)
+
+    def fill(role: str, draw) -> torch.Tensor:
+        for m in members:
+            if m.role == role:
+                target = slice_of(state, m.parameter, m.axis, m.index)
+                target.copy_(draw(target.shape))
+        return model(x)
+
+    with torch.no_grad():
+        before = fill("in", torch.zeros)
+        redrawn = fill("out", lambda shape: torch.rand(shape, generator=generator) + 0.5)
+        zeroed = fill("out", torch.zeros)
+        for name, value in saved.items():
+            state[name].copy_(value)
+    return max((after - before).abs().max().item() for after in (redrawn, zeroed))
+
+
+@pytest.mark.parametrize("name", models.ZOO)
+def test_zero_in_and_redraw_out_leave_the_output_alone(name):
+    """1e-10: float64 networks with outputs of order 1, sums of at most a few hundred terms."""
+    model, x = models.build(name)
+    x = x[:2]
+    coupling = couple(model, x)
+    for group in coupling.groups:
+        worst = 0.0
+        for members in group.classes:
+            assert any(m.role == "in" for m in members)
+            assert any(m.role == "out" for m in members)
+            worst = max(worst, moved(model, x, members))
+        if group.exact:
+            assert worst <= 1e-10, f"{name}: {group.name}"
+        else:
+            assert worst > 1e-6, f"{name}: {group.name} is exact after all"
+
+
+@pytest.mark.parametrize("name", ["mlp-relu", "cnn-relu", "resnet20-pad", "mixed"])
+def test_the_check_detects_a_wrong_class(name):
+    """Negative control: drop one `in` column of a class, or take another unit's row."""
+    model, x = models.build(name)
+    for group in couple(model, x).groups:
+        members = list(group.classes[0])
+        column = next(m for m in members if m.role == "in")
+        assert moved(model, x, [m for m in members if m is not column]) > 1e-8
+        foreign = [m for m in group.classes[-1] if m.role == "out"]
+        if group.size == 1:
+            continue
+        rest = [m for m in members if m.role == "in"]
+        assert moved(model, x, rest + foreign) > 1e-8
+
+
+def test_mlp_has_one_group_per_hidden_layer():
+    model, x = models.build("mlp-norm")
+    coupling = couple(model, x)
+    first, second = coupling.groups
+    assert (first.name, first.size, first.consumers) == ("layers.0", 16, ("layers.3",))
+    assert (second.name, second.size, second.norms) == ("layers.3", 10, ("layers.4",))
+    assert coupling.refused == {"layers.6": "its outputs are the network's outputs"}
+    assert {(m.parameter, m.axis, m.index, m.role) for m in first.classes[5]} == {
+        ("layers.0.weight", 0, 5, "out"),
+        ("layers.0.bias", 0, 5, "out"),
+        ("layers.1.weight", 0, 5, "out"),
+        ("layers.1.bias", 0, 5, "out"),
+        ("layers.1.running_mean", 0, 5, "out"),
+        ("layers.1.running_var", 0, 5, "out"),
+        ("layers.3.weight", 1, 5, "in"),
+    }
+
+
+def test_flatten_gives_each_channel_its_block_of_columns():
+    model, x = models.build("cnn-relu")
+    group = groups_by_name(couple(model, x))["conv2"]
+    slot = next(s for s in group.slots if s.role == "in")
+    assert slot.parameter == "fc1.weight"
+    assert slot.index.tolist() == list(range(32))
+    assert slot.unit.tolist() == [i // 4 for i in range(32)]
+
+
+def test_resnet_with_padded_shortcut():
+    model, x = models.build("resnet20-pad")
+    coupling = couple(model, x)
+    groups = groups_by_name(coupling)
+    assert coupling.refused == {"fc": "its outputs are the network's outputs"}
+    streams = {name: g.size for name, g in groups.items() if "conv1" not in name}
+    # 16 channels live from the stem to the end, 16 from stage 2 on, 32 in stage 3 alone.
+    assert streams == {"conv": 16, "stages.3.conv2": 16, "stages.6.conv2": 32}
+    assert groups["stages.3.conv2"].written
+    assert groups["stages.6.conv2"].written
+    assert not groups["conv"].written
+    inner = [g for name, g in groups.items() if name.endswith("conv1")]
+    assert [g.size for g in inner] == [16] * 3 + [32] * 3 + [64] * 3
+    assert "fc" in groups["conv"].consumers
+
+
+def test_resnet_with_convolutional_shortcut():
+    model, x = models.build("resnet20-conv")
+    groups = groups_by_name(couple(model, x))
+    streams = {name: g.size for name, g in groups.items() if not name.endswith("conv1")}
+    assert streams == {"conv": 16, "stages.3.conv2": 32, "stages.6.conv2": 64}
+    assert "stages.3.down.0" in groups["stages.3.conv2"].producers
+    assert "stages.3.down.0" in groups["conv"].consumers
+    assert "stages.3.down.1" in groups["stages.3.conv2"].norms
+    assert not any(g.written for g in groups.values())
+
+
+def test_depthwise_ties_and_grouped_keeps_its_conv_groups():
+    model, x = models.build("mixed")
+    groups = groups_by_name(couple(model, x))
+    # 24 concatenated channels in 4 conv groups of 6: places j, j + 6, j + 12, j + 18 go together;
+    # channels 0-15 are pairs of the multiplier, so places 2j and 2j + 1 go together as well. The
+    # 8 channels of the stem share among these 3 as 3, 3 and 2: the last is a class of another kind.
+    sizes = {name: group.size for name, group in groups.items()}
+    assert sizes == {"stem": 2, "stem#2": 1, "grouped": 3, "last": 6}
+    assert groups["stem"].producers == ("stem", "depth", "wide", "side")
+    assert groups["stem"].consumers == ("grouped",)
+    rows = [m.index for m in groups["grouped"].classes[1] if m.parameter == "grouped.weight"]
+    assert rows == [1, 4, 7, 10]
+
+
+def test_what_cannot_be_followed_is_refused_by_name():
+    def refused(name: str) -> dict[str, str]:
+        return couple(*models.build(name)).refused
+
+    twice = refused("called-twice")
+    assert twice["shared"] == twice["first"] == "`shared` is called twice"
+    tied = refused("tied")
+    assert tied["left"] == tied["right"] == "`right.weight` is shared with `left.weight`"
+    transposed = refused("transposed")
+    assert "transpose" in transposed["conv1"]
+    recurrent = refused("lstm")
+    assert recurrent["embed"] == "operation aten.lstm has no rule"
+    assert recurrent["fc2"] == "its outputs are the network's outputs"
+    attention = refused("attention")
+    assert "raw parameter" in attention["embed"]
+    assert "encoder.layers.0.self_attn.out_proj" in attention
+
+
+def test_attention_leaves_the_feed_forward_units():
+    groups = groups_by_name(couple(*models.build("attention")))
+    assert set(groups) == {"encoder.layers.0.linear1", "encoder.layers.1.linear1"}
+    assert all(group.exact and group.size == 12 for group in groups.values())
+
+
+def test_gates_scales_and_norms():
+    groups = groups_by_name(couple(*models.build("gated")))
+    first = groups["conv1"]
+    assert first.producers == ("conv1", "excite")
+    assert first.consumers == ("squeeze", "conv2")
+    raw = {(s.parameter, s.axis) for s in first.slots if s.parameter in ("scale", "shift", "where")}
+    assert raw == {("scale", 0), ("shift", 1)}
+    assert ("slope.weight", 0) in {(s.parameter, s.axis) for s in groups["conv2"].slots}
+    assert not groups["fc1"].exact
+    assert groups["fc1"].size == 5  # value i and gate i + 5
+    assert groups["fc1"].norms == ("norm",)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    ["ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "SiLU", "Mish", "Hardtanh", "Hardsigmoid",
+     "Hardswish", "Softplus", "Softsign", "LogSigmoid", "Tanhshrink", "PReLU", "Dropout"],
+)  # fmt: skip
+def test_activations_keep_units_apart(activation):
+    model = nn.Sequential(nn.Linear(4, 5), getattr(nn, activation)(), nn.Linear(5, 2))
+    (group,) = couple(model, torch.randn(3, 4)).groups
+    assert (group.size, group.producers, group.consumers) == (5, ("0",), ("2",))
+
+
+class Lambda(nn.Module):
+    """Two linear layers around a function."""
+
+    def __init__(self, function, wide: int = 6):
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(4, 6), nn.Linear(wide, 3), function
+
+    def forward(self, x):
+        return self.b(self.function(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "wide", "reason"),
+    [
+        (lambda y: y.cumsum(1), 6, "operation aten.cumsum has no rule"),
+        (lambda y: y.sort(1).values, 6, "operation aten.sort has no rule"),
+        (lambda y: y[:, [0, 2, 4]], 3, "operation aten.index has no rule"),
+        (lambda y: y @ torch.ones(6, 2), 2, "operation aten.matmul has no rule"),
+        (lambda y: y - y.mean(1, keepdim=True), 6, "aten.mean mixes it with other values"),
+        (lambda y: y.view(-1, 3, 2).amax(2), 3, "aten.amax mixes it with other values"),
+    ],
+)
+def test_operations_that_mix_units_are_refused(function, wide, reason):
+    coupling = couple(Lambda(function, wide), torch.randn(3, 4))
+    assert coupling.groups == ()
+    assert coupling.refused["a"] == reason
+
+
+def test_units_that_nobody_reads_are_no_classes():
+    (group,) = couple(Lambda(lambda y: y[:, ::2], 3), torch.randn(3, 4)).groups
+    rows = next(s for s in group.slots if s.parameter == "a.weight")
+    assert rows.index.tolist() == [0, 2, 4]
+
+
+def test_in_place_operations():
+    model = Lambda(lambda y: torch.relu_(y.mul_(2).add_(1)))
+    assert couple(model, torch.randn(3, 4)).groups[0].size == 6
+
+
+def test_softmax_over_channels_is_refused():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(dim=1), nn.Linear(6, 3))
+    reason = couple(model, torch.randn(3, 4)).refused["0"]
+    assert reason == "aten.softmax mixes it with other values"
+
+
+def test_adding_the_input_is_refused():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.b(self.a(x) + x)
+
+    reason = couple(Skip(), torch.randn(3, 4)).refused["a"]
+    assert reason == "aten.add combines it with values that no removable channel makes"
+
+
+def test_a_model_that_cannot_be_traced_refuses_everything():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.b(y) if y.sum() > 0 else self.b(-y)
+
+    coupling = couple(Branch(), torch.randn(3, 4))
+    assert coupling.groups == ()
+    assert set(coupling.refused) == {"a", "b"}
+    assert coupling.refused["a"].startswith("torch.export cannot trace the model (")
+
+
+@pytest.mark.parametrize("wrap", [lambda x: (x, 0), lambda x: {"x": x}, lambda x: x[:1]])
+def test_forms_of_the_example(wrap):
+    model, x = models.build("cnn-relu")
+    expected = [(g.name, g.size) for g in couple(model, x).groups]
+    assert [(g.name, g.size) for g in couple(model, wrap(x)).groups] == expected
+
+
+def test_example_of_another_kind():
+    with pytest.raises(TypeError, match=r"`example` must be one batch: a tensor, .* got str"):
+        couple(nn.Linear(2, 2), "digits")
+
+
+def test_the_model_is_left_as_it_was():
+    model, x = models.build("cnn-relu")
+    model.train()
+    model.norm1.eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    couple(model, x)
+    assert [module.training for module in model.modules()] == flags
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_resnet_takes_seconds(capsys):
+    model, x = models.build("resnet20-conv")
+    start = time.perf_counter()
+    couple(model, x)
+    seconds = time.perf_counter() - start
+    with capsys.disabled():
+        print(f"\ncouple(ResNet-20): {seconds:.2f} s")
+    assert seconds < 60

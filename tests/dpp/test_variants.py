@@ -1,0 +1,182 @@
+"""Every other sampler follows the law of the exact one, or says that it is approximate."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from prunus.dpp import (
+    KDPP,
+    DualKDPP,
+    edge_kernel,
+    fourier_features,
+    gaussian_from_features,
+    greedy_map,
+    sample_batch,
+    swap_chain,
+)
+from prunus.dpp import projection as projections
+from prunus.dpp.sequential import draw_marginal
+from reference import chi_square
+from reference import dpp as slow
+
+
+def rbf(n, seed, jitter=0.01):
+    x = np.random.default_rng(seed).normal(size=(n, 3))
+    return np.exp(-0.5 * ((x[:, None] - x) ** 2).sum(-1)) + jitter * np.eye(n)
+
+
+def check(draw, kernel, k, draws=5_000):
+    law = slow.k_dpp(kernel, k)
+    p = chi_square.p_value(draw, slow.sets(len(kernel), k), law, draws)
+    assert p > 1e-6, f"p = {p:.2g}; a right sampler fails once in 10⁶ seeds"
+
+
+@pytest.mark.parametrize("k", [2, 6])
+def test_batched_draws_follow_the_law(k):
+    kernels = torch.tensor(np.stack([rbf(8, 0), rbf(8, 1), np.diag(np.arange(1.0, 9.0))]))
+    g = torch.Generator().manual_seed(0)
+    many = kernels.repeat_interleave(5_000, dim=0)
+    drawn = sample_batch(many, k, generator=g).view(3, 5_000, k)
+    for kernel, sets in zip(kernels.numpy(), drawn.tolist(), strict=True):
+        queue = iter(sets)
+        check(lambda queue=queue: tuple(next(queue)), kernel, k)
+
+
+def test_batched_edges():
+    g = torch.Generator().manual_seed(0)
+    b = np.random.default_rng(0).normal(size=(8, 4))
+    low = torch.tensor(b @ b.T)[None]
+    assert sample_batch(low, 4, generator=g).shape == (1, 4)  # k = rank
+    with pytest.raises(ValueError, match="k=5 exceeds numerical rank 4 of a kernel of the batch"):
+        sample_batch(low, 5, generator=g)
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        sample_batch(low - torch.eye(8), 2, generator=g)
+    assert sample_batch(low, 0, generator=g).shape == (1, 0)
+    assert sample_batch(low, 8, generator=g).tolist() == [list(range(8))]
+
+
+def test_accept_reject_follows_the_law(monkeypatch):
+    monkeypatch.setattr(projections, "_LARGE", 1)
+    monkeypatch.setattr(projections, "_FEW", 1)
+    kernel, g = rbf(9, 2), torch.Generator().manual_seed(1)
+    for k in (3, 6):
+        dpp = KDPP(kernel)
+        check(lambda dpp=dpp, k=k: tuple(dpp.sample(k, generator=g).tolist()), kernel, k)
+
+
+def test_sequential_sampler_on_a_kernel_that_is_no_projection(monkeypatch):
+    from prunus.dpp import sequential
+
+    monkeypatch.setattr(sequential, "_BLOCK", 3)
+    kernel = rbf(8, 3)
+    marginal = np.eye(8) - np.linalg.inv(np.eye(8) + 2 * kernel)
+    law = slow.dpp(2 * kernel)
+    g = torch.Generator().manual_seed(2)
+    p = chi_square.p_value(
+        lambda: tuple(draw_marginal(marginal, g).tolist()),
+        list(law),
+        np.array([*law.values()]),
+        8_000,
+    )
+    assert p > 1e-6, f"p = {p:.2g}; a right sampler fails once in 10⁶ seeds"
+
+
+def test_dual_follows_the_law_and_its_numbers():
+    b = np.random.default_rng(4).normal(size=(9, 5))
+    kernel, dual = b @ b.T, DualKDPP(b)
+    g = torch.Generator().manual_seed(3)
+    assert dual.rank == 5
+    for k in (3, 5):
+        check(lambda k=k: tuple(dual.sample(k, generator=g).tolist()), kernel, k)
+        expected = slow.inclusion(slow.k_dpp(kernel, k), 9, k).diagonal().copy()
+        torch.testing.assert_close(dual.inclusion(k), torch.tensor(expected), atol=1e-9, rtol=0)
+        assert dual.log_normaliser(k) == pytest.approx(
+            math.log(slow.elementary(kernel, k)), abs=1e-9
+        )
+    with pytest.raises(ValueError, match="k=6 exceeds numerical rank 5"):
+        DualKDPP(np.c_[b, b]).sample(6, generator=g)
+    with pytest.raises(ValueError, match="`features` must not all be zero"):
+        DualKDPP(np.zeros((4, 2))).sample(1, generator=g)
+
+
+def test_dual_at_ten_thousand_items():
+    g = torch.Generator().manual_seed(4)
+    items = torch.randn(10_000, 8, dtype=torch.float64, generator=g)
+    features = fourier_features(items, 200, bandwidth=0.1, generator=g)
+    near = features[:200] @ features[:200].T
+    exact = gaussian_from_features(items[:200], bandwidth=0.1, jitter=0.0)
+    # entries have a standard error of at most 1/√200 each; 40 000 of them
+    assert float((near - exact).abs().max()) < 6 / math.sqrt(200)
+    dual = DualKDPP(features)
+    drawn = dual.sample(100, generator=g)
+    assert len(set(drawn.tolist())) == 100
+    assert float(dual.inclusion(100).sum()) == pytest.approx(100, rel=1e-9)
+
+
+def test_swap_chain_follows_the_law():
+    kernel, g = rbf(8, 5), torch.Generator().manual_seed(5)
+    state = swap_chain(kernel, 3, steps=200, generator=g)
+
+    def draw():
+        nonlocal state
+        state = swap_chain(kernel, 3, steps=30, start=state, generator=g)
+        return tuple(state.tolist())
+
+    check(draw, kernel, 3, draws=4_000)
+
+
+def test_swap_chain_from_entries_alone():
+    """The same chain without a kernel matrix, from a Gram matrix."""
+    rng = np.random.default_rng(6)
+    x, w = rng.normal(size=(80, 40)), rng.normal(size=40)
+    gram = x.T @ x / 80
+    kernel = edge_kernel(gram, w, bandwidth=0.5)
+
+    def entries(rows, columns):
+        block = (w[rows] ** 2 * gram[rows, rows])[:, None] + w[columns] ** 2 * gram[
+            columns, columns
+        ]
+        block = block - 2 * gram[np.ix_(rows, columns)] * np.outer(w[rows], w[columns])
+        return np.exp(-0.5 * np.maximum(block, 0)) + 0.01 * (rows[:, None] == columns)
+
+    sets = [
+        swap_chain(source, 12, n=n, steps=500, generator=torch.Generator().manual_seed(7)).tolist()
+        for source, n in ((kernel, None), (entries, 40))
+    ]
+    assert sets[0] == sets[1]
+
+
+def test_swap_chain_mixes_from_the_worst_start():
+    """Inclusion after 2n steps from the lowest indices agrees with the exact one."""
+    kernel = rbf(40, 8)
+    exact = KDPP(kernel).inclusion(6).numpy()
+    g, hits = torch.Generator().manual_seed(8), np.zeros(40)
+    for _ in range(400):
+        hits[swap_chain(kernel, 6, start=range(6), generator=g).numpy()] += 1
+    z = (hits - 400 * exact) / np.sqrt(400 * exact * (1 - exact))
+    assert (z**2).mean() < 2  # 40 squared normals: beyond 2 once in 10⁴
+
+
+def test_swap_chain_refuses_a_singular_start():
+    b = np.random.default_rng(9).normal(size=(8, 3))
+    g = torch.Generator().manual_seed(9)
+    low = b @ b.T
+    low[:, 1], low[1] = low[:, 0], low[0]
+    low[1, 1] = low[0, 0]
+    with pytest.raises(ValueError, match="The kernel is singular on the 2 items of the start"):
+        swap_chain(low, 2, start=[0, 1], generator=g)
+    assert len(swap_chain(low, 2, start=greedy_map(low, 2), generator=g)) == 2
+    with pytest.raises(ValueError, match=r"`start` must hold k=2 distinct items in 0\.\.7"):
+        swap_chain(low, 2, start=[0, 0], generator=g)
+
+
+@pytest.mark.slow
+def test_guard_drift_up_to_n_2000():
+    """The residual mass of a large projection stays within the guard."""
+    x = np.random.default_rng(10).normal(size=(2000, 20))
+    dpp = KDPP(gaussian_from_features(x, bandwidth=0.02))
+    g = torch.Generator().manual_seed(10)
+    for k in (200, 1000, 1900):
+        assert len(dpp.sample(k, generator=g)) == k

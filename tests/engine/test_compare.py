@@ -1,0 +1,70 @@
+"""`compare`: one calibration, paired masks, records that say what happened."""
+
+import importlib
+import json
+
+import pytest
+import torch
+
+import models
+import prunus
+from prunus.recipe import Recipe
+from prunus.selection import RandomK
+
+
+def setup():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = models.MLP((12, 16, 10, 5)), torch.randn(64, 12)
+
+    def evaluate(pruned):
+        with torch.no_grad():
+            return {"gap": float((pruned(x) - model(x)).square().mean()), "zero": 0.0}
+
+    return model, x, evaluate
+
+
+def test_compare_calibrates_once_and_agrees_with_prune(monkeypatch, tmp_path):
+    model, x, evaluate = setup()
+    calls = []
+    module = importlib.import_module("prunus.engine.compare")
+    real = module.calibrate
+    monkeypatch.setattr(module, "calibrate", lambda *a, **k: calls.append(1) or real(*a, **k))
+    names = ["random-edge", "random-edge+ls", "magnitude", "dpp-node+ls", "dpp-edge"]
+    found = prunus.compare(
+        model, names, [0.5, 0.2], data=x, evaluate=evaluate, seeds=3, latency=True
+    )
+    assert len(calls) == 1
+    assert len(found.records) == 2 * (4 * 3 + 1)  # magnitude draws nothing: once, not three times
+    for record in found.records:
+        again = prunus.prune(
+            model, record["recipe"], record["density"], data=x, seed=record["seed"]
+        )
+        assert record["gap"] == pytest.approx(evaluate(again.model)["gap"], rel=1e-5)
+        assert record["parameters"] == again.cost_after.parameters
+        assert record["gap_before"] == 0.0
+    plain = [r["gap"] for r in found.records if r["recipe"] == "random-edge"]
+    fitted = [r["gap"] for r in found.records if r["recipe"] == "random-edge+ls"]
+    assert sum(fitted) < sum(plain)
+    assert {(r["recipe"], r["batch"]) for r in found.latencies} == {("dpp-node+ls", 64)}
+    assert all(r["speedup_low"] <= r["speedup"] <= r["speedup_high"] for r in found.latencies)
+    assert "random-edge+ls" in found.summary()
+    path = found.save_records(tmp_path / "records.jsonl")
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == [r["seed"] for r in found.records]
+    table = {(row["recipe"], row["density"]): row for row in found.table()}
+    assert table["magnitude", 0.5]["standard_error"] is None
+    assert table["random-edge", 0.5]["seeds"] == 3
+
+
+def test_compare_takes_labels_and_says_what_is_wrong():
+    model, x, evaluate = setup()
+    recipes = {"mine": Recipe(selection=RandomK()), "theirs": "magnitude"}
+    found = prunus.compare(model, recipes, [0.5], data=x, evaluate=evaluate, seeds=[4, 9])
+    assert {(r["recipe"], r["seed"]) for r in found.records} == {
+        ("mine", 4), ("mine", 9), ("theirs", 4),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="must not be empty"):
+        prunus.compare(model, [], [0.5], data=x, evaluate=evaluate)
+    with pytest.raises(ValueError, match=r"gives \['gap', 'zero'\], not 'loss'"):
+        prunus.compare(model, ["magnitude"], [0.5], data=x, evaluate=evaluate, metric="loss")

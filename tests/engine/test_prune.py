@@ -1,0 +1,419 @@
+"""`prune`: counts, untouched inputs, seeds, metamorphic laws, and bad input."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import models
+import prunus
+from prunus.allocation import Uniform
+from prunus.budget import Budget, Plan, count_of
+from prunus.compensation import LeastSquares
+from prunus.granularity import NM, Edge, EdgePerRow, Node
+from prunus.recipe import Recipe, parse
+from prunus.scores import Constant
+from prunus.selection import RandomK
+
+EDGES = [n for n in prunus.recipes if not isinstance(prunus.recipes[n].granularity, Node)]
+NODES = [n for n in prunus.recipes if isinstance(prunus.recipes[n].granularity, Node)]
+
+
+def mlp(*widths: int, seed: int = 0, **options) -> tuple[nn.Module, torch.Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = models.MLP(widths or (12, 16, 10, 5), **options).double()
+        return model, torch.randn(200, (widths or (12,))[0], dtype=torch.float64)
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def layer_error(model: nn.Module, pruned: nn.Module, name: str, x: torch.Tensor) -> float:
+    """E‖y − y′‖² of one layer on the dense model's inputs, from the definition."""
+    seen = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda m, a: seen.append(a[0]))
+    with torch.no_grad():
+        model.eval()(x)
+        handle.remove()
+        gap = model.get_submodule(name)(seen[0]) - pruned.get_submodule(name)(seen[0])
+    return float(gap.square().sum(1).mean())
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("density", [1.0, 0.9, 0.3, 0.001])
+def test_edges_have_exact_counts_and_measured_errors(name, density):
+    model, x = mlp()
+    before = state(model)
+    pruned = prunus.prune(model, name, density, data=x)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    per_row = isinstance(pruned.recipe.granularity, EdgePerRow)
+    uniform = isinstance(pruned.recipe.allocation, Uniform)
+    total = kept = 0
+    for result in pruned.layers.values():
+        rows, wide = result.mask.shape
+        total, kept = total + rows * wide, kept + int(result.mask.sum())
+        if not uniform:
+            continue
+        assert int(result.mask.sum()) == max(count_of(density, rows * wide), rows if per_row else 1)
+        if per_row:
+            counts = result.mask.sum(1)
+            assert int(counts.max() - counts.min()) <= 1
+            assert torch.equal(counts, counts.sort(descending=True).values)
+    if not uniform:
+        assert kept == max(count_of(density, total), len(pruned.layers))
+    assert pruned.cost_after.density == kept / total
+    nonzero = sum(int((p != 0).sum()) for p in pruned.model.parameters())
+    assert pruned.cost_after.parameters == nonzero
+    for key, result in pruned.layers.items():
+        assert torch.equal(pruned.model.get_submodule(key).weight != 0, result.mask)
+        measured = layer_error(model, pruned.model, key, x)
+        assert result.error == pytest.approx(measured, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("density", [1.0, 0.6, 0.3, 0.001])
+def test_nodes_meet_the_budget_and_emit_nothing(name, density):
+    model, x = mlp(activation="sigmoid")
+    pruned = prunus.prune(model, name, density, data=x)
+    smaller = pruned.compact(x)
+    assert sum(p.numel() for p in smaller.parameters()) == pruned.cost_after.parameters
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(x), pruned.model(x))
+    assert smaller.layers[-1].out_features == 5
+    dense = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    left = sum(m.weight.numel() for m in smaller.modules() if isinstance(m, nn.Linear))
+    assert left <= max(density * dense, 12 + 1 + 5)
+    if density == 1.0:
+        assert left == dense
+    for layer in ("layers.0", "layers.2"):
+        gone = ~pruned.model.get_submodule(layer).weight.bool().any(1)
+        assert not pruned.model.get_submodule(layer).bias[gone].any()
+        after = pruned.model.layers[int(layer[-1]) + 2].weight
+        assert not after[:, gone].any()
+
+
+@pytest.mark.parametrize("name", [n for n in prunus.recipes if not n.endswith("+ls")])
+def test_least_squares_uses_the_same_masks_and_never_costs(name):
+    model, x = mlp()
+    plain = prunus.prune(model, name, 0.4, data=x, seed=3)
+    fitted = prunus.prune(model, f"{name}+ls", 0.4, data=x, seed=3)
+    for key, result in plain.layers.items():
+        assert torch.equal(result.mask, fitted.layers[key].mask)
+        assert fitted.layers[key].error <= result.error * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("name", ["random-edge", "random-node", "dpp-edge", "dpp-node"])
+def test_same_seed_same_masks(name):
+    model, x = mlp()
+    one, two, other = (prunus.prune(model, name, 0.5, data=x, seed=s).masks for s in (1, 1, 2))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert any(not torch.equal(one[k], other[k]) for k in one)
+
+
+def test_an_unrelated_layer_leaves_the_other_draws_alone():
+    model, x = mlp()
+
+    class Wider(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.side = nn.Linear(12, 5).double()
+            self.layers = model.layers
+
+        def forward(self, x):
+            return self.layers(x) + self.side(x)
+
+    for name in ("random-edge", "dpp-edge", "magnitude"):
+        alone = prunus.prune(model, name, 0.5, data=x).masks
+        beside = prunus.prune(Wider(), name, 0.5, data=x).masks
+        assert all(torch.equal(alone[k], beside[k]) for k in alone)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "magnitude-row", "wanda+ls", "importance-node+ls"])
+def test_permuting_hidden_units_permutes_the_answer(name):
+    model, x = mlp()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.layers[0].weight.copy_(model.layers[0].weight[order])
+        moved.layers[0].bias.copy_(model.layers[0].bias[order])
+        moved.layers[2].weight.copy_(model.layers[2].weight[:, order])
+    one, two = (prunus.prune(m, name, 0.5, data=x) for m in (model, moved))
+    with torch.no_grad():
+        torch.testing.assert_close(one.model(x), two.model(x))
+
+
+def test_rescaled_relu_units_have_the_same_wanda_masks():
+    # The function of a ReLU net is unchanged by (c W₁, W₂ / c); |W| · input norm is unchanged too
+    # in W₂, and in W₁ within each row.
+    model, x = mlp()
+    scaled = copy.deepcopy(model)
+    factor = (
+        torch.rand(16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 0.1
+    )
+    with torch.no_grad():
+        scaled.layers[0].weight.mul_(factor[:, None])
+        scaled.layers[0].bias.mul_(factor)
+        scaled.layers[2].weight.div_(factor)
+    one, two = (prunus.prune(m, "wanda", 0.5, data=x) for m in (model, scaled))
+    assert all(torch.equal(one.masks[k], two.masks[k]) for k in one.masks)
+    plain, other = (prunus.prune(m, "magnitude", 0.5, data=x) for m in (model, scaled))
+    assert any(not torch.equal(plain.masks[k], other.masks[k]) for k in plain.masks)
+
+
+def test_batching_and_duplication_change_nothing():
+    model, x = mlp()
+    whole = prunus.prune(model, "wanda+ls", 0.5, data=x)
+    for data in (list(x.split(7)), torch.cat([x, x]), [(part, None) for part in x.split(64)]):
+        other = prunus.prune(model, "wanda+ls", 0.5, data=data)
+        for key, value in whole.model.state_dict().items():
+            torch.testing.assert_close(other.model.state_dict()[key], value)
+
+
+def test_calibration_serves_many_prunings():
+    model, x = mlp()
+    shared = prunus.calibrate(model, x)
+    for name in prunus.recipes:
+        one = prunus.prune(model, name, 0.5, data=shared)
+        two = prunus.prune(model, name, 0.5, data=x)
+        assert all(torch.equal(one.masks[k], two.masks[k]) for k in two.masks)
+        assert one.data_fingerprint == two.data_fingerprint == shared.fingerprint
+
+
+def test_sequential_calibration_aims_at_the_dense_outputs():
+    model, x = mlp()
+    for base in ("magnitude-row+ls", "importance-node+ls"):
+        recipe = prunus.recipes[base]
+        dense = prunus.prune(model, recipe, 0.3, data=x)
+        pruned = prunus.prune(
+            model,
+            Recipe(recipe.granularity, recipe.score, compensation=LeastSquares(), inputs="pruned"),
+            0.3,
+            data=[x],
+        )
+        with torch.no_grad():
+            gap = [(model(x) - p.model(x)).square().mean() for p in (dense, pruned)]
+        assert gap[1] < gap[0]
+    with pytest.raises(ValueError, match="can be read only once"):
+        prunus.prune(
+            model, Recipe(compensation=LeastSquares(), inputs="pruned"), 0.3, data=iter([x])
+        )
+
+
+def test_hand_made_densities_and_plans():
+    model, x = mlp()
+    pruned = prunus.prune(model, "magnitude", {"layers.0": 0.25, "layers.2": 0.5})
+    assert [int(r.mask.sum()) for r in pruned.layers.values()] == [48, 80, 50]
+    plan = Plan(kept={"layers.0": 7, "layers.4": 1})
+    pruned = prunus.prune(model, "magnitude", plan)
+    assert [int(r.mask.sum()) for r in pruned.layers.values()] == [7, 160, 1]
+    rows = prunus.prune(model, "magnitude-row", Plan(kept={"layers.0": [3] * 16}))
+    assert rows.layers["layers.0"].mask.sum(1).tolist() == [3] * 16
+    nodes = prunus.prune(model, "importance-node", Plan(kept={"layers.0": 5}), data=x)
+    assert nodes.compact(x).layers[0].out_features == 5
+    again = prunus.prune(model, "magnitude", pruned.plan)
+    assert all(torch.equal(again.masks[k], pruned.masks[k]) for k in pruned.masks)
+
+
+@pytest.mark.parametrize("name", ["magnitude", "magnitude-global", "importance-node"])
+@pytest.mark.parametrize("target", ["parameters", "macs", "bytes"])
+def test_budgets_are_met_and_used(name, target):
+    model, x = mlp(20, 40, 30, 10)
+    full = prunus.prune(model, name, 1.0, data=x).cost_before
+    limit = getattr(full, target) // 2
+    pruned = prunus.prune(model, name, Budget(**{target: limit}), data=x)
+    spent = getattr(pruned.cost_after, target)
+    assert spent <= limit
+    assert spent > 0.93 * limit  # one more unit of any layer would not fit
+    assert pruned.plan.feasible
+
+
+def test_latency_budget_shrinks_the_network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.MLP((64, 1500, 1500, 10))
+        x = torch.randn(64, 64)
+    pruned = prunus.prune(model, "importance-node", Budget(latency=0.5, example=x), data=x)
+    assert 0 < pruned.plan.value <= 0.5
+    assert pruned.compact(x).layers[2].out_features < 1400
+
+
+def test_multiple_of_keeps_round_widths():
+    model, x = mlp(20, 40, 32, 10)
+    recipe = Recipe(granularity=Node(multiple_of=8))
+    smaller = prunus.prune(model, recipe, 0.4, data=x).compact(x)
+    assert [m.out_features for m in smaller.layers if isinstance(m, nn.Linear)][:2] in (
+        [24, 16], [16, 16], [24, 24],
+    )  # fmt: skip
+
+
+def test_n_of_m():
+    model, x = mlp(12, 16, 8, 4)
+    pruned = prunus.prune(model, Recipe(granularity=NM(2, 4), compensation=LeastSquares()), data=x)
+    for result in pruned.layers.values():
+        assert (result.mask.view(-1, 4).sum(1) == 2).all()
+    wide = models.MLP((12, 10, 5))
+    with pytest.raises(
+        ValueError, match=r"2:4 needs input widths divisible by 4, got 10 in layer 'layers.2'"
+    ):
+        prunus.prune(wide, Recipe(granularity=NM(2, 4)))
+    with pytest.raises(ValueError, match=r"NM\(n=2, m=4\) fixes the density to 0.5, got 0.3"):
+        prunus.prune(model, Recipe(granularity=NM(2, 4)), 0.3)
+
+
+@pytest.mark.parametrize("name", sorted(models.ZOO))
+def test_every_network_of_the_zoo(name):
+    """Edges everywhere; nodes compact to an equal network, or are refused by name."""
+    model, x = models.build(name)
+    before = state(model)
+    edges = prunus.prune(model, "wanda+ls", 0.5, data=x)
+    assert edges.layers
+    try:
+        nodes = prunus.prune(model, "importance-node+ls", 0.6, data=x)
+    except ValueError as error:
+        assert re.search("no nodes to prune", str(error))  # noqa: PT017
+    else:
+        with torch.no_grad():
+            torch.testing.assert_close(nodes.compact(x)(x), nodes.model(x), rtol=1e-8, atol=1e-9)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    skipped = {n for n, m in model.named_modules() if isinstance(m, nn.LSTM | nn.ConvTranspose2d)}
+    assert skipped <= set(edges.not_pruned)
+
+
+def test_tied_weights_are_named_and_left_alone():
+    model, x = models.build("tied")
+    pruned = prunus.prune(model, "magnitude", 0.5, data=x)
+    tied = [name for name, why in pruned.not_pruned.items() if "tied" in why]
+    assert len(tied) == 2
+    with pytest.raises(ValueError, match="cannot be pruned: its weight is tied to"):
+        prunus.prune(model, "magnitude", 0.5, layers=tied[0])
+
+
+def test_modes_flags_and_notes_come_back():
+    model, x = mlp(norm=True)
+    model.layers[1].eval()
+    model.layers[0].weight.requires_grad_(False)
+    flags = [m.training for m in model.modules()]
+    pruned = prunus.prune(model, "dpp-node+ls", 0.5, data=x)
+    assert [m.training for m in model.modules()] == flags
+    assert [m.training for m in pruned.model.modules()] == flags
+    assert not pruned.model.layers[0].weight.requires_grad
+    assert any("training mode" in note for note in pruned.notes)
+    assert list(pruned.model.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision(dtype):
+    model, x = mlp()
+    model, x = model.to(dtype), x.to(dtype)
+    for name in ("magnitude", "wanda+ls", "dpp-edge", "importance-node+ls"):
+        pruned = prunus.prune(model, name, 0.5, data=x)
+        assert all(p.dtype == dtype for p in pruned.model.parameters())
+
+
+def test_evaluate_is_called_before_and_after():
+    model, x = mlp()
+    pruned = prunus.prune(model, "magnitude", 0.5, evaluate=lambda m: float(m(x).sum().detach()))
+    assert set(pruned.metrics) == {"before", "pruned"}
+
+
+def test_width_one_is_kept():
+    model, x = mlp(4, 1, 3)
+    pruned = prunus.prune(model, "importance-node", 0.1, data=x)
+    assert pruned.compact(x).layers[0].out_features == 1
+    assert not pruned.plan.feasible
+    assert "exceeds the budget" in pruned.summary()
+
+
+BAD = [
+    (dict(density=0), r"`density` must lie in \(0, 1\], got 0"),
+    (dict(density=-0.5), r"`density` must lie in \(0, 1\], got -0.5"),
+    (dict(density=1.1), r"`density` must lie in \(0, 1\], got 1.1"),
+    (dict(density=float("nan")), r"`density` must lie in \(0, 1\], got nan"),
+    (dict(density=None), "`density` is missing"),
+    (dict(recipe="magnitud"), "Unknown recipe 'magnitud'. Did you mean magnitude"),
+    (dict(layers="layer.0"), "Unknown layer or glob 'layer.0'. Did you mean layers.0"),
+    (dict(density={"layer9": 0.5}), "Unknown layer or glob 'layer9'"),
+    (dict(density=Plan(kept={"layers.7": 2})), "Unknown layer in the plan 'layers.7'"),
+    (dict(density=Plan(kept={"layers.0": 9999})), r"whole number in \[0, 192\], got 9999"),
+    (dict(recipe="wanda", data=None), r"Recipe 'wanda' needs data \(diag\), got none"),
+    (dict(recipe="dpp-node", data=None), r"Recipe 'dpp-node' needs data"),
+    (dict(data=torch.empty(0, 12, dtype=torch.float64)), "`data` must hold at least one sample"),
+    (dict(data=[]), "`data` must hold at least one sample"),
+    (dict(data=torch.ones(3, 11, dtype=torch.float64)), r"could not run on .*shape \(3, 11\)"),
+    (dict(data=torch.ones(3, 12)), "could not run on the data: .*float32"),
+    (dict(data=torch.ones(3, 12, dtype=torch.int64)), "could not run on the data: .*int64"),
+    (dict(data=torch.full((3, 12), torch.nan).double()), "Layer 'layers.0' received NaN"),
+    (dict(seed=-1), "`seed` must be a whole number >= 0, got -1"),
+    (dict(recipe=Recipe(schedule=parse("Iterative(rounds=2)"))), "its steps. Pass train="),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[m[:40] for _, m in BAD])
+def test_bad_input_costs_one_clear_error(change, message):
+    model, x = mlp()
+    before = state(model)
+    given = {"recipe": "wanda+ls", "density": 0.5, "data": x, "seed": 0, "layers": None} | change
+    with pytest.raises(ValueError, match=message):
+        prunus.prune(
+            model, given["recipe"], given["density"],
+            data=given["data"], seed=given["seed"], layers=given["layers"],
+        )  # fmt: skip
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_bad_models_are_named():
+    model, x = mlp()
+    with torch.no_grad():
+        model.layers[2].weight[1, 2] = torch.inf
+    with pytest.raises(
+        ValueError, match=r"`layers.2.weight` must be finite, got inf at index \[1, 2\]"
+    ):
+        prunus.prune(model, "magnitude", 0.5)
+    with pytest.raises(ValueError, match="no prunable layers"):
+        prunus.prune(nn.Sequential(nn.ReLU()), "magnitude", 0.5)
+    with pytest.raises(ValueError, match=r"no prunable layers.*LSTM has no weight view"):
+        prunus.prune(nn.LSTM(3, 4), "magnitude", 0.5)
+    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module, got dict"):
+        prunus.prune({}, "magnitude", 0.5)
+    with pytest.raises(TypeError, match="`recipe` must be a name"):
+        prunus.prune(mlp()[0], 3, 0.5)
+
+
+def test_a_users_own_parts_work_unregistered():
+    model, x = mlp()
+
+    def oldest(layer):
+        return torch.arange(layer.weight.numel(), dtype=torch.float64).view(layer.weight.shape)
+
+    pruned = prunus.prune(model, Recipe(granularity=Edge(), score=oldest), 0.5)
+    assert pruned.layers["layers.0"].mask.flatten().tolist() == [False] * 96 + [True] * 96
+    assert pruned.name.startswith("recipe-")
+
+    def broken(layer):
+        return torch.full_like(layer.weight, torch.nan)
+
+    with pytest.raises(ValueError, match=r"score of layer 'layers.0' is NaN in 192 of"):
+        prunus.prune(model, Recipe(score=broken), 0.5)
+    with pytest.raises(ValueError, match=r"must be a tensor of shape \(16, 12\), got \(12,\)"):
+        prunus.prune(model, Recipe(score=lambda layer: layer.weight[0]), 0.5)
+
+
+def test_rescaled_random_layers_are_unbiased():
+    model, x = mlp(12, 6)
+    recipe = Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK(rescaled=True))
+    weights = [prunus.prune(model, recipe, 0.25, seed=s).model.layers[0].weight for s in range(400)]
+    mean, exact = torch.stack(weights).mean(0), model.layers[0].weight
+    # Each entry is 4w or 0 with probability 1/4 and 3/4: standard error |w| √(3/400). 72 entries
+    # at 5.5 standard errors: false alarm below 3e-6.
+    assert ((mean - exact).abs() <= 5.5 * exact.abs() * (3 / 400) ** 0.5).all()
+    plain = Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK())
+    biased = torch.stack(
+        [prunus.prune(model, plain, 0.25, seed=s).model.layers[0].weight for s in range(400)]
+    ).mean(0)
+    assert not ((biased - exact).abs() <= 5.5 * exact.abs() * (3 / 400) ** 0.5).all()

@@ -1,0 +1,109 @@
+"""The joint methods as the engine calls them."""
+
+import pytest
+import torch
+
+from prunus.compensation import output_error
+from prunus.granularity import NM, Edge, EdgePerRow, Node
+from prunus.joint import JOINTS, OBC, OBS, SparseGPT, obs_masks
+from prunus.layer import Layer
+
+
+def a_layer(groups=1, rows=8, n=24, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shape = (groups, n, 400) if groups > 1 else (n, 400)
+    x = torch.randn(shape, generator=g, dtype=torch.float64)
+    x = x + x.roll(1, -2) + 0.5  # neighbours are correlated
+    gram = x @ x.transpose(-1, -2) / 400
+    weight = torch.randn(rows, n, generator=g)
+    return Layer(name="fc", weight=weight, gram=gram, groups=groups, samples=400)
+
+
+CASES = [
+    (OBS(), EdgePerRow()),
+    (OBS(), Edge()),
+    (SparseGPT(), EdgePerRow()),
+    (SparseGPT(block=5), Edge()),
+    (SparseGPT(), NM(2, 4)),
+    (OBC(), NM(2, 4)),
+    (OBC(), EdgePerRow()),
+    (OBC(size=4), EdgePerRow()),
+]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("method", "granularity"), CASES, ids=str)
+def test_laws(method, granularity, groups):
+    layer = a_layer(groups)
+    before = layer.weight.clone()
+    pools = granularity.pool("fc", layer.weight)
+    if isinstance(granularity, NM):
+        kept = torch.full((len(pools),), 2)
+    elif isinstance(granularity, Edge):
+        kept = torch.tensor([77])
+    else:
+        kept = torch.full((len(pools),), 12)
+    answer = method(layer, granularity, kept)
+    assert torch.equal(granularity.pool("fc", answer.mask).sum(1), kept)
+    assert (answer.weight[~answer.mask] == 0).all()
+    assert answer.weight.dtype == layer.weight.dtype
+    assert torch.equal(layer.weight, before)
+    assert answer.ridge is not None
+    again = method(layer, granularity, kept)
+    assert torch.equal(again.mask, answer.mask)
+    # the new weights make up for some of what the mask alone would lose
+    plain = layer.weight.masked_fill(~answer.mask, 0.0)
+    ours, theirs = (output_error(layer, w, None) for w in (answer.weight, plain))
+    assert ours is not None
+    assert theirs is not None
+    assert ours < theirs
+
+
+def test_obs_keeps_different_counts_per_row():
+    layer = a_layer()
+    kept = torch.tensor([0, 3, 5, 7, 11, 20, 23, 24])
+    answer = OBS()(layer, EdgePerRow(), kept)
+    assert torch.equal(answer.mask.sum(1), kept)
+    assert torch.equal(answer.mask[3], obs_masks(layer.weight, layer.gram, [7])[0][0][3])
+
+
+def test_obs_over_the_layer_costs_no_more_than_equal_rows():
+    layer = a_layer()
+    shared = OBS()(layer, Edge(), torch.tensor([64]))
+    equal = OBS()(layer, EdgePerRow(), torch.full((8,), 8))
+    assert int(shared.mask.sum()) == int(equal.mask.sum())
+    assert output_error(layer, shared.weight, None) < output_error(layer, equal.weight, None)
+
+
+def test_obs_leaves_less_error_than_sparsegpt():
+    layer = a_layer(seed=3)
+    kept = torch.full((8,), 8)
+    errors = [
+        output_error(layer, method(layer, EdgePerRow(), kept).weight, None)
+        for method in (OBS(), SparseGPT())
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_weights_gone_before_go_first():
+    """With several steps, what an earlier step zeroed is never chosen again."""
+    layer = a_layer()
+    first = OBS()(layer, EdgePerRow(), torch.full((8,), 15))
+    second = OBS()(
+        Layer(name="fc", weight=first.weight, gram=layer.gram), EdgePerRow(), torch.full((8,), 9)
+    )
+    assert not (second.mask & ~first.mask).any()
+
+
+def test_refusals():
+    layer = a_layer()
+    for method in (OBS(), SparseGPT(), OBC()):
+        with pytest.raises(ValueError, match=r"got Node\(multiple_of=1\)"):
+            method(layer, Node(), torch.tensor([3]))
+        with pytest.raises(ValueError, match="Layer 'fc' has no statistic 'gram'"):
+            method(Layer(name="fc", weight=layer.weight), EdgePerRow(), torch.full((8,), 3))
+    with pytest.raises(ValueError, match=r"OBS eliminates edges of rows, got NM\(n=2, m=4\)"):
+        OBS()(layer, NM(2, 4), torch.full((48,), 2))
+    with pytest.raises(ValueError, match="Counts must be multiples of the run length 5, got 12"):
+        OBC(size=5)(layer, EdgePerRow(), torch.full((8,), 12))
+    assert set(JOINTS) == {"OBS", "SparseGPT", "OBC"}

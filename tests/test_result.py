@@ -1,0 +1,172 @@
+"""Saving, loading, and what is said of a folder that is not whole."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import models
+import prunus
+from prunus import files
+from prunus.cost import speedup
+
+
+def setup(name="magnitude", density=0.3, **options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = models.MLP((12, 16, 10, 5), **options), torch.randn(32, 12)
+    return model, x, prunus.prune(model, name, density, data=x, evaluate=lambda m: {"loss": 1.0})
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda+ls", "dpp-node+ls"])
+def test_save_and_load_round_trip(name, tmp_path):
+    model, x, pruned = setup(name, norm=True)
+    pruned.save(tmp_path / "net")
+    assert {p.suffix for p in (tmp_path / "net").iterdir()} == {".json", ".safetensors"}
+    for given in (model, lambda: models.MLP((12, 16, 10, 5), norm=True)):
+        again = prunus.load(tmp_path / "net", given)
+        for key, value in pruned.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[key])
+        assert set(again.masks) == set(pruned.masks)
+        assert all(torch.equal(again.masks[k], pruned.masks[k]) for k in pruned.masks)
+        assert again.recipe == pruned.recipe
+        assert (again.name, again.seed, again.metrics) == (name, 0, pruned.metrics)
+        assert again.plan.kept == pruned.plan.kept
+        assert again.cost_after == pruned.cost_after
+        assert {k: r.error for k, r in again.layers.items()} == {
+            k: r.error for k, r in pruned.layers.items()
+        }
+        for key, result in again.layers.items():
+            assert torch.equal(result.mask, pruned.layers[key].mask)
+        assert (again.dense is model) == isinstance(given, nn.Module)
+    # A loaded network can be trained on with its zeros held.
+    optim = torch.optim.SGD(again.model.parameters(), lr=0.1)
+    with again.hold(optim):
+        again.model(x).square().mean().backward()
+        optim.step()
+    assert not again.model.layers[0].weight[~again.masks["layers.0.weight"]].any()
+
+
+def test_bytes_are_what_is_written(tmp_path):
+    model, x, pruned = setup("magnitude", 0.1)
+    pruned = prunus.prune(models.MLP((300, 400, 200, 10)), "magnitude", 0.1)
+    pruned.save(tmp_path / "net")
+    written = next((tmp_path / "net").glob("weights-*.safetensors")).stat().st_size
+    masks = sum((m.numel() + 7) // 8 for m in pruned.masks.values())
+    header = 4096  # names and shapes
+    assert pruned.cost_after.bytes <= written <= pruned.cost_after.bytes + masks + header
+    assert pruned.cost_after.bytes < 0.14 * pruned.cost_before.bytes
+
+
+def test_compact_network_is_saved_and_loaded(tmp_path):
+    model, x, pruned = setup("importance-node+ls", norm=True)
+    pruned.save(tmp_path / "net", example=x)
+    again = prunus.load(tmp_path / "net", models.MLP((12, 16, 10, 5), norm=True)).compact()
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), pruned.compact(x).eval()(x))
+    assert sum(p.numel() for p in again.parameters()) == pruned.cost_after.parameters
+
+
+def test_folders_that_are_not_whole(tmp_path):
+    model, x, pruned = setup()
+    folder = pruned.save(tmp_path / "net")
+    facts = json.loads((folder / "pruned.json").read_text())
+    path = next(folder.glob("weights-*.safetensors"))
+    weights = path.read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"No pruned\.json in .*nowhere"):
+        prunus.load(tmp_path / "nowhere", model)
+    with pytest.raises(ValueError, match="holds weights and masks, but no code"):
+        prunus.load(folder)
+    path.write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="is truncated or was changed"):
+        prunus.load(folder, model)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights-.*safetensors is missing"):
+        prunus.load(folder, model)
+    path.write_bytes(weights)
+    for change, message in [
+        ({"format": 99}, "has format 99, newer than 1"),
+        ({"kind": "something"}, "is no pruned that prunus saved"),
+    ]:
+        (folder / "pruned.json").write_text(json.dumps(facts | change))
+        with pytest.raises(ValueError, match=message):
+            prunus.load(folder, model)
+    (folder / "pruned.json").write_text(json.dumps(facts)[:100])
+    with pytest.raises(ValueError, match="is truncated or no JSON"):
+        prunus.load(folder, model)
+    partial = {k: v for k, v in facts.items() if k != "recipe"}
+    (folder / "pruned.json").write_text(json.dumps(partial))
+    with pytest.raises(ValueError, match="is no whole pruned network: 'recipe' is missing"):
+        prunus.load(folder, model)
+    (folder / "pruned.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="The model does not fit the network saved in"):
+        prunus.load(folder, models.MLP((12, 17, 10, 5)))
+
+
+def test_an_interrupted_save_leaves_the_old_network(tmp_path, monkeypatch):
+    model, x, pruned = setup()
+    folder = pruned.save(tmp_path / "net")
+    other = prunus.prune(model, "magnitude", 0.8)
+    real, calls = os.replace, []
+
+    def fail_at(n):
+        def replace(*args):
+            calls.append(1)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            real(*args)
+
+        return replace
+
+    monkeypatch.setattr(files.os, "replace", fail_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        other.save(folder)
+    monkeypatch.setattr(files.os, "replace", real)
+    assert prunus.load(folder, model).cost_after == pruned.cost_after
+    calls.clear()
+    monkeypatch.setattr(files.os, "replace", fail_at(2))  # weights are new, the account is old
+    with pytest.raises(KeyboardInterrupt):
+        other.save(folder)
+    monkeypatch.setattr(files.os, "replace", real)
+    assert prunus.load(folder, model).cost_after == pruned.cost_after
+    other.save(folder)
+    assert prunus.load(folder, model).cost_after == other.cost_after
+    assert len(list(folder.iterdir())) == 2  # the old weights are gone
+
+
+def test_an_unwritable_folder_says_so(tmp_path):
+    model, x, pruned = setup()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        pruned.save(tmp_path / "file")
+
+
+def test_summary_says_what_happened():
+    model, x, pruned = setup("wanda+ls")
+    text = pruned.summary()
+    for word in ("layers.0", "16 × 12", "parameters", "wanda+ls", "before", "loss"):
+        assert word in text
+    assert "<pre>" in pruned._repr_html_()
+    assert "not measured" in prunus.prune(model, "magnitude", 0.5).summary()
+
+
+def test_measured_latency_says_its_conditions_and_claims_nothing_unproved():
+    model, x, pruned = setup("magnitude", 0.05)
+    timed = pruned.measured(x, seconds=0.05)
+    before, after = timed.cost_before.latency, timed.cost_after.latency
+    assert before.low <= before.median <= before.high
+    assert (before.batch, before.threads) == (32, torch.get_num_threads())
+    assert timed.cost_after.latency_share == after.median / before.median
+    assert pruned.cost_after.latency is None
+    assert "batch 32" in timed.summary()
+    wide, small = (speedup(before, replace(before, **change)) for change in (
+        {}, dict(median=before.median / 9, low=before.low / 9, high=before.low / 8),
+    ))  # fmt: skip
+    assert wide.verdict == "no benefit"
+    assert small.verdict == "faster"
+    with pytest.raises(ValueError, match="needs an example batch"):
+        prunus.prune(model, "magnitude", 0.5).measured()
