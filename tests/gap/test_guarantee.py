@@ -105,6 +105,17 @@ def test_certificate_holds_on_the_models_themselves(net):
     assert isinstance(found, prunus.Certificate)
 
 
+def test_images_are_flattened_before_the_first_matrix():
+    model = nn.Sequential(nn.Flatten(), *mlp(widths=(12, 20, 4))).eval()
+    masks = {f"{int(k) + 1}": v for k, v in magnitude(mlp(widths=(12, 20, 4)), 0.9).items()}
+    x = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0))
+    shaped = prunus.certify(model, masks, data=x)
+    plain = prunus.certify(
+        mlp(widths=(12, 20, 4)), magnitude(mlp(widths=(12, 20, 4)), 0.9), data=x.flatten(1)
+    )
+    assert shaped.value == pytest.approx(plain.value, rel=1e-9)
+
+
 def test_without_data_the_ball_is_around_zero():
     model = mlp()
     found = prunus.certify(model, magnitude(model, 0.9), radius=2.0)

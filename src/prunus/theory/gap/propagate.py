@@ -300,7 +300,7 @@ def chain_norm(
 
 
 def chain_bound(
-    stages: Sequence[Stage], radius: float, centre: Float[Tensor, "1 in"]
+    stages: Sequence[Stage], radius: float, centre: Float[Tensor, "1 ..."]
 ) -> float | None:
     """Bound on the gap over the ball by averaged activations; None where the rule does not apply.
 
@@ -321,6 +321,8 @@ def chain_bound(
             pending = False
         elif not (isinstance(stage, Lipschitz) and stage.name == "identity"):
             return None
+        elif not pairs:
+            centre = stage.function(centre)  # flattening, before the first matrix
     largest = max((max(pair.weight.shape) for pair in pairs), default=0)
     if not pairs or (len(pairs) > 8 and largest > 2000):
         return None
