@@ -28,9 +28,11 @@ from prunus.theory.teacher_student.solve import (
 
 __all__ = [
     "Patterns",
+    "Retraining",
     "measured_patterns",
     "pattern_total",
     "random_patterns",
+    "refined_patterns",
     "retrain",
     "sampled_patterns",
 ]
@@ -59,6 +61,19 @@ class Patterns:
     T: Float[Tensor, "patterns M M"]
     v: Float[Tensor, " K"]
     v_star: Float[Tensor, " M"]
+
+
+@dataclass(frozen=True, eq=False)
+class Retraining:
+    """A retrained student.
+
+    Attributes:
+        curve: learning curve of the totals.
+        end: the patterns at its end, from which a further round of pruning starts.
+    """
+
+    curve: Trajectory
+    end: Patterns
 
 
 def pattern_total(patterns: Patterns) -> OrderParameters:
@@ -96,6 +111,37 @@ def random_patterns(order: OrderParameters, density: float) -> Patterns:
         share[:, None, None] * order.T,
         order.v,
         order.v_star,
+    )
+
+
+def refined_patterns(patterns: Patterns, density: float) -> Patterns:
+    """Prune again: each kept weight survives with probability `density`, on many inputs.
+
+    A coordinate of pattern b goes to b′ ⊆ b with probability p^{|b′|} (1 − p)^{|b| − |b′|}. With
+    `retrain` in between, this is iterated pruning.
+    """
+    p = fraction("density", density, one=True)
+    students = patterns.mask.shape[1]
+    if students > ALL_PATTERNS:
+        raise ValueError(
+            f"Patterns are refined up to K = {ALL_PATTERNS}, got K = {students}. Use "
+            f"`measured_patterns` on simulated weights."
+        )
+    mask = torch.tensor(list(itertools.product([False, True], repeat=students)))
+    inside = ~(mask[:, None] & ~patterns.mask).any(-1)
+    kept = mask.double()
+    count, before = kept.sum(1)[:, None], patterns.mask.double().sum(1)
+    chance = inside * p**count * (1 - p) ** (before - count).clamp(min=0)
+    some = chance.any(1)
+    mask, kept, chance = mask[some], kept[some], chance[some]
+    return Patterns(
+        mask,
+        chance @ patterns.share,
+        torch.einsum("nb,bij->nij", chance, patterns.Q) * kept[:, :, None] * kept[:, None, :],
+        torch.einsum("nb,bij->nij", chance, patterns.R) * kept[:, :, None],
+        torch.einsum("nb,bij->nij", chance, patterns.T),
+        patterns.v,
+        patterns.v_star,
     )
 
 
@@ -144,7 +190,7 @@ def retrain(
     method: str | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
-) -> Trajectory:
+) -> Retraining:
     """Integrate the learning equations of a student whose masked weights stay zero.
 
     The drift of a coordinate is linear in that coordinate's (w, w*), so the partial sums of each
@@ -160,7 +206,7 @@ def retrain(
         until, rate, readout_rate, noise, activation, times, method, rtol, atol: as in `solve`.
 
     Returns:
-        the learning curve of the totals.
+        the learning curve of the totals, and the patterns at its end.
 
     References:
         Derived in docs/teacher_student.md.
@@ -238,7 +284,17 @@ def retrain(
         v[n] = fill(solution.sol(alpha))
         whole_covariance = covariance.sum(0)
         q[n], r[n] = whole_covariance[:students, :students], whole_covariance[:students, students:]
-    return Trajectory(
+    last = torch.from_numpy(fill(solution.sol(horizon)).copy())
+    end = Patterns(
+        start.mask,
+        start.share,
+        torch.from_numpy(covariance[:, :students, :students].copy()),
+        torch.from_numpy(covariance[:, :students, students:].copy()),
+        start.T,
+        last,
+        start.v_star,
+    )
+    curve = Trajectory(
         times=torch.from_numpy(stored),
         Q=torch.from_numpy(q),
         R=torch.from_numpy(r),
@@ -254,6 +310,7 @@ def retrain(
         evaluations=int(solution.nfev),
         _between=between,
     )
+    return Retraining(curve, end)
 
 
 def _blocks(
