@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from decimal import ROUND_HALF_UP, Decimal
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prunus.check import fraction, positive, unknown
+from prunus.check import fraction, positive, unknown, whole
 
 __all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
 
@@ -51,6 +51,8 @@ class Budget:
             )
         if given[0] in ("density", "latency"):
             checked_density(getattr(self, given[0]), given[0])
+        elif given[0] in ("parameters", "macs", "bytes"):
+            whole(given[0], getattr(self, given[0]), low=1)
         else:
             positive(given[0], getattr(self, given[0]))
         if self.latency is not None and self.example is None:
@@ -145,26 +147,68 @@ def count_of(density: float, total: int) -> int:
         >>> count_of(0.1, 10), count_of(0.25, 2), count_of(1 - 0.9, 10)
         (1, 1, 1)
     """
-    exact = Decimal(repr(float(density))) * total
-    return int(exact.quantize(Decimal(1), rounding=ROUND_HALF_UP))
+    return math.floor(Fraction(repr(float(density))) * total + Fraction(1, 2))
 
 
-def share(total: int, weights: Sequence[int], *, minimum: int = 0) -> list[int]:
-    """`total` split in proportion to `weights` by largest remainder, ties to the lower index.
+def share(
+    total: int,
+    sizes: Sequence[int],
+    *,
+    rates: Sequence[int] | None = None,
+    minimum: int | Sequence[int] = 0,
+) -> list[int]:
+    """`total` units split among pools by largest remainder, ties to the lower index.
 
-    No part exceeds its weight. Parts below `minimum` rise to it (or to their weight): for equal
-    weights that happens only where the minima alone exceed the total.
+    No part exceeds its pool; what a full pool cannot take goes to the others. Every part has at
+    least `minimum` units (or its whole pool), met inside the total; only where these minima alone
+    exceed the total are they what is returned.
+
+    Args:
+        total: units to share; at most all are given.
+        sizes: units of each pool.
+        rates: parts are in proportion to these; to the sizes where None.
+        minimum: units that every pool gets at least; one number, or one for each.
+
+    Example:
+        >>> share(5, [4, 4, 4]), share(5, [1, 4, 4], rates=[2, 1, 1]), share(2, [9, 1], minimum=1)
+        ([2, 2, 1], [1, 2, 2], [1, 1])
     """
-    whole = sum(weights)
-    if whole == 0:
-        return [0] * len(weights)
-    total = min(total, whole)
-    parts = [total * w // whole for w in weights]
-    remainders = [total * w % whole for w in weights]
-    order = sorted(range(len(weights)), key=lambda i: (-remainders[i], i))
+    pulls = sizes if rates is None else rates
+    wanted = [minimum] * len(sizes) if isinstance(minimum, int) else minimum
+    lows = [min(low, size) for low, size in zip(wanted, sizes, strict=True)]
+    total = min(total, sum(sizes))
+    if total <= sum(lows):
+        return lows
+    level = _level(total, lows, sizes, pulls)
+    top, bottom = level.numerator, level.denominator
+    exact = [
+        min(max(top * pull, low * bottom), size * bottom)
+        for low, size, pull in zip(lows, sizes, pulls, strict=True)
+    ]  # in units of 1 / bottom
+    parts = [x // bottom for x in exact]
+    order = sorted(range(len(parts)), key=lambda i: (-(exact[i] % bottom), i))
     for i in order[: total - sum(parts)]:
         parts[i] += 1
-    return [max(part, min(minimum, w)) for part, w in zip(parts, weights, strict=True)]
+    return parts
+
+
+def _level(total: int, lows: Sequence[int], sizes: Sequence[int], pulls: Sequence[int]) -> Fraction:
+    """The level x at which the parts x · pull, held within [low, size], add up to `total`."""
+    level = Fraction(total, sum(pulls))
+    limits = list(zip(lows, sizes, pulls, strict=True))
+    if all(low <= level * pull <= size for low, size, pull in limits):
+        return level
+    turns = sorted(Fraction(x, pull) for low, size, pull in limits for x in (low, size) if pull)
+
+    def given(x: Fraction) -> Fraction:
+        parts = [min(max(x * pull, Fraction(low)), Fraction(size)) for low, size, pull in limits]
+        return sum(parts, Fraction(0))
+
+    # The parts grow with the level, and straight between the turns.
+    at = next(i for i, turn in enumerate(turns) if given(turn) >= total)
+    below, above = turns[at - 1] if at else Fraction(0), turns[at]
+    low, high = given(below), given(above)
+    return above if high == low else below + (above - below) * (total - low) / (high - low)
 
 
 def densities_of(density: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
@@ -195,8 +239,9 @@ def as_counts(
     """
     if isinstance(counts, Tensor):
         counts = counts.tolist()
-    if isinstance(counts, int):
-        counts = share(counts, sizes) if counts <= sum(sizes) else [counts]
+    if isinstance(counts, int | float):
+        whole(f"plan[{name!r}]", counts, low=0, high=sum(sizes))
+        counts = share(int(counts), sizes)
     if len(counts) != len(sizes) or any(
         not 0 <= k <= n for k, n in zip(counts, sizes, strict=False)
     ):

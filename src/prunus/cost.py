@@ -4,7 +4,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group
 from prunus.layer import view_of
+from prunus.modes import evaluating
 
 __all__ = [
     "Anatomy",
@@ -110,20 +112,19 @@ class Anatomy:
         shapes: shape of every parameter and buffer by name, tensors in several places once.
         itemsizes: bytes per entry.
         parameters: names that are parameters and no buffers.
+        tied: {name: the name in `shapes`} of tensors that stand in several places.
         positions: output positions per sample of every layer with a view, or None if unknown.
-        tied: for a tensor in several places, {other name: the name it has in `shapes`}.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     itemsizes: Mapping[str, int]
     parameters: frozenset[str]
     positions: Mapping[str, float] | None
-    tied: Mapping[str, str]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     def weight_of(self, layer: str) -> str:
         """The name in `shapes` of a layer's weight."""
-        name = f"{layer}.weight"
-        return self.tied.get(name, name)
+        return self.tied.get(f"{layer}.weight", f"{layer}.weight")
 
     def weight_entries(self, layers: Sequence[str]) -> int:
         """Number of entries of the layers' weights."""
@@ -133,18 +134,18 @@ class Anatomy:
 def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
     """The sizes of `model`; `run` makes one forward call and returns its number of samples."""
     entries: dict[str, Tensor] = {}
-    seen: dict[int, str] = {}
+    first: dict[int, str] = {}
     tied: dict[str, str] = {}
     named: list[tuple[str, Tensor, bool]] = [
-        (n, p, True) for n, p in model.named_parameters(remove_duplicate=False)
+        *((n, p, True) for n, p in model.named_parameters(remove_duplicate=False)),
+        *((n, b, False) for n, b in model.named_buffers(remove_duplicate=False)),
     ]
-    named += [(n, b, False) for n, b in model.named_buffers()]
     parameters = set()
     for name, tensor, is_parameter in named:
-        if id(tensor) in seen:
-            tied[name] = seen[id(tensor)]
+        if id(tensor) in first:
+            tied[name] = first[id(tensor)]
             continue
-        seen[id(tensor)] = name
+        first[id(tensor)] = name
         entries[name] = tensor
         if is_parameter:
             parameters.add(name)
@@ -230,7 +231,7 @@ def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) 
     selected = sum(math.prod(sizes.shapes[n]) for n in weights)
     macs = None
     if sizes.positions is not None:
-        macs = round(sum(after[sizes.weight_of(name)] * at for name, at in sizes.positions.items()))
+        macs = round(sum(after[sizes.weight_of(n)] * at for n, at in sizes.positions.items()))
     return Cost(
         density=sum(after[n] for n in weights) / selected if selected else 1.0,
         model_density=left / total,
@@ -267,24 +268,19 @@ def measure_latency(
     Returns:
         a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
     """
-    flags = [[(m, m.training) for m in model.modules()] for model in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            slowest = 0.0
-            for model in models:
-                for _ in range(3):  # warm-up
-                    slowest = _timed(call, model)
-            count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
-            times: list[list[float]] = [[] for _ in models]
-            for _ in range(count):
-                for model, own in zip(models, times, strict=True):
-                    own.append(_timed(call, model))
-    finally:
-        for own_flags in flags:
-            for module, flag in own_flags:
-                module.training = flag
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model, fused=True))
+        stack.enter_context(torch.no_grad())
+        slowest = 0.0
+        for model in models:
+            warm = [_timed(call, model) for _ in range(3)]
+            slowest = max(slowest, warm[-1])
+        count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
+        times: list[list[float]] = [[] for _ in models]
+        for _ in range(count):
+            for model, own in zip(models, times, strict=True):
+                own.append(_timed(call, model))
     return [_latency(own, batch) for own in times]
 
 
@@ -302,14 +298,27 @@ def _timed(call: Callable[[nn.Module], Any], model: nn.Module) -> float:
 def _latency(times: Sequence[float], batch: int) -> Latency:
     ordered = sorted(times)
     n = len(ordered)
-    reach = 0.98 * math.sqrt(n)  # half-width in ranks of the 95 % interval of a median
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    low = _median_rank(n, 0.95)
     return Latency(
         median=statistics.median(ordered),
         low=ordered[low],
-        high=ordered[high],
+        high=ordered[n - 1 - low],
         level=0.95,
         runs=n,
         threads=torch.get_num_threads(),
         batch=batch,
     )
+
+
+def _median_rank(n: int, level: float) -> int:
+    """The largest rank r, from 0, with P(median in [x_r, x_(n−1−r)]) >= level; 0 if none has it.
+
+    The median lies below x_r exactly if at most r of n values do: a binomial tail with p = 1/2.
+    """
+    tail, rank = 0, 0
+    for r in range(n // 2):
+        tail += math.comb(n, r)
+        if 2 * tail > (1 - level) * 2**n:
+            break
+        rank = r
+    return rank

@@ -14,6 +14,7 @@ from prunus.check import finite
 __all__ = ["Layer", "View", "layer_of", "register_view", "view_of"]
 
 Statistic = Tensor | None
+PANEL = 128  # columns below which splitting a product gains nothing
 # Statistics with one entry per convolution group.
 PER_GROUP = ("gram", "mean", "diag", "cross", "dense_gram", "dense_mean", "max", "zeros")
 
@@ -39,7 +40,9 @@ class Layer:
         dense_mean: E[x_dense], shaped as `mean`, beside `cross`.
         max: max |x|, (in,) or (groups, in).
         zeros: share of inputs that are exactly 0, (in,) or (groups, in).
-        grad: Σ over batches of ∂L/∂W, (out, in), sign kept.
+        grad: E[∂L/∂W] over samples, (out, in), sign kept.
+        hessian_grad: H g, Hessian times gradient of the mean loss, logits over 200, (out, in).
+        flow: ∂R/∂|W| of the flow R along all paths, (out, in).
         samples: number of input vectors averaged (samples × positions).
         producer: the layer whose outputs feed this one, where exactly one does.
     """
@@ -58,6 +61,8 @@ class Layer:
     max: Statistic = None
     zeros: Statistic = None
     grad: Statistic = None
+    hessian_grad: Statistic = None
+    flow: Statistic = None
     samples: int = 0
     producer: "Layer | None" = None
 
@@ -70,7 +75,7 @@ class Layer:
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
             changes: dict[str, Any] = {"weight": self.weight[own], "groups": 1}
-            for name in ("bias", "grad"):
+            for name in ("bias", "grad", "hessian_grad", "flow"):
                 values = getattr(self, name)
                 changes[name] = None if values is None else values[own]
             for name in PER_GROUP:
@@ -159,9 +164,7 @@ class ConvView:
 
     def vectors(self, module: Any, inputs: Tensor) -> Tensor:
         axes = len(module.kernel_size)
-        if inputs.ndim == axes + 1:  # an unbatched input
-            inputs = inputs[None]
-        padded = _padded(module, inputs)
+        padded = _padded(module, batched(module, inputs))
         for axis, (size, step, gap) in enumerate(
             zip(module.kernel_size, module.stride, module.dilation, strict=True)
         ):
@@ -178,6 +181,11 @@ class ConvView:
             "An `attention_mask` does not say which patches of a convolution are padding. "
             "Leave the mask out of the batch, or exclude the convolutions."
         )
+
+
+def batched(module: Any, inputs: Tensor) -> Tensor:
+    """A convolution's input with its batch axis, which a single sample may lack."""
+    return inputs[None] if inputs.ndim == len(module.kernel_size) + 1 else inputs
 
 
 def _padded(module: Any, inputs: Tensor) -> Tensor:
@@ -262,10 +270,26 @@ def squeeze_groups(values: Tensor, groups: int) -> Tensor:
     return values[0] if groups == 1 else values
 
 
-def second_moment(vectors: Float[Tensor, "positions groups in"]) -> Float[Tensor, "groups in in"]:
-    """Σ x xᵀ over positions, in float64, one matrix per convolution group."""
-    if vectors.shape[1] == 1:
-        x = vectors[:, 0].to(torch.float64)
-        return (x.T @ x)[None]
-    x = vectors.to(torch.float64).transpose(0, 1)
-    return x.transpose(1, 2) @ x
+def add_second_moment(
+    total: Float[Tensor, "groups in in"], vectors: Float[Tensor, "positions groups in"]
+) -> None:
+    """Add Σ x xᵀ over positions to the upper triangle of `total`, in place.
+
+    Panels on and right of the diagonal are 5/8 of the work of the whole product. What stands
+    below the diagonal has no meaning until `mirror` fills it.
+    """
+    groups, width = total.shape[:2]
+    if groups > 1:  # many small products: all in one call
+        by_group = vectors.transpose(0, 1)
+        total.baddbmm_(by_group.transpose(1, 2), by_group)
+        return
+    step = max(PANEL, -(-width // 4))
+    for start in range(0, width, step):
+        panel, rest = vectors[:, 0, start : start + step], vectors[:, 0, start:]
+        total[0, start : start + step, start:].addmm_(panel.T, rest)
+
+
+def mirror(total: Float[Tensor, "groups in in"]) -> Float[Tensor, "groups in in"]:
+    """The symmetric matrices whose upper triangles `add_second_moment` has summed."""
+    upper = total.triu()
+    return upper + upper.transpose(1, 2) - torch.diag_embed(upper.diagonal(dim1=1, dim2=2))

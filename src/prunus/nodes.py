@@ -8,13 +8,24 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prunus.check import unknown
 from prunus.coupling import Group
 from prunus.dpp import node_gram
 from prunus.layer import Layer
 
-__all__ = ["ClassView", "class_scores", "class_view", "parameter_masks"]
+__all__ = ["ClassView", "check_reduction", "class_scores", "class_view", "parameter_masks"]
 
 Kernel = Literal["preactivation", "activation"]
+SIDES = ("consumer", "producer", "both")
+REDUCTIONS = ("sum", "l2")
+
+
+def check_reduction(side: str, reduction: str) -> None:
+    """Raise a ValueError where a score's `side` or `reduction` is none that nodes know."""
+    if side not in SIDES:
+        raise unknown("side of a score", side, SIDES)
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction of a score", reduction, REDUCTIONS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,7 +88,7 @@ class ClassView:
                 total += node_gram(
                     part.gram.cpu(),  # type: ignore[union-attr]
                     part.weight.cpu()[rows],
-                    mean=part.mean,
+                    mean=None if part.mean is None else part.mean.cpu(),
                     bias=part.bias.cpu()[rows] if with_bias else None,  # type: ignore[union-attr]
                 )
             told = True
@@ -114,6 +125,7 @@ def class_scores(view: ClassView, score: Any) -> Float[Tensor, " classes"]:
     """
     side = getattr(score, "side", "consumer")
     reduction = getattr(score, "reduction", "sum")
+    check_reduction(side, reduction)
     total = torch.zeros(view.group.size, dtype=torch.float64)
 
     def reduce(values: Tensor, axis: int) -> Tensor:

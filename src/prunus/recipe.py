@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from prunus.allocation import ALLOCATIONS, Uniform
+from prunus.allocation import ALLOCATIONS, ERK, Uniform
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, LeastSquares, NoCompensation
-from prunus.granularity import GRANULARITIES, Edge, EdgePerRow, Node
+from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node
 from prunus.joint import JOINTS
 from prunus.schedules import SCHEDULES, OneShot
 from prunus.scores import SCORES, Magnitude
-from prunus.selection import KDPP, SELECTIONS, TopK
+from prunus.selection import KDPP, SELECTIONS, DPPMap, DPPPoisson, TopK
 
 __all__ = ["Recipe", "parse"]
 
@@ -46,6 +46,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.inputs not in ("dense", "pruned"):
             raise ValueError(f"`inputs` must be 'dense' or 'pruned', got {self.inputs!r}.")
+        if isinstance(self.granularity, type) or not hasattr(self.granularity, "pool"):
+            raise TypeError(
+                f"`granularity` must be an instance such as Edge(), got {self.granularity!r}. "
+                f"Write it with its parentheses."
+            )
         for name in ("score", "allocation", "selection", "compensation", "schedule"):
             part = getattr(self, name)
             if isinstance(part, type) or not callable(part):
@@ -53,6 +58,16 @@ class Recipe:
                     f"`{name}` must be an instance that can be called, got {part!r}. "
                     f"Write it with its parentheses."
                 )
+        if isinstance(self.granularity, NM) and self.allocation != Uniform():
+            raise ValueError(
+                f"{self.granularity!r} fixes every count, so `allocation` must be Uniform(), got "
+                f"{self.allocation!r}."
+            )
+        if isinstance(self.allocation, ERK) and isinstance(self.granularity, Node):
+            raise ValueError(
+                f"{self.allocation!r} shares single weights among layers, so `granularity` must "
+                f"not be Node(). Use Uniform() or Global()."
+            )
         if self.joint:
             if not isinstance(self.compensation, NoCompensation | LeastSquares):
                 raise ValueError(
@@ -61,7 +76,9 @@ class Recipe:
                 )
             if isinstance(self.granularity, Node):
                 raise ValueError(f"{self.selection!r} removes edges, not nodes.")
-        if isinstance(self.selection, KDPP) and not isinstance(self.granularity, EdgePerRow | Node):
+        if isinstance(self.selection, KDPP | DPPMap | DPPPoisson) and not isinstance(
+            self.granularity, EdgePerRow | Node
+        ):
             raise ValueError(
                 f"{self.selection!r} draws one set per output row or per group of nodes, so "
                 f"`granularity` must be EdgePerRow() or Node(), got {self.granularity!r}."
@@ -119,8 +136,9 @@ def parse(text: str) -> Any:
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"{text!r} is no recipe: {error.msg}. Write e.g. TopK().") from None
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ValueError(f"{text!r} is no recipe: {reason}. Write e.g. TopK().") from None
     return _build(tree, text)
 
 
@@ -137,14 +155,16 @@ def _build(node: ast.expr, text: str) -> Any:
         if node.func.id not in known:
             raise unknown("part of a recipe", node.func.id, known)
         args = [_build(a, text) for a in node.args]
-        kwargs = {k.arg: _build(k.value, text) for k in node.keywords if k.arg}
+        if any(k.arg is None for k in node.keywords):
+            raise ValueError(f"{ast.unparse(node)!r} unpacks a mapping. Write every field out.")
+        kwargs = {str(k.arg): _build(k.value, text) for k in node.keywords}
         try:
             return known[node.func.id](*args, **kwargs)
         except TypeError as error:
             raise ValueError(f"{ast.unparse(node)}: {error}.") from None
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(
             f"{ast.unparse(node)!r} in {text!r} is neither a number, a word in quotes, nor a part "
             f"such as TopK()."

@@ -23,8 +23,9 @@ from prunus.cost import Cost, Latency, measure_latency
 from prunus.files import write_bytes, write_text
 from prunus.granularity import Node
 from prunus.recipe import Recipe, parse
-from prunus.surgery.compact import compact, resize
+from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
+from prunus.surgery.resize import resize
 
 __all__ = ["LayerResult", "Pruned", "load"]
 

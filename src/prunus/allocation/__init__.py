@@ -1,6 +1,21 @@
 """Allocation: how many units each pool keeps, so that the budget is met."""
 
+from prunus.allocation.erk import ERK
 from prunus.allocation.growth import CostOf, Pools, largest
-from prunus.allocation.rules import ALLOCATIONS, Allocation, Global, Uniform
+from prunus.allocation.lamp import LAMP, lamp_scores
+from prunus.allocation.rules import Allocation, Global, Uniform
 
-__all__ = ["ALLOCATIONS", "Allocation", "CostOf", "Global", "Pools", "Uniform", "largest"]
+__all__ = [
+    "ALLOCATIONS",
+    "ERK",
+    "LAMP",
+    "Allocation",
+    "CostOf",
+    "Global",
+    "Pools",
+    "Uniform",
+    "lamp_scores",
+    "largest",
+]
+
+ALLOCATIONS = {"Uniform": Uniform, "Global": Global, "ERK": ERK, "LAMP": LAMP}

@@ -1,5 +1,6 @@
 """Plans that grow unit by unit, and the largest one that a budget admits."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -7,10 +8,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prunus.budget import Budget
+from prunus.budget import Budget, share
 from prunus.cost import Cost
 
-__all__ = ["CostOf", "Growth", "Kept", "Pools", "fits", "largest", "ranked_growth", "spent_of"]
+__all__ = [
+    "CostOf",
+    "Growth",
+    "Kept",
+    "Pools",
+    "fits",
+    "largest",
+    "proportional_growth",
+    "ranked_growth",
+    "short_of",
+    "spent_of",
+]
 
 Pools = Mapping[str, Float[Tensor, "pools units"]]
 Kept = Mapping[str, Int[Tensor, " pools"]]
@@ -24,6 +36,7 @@ class CostOf(Protocol):
     Attributes:
         nodes: True where units are channel classes, whose costs are coupled.
         multiple_of: kept classes of a group are a multiple of this, or all.
+        shapes: the shape of every layer's weight, kernel axes included; empty for nodes.
     """
 
     @property
@@ -31,6 +44,9 @@ class CostOf(Protocol):
 
     @property
     def multiple_of(self) -> int: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def __call__(self, kept: Kept) -> Cost: ...
 
@@ -102,3 +118,62 @@ def ranked_growth(pools: Pools, minimum: int) -> Growth:
         return dict(zip(names, torch.split(counts, sizes), strict=True))
 
     return plan_at, int(must.sum()), len(value)
+
+
+def proportional_growth(
+    pools: Pools, rates: Mapping[str, float], minimum: int, step: int = 1
+) -> Growth:
+    """Plans whose layers grow in proportion to `rates`, until they are full.
+
+    The j-th further unit of a layer joins when the level · rate reaches j + 1/2, so every plan
+    holds the one before it. The pools of a layer share by largest remainder.
+
+    Args:
+        pools: scores per pool by name; only their sizes count.
+        rates: of every layer.
+        minimum: units that every pool has in the first plan.
+        step: units that join together.
+
+    Returns:
+        the plan of the k-th step, the first step and the last.
+    """
+    names = list(pools)
+    marks, owners, amounts = [], [], []
+    start: dict[str, int] = {}
+    for i, name in enumerate(names):
+        n_pools, n_units = pools[name].shape
+        size = n_pools * n_units
+        first = min(size, -(-min(minimum, n_units) * n_pools // step) * step)
+        start[name] = first
+        ends = torch.arange(first + step, size + step, step).clamp(max=size)
+        begins = torch.cat([torch.tensor([first]), ends[:-1]])[: len(ends)]
+        marks.append(((begins + ends) / 2).to(torch.float64) / rates[name])
+        amounts.append(ends - begins)
+        owners.append(torch.full((len(ends),), i))
+    order = torch.cat(marks).argsort(stable=True)
+    owner, amount = torch.cat(owners)[order], torch.cat(amounts)[order]
+
+    def plan_at(k: int) -> dict[str, Tensor]:
+        added = torch.zeros(len(names), dtype=torch.int64).index_add_(0, owner[:k], amount[:k])
+        plan = {}
+        for name, more in zip(names, added.tolist(), strict=True):
+            n_pools, n_units = pools[name].shape
+            plan[name] = torch.tensor(share(start[name] + more, [n_units] * n_pools))
+        return plan
+
+    return plan_at, 0, len(order)
+
+
+def short_of(kept: Kept, free: Growth, pools: Pools, minimum: int) -> tuple[str, ...]:
+    """Names of the layers that a plan without the minimum, of as many units, leaves below it."""
+    if minimum == 0:
+        return ()
+    plan_at, low, high = free
+    total = sum(int(k.sum()) for k in kept.values())
+    at = bisect_left(
+        range(high), total, low, key=lambda k: sum(int(c.sum()) for c in plan_at(k).values())
+    )
+    plan = plan_at(at)
+    return tuple(
+        name for name, k in plan.items() if bool((k < min(minimum, pools[name].shape[1])).any())
+    )

@@ -10,18 +10,19 @@ from torch import Tensor
 
 from prunus.allocation.growth import (
     CostOf,
-    Growth,
     Kept,
     Pools,
     fits,
     largest,
+    proportional_growth,
     ranked_growth,
+    short_of,
     spent_of,
 )
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
 
-__all__ = ["ALLOCATIONS", "Allocation", "Global", "Uniform", "plan_of"]
+__all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
 
 
 class Allocation(Protocol):
@@ -30,12 +31,30 @@ class Allocation(Protocol):
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan: ...
 
 
-def plan_of(kept: Kept, cost: CostOf, budget: Budget, notes: tuple[str, ...] = ()) -> Plan:
-    """A plan with its density and what it reaches of the budget."""
+def plan_of(
+    kept: Kept,
+    cost: CostOf,
+    budget: Budget,
+    notes: tuple[str, ...] = (),
+    *,
+    asked: int | None = None,
+) -> Plan:
+    """A plan with its density and what it reaches of the budget.
+
+    Args:
+        kept: whole numbers per pool.
+        cost: of any such numbers.
+        budget: what was to be met.
+        notes: what the reader should know.
+        asked: for a density of single weights, the number of them that it comes to.
+    """
     price = cost(kept)
     value = spent_of(price, budget)
-    # A density of single weights is met by rounding, so it may lie half a unit above.
-    met = (budget.target == "density" and not cost.nodes) or fits(price, budget)
+    if budget.target == "density" and not cost.nodes:
+        # Met by rounding, so it may lie half a unit above.
+        met = asked is None or sum(int(k.sum()) for k in kept.values()) <= asked
+    else:
+        met = fits(price, budget)
     if not met:
         notes = (*notes, f"the minimum of every pool alone exceeds the budget of {budget.target}")
     counts: dict[str, int | tuple[int, ...]] = {
@@ -50,6 +69,11 @@ def plan_of(kept: Kept, cost: CostOf, budget: Budget, notes: tuple[str, ...] = (
         feasible=met,
         notes=notes,
     )
+
+
+def bound_notes(names: tuple[str, ...], minimum: int) -> tuple[str, ...]:
+    """The note that the minimum binds."""
+    return (f"the minimum of {minimum} per pool binds in {', '.join(names)}",) if names else ()
 
 
 @dataclass(frozen=True)
@@ -71,51 +95,19 @@ class Uniform:
 
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan:
         """The plan for a budget."""
-        notes: tuple[str, ...] = ()
+        sizes = {name: scores.numel() for name, scores in pools.items()}
         if budget.target == "density" and not cost.nodes:
-            kept = {name: self._share(scores, budget.value) for name, scores in pools.items()}
-            for name, counts in kept.items():
-                asked = count_of(budget.value, pools[name].numel())
-                if int(counts.sum()) > asked:
-                    notes += (f"{name}: the minimum of {self.minimum} per pool binds",)
-            return plan_of(kept, cost, budget, notes)
-        plan_at, low, high = self._growth(pools, cost.multiple_of if cost.nodes else 1)
-        return plan_of(plan_at(largest(plan_at, low, high, cost, budget)), cost, budget, notes)
-
-    def _share(self, scores: Tensor, density: float) -> Tensor:
-        n_pools, n_units = scores.shape
-        total = count_of(density, n_pools * n_units)
-        return torch.tensor(share(total, [n_units] * n_pools, minimum=self.minimum))
-
-    def _growth(self, pools: Pools, step: int) -> Growth:
-        """Units join in the order of the share of their layer that they complete."""
-        names = list(pools)
-        sizes = [pools[name].numel() for name in names]
-        marks, owners, amounts, start = [], [], [], []
-        for i, (name, size) in enumerate(zip(names, sizes, strict=True)):
-            n_pools = pools[name].shape[0]
-            first = min(size, -(-self.minimum * n_pools // step) * step)
-            start.append(first)
-            ends = torch.arange(first + step, size + step, step).clamp(max=size)
-            begins = torch.cat([torch.tensor([first]), ends[:-1]])[: len(ends)]
-            marks.append(((begins + ends) / 2).to(torch.float64) / size)
-            amounts.append(ends - begins)
-            owners.append(torch.full((len(ends),), i))
-        order = torch.cat(marks).argsort(stable=True)
-        owner, amount = torch.cat(owners)[order], torch.cat(amounts)[order]
-
-        def plan_at(k: int) -> dict[str, Tensor]:
-            added = torch.bincount(
-                owner[:k], weights=amount[:k].to(torch.float64), minlength=len(names)
-            ).to(torch.int64)
-            return {
-                name: torch.tensor(
-                    share(start[i] + int(added[i]), [pools[name].shape[1]] * pools[name].shape[0])
-                )
-                for i, name in enumerate(names)
-            }
-
-        return plan_at, 0, len(order)
+            asked = {name: count_of(budget.value, size) for name, size in sizes.items()}
+            kept = {name: _split(pools[name], asked[name], self.minimum) for name in pools}
+            risen = tuple(name for name in pools if int(kept[name].sum()) > asked[name])
+            notes = bound_notes(risen, self.minimum)
+            return plan_of(kept, cost, budget, notes, asked=sum(asked.values()))
+        step = cost.multiple_of if cost.nodes else 1
+        plan_at, low, high = proportional_growth(pools, sizes, self.minimum, step)
+        kept = plan_at(largest(plan_at, low, high, cost, budget))
+        free = proportional_growth(pools, sizes, 0, step)
+        notes = bound_notes(short_of(kept, free, pools, self.minimum), self.minimum)
+        return plan_of(kept, cost, budget, notes)
 
 
 @dataclass(frozen=True)
@@ -138,33 +130,37 @@ class Global:
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan:
         """The plan for a budget."""
         plan_at, low, high = ranked_growth(pools, self.minimum)
+        asked = None
         if budget.target == "density" and not cost.nodes:
             asked = count_of(budget.value, high)
             kept = plan_at(max(asked, low))
-            notes: tuple[str, ...] = ()
-            free = ranked_growth(pools, 0)[0](asked) if self.minimum else kept
-            if any(not torch.equal(free[name], kept[name]) for name in kept):
-                notes = (f"the minimum of {self.minimum} per pool binds",)
-            return plan_of(kept, cost, budget, notes)
-        if cost.nodes and cost.multiple_of > 1:
-            plan_at = _rounded(plan_at, pools, cost.multiple_of)
-        return plan_of(plan_at(largest(plan_at, low, high, cost, budget)), cost, budget)
+        else:
+            step = cost.multiple_of if cost.nodes else 1
+            if step > 1:
+                plan_at = _rounded(plan_at, pools, step, self.minimum)
+            kept = plan_at(largest(plan_at, low, high, cost, budget))
+        short = short_of(kept, ranked_growth(pools, 0), pools, self.minimum)
+        return plan_of(kept, cost, budget, bound_notes(short, self.minimum), asked=asked)
+
+
+def _split(scores: Tensor, total: int, minimum: int) -> Tensor:
+    """A layer's units shared among its pools."""
+    n_pools, n_units = scores.shape
+    return torch.tensor(share(total, [n_units] * n_pools, minimum=minimum))
 
 
 def _rounded(
-    plan_at: Callable[[int], dict[str, Tensor]], pools: Pools, step: int
+    plan_at: Callable[[int], dict[str, Tensor]], pools: Pools, step: int, minimum: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The plans with every count rounded down to a multiple of `step` (at least one step)."""
+    """The plans with every count rounded down to a multiple of `step` that holds the minimum."""
 
     def rounded(k: int) -> dict[str, Tensor]:
         plan = {}
         for name, counts in plan_at(k).items():
             size = pools[name].shape[1]
-            low = torch.clamp(counts // step * step, min=min(step, size))
-            plan[name] = torch.where(counts == size, counts, low)
+            low = min(size, -(-minimum // step) * step)
+            down = torch.clamp(counts // step * step, min=low)
+            plan[name] = torch.where(counts == size, counts, down)
         return plan
 
     return rounded
-
-
-ALLOCATIONS = {"Uniform": Uniform, "Global": Global}

@@ -1,7 +1,7 @@
 """What counts as a batch, and what of it goes into the model."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -61,24 +61,35 @@ class Batches:
         return first
 
 
+def mapped(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """The batch with every tensor (or array, taken as one) changed, in its tuples and mappings."""
+    if isinstance(batch, np.ndarray):
+        batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {key: mapped(change, value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
+        return type(batch)(*(mapped(change, part) for part in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(mapped(change, part) for part in batch)
+    return batch
+
+
 def as_tensors(batch: Any) -> Any:
     """The batch with arrays turned into tensors."""
-    if isinstance(batch, np.ndarray):
-        return torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-    if isinstance(batch, tuple):
-        return tuple(as_tensors(part) for part in batch)
-    return batch
+    return mapped(lambda tensor: tensor, batch)
 
 
 def size_of(batch: Any) -> int | None:
     """Number of samples, or None where no tensor says it."""
-    tensors = _tensors(as_tensors(batch))
+    tensors = _tensors(batch)
     return None if not tensors else int(tensors[0].shape[0]) if tensors[0].ndim else 1
 
 
 def first_of(batch: Any, rows: int) -> Any:
     """The first `rows` samples of a batch."""
-    return _rows(as_tensors(batch), 0, rows)
+    return _rows(batch, 0, rows)
 
 
 def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
@@ -95,14 +106,7 @@ def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch's tensors on `device`."""
-    batch = as_tensors(batch)
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(to_device(part, device) for part in batch)
-    return batch
+    return mapped(lambda tensor: tensor.to(device), batch)
 
 
 def call(model: torch.nn.Module, batch: Any) -> Any:
@@ -128,10 +132,18 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
 
 
 def attention_mask(batch: Any) -> Tensor | None:
-    """The batch's `attention_mask` as booleans, or None."""
+    """The batch's `attention_mask` as booleans (batch, positions), or None."""
     inputs = batch[0] if isinstance(batch, tuple | list) else batch
     mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    return None if mask is None else mask.bool()
+    if mask is None:
+        return None
+    if mask.ndim != 2:
+        raise ValueError(
+            f"`attention_mask` must be (batch, positions), 0 for padding, got shape "
+            f"{tuple(mask.shape)}. Leave other masks to the model's own arguments."
+        )
+    result: Tensor = mask.bool()
+    return result
 
 
 class Fingerprint:
@@ -142,7 +154,7 @@ class Fingerprint:
 
     def add(self, batch: Any) -> None:
         """Take in one batch."""
-        for tensor in _tensors(as_tensors(batch)):
+        for tensor in _tensors(batch):
             self._hash.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             if flat.numel():
@@ -155,19 +167,15 @@ class Fingerprint:
 
 
 def _tensors(batch: Any) -> list[Tensor]:
-    if isinstance(batch, Tensor):
-        return [batch]
-    values = batch.values() if isinstance(batch, Mapping) else batch
-    if not isinstance(batch, Mapping | list | tuple):
-        return []
-    return [t for t in values if isinstance(t, Tensor)]
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(note, batch)
+    return found
 
 
 def _rows(batch: Any, start: int, stop: int) -> Any:
-    if isinstance(batch, Tensor):
-        return batch[start:stop] if batch.ndim else batch
-    if isinstance(batch, Mapping):
-        return {k: _rows(v, start, stop) for k, v in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_rows(part, start, stop) for part in batch)
-    return batch
+    return mapped(lambda tensor: tensor[start:stop] if tensor.ndim else tensor, batch)

@@ -1,5 +1,6 @@
 """One streaming pass over the data that collects what is asked; hooks are always removed."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +18,17 @@ from prunus.calibration.batches import (
     size_of,
     to_device,
 )
-from prunus.layer import ConvView, View, second_moment, view_of
+from prunus.calibration.curvature import hessian_gradients
+from prunus.calibration.flow import ones_like_input, path_flow
+from prunus.calibration.forward import loss_of
+from prunus.layer import ConvView, Layer, View, add_second_moment, batched, mirror, view_of
+from prunus.modes import evaluating
+from prunus.rng import generator_for
 
-__all__ = ["STATISTICS", "Moments", "collect", "evaluating", "watched"]
+__all__ = ["STATISTICS", "Moments", "collect", "watched"]
 
-STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad")
+STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad", "hessian_grad", "flow")
+PER_WEIGHT = {"grad", "hessian_grad", "flow"}  # of the weights, not of their inputs
 BLOCK_BYTES = 2**25  # of float64 input vectors handled at a time
 GRAM_BYTES = 2**31  # a single Gram matrix above this is refused unless the caller allows more
 
@@ -51,6 +58,10 @@ class Moments:
             merged.sums[name] = torch.maximum(value, theirs) if name == "max" else value + theirs
         return merged
 
+    def to(self, device: torch.device) -> "Moments":
+        """The same sums on a device."""
+        return Moments(self.count, {key: value.to(device) for key, value in self.sums.items()})
+
 
 def collect(
     model: nn.Module,
@@ -60,28 +71,33 @@ def collect(
     *,
     max_samples: int | None = None,
     max_positions: int | None = None,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
     loss: Any = None,
     device: torch.device,
     advance: Any = None,
 ) -> tuple[dict[str, Moments], str, int]:
-    """Sums over the inputs of the named layers, the data's fingerprint, and the sample count.
+    """Sums over the inputs of the layers that ran, the data's fingerprint, and the sample count.
 
     Raises:
         ValueError: the data are empty, or do not fit the model, or an input is NaN or infinite
-            (the layer is named), or a Gram matrix would exceed the memory limit.
+            (the layer is named).
     """
-    found = {name: Moments() for name in names}
+    found: dict[str, Moments] = {}
     fingerprint = Fingerprint()
     seen = 0
-    wanted = set(statistics) - {"grad", "cross"}
+    wanted = set(statistics) - PER_WEIGHT
+    used: list[Any] = []
     current: dict[str, Any] = {"mask": None}
+    drawn = {
+        name: None if max_positions is None else (max_positions, generator_for(seed, name))
+        for name in names
+    }
 
     def take(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
-        for vectors in vectors_of(view, module, inputs, current["mask"]):
-            _accumulate(
-                name, found[name], _subsample(view, vectors, max_positions, generator), wanted
-            )
+        moments = found.setdefault(name, Moments())
+        if wanted:
+            for vectors in vectors_of(name, view, module, inputs, current["mask"], drawn[name]):
+                _accumulate(name, moments, vectors, wanted)
 
     with evaluating(model), watched(names, take):
         for batch in batches:
@@ -92,11 +108,14 @@ def collect(
                         break
                     part = next(parts(part, room))
                 fingerprint.add(part)
-                seen += size_of(part) or 1
+                size = size_of(part) or 1
+                seen += size
+                if "flow" in statistics or max_samples is not None:
+                    used = [*used, part] if max_samples is not None else used or [part]
                 on_device = to_device(part, device)
                 current["mask"] = attention_mask(on_device)
                 if "grad" in statistics:
-                    _gradients(model, names, on_device, loss, found)
+                    _gradients(model, names, on_device, size, loss, found)
                 else:
                     with torch.no_grad():
                         call(model, on_device)
@@ -104,27 +123,102 @@ def collect(
                 advance(1)
             if max_samples is not None and seen >= max_samples:
                 break
+    for moments in found.values():
+        if "gram" in moments.sums:
+            moments.sums["gram"] = mirror(moments.sums["gram"])
+    ran = {name: module for name, module in names.items() if name in found}
+    if "hessian_grad" in statistics:
+        again = batches if max_samples is None else Batches(used)
+        _store(
+            ran,
+            found,
+            "hessian_grad",
+            hessian_gradients(model, ran, again, loss=loss, device=device),
+        )
+    if "flow" in statistics:
+        _, flow = path_flow(
+            model,
+            {f"{name}.weight".lstrip("."): _absolute(module) for name, module in ran.items()},
+            ones_like_input(used[0]).to(device),
+        )
+        _store(ran, found, "flow", {name: flow[f"{name}.weight".lstrip(".")] for name in ran})
     return found, fingerprint.value, seen
 
 
+def _absolute(module: Any) -> Tensor:
+    weight: Tensor = module.weight
+    return weight.detach().abs()
+
+
+def _store(
+    names: Mapping[str, nn.Module], found: dict[str, Moments], key: str, values: dict[str, Tensor]
+) -> None:
+    """Put one value per weight among the sums, as a matrix."""
+    for name, module in names.items():
+        view = view_of(module)
+        assert view is not None  # the caller selected modules that have one
+        found[name].sums[key] = view.matrix(module, values[name])
+
+
 def vectors_of(
-    view: View, module: nn.Module, inputs: Tensor, mask: Tensor | None
+    name: str,
+    view: View,
+    module: Any,
+    inputs: Tensor,
+    mask: Tensor | None = None,
+    drawn: tuple[int, torch.Generator] | None = None,
 ) -> Iterator[Tensor]:
-    """The input vectors of one call in blocks of bounded size, padding positions left out."""
+    """The input vectors of one call in blocks of bounded size.
+
+    Args:
+        name: of the layer, for messages.
+        view: of the module.
+        module: the layer's module.
+        inputs: what it was called with.
+        mask: Bool[batch, positions], False where a position is padding, which is left out.
+        drawn: for convolutions, keep so many patches of every sample, drawn without replacement.
+    """
     if mask is not None:
-        rows = view.channels(module, inputs)
-        if rows.shape[:-1] == mask.shape:
-            yield from _blocks(view.vectors(module, rows[mask][None]))
-            return
+        inputs = _unpadded(name, view.channels(module, inputs), mask)
     if not isinstance(view, ConvView):
         yield from _blocks(view.vectors(module, inputs))
         return
-    taps = 1
-    for size in module.kernel_size:  # type: ignore[union-attr]
-        taps *= int(size)
-    sample_bytes = 8 * taps * max(1, inputs.numel() // max(1, inputs.shape[0]))
+    inputs = batched(module, inputs)
+    sample_bytes = 8 * math.prod(module.kernel_size) * max(1, inputs[:1].numel())
     for piece in torch.split(inputs, max(1, BLOCK_BYTES // sample_bytes)):
-        yield from _blocks(view.vectors(module, piece))
+        vectors = view.vectors(module, piece)
+        if drawn is not None:
+            vectors = _drawn_positions(vectors, len(piece), *drawn)
+        yield from _blocks(vectors)
+
+
+def _unpadded(name: str, rows: Tensor, mask: Tensor) -> Tensor:
+    """Input vectors less those that lie on padding; one vector per sequence passes as it is."""
+    lead = tuple(rows.shape[:-1])
+    if lead == tuple(mask.shape):
+        return rows[mask]
+    if lead == (mask.numel(),):
+        return rows[mask.flatten()]
+    if lead == (mask.shape[0],):
+        return rows
+    raise ValueError(
+        f"Layer {name!r} sees inputs of shape {tuple(rows.shape)}, in which an `attention_mask` of "
+        f"shape {tuple(mask.shape)} does not say what is padding. Exclude the layer, or leave the "
+        f"mask out of the batch."
+    )
+
+
+def _drawn_positions(
+    vectors: Tensor, samples: int, limit: int, generator: torch.Generator
+) -> Tensor:
+    """`limit` patches of every sample, so that all samples weigh alike however they are batched."""
+    positions = vectors.shape[0] // samples
+    if positions <= limit:
+        return vectors
+    keys = torch.rand(samples, positions, dtype=torch.float64, generator=generator)
+    chosen = keys.argsort(dim=1)[:, :limit].sort(dim=1).values
+    first = positions * torch.arange(samples)[:, None]
+    return vectors[(first + chosen).flatten().to(vectors.device)]
 
 
 def _blocks(vectors: Tensor) -> Iterator[Tensor]:
@@ -132,61 +226,69 @@ def _blocks(vectors: Tensor) -> Iterator[Tensor]:
     yield from torch.split(vectors, max(256, BLOCK_BYTES // (8 * max(1, width))))
 
 
-def _subsample(
-    view: View, vectors: Tensor, limit: int | None, generator: torch.Generator | None
-) -> Tensor:
-    """At most `limit` positions of a block of convolution patches, drawn without replacement."""
-    if limit is None or not isinstance(view, ConvView) or vectors.shape[0] <= limit:
-        return vectors
-    chosen = torch.randperm(vectors.shape[0], generator=generator)[:limit]
-    return vectors[chosen.to(vectors.device)]
-
-
 def _accumulate(name: str, moments: Moments, vectors: Tensor, wanted: set[str]) -> None:
     x = vectors.detach().to(torch.float64)
-    if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+    if len(x) == 0:  # nothing but padding
+        return
+    total = x.sum(0)
+    if not bool(torch.isfinite(total).all()) and not bool(torch.isfinite(x).all()):
         raise ValueError(
             f"Layer {name!r} received NaN or infinite inputs. Check the data and the layers before."
         )
-    new: dict[str, Tensor] = {}
-    if "gram" in wanted:
-        _guard(name, x.shape[-1] ** 2 * x.shape[1] * 8)
-        new["gram"] = second_moment(x)
-    if "diag" in wanted and "gram" not in wanted:
-        new["diag"] = x.square().sum(0)
-    if "mean" in wanted:
-        new["mean"] = x.sum(0)
-    if "zeros" in wanted:
-        new["zeros"] = (x == 0).sum(0).to(torch.float64)
-    if "max" in wanted:
-        new["max"] = x.abs().amax(0) if len(x) else x.new_zeros(x.shape[1:])
     moments.count += x.shape[0]
-    for key, value in new.items():
-        if key not in moments.sums:
-            moments.sums[key] = value
-        elif key == "max":
-            moments.sums[key] = torch.maximum(moments.sums[key], value)
-        else:
-            moments.sums[key] += value
+    sums = moments.sums
+    if "gram" in wanted:
+        groups, width = x.shape[1:]
+        if "gram" not in sums:
+            sums["gram"] = x.new_zeros(groups, width, width)
+        add_second_moment(sums["gram"], x)
+    if "diag" in wanted and "gram" not in wanted:
+        _add(sums, "diag", x.square().sum(0))
+    if "mean" in wanted:
+        _add(sums, "mean", total)
+    if "zeros" in wanted:
+        _add(sums, "zeros", (x == 0).sum(0).to(torch.float64))
+    if "max" in wanted:
+        top = x.abs().amax(0)
+        sums["max"] = torch.maximum(sums["max"], top) if "max" in sums else top
 
 
-def _guard(name: str, needed: int) -> None:
-    if needed > GRAM_BYTES:
-        raise MemoryError(
-            f"The Gram matrix of layer {name!r} needs {needed / 2**30:.1f} GiB, more than the "
-            f"limit of {GRAM_BYTES / 2**30:.1f} GiB. Exclude the layer, use a recipe that needs "
-            f"the diagonal only (`wanda`), or raise prunus.calibration.collect.GRAM_BYTES."
-        )
+def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
+    if key in sums:
+        sums[key] += value
+    else:
+        sums[key] = value
+
+
+def guard_memory(layers: Mapping[str, Layer]) -> None:
+    """Refuse a Gram matrix above the memory limit before any data are read.
+
+    Raises:
+        MemoryError: names the layer, what it needs and the limit.
+    """
+    for name, layer in layers.items():
+        needed = 8 * layer.groups * layer.weight.shape[1] ** 2
+        if needed > GRAM_BYTES:
+            raise MemoryError(
+                f"The Gram matrix of layer {name!r} needs {needed / 2**30:.3g} GiB, more than the "
+                f"limit of {GRAM_BYTES / 2**30:.3g} GiB. Exclude the layer, use a recipe that "
+                f"needs the diagonal only (`wanda`), or raise "
+                f"prunus.calibration.collect.GRAM_BYTES."
+            )
 
 
 def _gradients(
     model: nn.Module,
     names: Mapping[str, nn.Module],
     batch: Any,
+    size: int,
     loss: Any,
     found: dict[str, Moments],
 ) -> None:
-    """Add ∂L/∂W of one batch, sign kept; parameters' own `.grad` stay as they are."""
+    """Add size · ∂L/∂W of one batch, sign kept; parameters' own `.grad` stay as they are.
+
+    Times its number of samples, a loss that is a mean adds up to the same however it is batched.
+    """
     weights: list[Any] = [module.weight for module in names.values()]
     flags = [w.requires_grad for w in weights]
     for w in weights:
@@ -199,45 +301,16 @@ def _gradients(
         for w, flag in zip(weights, flags, strict=True):
             w.requires_grad_(flag)
     for (name, module), weight, grad in zip(names.items(), weights, grads, strict=True):
+        if name not in found:  # it has not run
+            continue
         total = torch.zeros_like(weight) if grad is None else grad
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(
+                f"Layer {name!r} has NaN or infinite gradients. Check the data and the loss."
+            )
         view = view_of(module)
         assert view is not None  # the caller selected modules that have one
-        total = view.matrix(module, total.detach().to(torch.float64))
-        sums = found[name].sums
-        sums["grad"] = sums["grad"] + total if "grad" in sums else total
-
-
-def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
-    """The scalar loss of a batch: the caller's, the output's own, or cross-entropy.
-
-    Raises:
-        ValueError: none of them applies.
-    """
-    if loss is not None:
-        value: Tensor = loss(output, batch)
-        return value
-    own = getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own
-    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-    if isinstance(labels, Tensor) and not labels.is_floating_point() and isinstance(output, Tensor):
-        return nn.functional.cross_entropy(output, labels.long())
-    raise ValueError(
-        "This recipe needs a loss, and the output has none and the batches are no pairs "
-        "(x, integer y). Pass loss=function(output, batch) -> scalar."
-    )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module's own flag comes back on any exit."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
+        _add(found[name].sums, "grad", size * view.matrix(module, total.detach()).to(torch.float64))
 
 
 @contextmanager
@@ -247,8 +320,9 @@ def watched(names: Mapping[str, nn.Module], take: Any) -> Iterator[None]:
 
     def hook_for(name: str, view: View) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = args[0] if args else next(iter(kwargs.values()))
-            take(name, view, module, inputs.detach())
+            inputs = args[0] if args else next(iter(kwargs.values()), None)
+            if isinstance(inputs, Tensor):  # else the module itself says what it needs
+                take(name, view, module, inputs.detach())
 
         return hook
 

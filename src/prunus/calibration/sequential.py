@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, attention_mask, call, parts, to_device
-from prunus.calibration.collect import evaluating, vectors_of, watched
+from prunus.calibration.collect import vectors_of, watched
+from prunus.check import finite
 from prunus.layer import Layer, View, layer_of, squeeze_groups
+from prunus.modes import evaluating
 
 __all__ = ["sequential_layers"]
 
@@ -29,6 +31,9 @@ def sequential_layers(
         names: layers whose inputs are collected.
         batches: the data; read once.
         device: where both models live.
+
+    Raises:
+        ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
     """
     modules = {"dense": dict(dense.named_modules()), "pruned": dict(pruned.named_modules())}
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in names}
@@ -42,11 +47,14 @@ def sequential_layers(
     def combine(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
         before = kept[name].pop(0)
         pairs = zip(
-            vectors_of(view, module, before, state["mask"]),
-            vectors_of(view, module, inputs, state["mask"]),
+            vectors_of(name, view, module, before, state["mask"]),
+            vectors_of(name, view, module, inputs, state["mask"]),
             strict=True,
         )
         for old, new in pairs:
+            if not bool(torch.isfinite(new.sum()) & torch.isfinite(old.sum())):
+                finite(f"inputs of {name}", old, "Check the data and the layers before.")
+                finite(f"inputs of {name}", new, "Check the data and the pruned layers before.")
             d, p = (v.to(torch.float64).transpose(0, 1) for v in (old, new))
             counts[name] += d.shape[1]
             _add(sums[name], "gram", p.transpose(1, 2) @ p)
@@ -69,6 +77,8 @@ def sequential_layers(
                 call(pruned, on_device)
     found = {}
     for name in names:
+        if not counts[name]:
+            raise ValueError(f"Layer {name!r} never ran on the data. Check the model's forward.")
         layer = layer_of(name, modules["dense"][name])
         means: dict[str, Any] = {
             key: squeeze_groups(value / counts[name], layer.groups)

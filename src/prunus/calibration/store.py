@@ -4,24 +4,29 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, first_of
-from prunus.calibration.collect import STATISTICS, Moments, collect
+from prunus.calibration.collect import (
+    PER_WEIGHT,
+    STATISTICS,
+    Moments,
+    collect,
+    guard_memory,
+)
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.coupling import Coupling, Group, couple
 from prunus.files import write_bytes, write_text
 from prunus.layer import Layer, layer_of, squeeze_groups
 from prunus.progress import progress_bar
-from prunus.rng import generator_for
 
 __all__ = ["Calibration", "calibrate", "stored_json"]
 
@@ -55,7 +60,9 @@ class Calibration(Mapping[str, Layer]):
     ) -> None:
         self._bare = dict(layers)
         self._moments = dict(moments)
-        self._layers = {name: _with(layer, moments[name]) for name, layer in layers.items()}
+        self._layers = {
+            name: _with(layer, moments[name], samples) for name, layer in layers.items()
+        }
         self._model = model
         self._coupling: Coupling | None = None
         self.statistics = statistics
@@ -82,6 +89,8 @@ class Calibration(Mapping[str, Layer]):
         )
 
     def __add__(self, other: "Calibration") -> "Calibration":
+        if not isinstance(other, Calibration):
+            return NotImplemented
         if list(self) != list(other):
             raise ValueError(
                 f"Only calibrations of the same layers can be merged, got {list(self)} and "
@@ -92,6 +101,12 @@ class Calibration(Mapping[str, Layer]):
                 raise ValueError(
                     f"Layer {name!r} has other weights in the two calibrations. "
                     f"Merge calibrations of one and the same model."
+                )
+        for statistic in ("hessian_grad", "flow"):
+            if statistic in self.statistics:
+                raise ValueError(
+                    f"The statistic {statistic!r} is no sum over the data, so calibrations with it "
+                    f"cannot be merged. Calibrate once on all the data."
                 )
         joined = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
         merged = Calibration(
@@ -170,7 +185,9 @@ class Calibration(Mapping[str, Layer]):
                 for name, layer in self._bare.items()
             },
         }
-        write_bytes(target / "statistics.safetensors", save(_apart(tensors)))
+        data = save(_apart(tensors))
+        facts["hash"] = hashlib.sha256(data).hexdigest()  # both files come from one saving
+        write_bytes(target / "statistics.safetensors", data)
         write_text(target / "calibration.json", json.dumps(facts, indent=1) + "\n")
         return target
 
@@ -185,10 +202,15 @@ class Calibration(Mapping[str, Layer]):
         source = Path(folder)
         facts = stored_json(source / "calibration.json", "calibration", FORMAT)
         path = source / "statistics.safetensors"
-        try:
-            tensors = load(path.read_bytes())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or no safetensors file ({error}).") from None
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != facts.get("hash"):
+            raise ValueError(
+                f"{path} is truncated or was changed: its hash is not the one in "
+                f"calibration.json. Save the calibration again."
+            )
+        tensors = load(data)
         layers: dict[str, Layer] = {}
         moments: dict[str, Moments] = {}
         try:
@@ -237,13 +259,16 @@ def calibrate(
     Args:
         model: the network; it comes back in the mode, on the device and with the flags it had.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
-        statistics: of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`.
+        statistics: one or more of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`,
+            `hessian_grad`, `flow`.
         layers: names or globs of the layers to watch; all prunable ones where None.
         exclude: names or globs to leave out.
-        max_samples: stop after this many samples.
-        max_positions: for convolutions, at most this many patches of every block, drawn with
-            `seed`.
-        loss: for `grad`, a function (output, batch) -> scalar.
+        max_samples: stop after this many samples (a batch whose tensors differ in length is taken
+            whole).
+        max_positions: for convolutions, at most this many patches of every sample, drawn with
+            `seed` for each layer on its own.
+        loss: for `grad` and `hessian_grad`, a function (output, batch) -> scalar, a mean over the
+            batch's samples.
         seed: of the drawn positions.
         device: where to run; the model's own where None.
         progress: show a bar; None shows it on a terminal after two seconds.
@@ -256,6 +281,11 @@ def calibrate(
             inputs (the layer is named).
         MemoryError: a Gram matrix would need more than the memory limit.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    statistics = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    if not statistics:
+        raise ValueError(f"`statistics` must name one or more of {', '.join(STATISTICS)}.")
     for name in statistics:
         if name not in STATISTICS:
             raise unknown("statistic", name, STATISTICS)
@@ -265,51 +295,74 @@ def calibrate(
             )
     if max_samples is not None:
         whole("max_samples", max_samples, low=1)
+    if max_positions is not None:
+        whole("max_positions", max_positions, low=1)
     found, refused = prunable(model)
     names = matching(list(found), layers, exclude, refused)
     modules = {name: found[name] for name in names}
     bare = {name: layer_of(name, module) for name, module in modules.items()}
+    if "gram" in statistics:
+        guard_memory(bare)
     batches = Batches(data)
     example = first_of(batches.peek(), 2)
-    home = device_of(model)
-    where = torch.device(device) if device is not None else home
     total = len(data) if isinstance(data, list) else None
-    try:
-        model.to(where)
-        with progress_bar("calibrating", total, progress=progress) as advance:
-            moments, fingerprint, samples = collect(
-                model,
-                modules,
-                tuple(statistics),
-                batches,
-                max_samples=max_samples,
-                max_positions=max_positions,
-                generator=generator_for(seed, "positions"),
-                loss=loss,
-                device=where,
-                advance=advance,
-            )
-    finally:
-        model.to(home)
-    unseen = [name for name, m in moments.items() if m.count == 0 and set(statistics) - {"grad"}]
-    for name in unseen:
-        refused[name] = "its forward never ran on the data"
-        del bare[name], moments[name]
+    with (
+        placed(model, device) as where,
+        progress_bar("calibrating", total, progress=progress) as advance,
+    ):
+        moments, fingerprint, samples = collect(
+            model,
+            modules,
+            statistics,
+            batches,
+            max_samples=max_samples,
+            max_positions=max_positions,
+            seed=seed,
+            loss=loss,
+            device=where,
+            advance=advance,
+        )
+    for name in names:
+        if name not in moments or not moments[name].sums:
+            refused[name] = "its forward never ran on the data"
+            del bare[name]
     if not bare:
         raise ValueError(f"None of the layers {names} ran on the data. Check the model's forward.")
     return Calibration(
-        {
-            name: replace(layer, weight=layer.weight.clone(), samples=moments[name].count)
-            for name, layer in bare.items()
-        },
-        moments,
-        statistics=tuple(statistics),
+        {name: _copied(layer) for name, layer in bare.items()},
+        {name: moments[name].to(bare[name].weight.device) for name in bare},
+        statistics=statistics,
         fingerprint=fingerprint,
         samples=samples,
         refused=refused,
         example=example,
         model=model,
     )
+
+
+@contextmanager
+def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[torch.device]:
+    """The model on `device` (where it is, if None); it goes back on any exit.
+
+    Raises:
+        ValueError: a model that lies on several devices was asked to move.
+    """
+    home = device_of(model)
+    where = home if device is None else torch.device(device)
+    if where == home:
+        yield where
+        return
+    places = {str(t.device) for t in [*model.parameters(), *model.buffers()]}
+    if len(places) > 1:
+        raise ValueError(
+            f"The model lies on {', '.join(sorted(places))}, so it cannot move to {where} and "
+            f"back. Leave `device` out."
+        )
+    try:
+        model.to(where)
+        yield where
+    finally:
+        model.to(home)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -329,23 +382,31 @@ def stored_json(path: Path, kind: str, newest: int) -> dict[str, Any]:
         facts = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is truncated or no JSON ({error}).") from None
-    if not isinstance(facts, dict) or facts.get("kind") != kind:
+    if not isinstance(facts, dict) or (
+        facts.get("kind") != kind or not isinstance(facts.get("format"), int)
+    ):
         raise ValueError(f"{path} is no {kind} that prunus saved. Give another folder.")
-    if not isinstance(facts.get("format"), int) or facts["format"] > newest:
+    if facts["format"] > newest:
         raise ValueError(
-            f"{path} has format {facts.get('format')!r}, newer than {newest}, which this version "
+            f"{path} has format {facts['format']}, newer than {newest}, which this version "
             f"reads. Upgrade prunus."
         )
     return facts
 
 
-def _with(layer: Layer, moments: Moments) -> Layer:
-    """The layer with its sums turned into means."""
-    if not moments.sums:
-        return layer
-    values: dict[str, Any] = {"samples": moments.count}
+def _copied(layer: Layer) -> Layer:
+    """The layer with weights of its own, which later training of the model leaves alone."""
+    bias = None if layer.bias is None else layer.bias.clone()
+    return replace(layer, weight=layer.weight.clone(), bias=bias)
+
+
+def _with(layer: Layer, moments: Moments, samples: int) -> Layer:
+    """The layer with its sums turned into means; gradients are means over the model's samples."""
+    values: dict[str, Any] = {"samples": moments.count or samples}
     for key, total in moments.sums.items():
         if key == "grad":
+            values[key] = total / samples
+        elif key in PER_WEIGHT:
             values[key] = total
         elif key == "max":
             values[key] = squeeze_groups(total, layer.groups)

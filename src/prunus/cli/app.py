@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from prunus.cli import reproduce, theory
+from prunus.cli import demo, list, prune, report, reproduce, theory
 
 __all__ = ["app", "main"]
 
@@ -15,7 +15,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune PyTorch networks and say, before and after, what the pruning costs.",
 )
+app.command("demo")(demo.demo)
+app.command("prune")(prune.prune)
+app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
+app.command("list")(list.listing)
 app.add_typer(theory.app, name="theory")
 
 

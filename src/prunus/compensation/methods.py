@@ -78,7 +78,7 @@ class LeastSquares:
             fits.append(
                 least_squares(
                     part.weight,
-                    part.gram.to(part.weight.device),
+                    part.gram,
                     own,
                     ridge=self.ridge,
                     solver=self.solver,

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from prunus.coupling.groups import groups_of
+from prunus.coupling.groups import coupling_of_trace, layer_names
 from prunus.coupling.types import Coupling, Group, Member, Slot
-from prunus.coupling.walk import LAYERS, GraphWalk, NotTraceable, export
+from prunus.coupling.walk import NotTraceable
 
 __all__ = ["Coupling", "Group", "Member", "Slot", "couple"]
 
@@ -31,10 +31,7 @@ def couple(model: nn.Module, example: Any) -> Coupling:
     Raises:
         TypeError: `example` is no batch.
     """
-    layers = [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
     try:
-        walk = GraphWalk(model, export(model, example))
+        return coupling_of_trace(model, example)
     except NotTraceable as reason:
-        return Coupling((), dict.fromkeys(layers, str(reason)))
-    walk.run()
-    return groups_of(walk, layers)
+        return Coupling((), dict.fromkeys(layer_names(model), str(reason)))

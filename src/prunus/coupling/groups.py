@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunus.coupling.labels import FIRST, Labels
 from prunus.coupling.types import Coupling, Group, Slot
-from prunus.coupling.walk import GraphWalk
+from prunus.coupling.walk import LAYERS, GraphWalk, export
 
 Place = tuple[str, int, str]  # parameter, axis, role
 
@@ -21,6 +22,18 @@ class _Class:
     layers: dict[str, dict[str, None]] = field(
         default_factory=lambda: {"producer": {}, "consumer": {}, "norm": {}}
     )
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of all linear and convolution modules."""
+    return [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+
+
+def coupling_of_trace(model: nn.Module, example: Any) -> Coupling:
+    """The coupling of a model that torch.export can follow; raises NotTraceable otherwise."""
+    walk = GraphWalk(model, export(model, example))
+    walk.run()
+    return groups_of(walk, layer_names(model))
 
 
 def groups_of(walk: GraphWalk, layers: list[str]) -> Coupling:
@@ -53,6 +66,8 @@ def groups_of(walk: GraphWalk, layers: list[str]) -> Coupling:
     patterns: dict[tuple[object, ...], list[_Class]] = defaultdict(list)
     why: dict[str, str] = {}
     for root, one in classes.items():
+        if not one.layers["consumer"]:
+            reasons.setdefault(root, "no linear or convolution layer reads it")
         if root in reasons:
             for name in one.layers["producer"]:
                 why.setdefault(name, reasons[root])
@@ -86,7 +101,7 @@ def groups_of(walk: GraphWalk, layers: list[str]) -> Coupling:
     refused = {
         name: walk.refused.get(name)
         or why.get(name)
-        or "it takes no part in the network's output on the example"
+        or "no linear or convolution operation uses its weight on the example"
         for name in layers
         if name not in removable
     }

@@ -285,6 +285,7 @@ RULES: dict[str, Rule] = {
     **_named("group_norm", group_norm),
     **_named("prelu", prelu),
     **_named("glu", glu),
+    **_named("where hardswish log_sigmoid", elementwise),  # those torch does not tag as such
     **_named("clone contiguous alias detach dropout feature_dropout alpha_dropout", identity),
     **_named("to _to_copy lift_fresh_copy type_as", identity),
     **_named("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices", spatial),
@@ -315,7 +316,7 @@ def rule_for(node: Node) -> Rule:
     tags = getattr(node.target, "tags", ())
     if torch.Tag.pointwise in tags:
         return elementwise
-    if not any(isinstance(x, Node) for x in node.all_input_nodes):
+    if not node.all_input_nodes:
         return constant
     if "attention" in name or "transformer" in name:
         raise Refused(f"attention ({name}) has no rule")

@@ -2,8 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.fx import Node
 
 from prunus.coupling.labels import CONSTANT, DATA, WRITTEN, Labels
 from prunus.coupling.rules import CONVOLUTIONS, Refused, rule_for
+from prunus.modes import evaluating
 
 LAYERS = (nn.Linear, *CONVOLUTIONS)
 
@@ -42,17 +42,6 @@ def _two_samples(value: Any) -> Any:
     return value[:2] if len(value) >= 2 else torch.cat([value, value])
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; every module's own flag is restored on any exit."""
-    flags = {module: module.training for module in model.modules()}
-    try:
-        yield model.eval()
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
-
-
 def export(model: nn.Module, example: Any) -> ExportedProgram:
     """The functional graph of the model in eval mode, on two samples where it takes them.
 
@@ -64,21 +53,16 @@ def export(model: nn.Module, example: Any) -> ExportedProgram:
         tuple(_two_samples(x) for x in positional),
         {key: _two_samples(value) for key, value in keywords.items()},
     )
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
     failure: Exception | None = None
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours
-        torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides its parts
-        try:
-            for inputs in (small, (positional, keywords)):
-                try:
-                    program = torch.export.export(model, inputs[0], inputs[1], strict=False)
-                    functional: ExportedProgram = program.run_decompositions({})
-                    return functional  # without in-place operations
-                except Exception as error:  # torch.export raises errors of every kind
-                    failure = failure or error
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
+        for inputs in (small, (positional, keywords)):
+            try:
+                program = torch.export.export(model, inputs[0], inputs[1], strict=False)
+                functional: ExportedProgram = program.run_decompositions({})
+                return functional  # without in-place operations
+            except Exception as error:  # torch.export raises errors of every kind
+                failure = failure or error
     reason = next((line for line in str(failure).splitlines() if line.strip()), "no message")
     raise NotTraceable(f"torch.export cannot trace the model ({reason.strip()})") from failure
 

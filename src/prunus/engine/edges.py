@@ -26,6 +26,15 @@ class EdgeCost:
     nodes: bool = False
     multiple_of: int = 1
 
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every layer's weight, kernel axes included."""
+        return {
+            name.removesuffix(".weight"): shape
+            for name, shape in self.sizes.shapes.items()
+            if name.endswith(".weight")
+        }
+
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The whole network's cost."""
         return edge_cost(self.sizes, {name: int(k.sum()) for name, k in kept.items()})

@@ -18,6 +18,7 @@ __all__ = ["REPRODUCTIONS", "Reproduction", "reproduction", "save"]
 Scale = Literal["small", "full"]
 
 REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
+    "yang2023": "prunus.reproduce.yang2023",
     "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
 }
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.nodes import check_reduction
 
 __all__ = ["Magnitude"]
 
@@ -29,6 +30,9 @@ class Magnitude:
     side: Literal["consumer", "producer", "both"] = "consumer"
     reduction: Literal["sum", "l2"] = "sum"
     statistics: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_reduction(self.side, self.reduction)
 
     def __call__(self, layer: Layer) -> Float[Tensor, "out in"]:
         """Absolute weights, in the shape and dtype of the weight."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.nodes import check_reduction
 
 __all__ = ["RemovalError", "removal_error"]
 
@@ -50,6 +51,9 @@ class RemovalError:
     side: Literal["consumer", "producer", "both"] = "consumer"
     reduction: Literal["sum", "l2"] = "sum"
     statistics: ClassVar[tuple[str, ...]] = ("diag",)
+
+    def __post_init__(self) -> None:
+        check_reduction(self.side, self.reduction)
 
     def __call__(self, layer: Layer) -> Float[Tensor, "out in"]:
         """Errors in squared output units, float64."""

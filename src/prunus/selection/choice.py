@@ -42,8 +42,13 @@ class Selection(Protocol):
 
 
 def checked_counts(scores: Tensor, kept: Tensor) -> None:
-    """Raise a ValueError where a count lies outside its pool."""
-    n_units = scores.shape[1]
+    """Raise a ValueError where pools and counts do not pair up, or a count leaves its pool."""
+    n_pools, n_units = scores.shape
+    if tuple(kept.shape) != (n_pools,):
+        raise ValueError(
+            f"`kept` must hold one count for each of {n_pools} pools, got shape "
+            f"{tuple(kept.shape)}. Take it from an allocation."
+        )
     if bool((kept < 0).any()) or bool((kept > n_units).any()):
         raise ValueError(
             f"`kept` must lie in [0, {n_units}], the pool size, got values from "

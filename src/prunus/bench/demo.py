@@ -1,0 +1,269 @@
+"""The demonstration: small nets on the digits, pruned by every recipe, as one report."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from torch.nn import functional
+
+from prunus.bench.cache import trained
+from prunus.bench.comparison import latency_rows, records_of, report_rows, versions
+from prunus.bench.data import Dataset, load_data
+from prunus.bench.models import mlp
+from prunus.bench.record import Record, host_facts
+from prunus.bench.tasks import task
+from prunus.bench.train import Training, evaluate, fit
+from prunus.check import whole
+from prunus.engine import compare, prune
+from prunus.files import write_text
+from prunus.granularity import Node
+from prunus.layer import layer_of
+from prunus.presets import recipes
+from prunus.progress import progress_bar
+from prunus.report.comparison import comparison_page, network_section
+from prunus.report.network import draw_network
+from prunus.report.page import Drawing, Section, Text
+from prunus.report.tables import score_rows
+from prunus.rng import generator_for
+from prunus.schedules import AtInit
+
+__all__ = ["DENSITIES", "Demo", "run_demo"]
+
+DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
+NETS = ("digits-mlp", "digits-cnn")
+METRIC = "test_error"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Demo:
+    """What the demonstration found and where it lies.
+
+    Attributes:
+        records: one per run.
+        page: the HTML report.
+        lines: the records as JSON lines.
+        dense: test error of the dense networks, by task, a share per seed.
+    """
+
+    records: Sequence[Record]
+    page: Path
+    lines: Path
+    dense: dict[str, list[float]]
+
+    def table(self, net: str) -> list[dict[str, Any]]:
+        """Mean test error in percent, a row per recipe, a column per density."""
+        rows = [r for r in report_rows(self.records, METRIC) if r["network"] == net]
+        return score_rows([{**r, "percent": 100 * r["score"]} for r in rows], "percent")
+
+
+def run_demo(
+    folder: str | Path,
+    *,
+    nets: Sequence[str] = NETS,
+    names: Sequence[str] | None = None,
+    densities: Sequence[float] = DENSITIES,
+    seeds: int = 3,
+    cache: str | Path | None = None,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> Demo:
+    """Train, prune by every recipe, compact, measure, and write the report.
+
+    Each seed trains a network of its own and prunes it with draws of its own, so that the bands
+    show both. Compact networks are timed for the first seed, with nothing else running.
+
+    Args:
+        folder: for `report.html` and `records.jsonl`; made if missing.
+        nets: tasks on the digits.
+        names: recipes; all for trained networks where None.
+        densities: kept / total.
+        seeds: how many networks of each kind.
+        cache: folder of trained networks.
+        workers: processes; the records do not depend on it.
+        progress: as in `progress_bar`.
+
+    Raises:
+        ImportError: the extra `demo` is not installed.
+        OSError: the folder cannot be written.
+    """
+    whole("seeds", seeds, low=1)
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    data = load_data("digits")
+    chosen = trained_recipes() if names is None else list(names)
+    dense = {
+        net: [
+            trained(task(net), data, seed=seed, cache=cache, progress=progress).metrics[METRIC]
+            for seed in range(seeds)
+        ]
+        for net in nets
+    }
+    jobs = [(net, seed) for net in nets for seed in range(seeds)]
+    found: dict[tuple[str, int], list[Record]] = {}
+    with progress_bar("pruning networks", len(jobs), progress=progress) as advance:
+        for job, rows in _runs(jobs, chosen, densities, cache, workers):
+            found[job] = rows
+            advance(1)
+    times: dict[Any, dict[str, Any]] = {
+        (net, 0, row["recipe"], row["density"]): dict(row)
+        for net in nets
+        for row in _latencies(net, data, chosen, densities, cache, progress)
+    }
+    records = [
+        replace(r, latency=times.get((r.task, r.model_seed, r.recipe, r.density_asked)))
+        for job in jobs
+        for r in found[job]
+    ]
+    own = {net: [r for r in records if r.task == net] for net in nets}
+    results = [
+        network_section(
+            report_rows(own[net], METRIC),
+            latency_rows(own[net]),
+            metric=METRIC,
+            prefix=f"{net}-",
+            title=task(net).title,
+        )
+        for net in nets
+    ]
+    host = host_facts()
+    page = comparison_page(
+        [_pictures(data), *results],
+        chosen,
+        title="prunus: pruning small networks on the digits",
+        lead=(
+            f"Two networks, {len(chosen)} recipes, {len(densities)} densities, {seeds} seeds: "
+            f"{len(records)} prunings of networks that were trained on {len(data.x_train)} images "
+            f"of 8×8 pixels and are tested on {len(data.x_test)}. Nothing was trained again after "
+            f"pruning.\n\nAn error of 90 % is guessing. Test errors move in steps of "
+            f"{100 / len(data.x_test):.2f} %."
+        ),
+        footer=(
+            f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "
+            f"Host: {host['processor']}, {host['cores']} cores, {host['threads']} torch threads."
+        ),
+    )
+    lines = "".join(json.dumps(r.to_row(), sort_keys=True, allow_nan=False) + "\n" for r in records)
+    return Demo(
+        records=records,
+        page=write_text(out / "report.html", page),
+        lines=write_text(out / "records.jsonl", lines),
+        dense=dense,
+    )
+
+
+def trained_recipes() -> list[str]:
+    """Names of the recipes for trained networks; those at initialisation have their own sweep."""
+    return [name for name in recipes if not isinstance(recipes[name].schedule, AtInit)]
+
+
+def _runs(
+    jobs: Sequence[tuple[str, int]],
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+    workers: int,
+) -> Iterator[tuple[tuple[str, int], list[Record]]]:
+    """Each job with its records, in the order in which they are done."""
+    if workers == 1:
+        for job in jobs:
+            yield _run(job, names, densities, cache)
+        return
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
+    yield from parallel(delayed(_run)(job, names, densities, cache) for job in jobs)
+
+
+def _run(
+    job: tuple[str, int],
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+) -> tuple[tuple[str, int], list[Record]]:
+    """Prune one network by every recipe to every density."""
+    torch.set_num_threads(1)  # the networks are too small to share out
+    net, seed = job
+    data = load_data("digits")
+    comparison = compare(
+        trained(task(net), data, seed=seed, cache=cache).model,
+        names,
+        list(densities),
+        data=data.batches(),
+        evaluate=lambda model: evaluate(model, data),
+        seeds=[seed],
+        metric=METRIC,
+        progress=False,
+    )
+    return job, records_of(comparison, task=net, data=data.fingerprint, model_seed=seed)
+
+
+def _latencies(
+    net: str,
+    data: Dataset,
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+    progress: bool | None,
+) -> Sequence[Mapping[str, Any]]:
+    """Dense against compact networks of the node recipes; `+ls` has the same shapes."""
+    nodes = [n for n in names if isinstance(recipes[n].granularity, Node) and "+" not in n]
+    if not nodes:
+        return []
+    return compare(
+        trained(task(net), data, seed=0, cache=cache).model,
+        nodes,
+        list(densities),
+        data=data.batches(),
+        evaluate=lambda model: evaluate(model, data),
+        seeds=[0],
+        metric=METRIC,
+        latency=True,
+        progress=progress,
+    ).latencies
+
+
+def _pictures(data: Dataset) -> Section:
+    """A net small enough to draw, dense and pruned both ways to the same density."""
+    coarse = replace(
+        data,
+        x_train=functional.avg_pool2d(data.x_train, 2),
+        x_test=functional.avg_pool2d(data.x_test, 2),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = mlp((16, 16, 12, 10))
+    how = Training(epochs=60, learning_rate=1e-2, batch=64)
+    fit(net, coarse, how, generator=generator_for(0, "picture"), progress=False)
+    net.eval()
+    before = evaluate(net, coarse)[METRIC]
+    names = [name for name, _ in net.named_children() if name.startswith("fc")]
+    weights = [layer_of(name, net.get_submodule(name)).weight for name in names]
+    drawings = [
+        Drawing(
+            draw_network(weights, names=names),
+            f"Test error {100 * before:.1f} %. A line is a weight: blue positive, orange negative, "
+            f"the darker the larger.",
+            "Before",
+        )
+    ]
+    for recipe, what in (("magnitude+ls", "weights"), ("importance-node+ls", "nodes")):
+        pruned = prune(net, recipe, 0.4, data=coarse.batches(), progress=False)
+        after = evaluate(pruned.model, coarse)[METRIC]
+        layers = [pruned.layers[name] for name in names]
+        drawings.append(
+            Drawing(
+                draw_network([x.weight for x in layers], [x.mask for x in layers], names=names),
+                f"By `{recipe}` to density {pruned.cost_after.density:.2f}, "
+                f"{pruned.cost_after.parameters} of {pruned.cost_before.parameters} parameters "
+                f"left: test error {100 * after:.1f} %. Hollow neurons are gone.",
+                f"After removing {what}",
+            )
+        )
+    words = Text(
+        "A net with 16 inputs (the digits in 4×4 pixels), 16 and 12 hidden units, pruned in two "
+        "ways to about the same size. Removing weights thins the synapses; removing nodes takes "
+        "whole neurons with all their synapses, and leaves a smaller dense network."
+    )
+    return Section("What pruning looks like", [words, drawings])

@@ -1,0 +1,110 @@
+"""`prunus list`: the tables of everything that has a name."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["Kind", "listing"]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    recipes = "recipes"
+    granularities = "granularities"
+    scores = "scores"
+    allocations = "allocations"
+    selections = "selections"
+    joint = "joint"
+    compensations = "compensations"
+    schedules = "schedules"
+    tasks = "tasks"
+    data = "data"
+    reproductions = "reproductions"
+
+
+def listing(
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(Kind)}.")] = "recipes",
+) -> None:
+    """Print a table of names: recipes with their papers, the parts they are made of, tasks, data.
+
+    Example: prunus list scores
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from prunus.check import unknown
+
+    if kind not in list(Kind):
+        raise unknown("table", kind, list(Kind))
+    rows = _rows(Kind(kind))
+    if not rows:
+        typer.echo(f"no {kind} yet")
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, no_wrap=column == "name")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    Console().print(table)
+
+
+def _rows(kind: Kind) -> list[dict[str, Any]]:
+    if kind is Kind.recipes:
+        from prunus.presets import PRESETS
+
+        return [
+            {"name": f"{name}[+ls]", "keeps": preset.says, "paper": preset.paper}
+            for name, preset in PRESETS.items()
+        ]
+    if kind is Kind.tasks:
+        from prunus.bench.tasks import TASKS
+
+        return [{"name": task.name, "what": task.title} for task in TASKS.values()]
+    if kind is Kind.data:
+        from prunus.bench.data import DATA_SETS
+
+        place = "from --data-dir or PRUNUS_DATA, else fetched from OpenML"
+        return [
+            {"name": name, "where from": "scikit-learn" if name == "digits" else place}
+            for name in DATA_SETS
+        ]
+    if kind is Kind.reproductions:
+        from prunus.reproduce import REPRODUCTIONS
+
+        return [{"name": name, "module": module} for name, module in REPRODUCTIONS.items()]
+    return [
+        {"name": name, "written as": _signature(part), "what": _first_line(part)}
+        for name, part in _parts(kind).items()
+    ]
+
+
+def _parts(kind: Kind) -> dict[str, Any]:
+    from prunus import allocation, compensation, granularity, joint, schedules, scores, selection
+
+    tables: dict[Kind, Any] = {
+        Kind.granularities: granularity.GRANULARITIES,
+        Kind.scores: scores.SCORES,
+        Kind.allocations: allocation.ALLOCATIONS,
+        Kind.selections: selection.SELECTIONS,
+        Kind.joint: joint.JOINTS,
+        Kind.compensations: compensation.COMPENSATIONS,
+        Kind.schedules: schedules.SCHEDULES,
+    }
+    return dict(tables[kind])
+
+
+def _signature(part: Any) -> str:
+    import dataclasses
+
+    fields = [
+        field.name if field.default is dataclasses.MISSING else f"{field.name}={field.default!r}"
+        for field in dataclasses.fields(part)
+    ]
+    return f"{part.__name__}({', '.join(fields)})"
+
+
+def _first_line(part: Any) -> str:
+    return str(part.__doc__).strip().splitlines()[0]

@@ -1,0 +1,228 @@
+"""`prunus prune`: one network, one recipe, one density, saved with its report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="`package.module:factory`, or a folder that this command wrote (with --factory)."
+        ),
+    ],
+    recipe: Annotated[
+        str, typer.Option(help="A name from `prunus list recipes`, or a Recipe(...) as Python.")
+    ] = "magnitude+ls",
+    density: Annotated[
+        list[str] | None,
+        typer.Option(help="Kept / total in (0, 1]; or GLOB=VALUE, as often as needed."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Instead of a density: parameters=N, macs=N, bytes=N or latency=SHARE."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, mnist, fashion-mnist, cifar10, or an .npz with arrays x and y."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the network and its report; must be new or empty.")
+    ] = Path("pruned"),
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to load first, as .safetensors.")
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(help="`package.module:factory` that builds the network of a saved folder."),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(help="`package.module:function`, called as train(model, step) to retrain."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Prune in so many steps, training after each.")] = 1,
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Names or globs of layers to prune; all by default.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Names or globs of layers to leave alone.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Calibrate on the first so many training samples.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+) -> None:
+    """Prune a network, print what it cost, and save it with a report.
+
+    The training part of the data calibrates, the test part scores. An .npz with x and y is split
+    3 : 1 by class. The folder holds the weights (safetensors), pruned.json and report.html;
+    for nodes also the compact network.
+
+    Examples:
+
+    prunus prune prunus.bench.zoo:digits_mlp --recipe magnitude+ls --density 0.2 --data digits
+
+    prunus prune prunus.bench.zoo:digits_cnn --recipe importance-node+ls --density 0.3
+    --data digits --train prunus.bench.zoo:retrain_digits --rounds 3 --out smaller
+    """
+    from dataclasses import replace
+
+    from prunus.bench import evaluate, load_data
+    from prunus.check import whole
+    from prunus.cli.imports import named_function
+    from prunus.engine import prune as run
+    from prunus.files import write_text
+    from prunus.granularity import Node
+    from prunus.presets import resolve
+    from prunus.recipe import parse
+    from prunus.schedules import Iterative
+
+    _new_folder(out)
+    whole("rounds", rounds, low=1)
+    if samples is not None:
+        whole("samples", samples, low=1)
+    chosen = resolve(parse(recipe) if "(" in recipe else recipe)[1]
+    trainer = None if train is None else named_function("--train", train)
+    if rounds > 1 and trainer is None:
+        raise ValueError("--rounds needs --train package.module:function to train between them.")
+    if rounds > 1:
+        chosen = replace(chosen, schedule=Iterative(rounds))
+    found = None if data is None else load_data(data, data_dir=data_dir)
+    batches = None if found is None else found.batches(limit=samples)
+    network = _network(model, factory, weights)
+    pruned = run(
+        network,
+        chosen,
+        _target(density, budget, batches),
+        data=batches,
+        layers=layers or None,
+        exclude=exclude or None,
+        evaluate=None if found is None else lambda m: evaluate(m, found),
+        train=trainer,
+        seed=seed,
+        device=device,
+    )
+    typer.echo(pruned.summary())
+    nodes = isinstance(chosen.granularity, Node)
+    pruned.save(out, example=batches[0][0][:8] if nodes and batches is not None else None)
+    pruned.report(out / "report.html")
+    write_text(out / "run.json", _facts(model, recipe, data, seed, found))
+    typer.echo(out / "report.html")
+    typer.echo(out)
+
+
+def _new_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already. Choose another folder with --out, or remove it.")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _network(model: str, factory: str | None, weights: Path | None) -> Any:
+    from torch import nn
+
+    from prunus.cli.imports import named_function
+    from prunus.result import load
+
+    if ":" in model:
+        network = named_function("MODEL", model)()
+    elif Path(model).is_dir():
+        if factory is None:
+            raise ValueError(
+                f"{model} holds weights and no code. Give --factory package.module:factory, the "
+                f"function that builds the network."
+            )
+        network = load(model, named_function("--factory", factory)).model
+    else:
+        raise ValueError(
+            f"MODEL must be package.module:factory or a folder that `prunus prune` wrote, got "
+            f"{model!r}."
+        )
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"MODEL: {model} returned a {type(network).__name__}, a torch.nn.Module is needed."
+        )
+    if weights is not None:
+        _load_weights(network, weights)
+    return network.eval()
+
+
+def _load_weights(network: Any, weights: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not weights.is_file():
+        raise ValueError(f"--weights: there is no file {weights}.")
+    try:
+        network.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise ValueError(
+            f"--weights: {weights} is no whole safetensors file ({error}). Save it with "
+            f"safetensors.torch.save_file(model.state_dict(), path)."
+        ) from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--weights: {weights} does not fit the network: {reason}") from None
+
+
+def _target(density: list[str] | None, budget: str | None, batches: Any) -> Any:
+    """A density, {glob: density} or Budget from the options; None where a recipe fixes it."""
+    from prunus.budget import Budget
+    from prunus.check import unknown
+
+    if density and budget:
+        raise ValueError("Give --density or --budget, not both.")
+    if budget is not None:
+        name, _, value = budget.partition("=")
+        known = ("density", "parameters", "macs", "bytes", "latency")
+        if name not in known:
+            raise unknown("budget", name, known)
+        number = _number("--budget", value)
+        if name == "latency":
+            if batches is None:
+                raise ValueError("--budget latency needs --data: the first batch is timed.")
+            return Budget(latency=number, example=batches[0][0][:64])
+        target: Any = int(number) if name in ("parameters", "macs", "bytes") else number
+        return Budget(**{name: target})
+    if not density:
+        return None
+    pairs = [text.rpartition("=") for text in density]
+    if len(pairs) == 1 and not pairs[0][1]:
+        return _number("--density", density[0])
+    if any(not glob for glob, _, _ in pairs):
+        raise ValueError(
+            f"--density must be one number, or GLOB=VALUE each time, got {' '.join(density)}."
+        )
+    return {glob: _number("--density", value) for glob, _, value in pairs}
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} must be a number, got {text!r}.") from None
+
+
+def _facts(model: str, recipe: str, data: str | None, seed: int, found: Any) -> str:
+    import json
+
+    from prunus.bench.comparison import versions
+    from prunus.bench.record import host_facts
+
+    facts = {
+        "model": model,
+        "recipe": recipe,
+        "data": data,
+        "data_fingerprint": None if found is None else found.fingerprint,
+        "seed": seed,
+        "versions": versions(),
+        "host": host_facts(),
+    }
+    return json.dumps(facts, indent=1) + "\n"

@@ -1,0 +1,172 @@
+"""Pictures of pruning at initialisation: accuracy over density, and phase diagrams."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunus.report.figure import figure
+from prunus.report.heat_map import cells, heat_map
+from prunus.theory.at_init import (
+    DensitySummary,
+    PhaseDiagram,
+    Setting,
+    mean_accuracy_bound,
+    predict,
+)
+
+__all__ = ["AXIS_TITLES", "accuracy_figure", "phase_figure", "sweep_figure"]
+
+AXIS_TITLES = {
+    "noise": "noise σ_n",
+    "signal": "signal μ",
+    "neurons": "neurons per class m",
+    "classes": "classes K",
+    "samples": "training points n",
+    "init_scale": "first weights' scale σ_0",
+}
+CURVE = 40  # densities at which curves are evaluated
+
+
+def accuracy_figure(
+    experiments: Mapping[str, tuple[Setting, Sequence[DensitySummary]]],
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Measured accuracy with its standard error, the closed form and the proved bound.
+
+    Args:
+        experiments: {panel title: (setting, summaries)}; one panel each.
+
+    Returns:
+        the chart, and the tidy records it draws.
+    """
+    records: list[dict[str, Any]] = []
+    for panel, (setting, rows) in experiments.items():
+        loss = math.exp(sum(math.log(row.train_loss) for row in rows) / len(rows))
+        low = math.log(min(row.density for row in rows))
+        curve = [math.exp(low * (1 - i / (CURVE - 1))) for i in range(CURVE)]
+        for row in rows:
+            error = row.accuracy_error or 0.0
+            records.append(
+                {
+                    "panel": panel,
+                    "density": row.density,
+                    "accuracy": row.accuracy,
+                    "low": row.accuracy - error,
+                    "high": row.accuracy + error,
+                    "series": "measured, mean ± standard error",
+                    "kind": "measured",
+                }
+            )
+        for density in curve:
+            if setting.support == 1:
+                closed = predict(setting, density, train_loss=loss).accuracy
+                series = "closed form (heuristic)"
+                records.append(_point(panel, density, closed, series, "theory"))
+            bound = mean_accuracy_bound(density, setting.classes, setting.neurons, setting.support)
+            series = "upper bound on the mean (proved)"
+            records.append(_point(panel, density, bound, series, "bound"))
+    chart = figure(
+        records,
+        x="density",
+        y="accuracy",
+        x_title="density (kept / total)",
+        y_title="test accuracy",
+        x_scale="log",
+        facet="panel" if len(experiments) > 1 else None,
+    )
+    return chart, records
+
+
+def _point(panel: str, density: float, value: float, series: str, kind: str) -> dict[str, Any]:
+    return {
+        "panel": panel, "density": density, "accuracy": value, "series": series, "kind": kind,
+    }  # fmt: skip
+
+
+def phase_figure(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Any, list[dict[str, Any]]]:
+    """Phase diagrams side by side with the thresholds over them, and the records behind.
+
+    Args:
+        diagrams: {panel title: diagram}, all over the same axis and values.
+    """
+    records: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for title, diagram in diagrams.items():
+        records += cells(
+            title,
+            diagram.densities,
+            diagram.values,
+            diagram.accuracy.tolist(),
+            valid=diagram.valid.tolist(),
+            x_log=True,
+            y_log=True,
+        )
+    first = next(iter(diagrams.values()))
+    drawn = {
+        "p_over: a random guesser (proved)": (first.p_over, "bound"),
+        "p_keep: every class keeps its signal (proved)": (first.p_keep, "theory"),
+        "log d / m (paper, order only)": (first.p_mild, "order"),
+        "best density": (first.best, "points"),
+    }
+    for series, (values, kind) in drawn.items():
+        curves += [
+            {"x": density, "y": value, "series": series, "kind": kind}
+            for value, density in zip(first.values, values.tolist(), strict=True)
+        ]
+    if first.unit_snr is not None:
+        curves += [
+            {"x": density, "y": first.unit_snr, "series": "ρ_0 = 1", "kind": "order"}
+            for density in (min(first.densities), max(first.densities))
+        ]
+    chart = heat_map(
+        records,
+        curves,
+        x_title="density (kept / total)",
+        y_title=AXIS_TITLES[first.axis],
+        value_title="test accuracy",
+        domain=(1 / max(_classes(first)), 1.0),
+        x_log=True,
+        y_log=True,
+    )
+    return chart, records + curves
+
+
+def _classes(diagram: PhaseDiagram) -> list[float]:
+    return diagram.values if diagram.axis == "classes" else [diagram.setting.classes]
+
+
+def sweep_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Gain over the dense network of the same seed for every method, and of the control.
+
+    Args:
+        found: what `prunus.bench.at_init.sweep` returns.
+
+    Returns:
+        the chart, and the tidy records it draws; bands are 95 % intervals of the paired gains
+        (standard errors below 5 seeds).
+    """
+    records = []
+    for cell in found.cells:
+        if cell.density == 1:
+            continue
+        half = cell.gain_interval if cell.gain_interval is not None else cell.gain_error or 0.0
+        records.append(
+            {
+                "density": cell.density,
+                "gain": cell.gain,
+                "low": cell.gain - half,
+                "high": cell.gain + half,
+                "accuracy": cell.accuracy,
+                "alignment": cell.alignment,
+                "series": cell.method,
+                "kind": "measured",
+            }
+        )
+    chart = figure(
+        records,
+        x="density",
+        y="gain",
+        x_title="density (kept / total)",
+        y_title="gain in test accuracy over the dense network",
+        x_scale="log",
+    )
+    return chart, records

@@ -1,0 +1,264 @@
+"""The page of a comparison: error against density, at equal parameters, by layer, in time."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prunus.files import write_text
+from prunus.presets import PRESETS
+from prunus.recipe import Recipe
+from prunus.report.charts import curves, intervals, layer_map, summarise
+from prunus.report.page import Block, Chart, Heading, Section, Table, Text, page
+from prunus.report.tables import recipe_rows, score_rows
+
+__all__ = ["comparison_page", "comparison_rows", "network_section", "write_comparison"]
+
+Rows = Sequence[Mapping[str, Any]]
+COMPENSATION = ("without least squares", "with least squares")
+# The methods of Acharyya et al. (2021), which stand for all where all would be too many.
+SIX = (
+    "random-edge",
+    "random-node",
+    "magnitude-row",
+    "importance-node",
+    "dpp-edge",
+    "dpp-node",
+)
+
+
+def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any]]:
+    """The records of a `Comparison` as this module draws them.
+
+    Returns:
+        rows with network, recipe, density, density_met, seed, score, parameters, macs, and
+        layer_density {layer: density} of those whose network was kept.
+    """
+    rows = []
+    seen = set()
+    for record in comparison.records:
+        key = (record["recipe"], record["density"])
+        kept = comparison.pictures.get(key) if key not in seen else None
+        seen.add(key)
+        rows.append(
+            {
+                "network": network,
+                "recipe": record["recipe"],
+                "density": record["density"],
+                "density_met": record["density_met"],
+                "seed": record["seed"],
+                "score": record[comparison.metric],
+                "dense": record[f"{comparison.metric}_before"],
+                "parameters": record["parameters"],
+                "macs": record["macs"],
+                "nodes": _removes_nodes(record["recipe"], comparison.recipes),
+                "layer_density": None
+                if kept is None
+                else {name: float(layer.density) for name, layer in kept.layers.items()},
+            }
+        )
+    return rows
+
+
+def network_section(
+    rows: Rows, latencies: Rows = (), *, metric: str, prefix: str = "", title: str = "Results"
+) -> Section:
+    """What there is to say on one network.
+
+    Args:
+        rows: as `comparison_rows` gives them, of one network.
+        latencies: rows with recipe, density, batch, threads, speedup, speedup_low, speedup_high,
+            parameters, dense_seconds, compact_seconds and benefit.
+        metric: name of the score.
+        prefix: put before the names of files and charts, to keep them apart on a page.
+        title: the section's title.
+    """
+    name, factor = _metric(metric)
+    tidy = [_tidy(r, factor) for r in rows]
+    levels = [r["dense"] for r in tidy if r["dense"] is not None]
+    dense = sum(levels) / len(levels) if levels else None
+    seeds = len({r["seed"] for r in tidy})
+    over = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
+    band = "; the band reaches from the lowest to the highest seed" if seeds > 1 else ""
+    reading = (
+        f"Points: {over}{band}. Open points on dotted lines are without least squares, filled "
+        f"points on solid lines with it; a click in the legend singles a method out."
+    )
+
+    def curve(stem: str, chosen: Rows, x: str, x_title: str, label: str = "") -> list[Block]:
+        data = summarise(
+            [r for r in chosen if r[x] is not None], ["method", "compensation", x], "score"
+        )
+        if not data:
+            return []
+        chart = curves(data, x=x, x_title=x_title, y_title=name, baseline=dense)
+        return [Chart(f"{prefix}{stem}", chart, data, reading, label)]
+
+    both: list[Block] = []
+    for nodes, label in ((False, "Weights removed"), (True, "Nodes removed")):
+        stem = f"{'nodes' if nodes else 'weights'}-by-density"
+        chosen = [r for r in tidy if r["nodes"] == nodes]
+        both += curve(stem, chosen, "at", "density (kept / total)", label)
+    blocks: list[Block | Sequence[Block]] = [Heading(f"{_capital(name)} against density"), both]
+    methods = list(dict.fromkeys(r["method"] for r in tidy))
+    few = methods if len(methods) <= 8 else [m for m in methods if m in SIX] or methods[:8]
+    level = [r for r in tidy if r["method"] in few]
+    shown: list[Block] = [
+        Text(
+            "The same runs on one axis, by the parameters that are left in the whole network. "
+            "Removed weights leave zeros, which take part in no product but stay in the tensors; "
+            "removed nodes leave smaller tensors."
+        ),
+        *curve("by-parameters", level, "parameters", "parameters left"),
+    ]
+    table = Table(
+        f"{prefix}scores",
+        score_rows(
+            [{"recipe": r["recipe"], "density": r["density"], "s": r["score"]} for r in tidy], "s"
+        ),
+        f"{_capital(name)}, {over}"
+        + ("" if dense is None else f"; the dense network has {dense:.4g}")
+        + ".",
+    )
+    blocks += [Heading("At equal parameters"), *shown, table]
+    each = [
+        {"method": r["recipe"], "layer": layer, "density": float(r["density"]), "kept": share}
+        for r in tidy
+        if r["layer_density"] and r["compensation"] == COMPENSATION[0] and not r["is_text"]
+        for layer, share in r["layer_density"].items()
+    ]
+    if each:
+        layers = [
+            {"method": r["method"], "layer": r["layer"], "density": r["density"],
+             "layer_density": r["mean"]}
+            for r in summarise(each, ["method", "layer", "density"], "kept")
+        ]  # fmt: skip
+        caption = (
+            "Kept / total of each layer's weights. For nodes, both the removed outputs and the "
+            "inputs that went with them count."
+        )
+        chart = Chart(f"{prefix}layers", layer_map(layers), layers, caption)
+        blocks += [Heading("Layer by layer"), chart]
+    if latencies:
+        blocks += [Heading("Measured latency"), *_latency(latencies, prefix)]
+    return Section(title, blocks)
+
+
+def comparison_page(
+    sections: Sequence[Section],
+    recipes: Mapping[str, Recipe] | Sequence[str | Recipe],
+    *,
+    title: str,
+    lead: str = "",
+    footer: str = "",
+) -> str:
+    """The sections, then the table of recipes with their papers, as one HTML text."""
+    about = Table(
+        "recipes",
+        recipe_rows(recipes),
+        "What each recipe keeps, the parts it is made of, and the paper that proposes it. A name "
+        "with `+ls` has the same masks and new values for the kept weights by least squares.",
+    )
+    return page(title, [*sections, Section("Recipes", [about])], lead=lead, footer=footer)
+
+
+def write_comparison(comparison: Any, path: str | os.PathLike[str]) -> Path:
+    """Write the page of one `Comparison`.
+
+    Raises:
+        ImportError: the extra `report` is not installed.
+        OSError: the file cannot be written.
+    """
+    results = network_section(
+        comparison_rows(comparison), comparison.latencies, metric=comparison.metric
+    )
+    records = Table("records", [_flat(r) for r in comparison.records], "Every run.", folded=True)
+    sections = [results, Section("Runs", [records])]
+    count = len(comparison.records)
+    return write_text(
+        path,
+        comparison_page(
+            sections,
+            comparison.recipes,
+            title="Pruning recipes compared",
+            lead=f"{len(comparison.recipes)} recipes, {count} runs on one network.",
+        ),
+    )
+
+
+def _latency(rows: Rows, prefix: str) -> list[Block]:
+    tidy = [
+        {
+            "method": r["recipe"],
+            "density": r["density"],
+            "value": r["speedup"],
+            "low": r["speedup_low"],
+            "high": r["speedup_high"],
+        }
+        for r in rows
+        if not str(r["recipe"]).endswith("+ls")  # the same shapes, hence the same time
+    ]
+    first = rows[0]
+    caption = (
+        f"Time of the dense network over that of the compact one, both measured in turn: medians "
+        f"with the intervals' ends divided crosswise, batch of {first['batch']}, "
+        f"{first['threads']} thread{'s' if first['threads'] > 1 else ''}. "
+        f"Where an interval contains 1 there is no benefit."
+    )
+    chart = intervals(tidy or [], x_title="speed-up (×)") if tidy else None
+    blocks: list[Block] = []
+    if chart is not None:
+        blocks.append(Chart(f"{prefix}speed-up", chart, tidy, caption))
+    table = [
+        {
+            "recipe": r["recipe"],
+            "density": r["density"],
+            "parameters": r["parameters"],
+            "dense_ms": 1e3 * r["dense_seconds"],
+            "compact_ms": 1e3 * r["compact_seconds"],
+            "speedup": r["speedup"],
+            "speedup_low": r["speedup_low"],
+            "speedup_high": r["speedup_high"],
+            "benefit": r["benefit"],
+        }
+        for r in rows
+    ]
+    return [*blocks, Table(f"{prefix}latency", table, "Every measurement.", folded=True)]
+
+
+def _tidy(row: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    base, plus, _ = str(row["recipe"]).partition("+")
+    text = not isinstance(row["density"], int | float)
+    return {
+        **row,
+        "method": base,
+        "compensation": COMPENSATION[bool(plus)],
+        "is_text": text,
+        "at": float(row["density_met"] if text else row["density"]),
+        "score": None if row["score"] is None else factor * float(row["score"]),
+        "dense": None if row["dense"] is None else factor * float(row["dense"]),
+    }
+
+
+def _metric(metric: str) -> tuple[str, float]:
+    """How a metric is called on an axis, and what it is multiplied with."""
+    name = metric.replace("_", " ")
+    return (f"{name} (%)", 100.0) if metric in ("test_error", "accuracy") else (name, 1.0)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _removes_nodes(name: str, recipes: Mapping[str, Recipe]) -> bool:
+    recipe = recipes.get(name)
+    if recipe is None:
+        preset = PRESETS.get(name.partition("+")[0])
+        if preset is None:
+            return False
+        recipe = preset.recipe
+    return type(recipe.granularity).__name__ == "Node"
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if not isinstance(v, Mapping)}

@@ -1,0 +1,144 @@
+"""The page of one pruning: what was removed where, what it costs, and what it looks like."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunus.files import write_text
+from prunus.layer import layer_of
+from prunus.report.charts import bars
+from prunus.report.network import chain, draw_mask, draw_network, drawable
+from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
+from prunus.report.summary import cost_rows, layer_rows
+from prunus.report.tables import recipe_rows
+
+__all__ = ["network_drawings", "pruning_page", "write_report"]
+
+MASKS_SHOWN = 12
+
+
+def write_report(pruned: Any, path: str | os.PathLike[str]) -> Path:
+    """Write the page of a `Pruned`.
+
+    Raises:
+        ImportError: the extra `report` is not installed.
+        OSError: the file cannot be written.
+    """
+    return write_text(path, pruning_page(pruned))
+
+
+def pruning_page(pruned: Any) -> str:
+    """The HTML text of a `Pruned`: costs, layers, masks, and the network where it is small."""
+    cost = pruned.cost_after
+    lead = (
+        f"Recipe **{pruned.name}**, seed {pruned.seed}: {100 * cost.density:.4g} % of the selected "
+        f"weights are kept, {100 * cost.model_density:.4g} % of all parameters."
+    )
+    layers = layer_rows(pruned)
+    shares = [{"layer": r["layer"], "density": r["density"]} for r in layers]
+    errors = [
+        {"layer": r["layer"], "error": r["error"]}
+        for r in layers
+        if r["error"] is not None and r["error"] > 0
+    ]
+    charts = [
+        Chart("density", bars(shares, label="layer", value="density",
+              x_title="density (kept / total)", low=0, high=1), shares, "What each layer keeps."),
+    ]  # fmt: skip
+    if errors:
+        charts.append(
+            Chart(
+                "error",
+                bars(errors, label="layer", value="error", x_title="mean squared output error"),
+                errors,
+                "E‖Wx − W′x‖² on the calibration inputs, in squared output units.",
+            )
+        )
+    cost_blocks: list[Block] = [Table("costs", cost_rows(pruned), "Before and after.")]
+    scores = _scores(pruned.metrics)
+    if scores:
+        cost_blocks.append(Table("scores", scores, "What `evaluate` said at each stage."))
+    sections = [
+        Section("Costs", cost_blocks),
+        Section("Layers", [charts, Table("layers", layers, "Every pruned layer.")]),
+    ]
+    drawings = network_drawings(pruned)
+    if drawings:
+        sections.append(Section("The network", [drawings]))
+    masks = [
+        Drawing(draw_mask(layer.mask), f"{name}: {_words(layer.mask)}", name)
+        for name, layer in list(pruned.layers.items())[:MASKS_SHOWN]
+    ]
+    more = len(pruned.layers) - len(masks)
+    note = f" {more} further layers are left out here." if more > 0 else ""
+    sections.append(
+        Section(
+            "Masks",
+            [
+                Text(
+                    "Outputs are rows, inputs are columns; a kept weight is dark. Where a layer is "
+                    "larger than the picture, a cell's shade is the density of its block." + note
+                ),
+                masks,
+            ],
+        )
+    )
+    remarks = [
+        f"`{name}` was not pruned, because: {why}" for name, why in pruned.not_pruned.items()
+    ]
+    remarks += [*pruned.plan.notes, *pruned.notes]
+    about: list[Block] = [
+        Table("recipe", recipe_rows({pruned.name: pruned.recipe}), "The recipe."),
+        Text(f"`{pruned.recipe!r}`"),
+    ]
+    sections.append(Section("Recipe", about))
+    if remarks:
+        sections.append(Section("Remarks", [Text("\n\n".join(remarks))]))
+    footer = "" if pruned.data_fingerprint is None else f"Data: {pruned.data_fingerprint}."
+    return page(f"Pruned by {pruned.name}", sections, lead=lead, footer=footer)
+
+
+def network_drawings(pruned: Any, *, title: str = "After") -> list[Drawing]:
+    """The network before (where the dense model is at hand) and after; empty if it is too large."""
+    found = chain(pruned.layers)
+    if found is None:
+        return []
+    names, weights, masks = found
+    drawings = []
+    if isinstance(pruned.dense, nn.Module):
+        before = [layer_of(n, pruned.dense.get_submodule(n)).weight for n in names]
+        if drawable([tuple(w.shape) for w in before]):
+            drawings.append(Drawing(draw_network(before, names=names), _key("dense"), "Before"))
+    drawings.append(Drawing(draw_network(weights, masks, names=names), _key(pruned.name), title))
+    return drawings
+
+
+def _key(what: str) -> str:
+    return (
+        f"{what}: inputs on the left; blue is a positive weight, orange a negative one, darker is "
+        f"larger; a hollow neuron has lost all its inputs or all its outputs."
+    )
+
+
+def _words(mask: Any) -> str:
+    empty = int((~mask.any(1)).sum())
+    unused = int((~mask.any(0)).sum())
+    words = f"{int(mask.sum())} of {mask.numel()} kept"
+    if empty:
+        words += f", {empty} of {mask.shape[0]} outputs without inputs"
+    if unused:
+        words += f", {unused} of {mask.shape[1]} inputs unused"
+    return words
+
+
+def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": stage,
+            **(dict(value) if isinstance(value, Mapping) else {"score": float(value)}),
+        }
+        for stage, value in metrics.items()
+    ]

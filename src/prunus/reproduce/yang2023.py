@@ -1,0 +1,434 @@
+"""Pruning at initialisation in the setting of Yang et al.: gain, collapse, and what makes them."""
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunus.progress import track
+from prunus.report.at_init import accuracy_figure, phase_figure
+from prunus.report.figure import figure
+from prunus.reproduce import Reproduction, Scale
+from prunus.rng import generator_for
+from prunus.theory.at_init import (
+    DensitySummary,
+    Setting,
+    Simulation,
+    generalisation_bound,
+    over_pruned_probability,
+    p_over,
+    phase_diagram,
+    predict,
+    retention,
+    simulate,
+    summarise,
+)
+
+__all__ = ["reproduce"]
+
+A = Setting()
+GAIN = "improves as the pruned fraction grows, up to a threshold (abstract)"
+COLLAPSE = "training loss goes to 0, yet no better than random guessing (abstract)"
+FEATURES = "pruning changes the feature-learning process (abstract)"
+OURS = "-"  # a control of our own, no claim of the paper
+
+
+def reproduce(
+    *, scale: Scale, seed: int, data_dir: Path | None = None, progress: bool | None = None
+) -> Reproduction:
+    """Experiments A, B, C, support and asymptotic, beside the claims of the abstract.
+
+    Args:
+        scale: "small" runs 5 seeds in about a minute; "full" 20 seeds and finer densities.
+        seed: of all draws.
+        data_dir: not needed; the data are drawn.
+        progress: see `prunus.progress.progress_bar`.
+    """
+    del data_dir
+    full = scale == "full"
+    seeds = 20 if full else 5
+    found = _Runs(seed, seeds, progress)
+    rows: list[dict[str, Any]] = []
+    fine = [1, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01, 0.002, 6e-4]
+    coarse = [1, 0.6, 0.35, 0.25, 0.12, 0.05, 0.01, 6e-4]
+    wide = [1, 0.6, 0.35, 0.25, 0.18, 0.12, 0.05, 0.01, 6e-4]
+    a = found.run("A", A, fine if full else coarse)
+    c = found.run("C", dataclasses.replace(A, neurons=100), wide)
+    lazy = dataclasses.replace(A, init_scale=1e-2)
+    b = found.run("B", lazy, [1, 0.45, 0.25, 0.12, 0.05, 0.03, 0.01, 6e-4])
+    rows += _accuracy_rows("A: small first weights, m = 50", a)
+    rows += _accuracy_rows("C: as A, m = 100", c)
+    rows += _accuracy_rows("B: as A, lazy (σ_0 = 0.01)", b)
+    rows += _rescaled_rows(found, lazy, b)
+    rows += _growth_rows(a)
+    rows += _support_rows(found)
+    rows += _certificate_rows(found)
+    rows += _asymptotic_rows(found, full)
+    charts = {
+        "at-init-accuracy": accuracy_figure(
+            {
+                "A: m = 50, small first weights": (A, summarised(a)),
+                "C: m = 100": (c.setting, summarised(c)),
+                "B: m = 50, lazy": (lazy, summarised(b)),
+            }
+        ),
+        "at-init-learning": _learning_figure(found),
+        "at-init-certificate": _certificate_figure(found),
+        "at-init-phase": _phase_figure(full, seed, progress),
+    }
+    return Reproduction(
+        name="yang2023",
+        title="Random pruning at initialisation, in the setting of Yang et al.",
+        paper=(
+            "Yang, Liang, Guo, Wu, Wang (2025), Random pruning over-parameterized neural networks "
+            "can improve generalization: a training dynamics analysis, JMLR 26(84) "
+            "(arXiv 2301.00335, 2023): the claims of its abstract"
+        ),
+        conditions=(
+            f"{seeds} seeds; one seed fixes data, first weights, mask uniforms and test draws for "
+            "all densities (nested masks), so gains are paired",
+            "n = 60, d = 4096, K = 4, μ = 6, σ_n = 1, σ_0 = 1e-4, 150 steps of full-batch gradient "
+            "descent at lr 2 (step size scaled by the curvature), where not said otherwise",
+            "theory: our closed form (heuristic) unless the column says proved; the paper's "
+            "theorems and constants are not used, its claims are quoted from the abstract",
+            "B: a dense network with first weights scaled by √density gains as well, so there the "
+            "gain is one of a smaller start; in A smaller first weights gain nothing",
+            "asymptotic: the dimension-free reduced level (heuristic) at d = 1e7",
+        ),
+        rows=rows,
+        figures=charts,
+    )
+
+
+class _Runs:
+    """Simulations of one reproduction, made once each."""
+
+    def __init__(self, seed: int, seeds: int, progress: bool | None) -> None:
+        self.count, self.progress = seeds, progress
+        draws = torch.randint(2**31, (seeds,), generator=generator_for(seed, "yang2023"))
+        self.seeds = [int(s) for s in draws]
+        self.done: dict[str, Simulation] = {}
+
+    def run(
+        self, name: str, setting: Setting, densities: list[float], **options: Any
+    ) -> Simulation:
+        """Train, or return what was trained under this name."""
+        if name not in self.done:
+            options = {"checkpoints": 0, "dtype": torch.float32, "seeds": self.seeds, **options}
+            with warnings.catch_warnings():
+                # over-pruned networks may memorise late; the table shows their train loss
+                warnings.simplefilter("ignore", RuntimeWarning)
+                self.done[name] = simulate(setting, densities, progress=self.progress, **options)
+        return self.done[name]
+
+
+def summarised(run: Simulation) -> list[DensitySummary]:
+    """Summaries without the warning about few seeds, which the conditions state."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return summarise(run)
+
+
+def _row(
+    experiment: str,
+    quantity: str,
+    density: float | None,
+    claim: str,
+    theory: float | None,
+    status: str,
+    measured: float,
+    error: float | None,
+    note: str = "",
+) -> dict[str, Any]:
+    return {
+        "experiment": experiment,
+        "quantity": quantity,
+        "density": density,
+        "published claim": claim,
+        "theory": theory,
+        "status": status,
+        "measured": measured,
+        "standard error": error,
+        "note": note,
+    }
+
+
+def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
+    """Accuracy per density with paired gain; the proved bound where pruning destroys."""
+    over = p_over(run.setting.classes, run.setting.neurons, run.setting.dimension)
+    dense = predict(run.setting, 1.0).accuracy
+    rows = []
+    for row in summarised(run):
+        ruined = row.density <= over
+        claim = COLLAPSE if ruined else GAIN if row.predicted and row.predicted > dense else OURS
+        gain = (
+            ""
+            if row.gain is None or row.density == 1
+            else (f"gain {row.gain:+.3f}" + (f" ({row.gain_error:.3f})" if row.gain_error else ""))
+        )
+        rows.append(
+            _row(
+                experiment,
+                "test accuracy",
+                row.density,
+                claim,
+                row.predicted,
+                "heuristic" if row.valid else "heuristic, out of range",
+                row.accuracy,
+                row.accuracy_error,
+                f"{gain}{', ' if gain else ''}train loss {row.train_loss:.4f}, "
+                f"train acc {row.train_accuracy:.3f}, test loss {row.test_loss:.2f}",
+            )
+        )
+        if ruined:
+            blind = over_pruned_probability(row.density, run.setting.classes, run.setting.neurons)
+            rows.append(
+                _row(
+                    experiment,
+                    "mean test accuracy at most",
+                    row.density,
+                    COLLAPSE,
+                    row.accuracy_bound,
+                    "proved",
+                    row.accuracy,
+                    row.accuracy_error,
+                    f"P(no class visible) = {blind:.2f}",
+                )
+            )
+    return rows
+
+
+def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[dict[str, Any]]:
+    """The control of B: dense networks whose first weights are √p times smaller."""
+    rows = []
+    for density in (0.25, 0.05):
+        setting = dataclasses.replace(lazy, init_scale=lazy.init_scale * math.sqrt(density))
+        control = found.run(f"control {density}", setting, [1.0]).test_accuracy[0]
+        mean, error = _mean(control)
+        own, _ = _mean(pruned.test_accuracy[pruned.densities.index(density)])
+        rows.append(
+            _row(
+                "B: control, dense with σ_0 √p",
+                "test accuracy",
+                density,
+                OURS,
+                predict(setting, 1.0).accuracy,
+                "heuristic",
+                mean,
+                error,
+                f"pruned to {density:g}: {own:.3f}",
+            )
+        )
+    return rows
+
+
+def _growth_rows(run: Simulation) -> list[dict[str, Any]]:
+    """Coefficients at the end of training: the signal grows as the noise is shared out."""
+    rows = []
+    for density in (1.0, 0.25):
+        i = run.densities.index(density)
+        theory = predict(run.setting, density, train_loss=float(run.train_loss[i].mean()))
+        for name, value, title in (
+            ("signal_own", theory.signal, "signal coefficient of signal neurons"),
+            ("noise_signal_neurons", theory.noise_signal_neurons, "noise, signal neurons"),
+            ("noise_only_neurons", theory.noise_only_neurons, "noise, noise-only neurons"),
+        ):
+            values = run.trajectory[name][i, :, -1]
+            if not bool(torch.isnan(values).any()):
+                mean, error = _mean(values)
+                rows.append(
+                    _row("A: features", title, density, FEATURES, value, "heuristic", mean, error)
+                )
+    return rows
+
+
+def _support_rows(found: _Runs) -> list[dict[str, Any]]:
+    """The gain needs sparse signals; dense supports follow the retention law."""
+    rows = []
+    for support in (1, 2, 4, 16, 64):
+        setting = dataclasses.replace(A, support=support)
+        run = found.run(f"support {support}", setting, [1.0, 0.6, 0.35, 0.2, 0.1])
+        for row in summarised(run)[1:]:
+            kept = retention(row.density, row.density * A.neurons)
+            assert row.gain is not None
+            rows.append(
+                _row(
+                    f"support {support}",
+                    "gain over dense",
+                    row.density,
+                    OURS,
+                    None,
+                    "",
+                    row.gain,
+                    row.gain_error,
+                    f"SNR² retained {kept:.3f} (heuristic law for many coordinates)",
+                )
+            )
+    return rows
+
+
+def _strong(found: _Runs) -> Simulation:
+    return found.run("A8", dataclasses.replace(A, signal=8.0), [1, 0.6, 0.35, 0.25, 0.12, 0.05])
+
+
+def _certificate_rows(found: _Runs) -> list[dict[str, Any]]:
+    """μ = 8: the error, the proved certificate of the trained weights, the a-priori curve."""
+    run = _strong(found)
+    rows = []
+    for i, density in enumerate(run.densities):
+        error, spread = _mean(1 - run.test_accuracy[i])
+        certificate, _ = _mean(run.certificate[i])
+        loss = float(run.train_loss[i].mean())
+        bound = generalisation_bound(run.setting, density, train_loss=loss)
+        held = bool((run.certificate[i] >= 1 - run.test_accuracy[i]).all())
+        note = f"a-priori curve B(p) {bound:.4f} (heuristic); " + (
+            "certificate holds in every run" if held else "CERTIFICATE BROKEN"
+        )
+        claim = OURS if density == 1 else GAIN
+        rows.append(
+            _row("A8: μ = 8", "test error at most", density, claim, certificate, "proved", error,
+                 spread, note)
+        )  # fmt: skip
+    return rows
+
+
+def _asymptotic_rows(found: _Runs, full: bool) -> list[dict[str, Any]]:
+    """d = 1e7: where random guessing is certain."""
+    cases = [Setting(neurons=100, dimension=10**7, signal=40.4, init_scale=1e-6)]
+    if full:
+        cases.append(
+            Setting(classes=10, samples=120, neurons=100, dimension=10**7, signal=52.3,
+                    init_scale=1e-6)
+        )  # fmt: skip
+    rows = []
+    for setting in cases:
+        over = p_over(setting.classes, setting.neurons, setting.dimension)
+        run = found.run(
+            f"asymptotic {setting.classes}",
+            setting,
+            [1.0, 0.18, 0.05, 0.01, 1e-3, over],
+            engine="reduced",
+            steps=200,
+            seeds=found.seeds[:5],
+        )
+        for row in summarised(run):
+            ruined = row.density == over
+            note = f"train loss {row.train_loss:.4f}, test loss {row.test_loss:.3f}"
+            if ruined:
+                note += f" (log K = {math.log(setting.classes):.3f})"
+            rows.append(
+                _row(
+                    f"asymptotic: d = 1e7, K = {setting.classes}",
+                    "test accuracy",
+                    row.density,
+                    COLLAPSE if ruined else GAIN if row.density < 1 else OURS,
+                    row.predicted,
+                    "heuristic" if row.valid else "heuristic, out of range",
+                    row.accuracy,
+                    row.accuracy_error,
+                    note,
+                )
+            )
+    return rows
+
+
+def _mean(values: torch.Tensor) -> tuple[float, float]:
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+
+
+def _learning_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
+    """How the signal and noise coefficients grow along training, dense and pruned."""
+    run = found.run("learning", A, [1.0, 0.25, 6e-4], checkpoints=14, seeds=found.seeds[:5])
+    names = {
+        "signal_own": "signal, signal neurons",
+        "noise_signal_neurons": "noise, signal neurons",
+        "noise_only_neurons": "noise, noise-only neurons",
+    }
+    records = []
+    for i, density in enumerate(run.densities):
+        for name, series in names.items():
+            values = run.trajectory[name][i]
+            for j, step in enumerate(run.checkpoints):
+                column = values[:, j][~torch.isnan(values[:, j])]
+                if len(column) < 2:
+                    continue
+                mean, error = _mean(column)
+                records.append(
+                    {
+                        "density": f"density {density:g}",
+                        "step": step,
+                        "coefficient": mean,
+                        "low": mean - error,
+                        "high": mean + error,
+                        "series": series,
+                        "kind": "measured",
+                    }
+                )
+    chart = figure(
+        records,
+        x="step",
+        y="coefficient",
+        x_title="gradient step",
+        y_title="coefficient",
+        x_scale="log",
+        facet="density",
+        columns=3,
+        width=240,
+    )
+    return chart, records
+
+
+def _certificate_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
+    """Error, certificate and a-priori curve over density at μ = 8."""
+    run = _strong(found)
+    records: list[dict[str, Any]] = []
+    for i, density in enumerate(run.densities):
+        error, spread = _mean(1 - run.test_accuracy[i])
+        certificate, _ = _mean(run.certificate[i])
+        at = {"density": density}
+        records.append(
+            {**at, "error": error, "low": max(error - spread, 1e-5), "high": error + spread,
+             "series": "measured, mean ± standard error", "kind": "measured"}
+        )  # fmt: skip
+        records.append(
+            {**at, "error": certificate, "series": "certificate of the weights (proved)",
+             "kind": "bound"}
+        )  # fmt: skip
+    loss = float(run.train_loss.mean())
+    for k in range(30):
+        density = 0.05 ** (1 - k / 29)
+        bound = generalisation_bound(run.setting, density, train_loss=loss)
+        closed = 1 - predict(run.setting, density, train_loss=loss).accuracy
+        series = "a-priori curve B(p) (heuristic)"
+        records.append({"density": density, "error": bound, "series": series, "kind": "theory"})
+        series = "closed form (heuristic)"
+        records.append({"density": density, "error": closed, "series": series, "kind": "theory"})
+    chart = figure(
+        records,
+        x="density",
+        y="error",
+        x_title="density (kept / total)",
+        y_title="test error",
+        x_scale="log",
+        y_scale="log",
+    )
+    return chart, records
+
+
+def _phase_figure(full: bool, seed: int, progress: bool | None) -> tuple[Any, list[dict[str, Any]]]:
+    """Density against noise, predicted and measured side by side."""
+    n_values, n_densities, seeds = (10, 14, 6) if full else (5, 7, 2)
+    values = [0.5 * 4 ** (i / (n_values - 1)) for i in range(n_values)]
+    densities = [4e-4 ** (1 - i / (n_densities - 1)) for i in range(n_densities)]
+    chosen = [int(generator_for(seed, "phase", i).initial_seed() % 2**31) for i in range(seeds)]
+    diagrams = {"predicted (heuristic)": phase_diagram(A, "noise", values, densities)}
+    for _ in track([0], "Mapping phases", progress=progress):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned cells memorise late
+            diagrams[f"measured, {seeds} seeds"] = phase_diagram(
+                A, "noise", values, densities, engine="dual", seeds=chosen, progress=False
+            )
+    return phase_figure(diagrams)

@@ -1,0 +1,283 @@
+"""Units that a network can lose without changing: nobody reads them, or they emit a constant."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prunus.coupling import Group, Slot
+from prunus.coupling.walk import arguments_of
+from prunus.modes import evaluating
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Dead:
+    """The dead units of one group.
+
+    Attributes:
+        units: True where a class can go.
+        inputs: for each consumer, the constant it reads on each of its input channels (any value
+            where the channel is no constant).
+    """
+
+    units: Bool[Tensor, " size"]
+    inputs: dict[str, Float[Tensor, " channels"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Least and largest value of each input channel of a layer, over samples and positions."""
+
+    low: Float[Tensor, " channels"]
+    high: Float[Tensor, " channels"]
+    rounding: float
+
+    def constant(self) -> Bool[Tensor, " channels"]:
+        """True where both are equal up to the rounding of the network's precision."""
+        scale = torch.maximum(self.low.abs(), self.high.abs())
+        return self.high - self.low <= self.rounding * scale
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution whose every filter reads one channel of several."""
+    return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels
+
+
+def pads_with_zeros(module: nn.Module) -> bool:
+    """A convolution whose border reads zeros, so that a constant input is none there."""
+    if not isinstance(module, CONVOLUTIONS) or module.padding_mode != "zeros":
+        return False
+    if isinstance(module.padding, str):
+        return module.padding == "same" and any(k > 1 for k in module.kernel_size)
+    return any(p > 0 for p in module.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Suspects:
+    """What the zeros of a group say about its units.
+
+    Attributes:
+        zero: for each `in` slot's parameter, the units whose columns are all zero.
+        unread: units whose columns are all zero in every consumer.
+        silent: units whose rows are zero in every producer that is not depthwise: whatever
+            they emit depends on no input.
+        cut: units of a single source with a zero norm weight or depthwise filter behind it, which
+            may or may not stand on every path to the consumers.
+    """
+
+    zero: dict[str, Bool[Tensor, " size"]]
+    unread: Bool[Tensor, " size"]
+    silent: Bool[Tensor, " size"]
+    cut: Bool[Tensor, " size"]
+
+
+def dead_units(
+    model: nn.Module, groups: tuple[Group, ...], alive: dict[str, Tensor], example: object
+) -> list[Dead]:
+    """The units of each group that can go, given the zeros of the model.
+
+    A unit goes where each consumer either has zero columns for it or reads a constant: the unit
+    is silent, or cut off (confirmed by redrawing its source's rows), and what it emits, read off
+    at the consumer on the example, is the same for all samples and positions.
+    """
+    suspects = [_suspects(model, group, alive[group.name]) for group in groups]
+    read = {
+        name
+        for group, suspect in zip(groups, suspects, strict=True)
+        for name in group.consumers
+        if (suspect.silent | suspect.cut).any()
+    }
+    readings = read_inputs(model, example, read) if read else {}
+    redrawn = _read_redrawn(model, groups, [s.cut for s in suspects], example)
+
+    found = []
+    for group, suspect in zip(groups, suspects, strict=True):
+        fine = suspect.silent | suspect.cut
+        for slot in _inputs(group):
+            name = slot.parameter.rpartition(".")[0]
+            constant = _constant_units(model, group, slot, readings.get(name))
+            if name in redrawn:
+                same = _joined(readings[name], redrawn[name])
+                constant &= ~suspect.cut | _constant_units(model, group, slot, same)
+            fine &= suspect.zero[slot.parameter] | constant
+        inputs = {
+            name: (readings[name].low + readings[name].high) / 2
+            for name in group.consumers
+            if name in readings
+        }
+        found.append(Dead(units=suspect.unread | fine, inputs=inputs))
+    return found
+
+
+def _suspects(model: nn.Module, group: Group, alive: Tensor) -> Suspects:
+    zero = {s.parameter: _zero_units(model, group, s) for s in _inputs(group)}
+    rows = {s.parameter: _zero_units(model, group, s) for s in group.slots if s.axis == 0}
+    sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
+    behind = [p for p in (*group.producers, *group.norms) if p not in sources]
+    unread = alive & torch.stack([alive, *zero.values()]).all(dim=0)
+    silent = torch.stack([rows[f"{p}.weight"] for p in sources]).all(dim=0) & alive & ~unread
+    cut = torch.zeros_like(alive)
+    if len(sources) == 1:
+        stops = [rows[f"{p}.weight"] for p in behind if f"{p}.weight" in rows]
+        cut = torch.stack([cut, *stops]).any(dim=0) & alive & ~unread & ~silent
+    return Suspects(zero=zero, unread=unread, silent=silent, cut=cut)
+
+
+def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor]) -> None:
+    """Move what the units emit into the consumers' biases, and make all their members zero."""
+    with torch.no_grad():
+        for slot in _inputs(group):
+            name = slot.parameter.rpartition(".")[0]
+            module = model.get_submodule(name)
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            index = slot.index[units[slot.unit]].to(weight.device)
+            columns = weight[:, index].to(torch.float64)
+            if name in inputs and bool((columns != 0).any()):
+                taps = columns.flatten(2).sum(dim=2) if columns.ndim > 2 else columns
+                conv_groups = _conv_groups(module)
+                emitted = inputs[name].to(weight.device).reshape(conv_groups, -1)[:, index]
+                read = (columns.flatten(1) != 0).reshape(len(weight), len(index), -1).any(dim=2)
+                shift = torch.where(
+                    read, emitted.repeat_interleave(len(weight) // conv_groups, 0) * taps, 0.0
+                ).sum(dim=1)
+                _add_to_bias(module, shift)
+            weight[:, index] = 0
+        state = model.state_dict()
+        for slot in group.slots:
+            if slot.role == "out":
+                tensor = state[slot.parameter]
+                index = slot.index[units[slot.unit]].to(tensor.device)
+                tensor.index_fill_(slot.axis, index, 0)
+
+
+def _add_to_bias(module: nn.Module, shift: Tensor) -> None:
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    if bool((shift == 0).all()):
+        return
+    if module.bias is None:
+        zeros = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
+        module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+    bias: Tensor = module.bias  # type: ignore[assignment]
+    bias.copy_(bias.to(torch.float64) + shift)
+
+
+def read_inputs(model: nn.Module, example: object, names: set[str]) -> dict[str, Reading]:
+    """The range of each input channel of the named layers, in eval mode on the example."""
+    found: dict[str, Reading] = {}
+
+    def reader(name: str, module: nn.Module):  # type: ignore[no-untyped-def]
+        weight: Tensor = module.weight  # type: ignore[assignment]
+
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            x = inputs[0] if inputs else keywords["input"]
+            axis = x.ndim - 1 if weight.ndim == 2 else x.ndim - weight.ndim + 1
+            rows = x.detach().movedim(axis, -1).flatten(0, -2)
+            rounding = 16 * torch.finfo(x.dtype).eps
+            low, high = rows.amin(dim=0).double().cpu(), rows.amax(dim=0).double().cpu()
+            found[name] = Reading(low, high, rounding)
+
+        return hook
+
+    handles = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            hook = reader(name, module)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        run(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def run(model: nn.Module, example: object) -> object:
+    """The model's output on the example in eval mode, without gradients."""
+    positional, keywords = arguments_of(example)
+    with evaluating(model), torch.no_grad():
+        return model(*positional, **keywords)
+
+
+def _read_redrawn(
+    model: nn.Module, groups: tuple[Group, ...], cut: list[Tensor], example: object
+) -> dict[str, Reading]:
+    """The range of each consumer's inputs while the sources of cut units emit other values.
+
+    Rows are redrawn and biases set to ±10, so that an activation that happens to be off (or
+    saturated) in the middle of a path around the cut shows it at one of the two signs.
+    """
+    state = model.state_dict()
+    redrawn: list[tuple[Tensor, Tensor]] = []
+    names: set[str] = set()
+    for group, units in zip(groups, cut, strict=True):
+        if units.any():
+            names |= set(group.consumers)
+            source = next(p for p in group.producers if not is_depthwise(model.get_submodule(p)))
+            redrawn += [
+                (state[slot.parameter], slot.index[units[slot.unit]])
+                for slot in group.slots
+                if slot.parameter in (f"{source}.weight", f"{source}.bias") and slot.role == "out"
+            ]
+    if not redrawn:
+        return {}
+    saved = [tensor.clone() for tensor, _ in redrawn]
+    generator = torch.Generator().manual_seed(0)
+    readings = []
+    try:
+        for sign in (-1.0, 1.0):
+            for tensor, index in redrawn:
+                rows = torch.randn(len(index), *tensor.shape[1:], generator=generator)
+                values = rows if rows.ndim > 1 else torch.full_like(rows, 10 * sign)
+                tensor[index.to(tensor.device)] = values.to(tensor)
+            readings.append(read_inputs(model, example, names))
+    finally:
+        for (tensor, _), before in zip(redrawn, saved, strict=True):
+            tensor.copy_(before)
+    one, other = readings
+    return {name: _joined(one[name], other[name]) for name in one}
+
+
+def _joined(one: Reading, other: Reading) -> Reading:
+    low, high = torch.minimum(one.low, other.low), torch.maximum(one.high, other.high)
+    return Reading(low, high, one.rounding)
+
+
+def _inputs(group: Group) -> list[Slot]:
+    return [slot for slot in group.slots if slot.role == "in"]
+
+
+def _conv_groups(module: nn.Module) -> int:
+    return module.groups if isinstance(module, CONVOLUTIONS) else 1
+
+
+def _all_of(group: Group, slot: Slot, entries: Tensor) -> Tensor:
+    """True for each class all of whose entries in the slot are True."""
+    result = torch.ones(group.size, dtype=torch.bool)
+    result[slot.unit[~entries]] = False
+    return result
+
+
+def _zero_units(model: nn.Module, group: Group, slot: Slot) -> Tensor:
+    """True for each class whose slices of the parameter are all zero."""
+    tensor = model.state_dict()[slot.parameter]
+    slices = tensor.movedim(slot.axis, 0).reshape(tensor.shape[slot.axis], -1)
+    return _all_of(group, slot, (slices == 0).all(dim=1).cpu()[slot.index])
+
+
+def _channels(model: nn.Module, slot: Slot, values: Tensor) -> Tensor:
+    """True for each entry of an `in` slot whose channels, one per conv group, are all True."""
+    groups = _conv_groups(model.get_submodule(slot.parameter.rpartition(".")[0]))
+    return values.reshape(groups, -1).all(dim=0)[slot.index]
+
+
+def _constant_units(model: nn.Module, group: Group, slot: Slot, reading: Reading | None) -> Tensor:
+    """True for each class that a consumer reads as a constant everywhere, borders included."""
+    if reading is None:
+        return torch.zeros(group.size, dtype=torch.bool)
+    fine = reading.constant()
+    if pads_with_zeros(model.get_submodule(slot.parameter.rpartition(".")[0])):
+        fine = (reading.low == 0) & (reading.high == 0)
+    return _all_of(group, slot, _channels(model, slot, fine))

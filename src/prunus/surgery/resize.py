@@ -1,0 +1,55 @@
+"""The architecture of a compact network from that of the dense one and the compact tensors."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from prunus.surgery.compact import update_attributes
+
+__all__ = ["resize"]
+
+
+def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Give `model` the tensors of `state`, whatever their sizes, and the widths that follow.
+
+    Args:
+        model: the dense architecture; changed in place.
+        state: the `state_dict` of a compact network made from it; it may hold biases that the
+            dense one lacks, where constants were folded.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: a tensor belongs to no module of the model, or the model has one that `state`
+            lacks.
+    """
+    missing = [name for name in model.state_dict() if name not in state]
+    if missing:
+        raise ValueError(
+            f"The stored network lacks {missing[0]!r}, which the model has. Build the "
+            f"architecture that was pruned."
+        )
+    modules = dict(model.named_modules())
+    changed: set[str] = set()
+    for name, tensor in state.items():
+        owner, _, leaf = name.rpartition(".")
+        module = modules.get(owner)
+        if module is None or not (leaf in module._parameters or leaf in module._buffers):
+            raise ValueError(
+                f"The stored network has {name!r}, which the model lacks. Build the "
+                f"architecture that was pruned."
+            )
+        own = module._parameters.get(leaf)
+        before = own if own is not None else module._buffers.get(leaf)
+        if before is None or before.shape != tensor.shape:
+            changed.add(owner)
+        if leaf in module._buffers:
+            module._buffers[leaf] = tensor.to(module._buffers[leaf])
+        else:
+            like = own if own is not None else next(module.parameters(recurse=False))
+            flag = own is None or own.requires_grad
+            module._parameters[leaf] = nn.Parameter(tensor.to(like), requires_grad=flag)
+    for owner in changed:
+        update_attributes(modules[owner])
+    return model

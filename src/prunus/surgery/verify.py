@@ -1,0 +1,130 @@
+"""Two networks compared on an example; where they differ, the first layer that does is named."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.coupling.walk import LAYERS
+from prunus.surgery.dead import run
+
+
+class CompactionError(RuntimeError):
+    """A smaller network could not be made, or is not equal to the one it stands for."""
+
+
+def verify_equal(
+    model: nn.Module, small: nn.Module, example: Any, *, kept: dict[str, Tensor], rtol: float
+) -> None:
+    """Compare outputs on the example; raise CompactionError unless they agree.
+
+    Args:
+        model: the network with zeros.
+        small: its smaller copy.
+        example: one batch.
+        kept: for each layer that has lost outputs, the positions of those it still has.
+        rtol: largest accepted error relative to max|output|; see `compact`.
+    """
+    expected, before = _run_recorded(model, example)
+    called, finished = list[str](), list[str]()
+    try:
+        got, after = _run_recorded(small, example, called, finished)
+    except Exception as error:  # whatever the user's forward raises at a width it does not expect
+        where = "in" if called[-1:] != finished[-1:] else "after"
+        place = f"{where} layer `{called[-1]}`" if called else "before its first layer"
+        raise CompactionError(
+            f"The smaller network fails {place} ({str(error).strip()}). A width is probably "
+            f"written in the forward code, as in x.view(-1, 400): take it from the tensor, as in "
+            f"x.flatten(1), or exclude the layers whose outputs arrive there."
+        ) from error
+    wrong = _difference(expected, got, rtol)
+    if wrong is None:
+        return
+    for name, value in before.items():
+        if name not in after:
+            continue
+        layer = model.get_submodule(name)
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        axis = -1 if isinstance(layer, nn.Linear) else value.ndim - weight.ndim + 1
+        if name in kept:
+            value = value.index_select(axis, kept[name].to(value.device))
+        if _difference(value, after[name], rtol) is not None:
+            raise CompactionError(
+                f"The smaller network is not equal to the masked one: {wrong}; layer `{name}` is "
+                f"the first whose outputs differ. The forward code probably picks channels by "
+                f"number before it; exclude the layers whose outputs arrive there."
+            )
+    raise CompactionError(
+        f"The smaller network is not equal to the masked one: {wrong}, although all its layers "
+        f"agree. The forward code probably picks channels by number after the last layer."
+    )
+
+
+def _run_recorded(
+    model: nn.Module,
+    example: Any,
+    called: list[str] | None = None,
+    finished: list[str] | None = None,
+) -> tuple[Any, dict[str, Tensor]]:
+    """The output, and those of all linear and convolution layers in order of execution.
+
+    `called` and `finished` receive the names of the childless modules as they start and end.
+    """
+    outputs: dict[str, Tensor] = {}
+    handles = []
+
+    def recorder(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            outputs[name] = output.detach()
+
+        return hook
+
+    def announcer(name: str, names: list[str] | None) -> Any:
+        def hook(_: nn.Module, *values: Any) -> None:
+            if names is not None:
+                names.append(name)
+
+        return hook
+
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, LAYERS):
+                handles.append(module.register_forward_hook(recorder(name)))
+            if name and not any(module.children()):
+                handles.append(module.register_forward_pre_hook(announcer(name, called)))
+                handles.append(module.register_forward_hook(announcer(name, finished)))
+        return run(model, example), outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _difference(expected: Any, got: Any, rtol: float) -> str | None:
+    """What is wrong with `got`, None if it equals `expected` within the tolerance."""
+    pairs = [
+        [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+        for value in (expected, got)
+    ]
+    if len(pairs[0]) != len(pairs[1]):
+        return f"{len(pairs[1])} outputs instead of {len(pairs[0])}"
+    for one, other in zip(*pairs, strict=True):
+        if one.shape != other.shape:
+            return f"an output of shape {tuple(other.shape)} instead of {tuple(one.shape)}"
+        if one.numel() == 0:
+            continue
+        if not one.is_floating_point():
+            if not torch.equal(one, other):
+                return "integer outputs differ"
+            continue
+        scale, error = one.abs().max().item(), (one - other).abs().max().item()
+        if not error <= tolerance(one.dtype, rtol) * scale:
+            return f"error {error:.3g} where outputs reach {scale:.3g}"
+    return None
+
+
+def tolerance(dtype: torch.dtype, rtol: float) -> float:
+    """The accepted relative error: `rtol`, but what the precision can show and should hold."""
+    if dtype == torch.float64:
+        return min(rtol, 1e-9)
+    return max(rtol, 8 * torch.finfo(dtype).eps) if dtype.itemsize < 4 else rtol

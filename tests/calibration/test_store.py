@@ -1,0 +1,186 @@
+"""Calibrations as files, as sums, and as mappings."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from models import build
+from prunus.calibration import Calibration, calibrate
+
+STATISTICS = ("gram", "mean", "max", "zeros", "grad")
+
+
+def exactly(text):
+    return f"^{re.escape(text)}$"
+
+
+def found(name="cnn-relu"):
+    model, x = build(name)
+    return model, x, calibrate(model, (x, torch.arange(4) % 4), STATISTICS)
+
+
+def test_save_and_load(tmp_path):
+    model, x, calibration = found()
+    again = Calibration.load(calibration.save(tmp_path / "c"))
+    assert repr(again) == repr(calibration)
+    assert again.refused == calibration.refused
+    for name, layer in calibration.items():
+        own = again[name]
+        assert (own.groups, own.taps, own.samples) == (layer.groups, layer.taps, layer.samples)
+        for key in ("weight", "bias", *STATISTICS):
+            ours, theirs = getattr(own, key), getattr(layer, key)
+            assert (ours is None) == (theirs is None)
+            assert ours is None or torch.equal(ours, theirs)
+    # resumed: more data, added to what was saved
+    more = calibrate(model, (x + 1, torch.arange(4) % 4), STATISTICS)
+    resumed, whole = again + more, calibration + more
+    assert resumed.fingerprint == whole.fingerprint
+    assert torch.equal(resumed["fc1"].gram, whole["fc1"].gram)
+    assert [g.name for g in resumed.groups] == [g.name for g in whole.groups]
+
+
+def test_groups_of_a_loaded_calibration(tmp_path):
+    model, x, calibration = found()
+    again = Calibration.load(calibration.save(tmp_path))
+    with pytest.raises(
+        ValueError,
+        match=exactly(
+            "A calibration loaded from a folder has no model and no example to trace. Calibrate "
+            "again, or use a recipe for edges."
+        ),
+    ):
+        again.groups  # noqa: B018
+    traced = again.with_example(model, x)
+    assert [g.name for g in traced.groups] == [g.name for g in calibration.groups]
+
+
+def test_saving_twice_replaces(tmp_path):
+    model, x, calibration = found()
+    calibration.save(tmp_path)
+    other = calibrate(model, x)
+    other.save(tmp_path)
+    assert Calibration.load(tmp_path).fingerprint == other.fingerprint
+
+
+def test_interruption_between_the_files_is_seen(tmp_path, monkeypatch):
+    model, x, calibration = found()
+    calibration.save(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunus.calibration.store.write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, x).save(tmp_path)
+    with pytest.raises(ValueError, match=r"its hash is not the one in calibration\.json"):
+        Calibration.load(tmp_path)
+
+
+def broken(tmp_path, change):
+    folder = found("mlp-relu")[2].save(tmp_path / "c")
+    change(folder / "calibration.json", folder / "statistics.safetensors")
+    return folder
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match=exactly(f"No calibration.json in {tmp_path}. Give a folder that prunus saved."),
+    ):
+        Calibration.load(tmp_path)
+
+
+def rewrite(**changes):
+    def change(facts, tensors):
+        kept = json.loads(facts.read_text()) | changes
+        facts.write_text(json.dumps({k: v for k, v in kept.items() if v is not None}))
+
+    return change
+
+
+CASES = {
+    "no tensors": (
+        lambda facts, tensors: tensors.unlink(),
+        "statistics.safetensors is missing. Give a folder that prunus saved whole.",
+    ),
+    "truncated tensors": (
+        lambda facts, tensors: tensors.write_bytes(tensors.read_bytes()[:-9]),
+        "statistics.safetensors is truncated or was changed: its hash is not the one in "
+        "calibration.json. Save the calibration again.",
+    ),
+    "truncated facts": (
+        lambda facts, tensors: facts.write_text(facts.read_text()[:40]),
+        "calibration.json is truncated or no JSON (",
+    ),
+    "foreign": (
+        rewrite(kind="pruned"),
+        "calibration.json is no calibration that prunus saved. Give another folder.",
+    ),
+    "no format": (
+        rewrite(format=None),
+        "calibration.json is no calibration that prunus saved. Give another folder.",
+    ),
+    "newer": (
+        rewrite(format=99),
+        "calibration.json has format 99, newer than 1, which this version reads. Upgrade prunus.",
+    ),
+    "no layers": (rewrite(layers=None), "c is no whole calibration: 'layers' is missing."),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_files(tmp_path, case):
+    change, message = CASES[case]
+    folder = broken(tmp_path, change)
+    error = FileNotFoundError if case == "no tensors" else ValueError
+    with pytest.raises(error, match=re.escape(message) + ("$" if message[-1] == "." else "")):
+        Calibration.load(folder)
+
+
+def test_only_like_calibrations_merge():
+    model, x, calibration = found("mlp-relu")
+    with pytest.raises(
+        ValueError,
+        match=r"^Only calibrations with the same statistics can be merged, got \['grad', 'gram', "
+        r"'max', 'mean', 'zeros'\] and \['gram'\]\.$",
+    ):
+        calibration + calibrate(model, x, ("gram",))
+    with pytest.raises(
+        ValueError,
+        match=r"^Only calibrations of the same layers can be merged, got \[.*\] and "
+        r"\['layers\.0'\]\.$",
+    ):
+        calibration + calibrate(model, x, layers="layers.0")
+    other = build("mlp-relu", seed=1)[0]
+    with pytest.raises(
+        ValueError,
+        match=exactly(
+            "Layer 'layers.0' has other weights in the two calibrations. Merge calibrations of one "
+            "and the same model."
+        ),
+    ):
+        calibration + calibrate(other, x)
+    with pytest.raises(TypeError):
+        calibration + 1
+
+
+def test_mapping():
+    _, _, calibration = found("mlp-relu")
+    assert list(calibration) == ["layers.0", "layers.2", "layers.4"]
+    assert len(calibration) == 3
+    assert "layers.1" not in calibration
+    with pytest.raises(KeyError, match=r"Unknown layer 'layers\.1'\. Did you mean"):
+        calibration["layers.1"]
+    with pytest.raises(
+        ValueError,
+        match=exactly(
+            "Layer 'layers.0' has no statistic 'diag', which this method needs. Pass data, or "
+            "calibrate with statistics=('diag',)."
+        ),
+    ):
+        calibration["layers.0"].require("gram", "diag")
+    with pytest.raises(ValueError, match="has no statistics `diag` or `gram`, which this method"):
+        calibrate(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2), ("mean",))["0"].power()

@@ -1,0 +1,279 @@
+"""Pages, charts, drawings: what they hold, and how they behave in a real browser."""
+
+import base64
+import csv
+import io
+import json
+import re
+import struct
+import xml.etree.ElementTree as ElementTree
+import zlib
+from itertools import product
+
+import pytest
+import torch
+
+import browser
+from prunus.report import charts, network
+from prunus.report.figure import PALETTE
+from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
+from prunus.rng import generator_for
+
+METHODS = ("magnitude", "dpp-edge")
+STYLES = ("without least squares", "with least squares")
+DENSITIES = (0.5, 0.2, 0.05)
+
+
+def records() -> list[dict]:
+    """Errors that fall with density, with a spread over three seeds that is known."""
+    return [
+        {
+            "method": m,
+            "compensation": s,
+            "density": d,
+            "seed": seed,
+            "error": (2 + METHODS.index(m)) / d / (1 + STYLES.index(s)) * (1 + 0.1 * seed),
+        }
+        for m, s, d, seed in product(METHODS, STYLES, DENSITIES, range(3))
+    ]
+
+
+def example_page() -> str:
+    rows = charts.summarise(records(), ["method", "compensation", "density"], "error")
+    curves = charts.curves(
+        rows, x="density", x_title="density", y_title="test error (%)", baseline=1.0
+    )
+    layers = [
+        {"method": m, "layer": n, "density": d, "layer_density": d}
+        for m, n, d in product(METHODS, ("fc1", "fc2"), DENSITIES)
+    ]
+    speed = [{"method": m, "density": 0.2, "value": 2.0, "low": 1.5, "high": 2.5} for m in METHODS]
+    weights = [torch.randn(4, 6, generator=generator_for(0)), torch.ones(3, 4)]
+    return page(
+        "A <test> page",
+        [
+            Section("Curves", [Text("Some **bold** & `code`."), Chart("curves", curves, rows)]),
+            Section(
+                "Pictures",
+                [
+                    [
+                        Chart("layers", charts.layer_map(layers), layers),
+                        Chart("speed", charts.intervals(speed, x_title="speed-up (×)"), speed),
+                    ],
+                    Drawing(network.draw_network(weights), "A net.", "Net"),
+                    Table("table", [{"a": 1, "b": "x<y"}, {"a": None, "c": 0.123456}]),
+                ],
+            ),
+        ],
+        lead="Read this first.",
+        footer="torch",
+    )
+
+
+def test_summary_by_hand():
+    rows = charts.summarise(records(), ["method", "compensation", "density"], "error")
+    assert len(rows) == 12
+    first = rows[0]
+    assert first["mean"] == pytest.approx(2 / 0.5 * 1.1)
+    assert (first["low"], first["high"], first["seeds"]) == (4.0, pytest.approx(4.8), 3)
+    assert charts.summarise([{"a": 1, "v": None}, {"a": 1, "v": 2.0}], ["a"], "v") == [
+        {"a": 1, "mean": 2.0, "low": 2.0, "high": 2.0, "seeds": 1}
+    ]
+
+
+def test_equal_arguments_give_equal_bytes():
+    assert example_page() == example_page()
+
+
+def test_page_refers_to_nothing_outside():
+    text = example_page()
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+    specs = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.S)[1])
+    assert "http" not in json.dumps(specs)
+    assert "default-src 'none'" in text
+    assert text.count("window.vegaEmbed=") == 1
+    assert "window.vegaEmbed=" not in page("no charts", [Section("a", [Text("b")])])
+
+
+def test_csv_link_holds_the_numbers():
+    link = re.search(r'download="table.csv" href="data:text/csv;[^,]*,([^"]*)"', example_page())
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(link[1]).decode())))
+    assert rows == [{"a": "1", "b": "x<y", "c": ""}, {"a": "", "b": "", "c": "0.123456"}]
+    assert table_csv([{"x": 1 / 3}]) == "x\n0.3333333333333333\n"
+
+
+def test_text_is_text():
+    text = page(
+        "t", [Section("<b>", [Text("<script>alert(1)</script>"), Table("n", [{"<i>": 1}])])]
+    )
+    assert "<script>alert" not in text
+    assert "&lt;b&gt;" in text
+    assert "&lt;i&gt;" in text
+
+
+def test_charts_refuse_what_they_cannot_draw():
+    with pytest.raises(ValueError, match="`rows` must hold at least one row"):
+        charts.curves([], x="density", x_title="", y_title="")
+    rows = [{"method": "a", "density": 0.1, "compensation": s, "low": 1} for s in "abc"]
+    with pytest.raises(
+        ValueError, match="`compensation` must take at most two values, got a, b, c"
+    ):
+        charts.curves(rows, x="density", x_title="", y_title="")
+    twice = [Table("same", [{"a": 1}]), Table("same", [{"a": 1}])]
+    with pytest.raises(ValueError, match="Names on a page must differ, got same more than once"):
+        page("t", [Section("s", twice)])
+
+
+def test_zero_error_is_drawn_on_a_linear_scale():
+    rows = [
+        {"method": "a", "density": d, "compensation": "none", "mean": e, "low": e, "high": e,
+         "seeds": 1}
+        for d, e in ((0.1, 0.5), (0.5, 0.0))
+    ]  # fmt: skip
+    spec = charts.curves(rows, x="density", x_title="density", y_title="error")
+    scales = {layer["encoding"]["y"]["scale"].get("type", "linear") for layer in spec["layer"]}
+    assert scales == {"linear"}
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_network_draws_kept_synapses_and_living_neurons():
+    weights = [torch.tensor([[1.0, -2.0], [0.5, 0.0], [3.0, 1.0]]), torch.ones(2, 3)]
+    masks = [
+        torch.tensor([[True, True], [False, False], [False, True]]),
+        torch.tensor([[True, True, False], [False, True, False]]),
+    ]
+    picture = ElementTree.fromstring(
+        network.draw_network(weights, masks, names=["fc<1>", "fc2"]).replace(
+            "<svg ", f'<svg xmlns="{SVG[1:-1]}" ', 1
+        )
+    )
+    lines = picture.findall(f"{SVG}line")
+    assert [line.get("class") for line in lines] == [
+        "plus",
+        "minus",
+        "plus",
+        "plus",
+        "plus",
+        "plus",
+    ]
+    circles = [c.get("class") for c in picture.findall(f"{SVG}circle")]
+    # Unit 2 has no inputs, unit 3 no outputs; both output units are reached.
+    assert circles == ["unit", "unit", "unit", "empty", "empty", "unit", "unit"]
+    assert "fc<1>" in [text.text for text in picture.findall(f"{SVG}text")]
+    dense = network.draw_network(weights)
+    assert dense.count("<line") == 12
+    assert 'class="empty"' not in dense
+
+
+def test_network_refuses_what_is_no_chain():
+    with pytest.raises(
+        ValueError, match=r"Only a chain of layers .* got shapes \(3, 2\), \(2, 4\)"
+    ):
+        network.draw_network([torch.ones(3, 2), torch.ones(2, 4)])
+    with pytest.raises(ValueError, match="at most 2500 weights"):
+        network.draw_network([torch.ones(100, 100)])
+    with pytest.raises(ValueError, match="got shapes none"):
+        network.draw_network([])
+
+
+def opacities(svg: str) -> list[list[int]]:
+    """The alpha channel of the one picture in a drawing, decoded from the PNG format by hand."""
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", svg)[1])
+    place, chunks = 8, {}
+    while place < len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        kind, body = data[place + 4 : place + 8], data[place + 8 : place + 8 + length]
+        (checksum,) = struct.unpack(">I", data[place + 8 + length : place + 12 + length])
+        assert checksum == zlib.crc32(kind + body)
+        chunks[kind] = body
+        place += 12 + length
+    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
+    raw = zlib.decompress(chunks[b"IDAT"])
+    line = 1 + 4 * width
+    return [list(raw[i * line + 4 : (i + 1) * line : 4]) for i in range(height)]
+
+
+def test_mask_is_drawn_weight_by_weight_or_block_by_block():
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    assert opacities(network.draw_mask(mask)) == [[255, 0, 255], [0, 0, 255]]
+    big = torch.zeros(40, 80, dtype=torch.bool)
+    big[:, :20] = True
+    big[20:, 20:40] = True
+    big[20:, 20:40:2] = False
+    shares = opacities(network.draw_mask(big, cells=4))
+    assert shares == [[255, 0, 0, 0], [255, 128, 0, 0]]
+
+
+@pytest.fixture(scope="module")
+def tab():
+    if browser.find() is None:
+        pytest.skip("no Chromium is installed")
+    with browser.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(tab, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(example_page())
+    tab.look(1280)
+    tab.open(path.as_uri(), "document.body.dataset.drawn == '3'")
+    return tab
+
+
+def test_page_opens_without_complaint_or_request(opened):
+    assert opened.complaints() == []
+    assert opened.requests() == []
+    assert opened.run("document.querySelectorAll('.plot svg.marks').length") == 3
+    assert opened.run("document.querySelectorAll('#chart-curves .mark-symbol path').length") > 12
+
+
+@pytest.mark.parametrize("width", [320, 400, 768, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_fits_every_width(opened, width, dark):
+    opened.look(width, dark=dark)
+    opened.call("Page.reload")
+    opened.wait("document.body.dataset.drawn == '3'")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    plot = opened.run("document.querySelector('#chart-curves svg').getBoundingClientRect().width")
+    assert 0.6 * min(width, 560) < plot + 60 <= width
+    ink = opened.run("getComputedStyle(document.body).color")
+    paper = opened.run("getComputedStyle(document.body).backgroundColor")
+    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (light[0] > light[1]) == dark
+    assert abs(light[0] - light[1]) > 400
+
+
+def test_buttons_choose_what_is_shown(opened):
+    def lines() -> int:
+        return opened.run("document.querySelectorAll('#chart-curves .mark-line path').length")
+
+    assert lines() == 4
+    opened.run(
+        "[...document.querySelectorAll('#chart-curves input[type=radio]')]"
+        ".find(b => b.value == 'with least squares').click()"
+    )
+    opened.wait("document.querySelectorAll('#chart-curves .mark-line path').length == 2")
+
+
+def test_csv_downloads(opened):
+    opened.run("document.querySelector('a[download=\"curves.csv\"]').click()")
+    target = opened.downloads / "curves.csv"
+    for _ in range(200):
+        if target.exists() and target.stat().st_size:
+            break
+        opened.run("new Promise(done => setTimeout(done, 50))")
+    rows = list(csv.DictReader(target.read_text().splitlines()))
+    assert len(rows) == 12
+    assert {row["method"] for row in rows} == set(METHODS)
+
+
+def test_dark_page_has_lighter_lines(opened):
+    lines = "[...document.querySelectorAll('#chart-curves .mark-line path')]"
+    colours = f"{lines}.map(p => p.getAttribute('stroke'))"
+    assert PALETTE[0] in opened.run(colours)
+    opened.look(1280, dark=True)
+    opened.wait(f"{colours}.includes('#4A86E8')")
+    assert PALETTE[0] not in opened.run(colours)
