@@ -20,10 +20,10 @@ from prunus.theory.teacher_student.solve import (
     Rate,
     Trajectory,
     choose_method,
-    error_of,
     integrate,
     output_times,
     schedule,
+    trajectory_of,
 )
 
 __all__ = [
@@ -91,27 +91,16 @@ def random_patterns(order: OrderParameters, density: float) -> Patterns:
     Raises:
         ValueError: K > 8, where `sampled_patterns` or `measured_patterns` serve.
     """
-    students = len(order.v)
-    if students > ALL_PATTERNS:
-        raise ValueError(
-            f"All 2^K patterns are followed up to K = {ALL_PATTERNS}, got K = {students}. Use "
-            f"`sampled_patterns` or `measured_patterns`."
-        )
-    p = fraction("density", density, one=True)
-    mask = torch.tensor(list(itertools.product([False, True], repeat=students)))
-    count = mask.sum(1)
-    share = p ** count.double() * (1 - p) ** (students - count).double()
-    mask, share = mask[share > 0], share[share > 0]
-    kept = mask.double()
-    return Patterns(
-        mask,
-        share,
-        share[:, None, None] * kept[:, :, None] * kept[:, None, :] * order.Q,
-        share[:, None, None] * kept[:, :, None] * order.R,
-        share[:, None, None] * order.T,
+    everything = Patterns(
+        torch.ones(1, len(order.v), dtype=torch.bool),
+        torch.ones(1, dtype=torch.float64),
+        order.Q[None],
+        order.R[None],
+        order.T[None],
         order.v,
         order.v_star,
     )
+    return refined_patterns(everything, density)
 
 
 def refined_patterns(patterns: Patterns, density: float) -> Patterns:
@@ -119,13 +108,16 @@ def refined_patterns(patterns: Patterns, density: float) -> Patterns:
 
     A coordinate of pattern b goes to b′ ⊆ b with probability p^{|b′|} (1 − p)^{|b| − |b′|}. With
     `retrain` in between, this is iterated pruning.
+
+    Raises:
+        ValueError: K > 8, where `sampled_patterns` or `measured_patterns` serve.
     """
     p = fraction("density", density, one=True)
     students = patterns.mask.shape[1]
     if students > ALL_PATTERNS:
         raise ValueError(
-            f"Patterns are refined up to K = {ALL_PATTERNS}, got K = {students}. Use "
-            f"`measured_patterns` on simulated weights."
+            f"All 2^K patterns are followed up to K = {ALL_PATTERNS}, got K = {students}. Use "
+            f"`sampled_patterns` or `measured_patterns`."
         )
     mask = torch.tensor(list(itertools.product([False, True], repeat=students)))
     inside = ~(mask[:, None] & ~patterns.mask).any(-1)
@@ -216,7 +208,6 @@ def retrain(
     sigma = positive("noise", noise, zero=True)
     first, second = schedule("rate", rate), schedule("readout_rate", readout_rate)
     stored = output_times(times, horizon)
-    total = pattern_total(start)
     students, teachers = len(start.v), len(start.v_star)
     patterns = len(start.share)
     kept, share = start.mask.numpy().astype(np.float64), start.share.numpy()
@@ -277,13 +268,15 @@ def retrain(
             whole_covariance[:students, :students], whole_covariance[:students, students:], v.copy()
         )
 
-    q = np.empty((len(stored), students, students))
-    r = np.empty((len(stored), students, teachers))
-    v = np.empty((len(stored), students))
-    for n, alpha in enumerate(stored):
-        v[n] = fill(solution.sol(alpha))
-        whole_covariance = covariance.sum(0)
-        q[n], r[n] = whole_covariance[:students, :students], whole_covariance[:students, students:]
+    curve = trajectory_of(
+        between,
+        stored,
+        pattern_total(start),
+        unit,
+        sigma,
+        method=chosen,
+        evaluations=int(solution.nfev),
+    )
     last = torch.from_numpy(fill(solution.sol(horizon)).copy())
     end = Patterns(
         start.mask,
@@ -293,22 +286,6 @@ def retrain(
         start.T,
         last,
         start.v_star,
-    )
-    curve = Trajectory(
-        times=torch.from_numpy(stored),
-        Q=torch.from_numpy(q),
-        R=torch.from_numpy(r),
-        v=torch.from_numpy(v),
-        start=total,
-        errors=torch.tensor(
-            [error_of(*state, total, unit) for state in zip(q, r, v, strict=True)],
-            dtype=torch.float64,
-        ),
-        activation=unit,
-        noise=sigma,
-        method=chosen,
-        evaluations=int(solution.nfev),
-        _between=between,
     )
     return Retraining(curve, end)
 
