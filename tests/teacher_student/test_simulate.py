@@ -312,12 +312,12 @@ def configurations():
 
 @pytest.mark.slow
 def test_closed_forms_meet_real_masks_on_trained_students():
-    """24 random (K, M, v*, σ, p) at N = 2000: mean over 60 real masks against each level.
+    """24 random (K, M, v*, σ, p) at N = 2000: mean over 40 real masks against each level.
 
     Tolerances of the theory: random 1.5 %, empirical DPP 1.5 %, Gaussian DPP and magnitude 6 %,
     empirical magnitude exact; nodes exact. The worst deviation of each is printed.
     """
-    inputs, draws = 2000, 60
+    inputs, draws = 2000, 40
     limits = {
         ("random-edge", "gaussian"): 0.015, ("dpp-edge", "empirical"): 0.015,
         ("magnitude-edge", "empirical"): 1e-9, ("dpp-edge", "gaussian"): 0.06,
@@ -327,7 +327,7 @@ def test_closed_forms_meet_real_masks_on_trained_students():
     for n, students, teachers, target, noise, density in configurations():
         g = generator(1000 + n)
         start = random_weights(students, teachers, inputs, generator=g, teacher_readout=target)
-        run = simulate(start, until=60, generator=g, noise=noise)
+        run = simulate(start, until=40, generator=g, noise=noise)
         weights = run.weights
         order = order_parameters(weights)
         for method, level in limits:

@@ -262,9 +262,9 @@ def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
         raise ValueError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     if matrix.numel() == 0:
         return matrix
-    skew = float((matrix - matrix.T).abs().max())
-    if skew == 0.0:
+    if torch.equal(matrix, matrix.T):
         return matrix
+    skew = float((matrix - matrix.T).abs().max())
     if skew > 1e-8 * float(matrix.abs().max()):
         raise ValueError(
             f"`{name}` must be symmetric, got entries that differ from their mirror image by "

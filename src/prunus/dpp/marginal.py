@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from prunus.check import as_float64, whole
 from prunus.dpp import tilt
 from prunus.dpp.exact import check_kernel
+from prunus.dpp.reserve import scaling
 
 __all__ = ["poisson_odds", "poisson_sample"]
 
@@ -61,7 +62,7 @@ def poisson_odds(
     Args:
         L: kernel (n, n), symmetric and positive semi-definite.
         k: expected size, 0 < k < n.
-        log_alpha: where to start, for instance the last kernel's answer.
+        log_alpha: where to start; a stochastic estimate of the answer where None.
         accuracy: relative accuracy of the expected size.
 
     Returns:
@@ -76,7 +77,10 @@ def poisson_odds(
     scale = float(np.trace(matrix)) / len(matrix)
     if scale <= 0:
         raise ValueError("The kernel must have a positive trace, got a kernel of zeros.")
-    x = np.log(k / (len(matrix) - k) / scale) if log_alpha is None else log_alpha
+    if log_alpha is None:  # the signs are fixed: the odds are a function of the kernel
+        x = scaling(matrix, k, torch.Generator().manual_seed(0))
+    else:
+        x = log_alpha
     low, high, below, above = -np.inf, np.inf, 0.0, 0.0  # sizes in log-odds at both ends
     goal = np.log(k / (len(matrix) - k))
     # Outside these, αL is rounding beside I, or its null space is.

@@ -19,6 +19,7 @@ Scale = Literal["small", "full"]
 
 REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
     "yang2023": "prunus.reproduce.yang2023",
+    "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
 }
 
 
