@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group
 from prunus.layer import view_of
+from prunus.modes import evaluating
 
 __all__ = [
     "Anatomy",
@@ -266,24 +268,19 @@ def measure_latency(
     Returns:
         a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
     """
-    flags = [[(m, m.training) for m in model.modules()] for model in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            slowest = 0.0
-            for model in models:
-                warm = [_timed(call, model) for _ in range(3)]
-                slowest = max(slowest, warm[-1])
-            count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
-            times: list[list[float]] = [[] for _ in models]
-            for _ in range(count):
-                for model, own in zip(models, times, strict=True):
-                    own.append(_timed(call, model))
-    finally:
-        for own_flags in flags:
-            for module, flag in own_flags:
-                module.training = flag
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model, fused=True))
+        stack.enter_context(torch.no_grad())
+        slowest = 0.0
+        for model in models:
+            warm = [_timed(call, model) for _ in range(3)]
+            slowest = max(slowest, warm[-1])
+        count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
+        times: list[list[float]] = [[] for _ in models]
+        for _ in range(count):
+            for model, own in zip(models, times, strict=True):
+                own.append(_timed(call, model))
     return [_latency(own, batch) for own in times]
 
 

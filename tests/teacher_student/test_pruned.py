@@ -269,6 +269,19 @@ def test_parallel_nodes_are_reweighted_without_harm():
         pruned_error(order, "dpp-node", 3)
 
 
+def test_round_off_of_an_integrator_is_no_negative_eigenvalue():
+    """Two students that differ by −1e-7 in an eigenvalue of Q are pruned as identical ones."""
+    order = OrderParameters(
+        [[1, 1, 0.2], [1, 1 - 2e-7, 0.2], [0.2, 0.2, 1]], np.zeros((3, 1)), [[1]], [1, 1, 1], [1]
+    )
+    assert float(torch.linalg.eigvalsh(order.Q)[0]) < 0
+    equal = OrderParameters(
+        [[1, 1, 0.2], [1, 1, 0.2], [0.2, 0.2, 1]], np.zeros((3, 1)), [[1]], [1, 1, 1], [1]
+    )
+    near(pruned_error(order, "dpp-node", 2).error, pruned_error(equal, "dpp-node", 2).error,
+         atol=1e-6)  # fmt: skip
+
+
 def test_importance_scores():
     order = OrderParameters(np.diag([1.0, 9, 1]), np.zeros((3, 1)), [[1]], [-2, 1, 1.5], [1])
     assert importance_set(order, 1).tolist() == [0]

@@ -29,6 +29,7 @@ from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
 from prunus.rng import generator_for
+from prunus.schedules import AtInit
 
 __all__ = ["DENSITIES", "Demo", "run_demo"]
 
@@ -78,7 +79,7 @@ def run_demo(
     Args:
         folder: for `report.html` and `records.jsonl`; made if missing.
         nets: tasks on the digits.
-        names: recipes; all where None.
+        names: recipes; all for trained networks where None.
         densities: kept / total.
         seeds: how many networks of each kind.
         cache: folder of trained networks.
@@ -93,7 +94,7 @@ def run_demo(
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     data = load_data("digits")
-    chosen = list(recipes) if names is None else list(names)
+    chosen = trained_recipes() if names is None else list(names)
     dense = {
         net: [
             trained(task(net), data, seed=seed, cache=cache, progress=progress).metrics[METRIC]
@@ -152,6 +153,11 @@ def run_demo(
         lines=write_text(out / "records.jsonl", lines),
         dense=dense,
     )
+
+
+def trained_recipes() -> list[str]:
+    """Names of the recipes for trained networks; those at initialisation have their own sweep."""
+    return [name for name in recipes if not isinstance(recipes[name].schedule, AtInit)]
 
 
 def _runs(

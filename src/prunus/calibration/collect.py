@@ -20,11 +20,12 @@ from prunus.calibration.batches import (
 )
 from prunus.calibration.curvature import hessian_gradients
 from prunus.calibration.flow import ones_like_input, path_flow
-from prunus.calibration.forward import evaluating, loss_of
+from prunus.calibration.forward import loss_of
 from prunus.layer import ConvView, Layer, View, add_second_moment, batched, mirror, view_of
+from prunus.modes import evaluating
 from prunus.rng import generator_for
 
-__all__ = ["STATISTICS", "Moments", "collect", "evaluating", "watched"]
+__all__ = ["STATISTICS", "Moments", "collect", "watched"]
 
 STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad", "hessian_grad", "flow")
 PER_WEIGHT = {"grad", "hessian_grad", "flow"}  # of the weights, not of their inputs

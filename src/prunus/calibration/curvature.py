@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
-from prunus.calibration.forward import evaluating, loss_of
+from prunus.calibration.forward import loss_of
+from prunus.modes import evaluating
 
 __all__ = ["TEMPERATURE", "hessian_gradients"]
 

@@ -1,12 +1,10 @@
-"""How a model is run to learn of it: in evaluation mode, with a loss where one is needed."""
+"""The loss of a batch, for statistics that need gradients."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["evaluating", "loss_of"]
+__all__ = ["loss_of"]
 
 
 def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
@@ -28,15 +26,3 @@ def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
         "This recipe needs a loss, and the output has none and the batches are no pairs "
         "(x, integer y). Pass loss=function(output, batch) -> scalar."
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module's own flag comes back on any exit."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag

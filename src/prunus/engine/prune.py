@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
-from prunus.calibration.collect import GRAM_BYTES, evaluating
+from prunus.calibration.collect import GRAM_BYTES
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.store import Calibration, calibrate, device_of
@@ -29,6 +29,7 @@ from prunus.engine.nodes import (
 from prunus.engine.target import Target, target_of
 from prunus.granularity import Node
 from prunus.layer import Layer, layer_of, view_of
+from prunus.modes import evaluating
 from prunus.nodes import class_view, parameter_masks
 from prunus.presets import resolve
 from prunus.progress import progress_bar

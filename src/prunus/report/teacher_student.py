@@ -84,6 +84,8 @@ def map_figure(records: Sequence[Mapping[str, Any]]) -> Any:
         }
         for r in records
     ]
+    ordered = sorted(shown, key=lambda r: (r["M"], r["least squares"] != "none", r["sigma"]))
+    panels = list(dict.fromkeys(r["panel"] for r in ordered))
     names = sorted({r["method"] for r in shown})
     scale = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
     chart = alt.Chart(alt.Data(values=shown)).mark_rect(stroke="white")
@@ -101,6 +103,6 @@ def map_figure(records: Sequence[Mapping[str, Any]]) -> Any:
     ).properties(width=230, height=alt.Step(26))
     columns = max(1, len({r["sigma"] for r in records}))
     return encoded.facet(
-        facet=alt.Facet("panel:N", title=None, sort=list(dict.fromkeys(r["panel"] for r in shown))),
+        facet=alt.Facet("panel:N", title=None, sort=panels),
         columns=columns,
     )

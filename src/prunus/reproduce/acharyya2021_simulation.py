@@ -92,10 +92,10 @@ CONDITIONS = (
     "Importance node is drawn by the signed readout v as in the published code; by |v| it is "
     "another method, and a better one.",
     "Edges keep 83, 166, 250, 333 or 417 of 500 weights per node, as many parameters as k nodes.",
-    "Columns: `closed` is the Gaussian formula at the published student's order parameters, with "
-    "its deviation from the published value; `ours` the mean over real masks of students we "
-    "trained by gradient descent, `theory` the formula at these very students, with its deviation "
-    "from `ours`. Published and own students have different random starts.",
+    "Columns: `closed form` is the Gaussian formula at the published student's order parameters, "
+    "`dev.` its deviation from the published value; `simulated` the mean over real masks of "
+    "students we trained by gradient descent, `theory dev.` the deviation of the formula at these "
+    "very students from it. Published and own students have different random starts.",
     "DPP edge at sigma = 0: the Gaussian formula lies up to 15 % below the published value, "
     "since fourth moments of 500 weights fluctuate; at the actual weights it does not.",
     "Teacher readout v* = 4, learning rate 0.5 in both layers, weights started standard normal. "
@@ -175,7 +175,7 @@ def reproduce(
         conditions=(*CONDITIONS, size),
         rows=rows,
         figures={
-            "acharyya2021-simulation": (figure(six, **common), six),
+            "acharyya2021-simulation-k6": (figure(six, **common), six),
             "acharyya2021-simulation-k20": (figure(twenty, **common), twenty),
             "acharyya2021-published": (figure(fitted, **common), fitted),
             "acharyya2021-inequalities": (
@@ -244,16 +244,14 @@ def _row(
 ) -> dict[str, Any]:
     deviation = None if published is None or closed is None else f"{closed / published - 1:+.1%}"
     return {
-        "K": students,
         "σ": noise,
+        "k/K": f"{kept}/{students}",
         "method": LABELS.get(method, method),
-        "k": kept,
         "published": published,
-        "closed": closed,
+        "closed form": None if closed is None else round(closed, 4),
         "dev.": deviation,
-        "ours": simulated,
-        "theory": own,
-        "dev. ": f"{own / simulated - 1:+.1%}",
+        "simulated": round(simulated, 4),
+        "theory dev.": f"{own / simulated - 1:+.1%}",
     }
 
 
