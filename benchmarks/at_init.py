@@ -9,13 +9,16 @@ Processor time is reported beside wall time, for a shared machine.
 
 import argparse
 import json
-import platform
+import os
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
+from prunus.bench.at_init import sweep
+from prunus.bench.data import load_data
 from prunus.rng import generator_for
 from prunus.theory.at_init import (
     Setting,
@@ -97,22 +100,16 @@ def grid(engine: str, densities: int, seeds: int) -> dict[str, float]:
     return {"densities": densities, "seeds": seeds, "wall_s": wall, "processor_s": cpu}
 
 
-def main() -> None:
-    """Print the table and write it to benchmarks/results/at_init.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a tenth of the work")
-    small = parser.parse_args().small
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned networks memorise late
-    found: dict[str, dict[str, float]] = {}
-    found["one network, dual against primal loop"] = training_ratio(30 if small else STEPS)
+def rows(small: bool) -> Iterator[tuple[str, dict[str, float]]]:
+    """The measurements one by one, the long one last."""
+    yield "one network, dual against primal loop", training_ratio(30 if small else STEPS)
     n_densities, seeds = (10, 2) if small else (40, 10)
-    found["dual, densities x seeds"] = grid("dual", n_densities, seeds)
-    found["reduced, densities x seeds"] = grid("reduced", n_densities, seeds)
-    predict(A, 0.3)
+    yield "dual, densities x seeds", grid("dual", n_densities, seeds)
+    yield "reduced, densities x seeds", grid("reduced", n_densities, seeds)
+    predict(A, 0.3)  # warm up
     points = torch.logspace(-2, 0, 20, dtype=torch.float64).clamp_max(1).tolist()
     wall, cpu, _ = timed(lambda: [predict(A, p) for p in points])
-    found["closed form, one point"] = {"wall_s": wall / 20, "processor_s": cpu / 20}
+    yield "closed form, one point", {"wall_s": wall / 20, "processor_s": cpu / 20}
     side = 10 if small else 40
     axis = torch.logspace(-2.5, 0, side, dtype=torch.float64).clamp_max(1).tolist()
     wall, cpu, _ = timed(
@@ -120,41 +117,48 @@ def main() -> None:
             A, "noise", [0.5 + 1.5 * i / (side - 1) for i in range(side)], axis, progress=False
         )
     )
-    found[f"closed form, {side} x {side} diagram"] = {"wall_s": wall, "processor_s": cpu}
+    yield f"closed form, {side} x {side} diagram", {"wall_s": wall, "processor_s": cpu}
     wall, cpu, _ = timed(lambda: hard_limit([100], 14, 10))
-    found["hard limit"] = {"wall_s": wall, "processor_s": cpu}
+    yield "hard limit", {"wall_s": wall, "processor_s": cpu}
     generator = generator_for(0, "benchmark")
     labels = torch.arange(300) % 10
     x = torch.randn(300, 64, generator=generator, dtype=torch.float64)
     x[torch.arange(300), labels] += 4
     wall, cpu, _ = timed(lambda: safe_density(x, labels, [100], generator=generator))
-    found["safe density, 16 points, n = 300"] = {"wall_s": wall, "processor_s": cpu}
-    found |= sweeps(small)
-    for name, row in found.items():
-        print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
-    result = {"small": small, "machine": platform.processor(), "torch": torch.__version__}
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    stem = "at_init-small.json" if small else "at_init.json"
-    (folder / stem).write_text(json.dumps({**result, "rows": found}, indent=1) + "\n")
+    yield "safe density, 16 points, n = 300", {"wall_s": wall, "processor_s": cpu}
+    yield "digits sweep, 4 methods + control x 9 densities", digits_sweep(1 if small else 20)
 
 
-def sweeps(small: bool) -> dict[str, dict[str, float]]:
-    """Four methods and the control on the digits."""
-    from prunus.bench.at_init import sweep
-    from prunus.bench.data import load_data
-
+def digits_sweep(seeds: int) -> dict[str, float]:
+    """Four methods and the control on the digits, [100]."""
     densities = (0.8, 0.65, 0.5, 0.35, 0.25, 0.18, 0.1, 0.05, 0.02)
-    seeds = 1 if small else 20
     data = load_data("digits")
     wall, cpu, _ = timed(
         lambda: sweep(data, (100,), densities=densities, seeds=seeds, input_noise=1.0)
     )
-    return {
-        "digits sweep, 4 methods + control x 9 densities": {
-            "seeds": seeds, "wall_s": wall, "processor_s": cpu,
+    return {"seeds": seeds, "wall_s": wall, "processor_s": cpu}
+
+
+def main() -> None:
+    """Print each row as it comes, and write all of them to benchmarks/results/."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a tenth of the work")
+    small = parser.parse_args().small
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned networks memorise late
+    path = Path(__file__).parent / "results" / ("at_init-small.json" if small else "at_init.json")
+    path.parent.mkdir(exist_ok=True)
+    found = {}
+    for name, row in rows(small):
+        found[name] = row
+        print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+        facts = {
+            "small": small,
+            "torch": torch.__version__,
+            "load": os.getloadavg()[0],
+            "rows": found,
         }
-    }  # fmt: skip
+        path.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from prunus.theory import at_init
 from prunus.theory.at_init import Setting, draw_problem, simulate
 from prunus.theory.at_init.dynamics import nested_grams
-from prunus.theory.at_init.evaluate import accuracy_with_ties, test_law, test_performance
+from prunus.theory.at_init.evaluate import accuracy_with_ties, performance, preactivation_law
 from reference import at_init as reference
 
 SMALL = Setting(
@@ -107,9 +107,9 @@ def test_sampler_against_fresh_points(noise_on_signal):
 
 
 def test_dead_network_scores_exactly_chance():
-    law = test_law(SMALL, torch.zeros(SMALL.rows, SMALL.dimension, dtype=torch.float64))
+    law = preactivation_law(SMALL, torch.zeros(SMALL.rows, SMALL.dimension, dtype=torch.float64))
     normals = torch.randn(SMALL.rows, 50, dtype=torch.float64)
-    assert test_performance(SMALL, law, normals) == (
+    assert performance(SMALL, law, normals) == (
         pytest.approx(1 / 3, abs=1e-15),
         pytest.approx(math.log(3), abs=1e-15),
     )
