@@ -37,13 +37,13 @@ def demo(
         columns = [name for name in next(iter(rows.values())) if name != "recipe"]
         error = 100 * sum(dense) / len(dense)
         table = Table(
-            title=f"{task(net).title}: test error in %, dense {error:.2f}; "
+            title=f"{task(net).title}: test error in % by density, dense {error:.2f}; "
             f"without → with least squares",
             title_justify="left",
         )
-        table.add_column("recipe")
+        table.add_column("recipe", no_wrap=True)
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(column.removeprefix("density "), justify="right", no_wrap=True)
         for name, row in rows.items():
             if name.endswith("+ls"):
                 continue
