@@ -87,6 +87,8 @@ def test_prune_saves_what_it_says(home, monkeypatch, capsys):
     assert int((loaded.model[0].weight != 0).sum()) == 24
     page = (home / "small" / "report.html").read_text()
     assert "Pruned by magnitude+ls" in page
+    for text in (out, page):
+        assert re.search(r"latency: .*\(.*, batch 60, \d+ threads\)", " ".join(text.split()))
 
 
 def test_prune_nodes_keeps_a_compact_network(home, monkeypatch, capsys):

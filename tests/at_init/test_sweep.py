@@ -9,8 +9,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import prunus
-from prunus.bench.at_init import CONTROL, DENSE, METHODS, he_mlp, holm, masks_at_init, sweep
+from prunus.bench.at_init import CONTROL, DENSE, METHODS, sweep
 from prunus.bench.data import Dataset
+from prunus.bench.init_cells import holm
+from prunus.bench.init_masks import he_mlp, masks_at_init
 from prunus.bench.stacked import FullBatch, stacked_fit
 from prunus.cli.app import app
 

@@ -11,194 +11,31 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunus.bench.data import Dataset
-from prunus.bench.models import mlp
+from prunus.bench.init_cells import CONTROL, DENSE, Cell, Outcome, cells_of
+from prunus.bench.init_masks import (
+    METHODS,
+    Masks,
+    he_mlp,
+    masks_at_init,
+    parameter_of,
+    weight_of,
+)
 from prunus.bench.stacked import FullBatch, check_stackable, stacked_fit, stacked_outputs
-from prunus.budget import checked_density, count_of
-from prunus.calibration import calibrate
-from prunus.calibration.flow import ones_like_input, path_flow
+from prunus.budget import checked_density
 from prunus.calibration.select import matching, prunable
 from prunus.check import positive, unknown, whole
-from prunus.presets import recipes
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
-from prunus.schedules import AtInit
-from prunus.scores import grasp, snip, synflow
-from prunus.selection import top_k_mask
 from prunus.surgery.connected import Connection, connection
+from prunus.theory.at_init.summary import MINIMUM_SEEDS
 
-__all__ = ["CONTROL", "DENSE", "METHODS", "Cell", "Sweep", "he_mlp", "masks_at_init", "sweep"]
-
-METHODS = ("random-init", "snip", "grasp", "synflow")
-CONTROL = "dense, first weights × √density"
-DENSE = "dense"
-MINIMUM_SEEDS = 5
-
-Masks = dict[str, Bool[Tensor, "..."]]
-
-
-def he_mlp(features: int, widths: Sequence[int], classes: int, seed: int) -> nn.Sequential:
-    """A ReLU network with biases of zero and weights N(0, 2/inputs) (He et al., 2015)."""
-    model = mlp([features, *widths, classes])
-    generator = generator_for(seed, "at-init", "he")
-    with torch.no_grad():
-        for module in model:
-            if isinstance(module, nn.Linear):
-                module.weight.normal_(0, math.sqrt(2 / module.in_features), generator=generator)
-                module.bias.zero_()
-    return model
-
-
-def masks_at_init(
-    model: nn.Module,
-    method: str,
-    densities: Sequence[float],
-    data: Any,
-    *,
-    names: Sequence[str],
-    seed: int,
-) -> list[Masks]:
-    """The masks that the recipe of this name gives for each density, all at once.
-
-    They are those of `prunus.prune(model, method, density, data=data, seed=seed)`; scores are
-    computed once for all densities where the recipe has a single round.
-
-    Args:
-        model: the untrained network.
-        method: one of `METHODS`.
-        densities: in (0, 1].
-        data: batches (inputs, labels).
-        names: the layers that are pruned.
-        seed: of random masks.
-    """
-    if method not in METHODS:
-        raise unknown("method at initialisation", method, METHODS)
-    modules = {name: model.get_submodule(name) for name in names}
-    weights = {name: _weight(module) for name, module in modules.items()}
-    if method == "random-init":
-        return [_random_masks(weights, density, seed) for density in densities]
-    if method == "synflow":
-        schedule = recipes[method].schedule
-        assert isinstance(schedule, AtInit)
-        ones = ones_like_input(data)
-        return [_synflow_masks(model, weights, d, schedule.rounds, ones) for d in densities]
-    statistic = "grad" if method == "snip" else "hessian_grad"
-    found = calibrate(model, data, (statistic,), layers=list(names), progress=False)
-    score = snip if method == "snip" else grasp
-    scores = {name: score(found[name].weight, getattr(found[name], statistic)) for name in names}
-    return [_global_masks(scores, count_of(density, _total(weights))) for density in densities]
-
-
-def _weight(module: Any) -> Tensor:
-    weight: Tensor = module.weight
-    return weight.detach().flatten(1)
-
-
-def _total(weights: Mapping[str, Tensor]) -> int:
-    return sum(weight.numel() for weight in weights.values())
-
-
-def _random_masks(weights: Mapping[str, Tensor], density: float, seed: int) -> Masks:
-    """Exact counts per layer; one uniform per weight and seed, so masks are nested."""
-    masks = {}
-    for name, weight in weights.items():
-        keys = torch.rand(
-            (1, weight.numel()), dtype=torch.float64, generator=generator_for(seed, name)
-        )
-        kept = torch.tensor([count_of(density, weight.numel())])
-        masks[name] = top_k_mask(keys, kept).reshape(weight.shape)
-    return masks
-
-
-def _global_masks(scores: Mapping[str, Tensor], kept: int) -> Masks:
-    """The `kept` best of all layers; ties to the lower index."""
-    pool = torch.cat([score.flatten() for score in scores.values()])[None]
-    mask = top_k_mask(pool, torch.tensor([kept]))[0]
-    parts = torch.split(mask, [score.numel() for score in scores.values()])
-    return {
-        name: part.reshape(score.shape)
-        for (name, score), part in zip(scores.items(), parts, strict=True)
-    }
-
-
-def _synflow_masks(
-    model: nn.Module, weights: Mapping[str, Tensor], density: float, rounds: int, ones: Tensor
-) -> Masks:
-    """Rounds at densities d^(1/N), d^(2/N), … d; what a round removed ranks below all else."""
-    total = _total(weights)
-    masks: Masks = {name: torch.ones_like(weight).bool() for name, weight in weights.items()}
-    for i in range(rounds):
-        kept = {name: weights[name] * masks[name] for name in weights}
-        shaped = {
-            f"{name}.weight": value.abs().reshape(_parameter(model, name).shape)
-            for name, value in kept.items()
-        }
-        _, flow = path_flow(model, shaped, ones)
-        scores = {
-            name: synflow(kept[name], flow[f"{name}.weight"].flatten(1)).masked_fill(
-                ~masks[name], -torch.inf
-            )
-            for name in weights
-        }
-        masks = _global_masks(scores, count_of(density ** ((i + 1) / rounds), total))
-    return masks
-
-
-def _parameter(model: nn.Module, name: str) -> Tensor:
-    module: Any = model.get_submodule(name)
-    parameter: Tensor = module.weight
-    return parameter
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One method at one density, over seeds.
-
-    Attributes:
-        method: a recipe at initialisation, `DENSE`, or `CONTROL`.
-        density: kept / total of the pruned layers' weights.
-        accuracy: mean test accuracy.
-        accuracy_error: its standard error.
-        accuracy_interval: half its 95 % Student interval; None below 5 seeds.
-        gain: mean difference to the dense network of the same seed.
-        gain_error: standard error of the paired differences.
-        gain_interval: half their 95 % interval; None below 5 seeds.
-        boost: True where the gain is positive with a paired test that survives Holm's correction
-            over the method's densities at level 0.05.
-        control_gain: mean difference to the control of the same seed and density.
-        control_gain_error: its standard error.
-        train_loss: mean, nats.
-        dead_units: mean share of hidden units without a kept weight in, or without one out.
-        disconnected: share of seeds in which some output has no path from the input.
-        collapsed: share of seeds in which no output has one.
-        alignment: mean over live first-layer units of the largest |cosine| with a centred class
-            mean, after training; None where the first layer does not see the inputs themselves.
-        alignment_start: the same before training.
-    """
-
-    method: str
-    density: float
-    accuracy: float
-    accuracy_error: float | None
-    accuracy_interval: float | None
-    gain: float
-    gain_error: float | None
-    gain_interval: float | None
-    boost: bool
-    control_gain: float | None
-    control_gain_error: float | None
-    train_loss: float
-    dead_units: float
-    disconnected: float
-    collapsed: float
-    alignment: float | None
-    alignment_start: float | None
+__all__ = ["CONTROL", "DENSE", "METHODS", "Cell", "Sweep", "sweep"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -281,7 +118,7 @@ def sweep(
         )
     keys = [(DENSE, 1.0)]
     keys += [(method, density) for method in (*methods, CONTROL) for density in chosen]
-    table: dict[tuple[str, float], list[_Outcome]] = {key: [] for key in keys}
+    table: dict[tuple[str, float], list[Outcome]] = {key: [] for key in keys}
     reports: list[str] = []
     with progress_bar("Sweeping at initialisation", len(seed_list), progress=progress) as advance:
         for seed in seed_list:
@@ -289,7 +126,7 @@ def sweep(
             network = _network(model, problem, seed)
             names = _names(network, layers, exclude)
             masks = _all_masks(network, names, methods, chosen, problem, seed)
-            ones = {name: torch.ones_like(_weight(network.get_submodule(name))) for name in names}
+            ones = {name: torch.ones_like(weight_of(network.get_submodule(name))) for name in names}
             scale = {key: math.sqrt(key[1]) if key[0] == CONTROL else 1.0 for key in keys}
             by_key = [masks.get(key, {n: o.bool() for n, o in ones.items()}) for key in keys]
             found = [_connected(network, own, problem.inputs) for own in by_key]
@@ -308,7 +145,7 @@ def sweep(
             stack = _stack(network, names, [scale[key] for key in keys])
             shaped = {
                 f"{name}.weight": torch.stack([own[name] for own in by_key]).reshape(
-                    len(keys), *_parameter(network, name).shape
+                    len(keys), *parameter_of(network, name).shape
                 )
                 for name in names
             }
@@ -321,7 +158,7 @@ def sweep(
                          for name, value in stack.items()}  # fmt: skip
                 end = {name: value[i] for name, value in trained.items()}
                 table[key].append(
-                    _Outcome(
+                    Outcome(
                         accuracy=float(accuracies[i]),
                         train_loss=float(losses[i]),
                         dead_units=_dead_units(by_key[i]),
@@ -332,7 +169,7 @@ def sweep(
                 )
             advance(1)
     return Sweep(
-        cells=_cells(table, chosen),
+        cells=cells_of(table, chosen),
         accuracy={
             key: torch.tensor([o.accuracy for o in outcomes], dtype=torch.float64)
             for key, outcomes in table.items()
@@ -454,7 +291,7 @@ def _all_masks(
 
 def _connected(network: nn.Module, masks: Masks, inputs: Tensor) -> Connection:
     shaped = {
-        f"{name}.weight": mask.reshape(_parameter(network, name).shape)
+        f"{name}.weight": mask.reshape(parameter_of(network, name).shape)
         for name, mask in masks.items()
     }
     return connection(network, shaped, inputs)
@@ -485,16 +322,6 @@ def _accuracies(
     return torch.cat(right)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    accuracy: float
-    train_loss: float
-    dead_units: float
-    link: Connection
-    alignment: float | None
-    alignment_start: float | None
-
-
 def _dead_units(masks: Masks) -> float:
     """Share of hidden units of a chain of layers that have no kept weight in, or none out."""
     layers = list(masks.values())
@@ -522,91 +349,3 @@ def _alignment(weights: Mapping[str, Tensor], name: str, problem: _Problem) -> f
         return None
     cosine = torch.nn.functional.normalize(live) @ torch.nn.functional.normalize(means).T
     return float(cosine.abs().amax(1).double().mean())
-
-
-def _spread(values: Float[Tensor, " seeds"]) -> tuple[float | None, float | None]:
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return None, None
-    error = float(values.std()) / math.sqrt(len(values))
-    if len(values) < MINIMUM_SEEDS:
-        return error, None
-    return error, error * float(t.ppf(0.975, len(values) - 1))
-
-
-def _p_value(values: Float[Tensor, " seeds"]) -> float:
-    """Two-sided p-value of a paired t-test; 1 where it cannot be computed."""
-    from scipy.stats import t
-
-    if len(values) < MINIMUM_SEEDS or float(values.std()) == 0:
-        return 1.0
-    score = float(values.mean()) / (float(values.std()) / math.sqrt(len(values)))
-    return float(2 * t.sf(abs(score), len(values) - 1))
-
-
-def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects at `level`, in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    rejected = [False] * len(p_values)
-    for rank, i in enumerate(order):
-        if p_values[i] > level / (len(p_values) - rank):
-            break
-        rejected[i] = True
-    return rejected
-
-
-def _cells(
-    table: Mapping[tuple[str, float], Sequence[_Outcome]], densities: Sequence[float]
-) -> list[Cell]:
-    def accuracies(key: tuple[str, float]) -> Float[Tensor, " seeds"]:
-        return torch.tensor([o.accuracy for o in table[key]], dtype=torch.float64)
-
-    dense = accuracies((DENSE, 1.0))
-    boosts: dict[tuple[str, float], bool] = {}
-    for method in dict.fromkeys(method for method, _ in table):
-        keys = [key for key in table if key[0] == method]
-        gains = [accuracies(key) - dense for key in keys]
-        passed = holm([_p_value(gain) for gain in gains])
-        for key, gain, ok in zip(keys, gains, passed, strict=True):
-            boosts[key] = ok and float(gain.mean()) > 0
-    cells = []
-    for key, outcomes in table.items():
-        method, density = key
-        values = accuracies(key)
-        error, interval = _spread(values)
-        gain_error, gain_interval = _spread(values - dense)
-        against = None
-        if method not in (DENSE, CONTROL):
-            against = values - accuracies((CONTROL, density))
-        cells.append(
-            Cell(
-                method=method,
-                density=density,
-                accuracy=float(values.mean()),
-                accuracy_error=error,
-                accuracy_interval=interval,
-                gain=float((values - dense).mean()),
-                gain_error=gain_error,
-                gain_interval=gain_interval,
-                boost=boosts[key],
-                control_gain=None if against is None else float(against.mean()),
-                control_gain_error=None if against is None else _spread(against)[0],
-                train_loss=_mean([o.train_loss for o in outcomes]),
-                dead_units=_mean([o.dead_units for o in outcomes]),
-                disconnected=_mean([float(bool(o.link.dead_outputs)) for o in outcomes]),
-                collapsed=_mean([float(o.link.collapsed) for o in outcomes]),
-                alignment=_mean_or_none([o.alignment for o in outcomes]),
-                alignment_start=_mean_or_none([o.alignment_start for o in outcomes]),
-            )
-        )
-    return cells
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return _mean(known) if known else None

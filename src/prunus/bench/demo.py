@@ -135,11 +135,11 @@ def run_demo(
         chosen,
         title="prunus: pruning small networks on the digits",
         lead=(
-            f"Two networks, {len(chosen)} recipes, {len(densities)} densities, {seeds} seeds: "
-            f"{len(records)} prunings of networks that were trained on {len(data.x_train)} images "
-            f"of 8×8 pixels and are tested on {len(data.x_test)}. Nothing was trained again after "
-            f"pruning.\n\nAn error of 90 % is guessing. Test errors move in steps of "
-            f"{100 / len(data.x_test):.2f} %."
+            f"{len(nets)} networks, {len(chosen)} recipes, {len(densities)} densities, "
+            f"{seeds} seeds: {len(records)} prunings of networks that were trained on "
+            f"{len(data.x_train)} images of 8×8 pixels and are tested on {len(data.x_test)}. "
+            f"Nothing was trained again after pruning.\n\nAn error of 90 % is guessing. Test "
+            f"errors move in steps of {100 / len(data.x_test):.2f} %."
         ),
         footer=(
             f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from scipy.linalg import lapack
 from torch import Generator, Tensor
 
-from prunus.check import as_float64, positive, whole
+from prunus.check import positive, whole
 from prunus.dpp import tilt
+from prunus.dpp.arrays import float64
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
 
@@ -257,7 +258,7 @@ def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
 
     Asymmetry up to 1e-8 of the largest entry is averaged out.
     """
-    matrix = as_float64(name, kernel)
+    matrix = float64(name, kernel)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     if matrix.numel() == 0:

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.check import as_float64, positive, unknown
+from prunus.check import positive, unknown
+from prunus.dpp.arrays import float64
 
 __all__ = [
     "KernelDiagnostics",
@@ -61,7 +62,7 @@ def diagnose(kernel: Any) -> KernelDiagnostics:
     conditional Poisson sampling, and uniform if the diagonal is constant. One whose mean
     off-diagonal entry exceeds 0.9 is close to rank one.
     """
-    matrix = as_float64("kernel", kernel, dims=2)
+    matrix = float64("kernel", kernel, dims=2)
     n = len(matrix)
     if n < 2:
         return KernelDiagnostics(0.0, 0.0, (), ())
@@ -86,7 +87,7 @@ def diagnose(kernel: Any) -> KernelDiagnostics:
 
 def edge_gram(gram: Any, row: Any) -> Float[Tensor, "in in"]:
     """Gram of the edge items a_i = w_i x_i of one output: G_ij w_i w_j."""
-    g, w = _square("gram", gram), as_float64("row", row, dims=1)
+    g, w = _square("gram", gram), float64("row", row, dims=1)
     if len(w) != len(g):
         raise ValueError(f"`row` must have the {len(g)} entries of `gram`, got {len(w)}.")
     return g * w[:, None] * w
@@ -105,7 +106,7 @@ def node_gram(
         mean: E[x], needed with `bias`.
         bias: b (out,), or None to leave it out as the literature does.
     """
-    g, w = _square("gram", gram), as_float64("weight", weight, dims=2)
+    g, w = _square("gram", gram), float64("weight", weight, dims=2)
     if w.shape[1] != len(g):
         raise ValueError(f"`weight` must have {len(g)} columns, as `gram`, got {w.shape[1]}.")
     nodes = w @ g @ w.T
@@ -114,7 +115,7 @@ def node_gram(
             raise ValueError(
                 "A bias needs `mean`, got None. Calibrate the mean, or pass bias=None."
             )
-        b, u = as_float64("bias", bias, dims=1), w @ as_float64("mean", mean, dims=1)
+        b, u = float64("bias", bias, dims=1), w @ float64("mean", mean, dims=1)
         cross = torch.outer(u, b)
         nodes = nodes + cross + cross.T + torch.outer(b, b)
     return (nodes + nodes.T) / 2
@@ -183,7 +184,7 @@ def edge_kernel(
     References:
         Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning.
     """
-    g, w = _square("gram", gram), as_float64("row", row, dims=1)
+    g, w = _square("gram", gram), float64("row", row, dims=1)
     if len(w) != len(g):
         raise ValueError(f"`row` must have the {len(g)} entries of `gram`, got {len(w)}.")
     return _gaussian(g, w, bandwidth, jitter)
@@ -221,14 +222,14 @@ def gaussian_from_features(
 
     The features are centred first, which changes no distance and spares digits.
     """
-    b = as_float64("features", features, dims=2)
+    b = float64("features", features, dims=2)
     b = b - b.mean(0)
     return gaussian_kernel(b @ b.T, bandwidth=bandwidth, jitter=jitter)
 
 
 def linear_from_features(features: Any, *, jitter: float = 0.0) -> Float[Tensor, "n n"]:
     """B Bᵀ + ε I of n feature vectors B (n, dimensions)."""
-    b = as_float64("features", features, dims=2)
+    b = float64("features", features, dims=2)
     return linear_kernel(b @ b.T, jitter=jitter)
 
 
@@ -275,7 +276,7 @@ def kernel_entries(
         bandwidth: β, "median", or None for the linear kernel G_ij w_i w_j.
         jitter: ε.
     """
-    g, w = _square("gram", gram).cpu().numpy(), as_float64("row", row, dims=1).cpu().numpy()
+    g, w = _square("gram", gram).cpu().numpy(), float64("row", row, dims=1).cpu().numpy()
     epsilon = positive("jitter", jitter, zero=True)
     beta = None if bandwidth is None else _beta(bandwidth, g, w)
     power = w * w * g.diagonal()
@@ -301,7 +302,7 @@ def _beta(bandwidth: float | str, gram: np.ndarray, row: np.ndarray) -> float:
 
 
 def _square(name: str, values: Any) -> Tensor:
-    matrix = as_float64(name, values, dims=2)
+    matrix = float64(name, values, dims=2)
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     return matrix

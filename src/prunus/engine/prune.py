@@ -26,7 +26,7 @@ from prunus.engine.nodes import (
     node_results,
     selected_groups,
 )
-from prunus.engine.target import Target, target_of
+from prunus.engine.target import Target, gap_plan, target_of
 from prunus.granularity import Node
 from prunus.layer import Layer, layer_of, view_of
 from prunus.modes import evaluating
@@ -92,6 +92,12 @@ def prune(
     name, method = resolve(recipe)
     target = target_of(density, method)
     whole("seed", seed, low=0)
+    if target.budget is not None and target.budget.target == "gap":
+        if layers is not None or exclude is not None:
+            raise ValueError(
+                "A gap budget plans every layer of the network. Leave out `layers` and `exclude`."
+            )
+        target = Target(plan=gap_plan(model, name, method, target.budget, data))
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if method.needs_data and data is None:

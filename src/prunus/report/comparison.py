@@ -91,7 +91,9 @@ def network_section(
         )
         if not data:
             return []
-        chart = curves(data, x=x, x_title=x_title, y_title=name, baseline=dense)
+        chart = curves(
+            data, x=x, x_title=x_title, y_title=name, styles=COMPENSATION, baseline=dense
+        )
         return [Chart(f"{prefix}{stem}", chart, data, reading, label)]
 
     both: list[Block] = []
