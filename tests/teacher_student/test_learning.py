@@ -399,6 +399,16 @@ def test_sampled_weights_have_the_order_parameters(exact):
         assert float((found.Q - SMALL.Q).abs().max()) > 1e-4
 
 
+def test_inputs_may_carry_gradients_and_other_types():
+    """Parameters of a model and half-precision arrays are read like any other array."""
+    overlap = torch.eye(2, requires_grad=True)
+    order = OrderParameters(overlap, np.zeros((2, 1), np.float16), [[0.3]], [0.1, 1], (1,))
+    assert not order.Q.requires_grad
+    assert {getattr(order, n).dtype for n in ("Q", "R", "T", "v", "v_star")} == {torch.float64}
+    assert float(order.T) == 0.3  # not 0.3 in single precision
+    assert float(solve(order, until=1).errors[-1]) > 0
+
+
 # Bad input
 
 

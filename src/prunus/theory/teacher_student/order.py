@@ -35,7 +35,7 @@ class OrderParameters:
     """The overlaps of K student and M teacher weight vectors, and both readouts.
 
     With weights w (K × N) and w* (M × N): Q = w wᵀ/N, R = w w*ᵀ/N, T = w* w*ᵀ/N. Anything that
-    `torch.as_tensor` takes is accepted; the fields are float64 tensors.
+    `torch.as_tensor` takes is accepted; the fields are float64 tensors on the CPU.
 
     Attributes:
         Q: student overlaps, K × K, symmetric.
@@ -62,9 +62,8 @@ class OrderParameters:
 
     def __post_init__(self) -> None:
         for name, dims in (("Q", 2), ("R", 2), ("T", 2), ("v", 1), ("v_star", 1)):
-            object.__setattr__(
-                self, name, as_float64(name, as_given(getattr(self, name)), dims=dims)
-            )
+            values = as_float64(name, as_given(getattr(self, name)), dims=dims)
+            object.__setattr__(self, name, values.detach().cpu())
         students, teachers = len(self.v), len(self.v_star)
         if students < 1 or teachers < 1:
             raise ValueError(
@@ -127,7 +126,7 @@ class Weights:
     def __post_init__(self) -> None:
         for name in ("student", "teacher", "v", "v_star"):
             values = as_float64(name, as_given(getattr(self, name)))
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, values.detach().cpu())
         shape, teacher = tuple(self.student.shape), tuple(self.teacher.shape)
         fits = (
             len(shape) >= 2
