@@ -20,6 +20,7 @@ def test_finite_names_array_and_index():
 
 def test_as_float64():
     assert check.as_float64("x", [1, 2]).dtype == torch.float64
+    assert check.as_float64("x", [0.3, 0.1]).tolist() == [0.3, 0.1]  # not rounded to float32
     with pytest.raises(TypeError, match="`x` must be real"):
         check.as_float64("x", torch.ones(2, dtype=torch.complex64))
     with pytest.raises(TypeError, match="`x` must be an array of numbers"):

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,14 +26,16 @@ def finite(name: str, values: Tensor, advice: str = "Remove the bad values first
 
 
 def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
-    """Anything `torch.as_tensor` takes, as a finite float64 tensor that shares no decision twice.
+    """Anything `torch.as_tensor` takes, as a finite float64 tensor.
 
     Raises:
         TypeError: `values` is complex or no array of numbers.
         ValueError: a NaN or an infinity, or not `dims` axes.
     """
     try:
-        tensor = torch.as_tensor(values)
+        # Plain numbers would pass through torch's default dtype and lose half their digits.
+        exact = isinstance(values, Tensor | np.ndarray)
+        tensor = torch.as_tensor(values, dtype=None if exact else torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"`{name}` must be an array of numbers, got {type(values).__name__} ({error}). "

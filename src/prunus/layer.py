@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.check import finite
 
-__all__ = ["Layer", "View", "layer_of", "register_view", "view_of"]
+__all__ = ["Layer", "View", "checked_scores", "layer_of", "register_view", "view_of"]
 
 Statistic = Tensor | None
 PANEL = 128  # columns below which splitting a product gains nothing
@@ -263,6 +263,21 @@ def layer_of(name: str, module: Any) -> Layer:
         groups=module.groups if conv else 1,
         taps=math.prod(module.kernel_size) if conv else 1,
     )
+
+
+def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """A score's answer, or an error that names the layer."""
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != tuple(shape):
+        given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"The score of layer {name!r} must be a tensor of shape {tuple(shape)}, got {given}."
+        )
+    if bool(torch.isnan(scores).any()):
+        raise ValueError(
+            f"The score of layer {name!r} is NaN in {int(torch.isnan(scores).sum())} of "
+            f"{scores.numel()} places. Check the score and the data."
+        )
+    return scores.detach()
 
 
 def squeeze_groups(values: Tensor, groups: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from prunus.check import unknown
 from prunus.coupling import Group
 from prunus.dpp import node_gram
-from prunus.layer import Layer
+from prunus.layer import Layer, checked_scores
 
 __all__ = ["ClassView", "check_reduction", "class_scores", "class_view", "parameter_masks"]
 
@@ -128,16 +128,17 @@ def class_scores(view: ClassView, score: Any) -> Float[Tensor, " classes"]:
     check_reduction(side, reduction)
     total = torch.zeros(view.group.size, dtype=torch.float64)
 
-    def reduce(values: Tensor, axis: int) -> Tensor:
-        values = values.detach().to("cpu", torch.float64)
+    def reduce(layer: Layer, axis: int) -> Tensor:
+        values = checked_scores(layer.name, score(layer), tuple(layer.weight.shape))
+        values = values.to("cpu", torch.float64)
         return (values.square() if reduction == "l2" else values).sum(axis)
 
     if side in ("consumer", "both"):
         for layer, place in view.consumers.values():
-            total += reduce(score(layer), 0)[place].sum(1)
+            total += reduce(layer, 0)[place].sum(1)
     if side in ("producer", "both"):
         for layer, place in view.producers.values():
-            total += reduce(score(layer), 1)[place].sum(1)
+            total += reduce(layer, 1)[place].sum(1)
     return total.sqrt() if reduction == "l2" else total
 
 

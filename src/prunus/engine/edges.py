@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.compensation import NoCompensation, output_error
 from prunus.cost import Anatomy, Cost, edge_cost
-from prunus.layer import Layer, view_of
+from prunus.layer import Layer, checked_scores, view_of
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
@@ -38,21 +38,6 @@ class EdgeCost:
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The whole network's cost."""
         return edge_cost(self.sizes, {name: int(k.sum()) for name, k in kept.items()})
-
-
-def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
-    """A score's answer, or an error that names the layer."""
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != tuple(shape):
-        given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(
-            f"The score of layer {name!r} must be a tensor of shape {tuple(shape)}, got {given}."
-        )
-    if bool(torch.isnan(scores).any()):
-        raise ValueError(
-            f"The score of layer {name!r} is NaN in {int(torch.isnan(scores).sum())} of "
-            f"{scores.numel()} places. Check the score and the data."
-        )
-    return scores.detach()
 
 
 def pools_of(

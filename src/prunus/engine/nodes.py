@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from prunus.compensation import NoCompensation, output_error
 from prunus.cost import Anatomy, Cost, node_cost
 from prunus.coupling import Coupling, Group
-from prunus.engine.edges import checked_scores
 from prunus.layer import Layer, view_of
 from prunus.nodes import ClassView, class_scores, parameter_masks
 from prunus.recipe import Recipe
@@ -30,6 +29,11 @@ class NodeCost:
     multiple_of: int = 1
     nodes: bool = True
     latency: Callable[[Mapping[str, int]], float] | None = None
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Empty: the shares that depend on weights' shapes are those of edges."""
+        return {}
 
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The compact network's cost; its latency share is measured where a budget needs it."""
@@ -70,7 +74,6 @@ def class_pools(
     pools = {}
     for view in views:
         scores = class_scores(view, recipe.score)
-        scores = checked_scores(view.name, scores, (view.group.size,))
         if view.name in before:
             scores = scores.masked_fill(~before[view.name], -torch.inf)
         pools[view.name] = scores[None]

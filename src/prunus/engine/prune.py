@@ -3,14 +3,14 @@
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunus.calibration import collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
-from prunus.calibration.collect import GRAM_BYTES
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.store import Calibration, calibrate, device_of
@@ -437,7 +437,7 @@ class _Run:
         if not measure and not wanted:
             return {name: layer_of(name, modules[name]) for name in names}
         widest = max(layer_of(name, modules[name]).weight.shape[1] for name in names)
-        if measure and "gram" not in wanted and widest**2 * 8 > GRAM_BYTES:
+        if measure and "gram" not in wanted and widest**2 * 8 > collect.GRAM_BYTES:
             self.notes += (
                 f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
                 f"memory limit",
@@ -513,7 +513,7 @@ class _Run:
 
     def _key(self, name: str, kept: Tensor) -> Any:
         r = self.recipe
-        parts = (repr(r.granularity), repr(r.score), repr(r.selection), self.seed, name)
+        parts = (r.granularity, r.score, r.selection, self.seed, name)
         return (*parts, tuple(kept.tolist()))
 
     def _latency_share(self, groups: Any, example: Any) -> Callable[[Mapping[str, int]], float]:
@@ -551,14 +551,11 @@ def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
     return view.matrix(module, mask)
 
 
-MOVED = (
-    "weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad", "hessian_grad", "flow",
-)  # fmt: skip
-
-
 def _on(layer: Layer, device: torch.device) -> Layer:
     moved = {
-        key: value.to(device) for key in MOVED if isinstance(value := getattr(layer, key), Tensor)
+        f.name: value.to(device)
+        for f in fields(layer)
+        if isinstance(value := getattr(layer, f.name), Tensor)
     }
     return replace(layer, **moved)  # type: ignore[arg-type]
 

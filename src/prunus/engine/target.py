@@ -69,15 +69,18 @@ class Target:
         if self.by_name is not None:
             densities = densities_of(self.by_name, pools)
             minimum = getattr(recipe.allocation, "minimum", 1)
-            kept = {}
-            for name, own in sizes.items():
-                density = densities[name] ** part
-                kept[name] = as_counts(
-                    name, share(count_of(density, sum(own)), own, minimum=minimum), own
-                )
+            counts = {
+                name: count_of(densities[name] ** part, sum(own)) for name, own in sizes.items()
+            }
+            kept = {
+                name: as_counts(name, share(counts[name], own, minimum=minimum), own)
+                for name, own in sizes.items()
+            }
             total = sum(sum(own) for own in sizes.values())
             asked = sum(densities[name] * sum(own) for name, own in sizes.items()) / total
-            return plan_of(kept, cost, Budget(density=min(1.0, asked))), kept
+            wanted = None if cost.nodes else sum(counts.values())
+            plan = plan_of(kept, cost, Budget(density=min(1.0, asked)), asked=wanted)
+            return plan, kept
         assert self.budget is not None  # `target_of` sets exactly one
         budget = self.budget.step(part, dense.get(self.budget.target))
         plan = recipe.allocation(pools, cost, budget)

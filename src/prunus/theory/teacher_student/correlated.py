@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from prunus.check import as_float64, fraction
-from prunus.theory.teacher_student.order import OrderParameters, Weights, as_given
+from prunus.theory.teacher_student.order import OrderParameters, Weights
 
 __all__ = [
     "correlated_order",
@@ -68,7 +68,7 @@ def reweight_edges(weights: Weights, mask: Any, covariance: Any) -> Weights:
 
 def spectral_shift(spectrum: Any, density: float) -> float:
     """κ with (1/N) Σ_n c_n/(c_n + κ) = p over the eigenvalues c of the input covariance."""
-    values = as_float64("spectrum", as_given(spectrum), dims=1)
+    values = as_float64("spectrum", spectrum, dims=1)
     p = fraction("density", density, one=True)
     if float(values.min()) <= 0:
         raise ValueError(
@@ -131,7 +131,7 @@ def random_edge_correlated(
 
 
 def _covariance(weights: Weights, covariance: Any) -> Float[Tensor, "N N"]:
-    matrix = as_float64("covariance", as_given(covariance), dims=2)
+    matrix = as_float64("covariance", covariance, dims=2)
     if weights.student.ndim != 2:
         raise ValueError(
             f"`weights` must hold one seed, got student weights of shape "

@@ -15,7 +15,7 @@ from prunus.check import as_float64, unknown, whole
 from prunus.dpp import KDPP
 from prunus.dpp.kernel import gaussian_kernel
 from prunus.theory.teacher_student.activation import Activation
-from prunus.theory.teacher_student.order import OrderParameters, as_arrays, as_given
+from prunus.theory.teacher_student.order import OrderParameters, as_arrays
 
 __all__ = [
     "KERNELS",
@@ -82,7 +82,7 @@ def node_kernel(
     squared distances, β one over their median. Or a K × K matrix.
     """
     if not isinstance(kernel, str):
-        matrix = as_float64("kernel", as_given(kernel), dims=2).detach().cpu()
+        matrix = as_float64("kernel", kernel, dims=2).detach().cpu()
         if tuple(matrix.shape) != tuple(order.Q.shape):
             raise ValueError(
                 f"`kernel` must have shape {tuple(order.Q.shape)}, got {tuple(matrix.shape)}."
@@ -122,7 +122,7 @@ def importance_set(order: OrderParameters, kept: int, score: Any = "readout") ->
     Or a vector of K scores.
     """
     if not isinstance(score, str):
-        values = as_float64("score", as_given(score), dims=1).detach().cpu()
+        values = as_float64("score", score, dims=1).detach().cpu()
         if len(values) != len(order.v):
             raise ValueError(f"`score` must have {len(order.v)} entries, got {len(values)}.")
     elif score not in SCORES:

@@ -62,7 +62,7 @@ class OrderParameters:
 
     def __post_init__(self) -> None:
         for name, dims in (("Q", 2), ("R", 2), ("T", 2), ("v", 1), ("v_star", 1)):
-            values = as_float64(name, as_given(getattr(self, name)), dims=dims)
+            values = as_float64(name, getattr(self, name), dims=dims)
             object.__setattr__(self, name, values.detach().cpu())
         students, teachers = len(self.v), len(self.v_star)
         if students < 1 or teachers < 1:
@@ -125,7 +125,7 @@ class Weights:
 
     def __post_init__(self) -> None:
         for name in ("student", "teacher", "v", "v_star"):
-            values = as_float64(name, as_given(getattr(self, name)))
+            values = as_float64(name, getattr(self, name))
             object.__setattr__(self, name, values.detach().cpu())
         shape, teacher = tuple(self.student.shape), tuple(self.teacher.shape)
         fits = (
@@ -141,16 +141,6 @@ class Weights:
                 f"`student` (…, K, N), `teacher` (…, M, N), `v` (…, K) and `v_star` (M,) must fit, "
                 f"got {shape}, {teacher}, {tuple(self.v.shape)} and {tuple(self.v_star.shape)}."
             )
-
-
-def as_given(values: Any) -> Any:
-    """Python numbers in full precision: torch would read nested lists as float32 first."""
-    if isinstance(values, list | tuple):
-        try:
-            return np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
-            return values  # let the common check word the error
-    return values
 
 
 def joint(order: OrderParameters) -> Float[Tensor, "P P"]:

@@ -29,7 +29,7 @@ from prunus.theory.teacher_student.nodes import (
     reweighted_error,
     reweighted_errors,
 )
-from prunus.theory.teacher_student.order import OrderParameters, Weights, as_given, normalised
+from prunus.theory.teacher_student.order import OrderParameters, Weights, normalised
 from prunus.theory.teacher_student.sampled import Prior, sample_coordinates
 
 __all__ = ["METHODS", "PrunedError", "matched_density", "prune_edges", "pruned_error"]
@@ -339,7 +339,7 @@ def _with_gain(before: OrderParameters, after: OrderParameters, gain: Any) -> Or
             raise unknown("gain", gain, ["norm"])
         factor = (before.Q.diagonal() / after.Q.diagonal()).sqrt()
     else:
-        factor = as_float64("gain", as_given(gain), dims=1)
+        factor = as_float64("gain", gain, dims=1)
         if len(factor) != len(before.v):
             raise ValueError(f"`gain` must have {len(before.v)} entries, got {len(factor)}.")
     return replace(after, Q=after.Q * torch.outer(factor, factor), R=after.R * factor[:, None])

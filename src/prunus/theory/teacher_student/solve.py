@@ -15,7 +15,7 @@ from torch import Tensor
 from prunus.check import as_float64, positive, unknown, whole
 from prunus.theory.teacher_student.activation import Activation, activation_of
 from prunus.theory.teacher_student.ode import learning_rhs, pack, unpack
-from prunus.theory.teacher_student.order import OrderParameters, as_given
+from prunus.theory.teacher_student.order import OrderParameters
 
 __all__ = ["Plateau", "Rate", "Trajectory", "order_at", "plateaus", "solve"]
 
@@ -257,7 +257,7 @@ def output_times(times: Any, until: float) -> Float[ndarray, " times"]:
         early = np.geomspace(min(0.01, until / 2), until, GRID // 2)
         even = np.linspace(0.0, until, GRID - len(early) + 1)
         return np.unique(np.concatenate([early, even]))
-    given: ndarray = as_float64("times", as_given(times), dims=1).numpy()
+    given: ndarray = as_float64("times", times, dims=1).numpy()
     if len(given) == 0 or (np.diff(given) <= 0).any() or given[0] < 0 or given[-1] > until:
         raise ValueError(
             f"`times` must increase strictly within [0, {until:g}], the interval solved, got "
