@@ -307,6 +307,13 @@ def test_demo_in_small(home, monkeypatch):
     assert table[0]["density 0.1"] == pytest.approx(sum(by_hand) / 2, rel=1e-3)
 
 
+def test_demo_knows_its_recipes():
+    from prunus.bench.demo import BASIC
+    from prunus.presets import recipes
+
+    assert set(BASIC) <= set(recipes)
+
+
 def test_demo_is_the_same_on_several_workers(home):
     from prunus.bench.demo import run_demo
 

@@ -1,4 +1,4 @@
-"""The demonstration: small nets on the digits, pruned by every recipe, as one report."""
+"""The demonstration: small nets on the digits, pruned by the basic recipes, as one report."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +31,21 @@ from prunus.report.tables import score_rows
 from prunus.rng import generator_for
 from prunus.schedules import AtInit
 
-__all__ = ["DENSITIES", "Demo", "run_demo"]
+__all__ = ["BASIC", "DENSITIES", "Demo", "run_demo"]
 
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
+BASIC = (
+    "random-edge",
+    "random-node",
+    "magnitude",
+    "magnitude-row",
+    "magnitude-global",
+    "wanda",
+    "importance-node",
+    "l1-filter",
+    "dpp-edge",
+    "dpp-node",
+)
 NETS = ("digits-mlp", "digits-cnn")
 METRIC = "test_error"
 
@@ -71,7 +83,7 @@ def run_demo(
     workers: int = 1,
     progress: bool | None = None,
 ) -> Demo:
-    """Train, prune by every recipe, compact, measure, and write the report.
+    """Train, prune by the basic recipes, compact, measure, and write the report.
 
     Each seed trains a network of its own and prunes it with draws of its own, so that the bands
     show both. Compact networks are timed for the first seed, with nothing else running.

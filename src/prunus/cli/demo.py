@@ -1,4 +1,4 @@
-"""`prunus demo`: small networks on the digits, pruned by every recipe, as one report."""
+"""`prunus demo`: small networks on the digits, pruned by every basic recipe, as one report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,11 @@ def demo(
         "demo-report"
     ),
     seeds: Annotated[int, typer.Option(help="How many networks of each kind are trained.")] = 3,
+    every: Annotated[
+        bool, typer.Option("--every", help="All recipes, not the basic ones; takes minutes.")
+    ] = False,
 ) -> None:
-    """Train two small networks, prune them with every recipe, and write one HTML report.
+    """Train two small networks, prune them with every basic recipe, and write one report.
 
     Takes one to two minutes. The page opens without a network, and needs no other file.
 
@@ -28,9 +31,11 @@ def demo(
 
     from prunus.bench.demo import run_demo
     from prunus.bench.tasks import task
+    from prunus.presets import recipes
 
     torch.set_num_threads(1)  # the networks are too small to share out
-    result = run_demo(out, seeds=seeds, workers=min(4, os.cpu_count() or 1))
+    names = list(recipes) if every else None
+    result = run_demo(out, seeds=seeds, names=names, workers=min(4, os.cpu_count() or 1))
     console = Console()
     for net, dense in result.dense.items():
         rows = {str(row["recipe"]): row for row in result.table(net)}
