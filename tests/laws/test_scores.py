@@ -1,7 +1,7 @@
 """The laws of scores, over the whole table, and each against its definition."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -48,6 +48,8 @@ def test_permuting_inputs_permutes_the_scores(name):
         max=layer.max[order],
         zeros=layer.zeros[order],
         grad=layer.grad[:, order],
+        hessian_grad=layer.hessian_grad[:, order],
+        flow=layer.flow[:, order],
     )
     torch.testing.assert_close(RULES[name](moved), RULES[name](layer)[:, order])
 
@@ -55,7 +57,8 @@ def test_permuting_inputs_permutes_the_scores(name):
 @each
 def test_what_a_score_declares_is_enough_and_what_it_lacks_is_named(name):
     layer, rule = linear_layer(), RULES[name]
-    bare = replace(layer, gram=None, mean=None, diag=None, max=None, zeros=None, grad=None)
+    lacking = {f.name: None for f in fields(layer) if f.default is None and f.name != "bias"}
+    bare = replace(layer, **lacking)
     if not rule.statistics:
         rule(bare)
         return
