@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunus.allocation import ERK, LAMP, Global
+from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
-from prunus.scores import Constant, Magnitude, RemovalError
+from prunus.schedules import AtInit
+from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, SynFlow
 from prunus.selection import KDPP, DPPMap, DPPPoisson, RandomK
 
 __all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
@@ -77,6 +78,33 @@ PRESETS: dict[str, Preset] = {
         "Li et al. (2017), Pruning filters for efficient ConvNets",
         "filters with the largest L1 norm",
     ),
+    "random-init": Preset(
+        Recipe(
+            score=Constant(),
+            allocation=Uniform(minimum=0),
+            selection=RandomK(),
+            schedule=AtInit(),
+        ),
+        "Yang et al. (2025), Random pruning over-parameterized neural networks can improve "
+        "generalization: a training dynamics analysis",
+        "before training: weights of each layer drawn uniformly, nested over densities",
+    ),
+    "snip": Preset(
+        Recipe(score=SNIP(), allocation=Global(minimum=0), schedule=AtInit()),
+        "Lee et al. (2019), SNIP: single-shot network pruning based on connection sensitivity",
+        "before training: largest |weight · gradient| of all layers",
+    ),
+    "grasp": Preset(
+        Recipe(score=GraSP(), allocation=Global(minimum=0), schedule=AtInit()),
+        "Wang et al. (2020), Picking winning tickets before training by preserving gradient flow",
+        "before training: largest weight · (Hessian · gradient) of all layers",
+    ),
+    "synflow": Preset(
+        Recipe(score=SynFlow(), allocation=Global(minimum=0), schedule=AtInit(rounds=100)),
+        "Tanaka et al. (2020), Pruning neural networks without any data by iteratively "
+        "conserving synaptic flow",
+        "before training, without labels: most flow along paths, in 100 rounds",
+    ),
     "dpp-edge": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=KDPP()),
         UAI,
@@ -118,7 +146,7 @@ class Recipes(Mapping[str, Recipe]):
     def __getitem__(self, name: str) -> Recipe:
         base, plus, suffix = str(name).partition("+")
         if base not in PRESETS or (plus and suffix != "ls"):
-            raise KeyError(str(unknown("recipe", name, self)))
+            raise KeyError(str(unknown("recipe", str(name), self)))
         recipe = PRESETS[base].recipe
         return replace(recipe, compensation=LeastSquares()) if plus else recipe
 

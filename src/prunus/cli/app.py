@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from prunus.cli import demo, list, prune, report, reproduce, theory
+from prunus.cli import certify, demo, list, plan, prune, report, reproduce, theory
 
 __all__ = ["app", "main"]
 
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
+app.command("plan")(plan.plan)
+app.command("certify")(certify.certify)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("list")(list.listing)

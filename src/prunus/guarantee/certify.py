@@ -1,0 +1,171 @@
+"""What is guaranteed of a pruned model, beside what is predicted and what is measured."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import Batches, call, parts
+from prunus.check import fraction, positive
+from prunus.guarantee.extract import Unsupported, extract, pruned_model
+from prunus.modes import evaluating
+from prunus.theory.gap import Certificate, Statement
+from prunus.theory.gap import certify as certify_stages
+from prunus.theory.gap.certificate import data_statements
+from prunus.theory.gap.statement import warn_vacuous
+
+__all__ = ["certify"]
+
+LARGEST = 4096  # samples of which statements are made; more would not tighten them much
+
+
+def certify(
+    model: nn.Module,
+    pruned: Any,
+    *,
+    data: Any = None,
+    radius: float | None = None,
+    delta: float = 0.05,
+) -> Certificate:
+    """Bounds on the gap between a model and its pruned form, with predictions and measurements.
+
+    Over a ball of inputs the sup bound holds for every input; fresh data adds held-out statements,
+    each true with probability ≥ 1 − δ. Works on nets pruned by anyone.
+
+    Args:
+        model: the dense network.
+        pruned: a module of equal structure, a `Pruned`, or {layer name: mask}.
+        data: batches that neither trained nor calibrated; the ball is then centred at their mean,
+            else at 0.
+        radius: of the ball; the largest distance of the data from their mean if None. A radius
+            given is taken to cover every input the data's distribution can produce.
+        delta: failure probability of each held-out statement.
+
+    Raises:
+        TypeError: a module has no rule for a sup bound and there are no data.
+        ValueError: the models differ in structure, or neither data nor radius is given.
+
+    References:
+        docs/gap.md
+    """
+    fraction("delta", delta)
+    if radius is not None:
+        positive("radius", radius)
+    if data is None and radius is None:
+        raise ValueError("`certify` needs `data`, or the `radius` of a ball around 0.")
+    other = pruned_model(model, pruned)
+    batches = None if data is None else Batches(data)
+    inputs = None if batches is None else _inputs(batches)
+    in_sample = batches is not None and _same_data(pruned, batches)
+    try:
+        found = extract(model, other, inputs)
+    except Unsupported as error:
+        if batches is None:
+            raise
+        return _from_outputs(model, other, batches, delta, in_sample, str(error))
+    x = None if inputs is None else inputs.double()
+    centre = None if x is None else x.mean(dim=0)
+    covers = radius is not None
+    if x is not None and centre is not None:
+        distances = (x - centre).flatten(1).norm(dim=1)
+        reach = float(distances.max())
+        covers = radius is not None and reach <= radius
+        # a single sample is its own mean: a ball of radius 0 is no ball
+        radius = radius or reach * (1 + 1e-9) or float(x.norm()) or 1.0
+    assert radius is not None
+    return certify_stages(
+        found.stages,
+        radius=radius,
+        centre=centre,
+        input_shape=found.shape,
+        delta=delta,
+        samples=x,
+        in_sample=in_sample,
+        covers_support=covers,
+        dtype=found.dtype,
+    )
+
+
+def _inputs(batches: Batches) -> Tensor | None:
+    """All inputs as one tensor, at most `LARGEST`; None where an input is no single tensor."""
+    rows: list[Tensor] = []
+    count = 0
+    for batch in batches:
+        for part in parts(batch):
+            given = part[0] if isinstance(part, tuple | list) else part
+            if isinstance(given, Mapping) or not isinstance(given, Tensor):
+                return None
+            if not given.is_floating_point():
+                return None
+            rows.append(given.detach().cpu())
+            count += len(given)
+        if count >= LARGEST or batches.one_shot:
+            break
+    return torch.cat(rows)[:LARGEST]
+
+
+def _same_data(pruned: Any, batches: Batches) -> bool:
+    """Whether these are the data that calibrated the pruning."""
+    known = getattr(pruned, "data_fingerprint", None)
+    if known is None or batches.one_shot:
+        return False
+    from prunus.calibration.batches import Fingerprint
+
+    print_ = Fingerprint()
+    for batch in batches:
+        for part in parts(batch):
+            print_.add(part)
+    return bool(print_.value == known)
+
+
+def _from_outputs(
+    model: nn.Module,
+    pruned: nn.Module,
+    batches: Batches,
+    delta: float,
+    in_sample: bool,
+    reason: str,
+) -> Certificate:
+    """Held-out statements alone, for a network without a sup bound."""
+    sides: list[list[Tensor]] = [[], []]
+    count = 0
+    for batch in batches:
+        for part in parts(batch):
+            for side, network in zip(sides, (model, pruned), strict=True):
+                with evaluating(network), torch.no_grad():
+                    side.append(_rows(call(network, part)))
+        count = sum(len(rows) for rows in sides[0])
+        if count >= LARGEST or batches.one_shot:
+            break
+    first, second = (torch.cat(side) for side in sides)
+    changed, held_out = data_statements(first, second, delta=delta, in_sample=in_sample)
+    sup = Statement(
+        kind="sup",
+        status="RIG",
+        level="L3",
+        value=math.inf,
+        route="none",
+        measured=float((first - second).norm(dim=1).max()),
+        vacuous=True,
+        reason="no finite bound exists for this network",
+        assumptions=(reason,),
+    )
+    warn_vacuous([sup])
+    return Certificate(
+        statements=(sup, *changed),
+        held_out=tuple(held_out),
+        gaps=tuple((first - second).norm(dim=1).tolist()),
+        notes=(reason,),
+    )
+
+
+def _rows(output: Any) -> Tensor:
+    """One row of outputs per sample, from a tensor or something with `.logits`."""
+    tensor = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if tensor is None and isinstance(output, tuple | list):
+        tensor = output[0]
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"the model returns {type(output).__name__}, and no tensor or `.logits`.")
+    return tensor.detach().cpu().double().flatten(1)

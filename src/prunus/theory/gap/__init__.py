@@ -1,0 +1,27 @@
+"""The probabilistic approach to pruning: bounds, predictions and certificates of the gap.
+
+`concentration` bounds norms of random matrices, `apriori` the gap before training, `given_weights`
+before the mask is drawn, `certificate` of a concrete pruned network, `plan` turns a limit into
+counts per layer. RIG marks theorems, RIG/MC theorems with simulated confidence, PRED predictions.
+"""
+
+from prunus.theory.gap.activations import ACTIVATIONS, Activation, activation, leaky_relu
+from prunus.theory.gap.certificate import certify, local_bound
+from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual
+from prunus.theory.gap.statement import Certificate, Statement, VacuousWarning
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Certificate",
+    "LinearPair",
+    "Lipschitz",
+    "Pointwise",
+    "Residual",
+    "Statement",
+    "VacuousWarning",
+    "activation",
+    "certify",
+    "leaky_relu",
+    "local_bound",
+]

@@ -1,0 +1,302 @@
+"""Trained weights known, mask still to be drawn: bounds per layer, per network, and simulation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from prunus.check import as_float64, fraction, positive, whole
+from prunus.theory.gap.certificate import check_stages
+from prunus.theory.gap.concentration import (
+    NormBound,
+    concentrated_norm,
+    fixed_size_delta,
+    matrix_bernstein,
+    profile_norm,
+)
+from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
+from prunus.theory.gap.norms import spectral_norm
+from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual, Stage, run
+from prunus.theory.gap.statement import Statement, judge, warn_vacuous
+
+__all__ = [
+    "drawn_mean_square",
+    "drawn_norm",
+    "drawn_sup",
+    "draws_needed",
+    "replacement_norm",
+    "simulated_bound",
+]
+
+
+def drawn_norm(
+    weight: Any,
+    density: Any,
+    delta: float,
+    *,
+    rescaled: bool = True,
+    kept: int | None = None,
+) -> NormBound:
+    """Threshold of ‖W − V‖ over the mask: independent entries kept with probability p_ij.
+
+    D = E D + Ξ; Ξ is dominated in convex order by symmetric noise of size C max(p, 1 − p) present
+    with probability 2 min(p, 1 − p), to which the walk moments of unequal entries apply; matrix
+    Bernstein and concentration around the mean are the alternatives.
+
+    Args:
+        weight: W, (out, in).
+        density: p, a number or a matrix like W.
+        delta: failure probability.
+        rescaled: V = W ∘ M / p; else V = W ∘ M, whose mean part is added exactly.
+        kept: exact number of kept entries where masks have one (one density for all).
+
+    Raises:
+        ValueError: a density outside [0, 1], or 0 at a non-zero weight when rescaling.
+    """
+    w = as_float64("weight", weight, dims=2)
+    p = torch.as_tensor(density, dtype=torch.float64).expand_as(w)
+    if bool(((p < 0) | (p > 1)).any()) or not bool(torch.isfinite(p).all()):
+        raise ValueError("`density` must lie in [0, 1] everywhere.")
+    fraction("delta", delta)
+    if rescaled and bool(((p == 0) & (w != 0)).any()):
+        raise ValueError("`density` is 0 at a non-zero weight, which rescaling divides by.")
+    share = delta
+    if kept is not None:
+        if bool((p != p.flatten()[0]).any()):
+            raise ValueError("masks of an exact size are covered for one density only.")
+        share = fixed_size_delta(delta, w.numel(), whole("kept", kept, low=0, high=w.numel()))
+    mean = 0.0 if rescaled else spectral_norm((1 - p) * w).value
+    size = w.abs() / p.clamp_min(1e-300) if rescaled else w.abs()
+    size = torch.where(p == 1, 0.0, size)
+    noise, route = _noise_norm(size.numpy(), p.numpy(), share)
+    return NormBound(value=mean + noise, route=route, delta=delta)
+
+
+def _noise_norm(size: np.ndarray, p: np.ndarray, delta: float) -> tuple[float, str]:
+    rows, columns = size.shape
+    height = size * np.maximum(p, 1 - p)
+    present = np.where(p == 1, 0.0, 2 * np.minimum(p, 1 - p))
+    largest = float(height.max())
+    if largest == 0:
+        return 0.0, "nothing pruned"
+    variances = size**2 * p * (1 - p)
+    variance = float(max(variances.sum(axis=0).max(), variances.sum(axis=1).max()))
+    values = {"matrix Bernstein": matrix_bernstein(rows, columns, variance, largest, delta)}
+    means = []
+    for scale in largest * np.linspace(0.25, 1, 16):
+        ratio = (height / scale) ** 2
+        density = present * _order_maximum(ratio)
+        if density.max() > 1:
+            continue
+        by_row, by_column = float(density.sum(axis=1).max()), float(density.sum(axis=0).max())
+        value = profile_norm(rows, columns, float(scale), by_row, by_column, delta)
+        values["walk moments"] = min(value, values.get("walk moments", math.inf))
+        means.append(profile_norm(rows, columns, float(scale), by_row, by_column, 1.0))
+    if means:
+        length = float(np.where(p == 1, 0, size).max())
+        values["concentration"] = concentrated_norm(min(means), length, delta)
+    route = min(values, key=values.__getitem__)
+    return values[route], route
+
+
+def _order_maximum(ratio: np.ndarray) -> np.ndarray:
+    """h(y) = max_{k ≥ 1} y^k / (2k − 1)!!, equal to y for y ≤ 3."""
+    orders = HALF_ORDERS[:40]
+    with np.errstate(divide="ignore"):
+        logs = np.log(ratio)
+    # y ≤ 16 on the grid of scales, where the maximum stands at k ≤ 8: 40 orders suffice
+    found = np.where(ratio <= 3, ratio, 0.0)
+    big = ratio > 3
+    if big.any():
+        terms = logs[big][:, None] * orders - DOUBLE_FACTORIALS[:40]
+        found[big] = np.exp(terms.max(axis=1))
+    return found
+
+
+def replacement_norm(weight: Any, probabilities: Any, draws: int, delta: float) -> NormBound:
+    """Threshold of ‖W − V‖ for V = (1/T) Σ W_ij / π_ij at T places drawn with replacement.
+
+    Matrix Bernstein with ν = max row or column sum of W²/π and R = max |W|/π + ‖W‖.
+    """
+    w = as_float64("weight", weight, dims=2)
+    pi = as_float64("probabilities", probabilities, dims=2)
+    count = whole("draws", draws, low=1)
+    if abs(float(pi.sum()) - 1) > 1e-9 or bool((pi < 0).any()):
+        raise ValueError("`probabilities` must be >= 0 and sum to 1.")
+    if bool(((pi == 0) & (w != 0)).any()):
+        raise ValueError("`probabilities` is 0 at a non-zero weight, which is divided by it.")
+    safe = pi.clamp_min(1e-300)
+    squares = torch.where(w == 0, 0.0, w.square() / safe)
+    variance = float(torch.maximum(squares.sum(dim=0).max(), squares.sum(dim=1).max()))
+    largest = float((w.abs() / safe).max()) + spectral_norm(w).value
+    log = math.log((w.shape[0] + w.shape[1]) / fraction("delta", delta))
+    linear = largest * log / (3 * count)
+    value = linear + math.sqrt(linear**2 + 2 * variance * log / count)
+    return NormBound(value=value, route="matrix Bernstein, with replacement", delta=delta)
+
+
+def drawn_sup(
+    stages: Sequence[Stage],
+    densities: Mapping[str, Any],
+    *,
+    radius: float,
+    centre: Any = None,
+    delta: float = 0.05,
+    rescaled: bool = True,
+    fixed_size: bool = False,
+) -> Statement:
+    """With probability ≥ 1 − δ over the masks, sup of the gap over a ball ≤ value.
+
+    The product route with Δ_i of `drawn_norm` at δ / l, v_i = w_i + Δ_i, and the centre's
+    ‖D c‖ ≤ Δ_i ‖c‖. Layers not named in `densities` stay whole. Matrices only.
+
+    Args:
+        stages: the network; pruned weights in it are ignored.
+        densities: p of each pruned layer by name, a number or a matrix.
+        radius: of the ball.
+        centre: of the ball, one input without batch axis; zero if None.
+        delta: failure probability over the masks.
+        rescaled: V = W ∘ M / p.
+        fixed_size: masks keep exactly round(p N) entries instead of a Bernoulli number.
+    """
+    whole_network = check_stages(stages)
+    pairs = [stage for stage in whole_network if isinstance(stage, LinearPair)]
+    pruned = [pair for pair in pairs if pair.name in densities]
+    missing = set(densities) - {pair.name for pair in pairs}
+    if missing:
+        raise ValueError(f"`densities` names {sorted(missing)}, which are no layers here.")
+    share = fraction("delta", delta) / max(len(pruned), 1)
+    reach = positive("radius", radius)
+    first = pairs[0].weight.shape[1]
+    at = torch.zeros(1, first, dtype=torch.float64)
+    if centre is not None:
+        at = as_float64("centre", centre)[None]
+    gap, spread, spread_p = 0.0, reach, reach
+    ledger = []
+    for stage in whole_network:
+        if isinstance(stage, Residual) or (isinstance(stage, LinearPair) and stage.geometry):
+            raise ValueError(
+                f"{stage.name!r}: bounds before the mask is drawn cover chains of matrices. Use "
+                f"simulated_bound for any other network."
+            )
+        if isinstance(stage, LinearPair):
+            dense = spectral_norm(stage.weight).value
+            delta_norm = 0.0
+            if stage.name in densities:
+                p = densities[stage.name]
+                kept = round(float(p) * stage.weight.numel()) if fixed_size else None
+                found = drawn_norm(stage.weight, p, share, rescaled=rescaled, kept=kept)
+                delta_norm = found.value
+                ledger.append((f"‖W − V‖ of {stage.name} ({found.route})", share))
+            gap = (dense + delta_norm) * gap + delta_norm * (spread + float(at.norm()))
+            spread, spread_p = dense * spread, (dense + delta_norm) * spread_p
+        elif isinstance(stage, Pointwise):
+            lip = stage.activation.lipschitz
+            gap, spread, spread_p = lip * gap, lip * spread, lip * spread_p
+        else:
+            assert isinstance(stage, Lipschitz)
+            gain = stage.gain
+            gap, spread, spread_p = gain * gap, gain * spread, gain * spread_p
+        at = run([stage], at)
+    trivial = None if bool(at.any()) else spread + spread_p
+    vacuous, reason = judge(gap, trivial, None)
+    statement = Statement(
+        kind="sup",
+        status="RIG",
+        level="L2",
+        value=gap,
+        route="product route, masks not drawn",
+        delta=delta,
+        ledger=tuple(ledger),
+        trivial=trivial,
+        vacuous=vacuous,
+        reason=reason,
+        assumptions=("masks of different layers and entries are independent",),
+    )
+    warn_vacuous([statement])
+    return statement
+
+
+def drawn_mean_square(
+    stages: Sequence[Stage],
+    densities: Mapping[str, Any],
+    samples: Float[Tensor, "samples in"],
+) -> Statement:
+    """√(E over masks, mean over samples, of ‖F − f‖²) ≤ value, for rescaled random masks.
+
+    ε_i² = L_i² (‖W_i‖² ε_{i−1}² + (√Σ V_ab g_b + √max_b Σ_a V_ab · ε_{i−1})²) with
+    V_ab = W_ab² (1 − p_ab) / p_ab and g_b = mean h_{i−1,b}²; the new mask is independent of the
+    error below it.
+    """
+    x = as_float64("samples", samples, dims=2)
+    error = 0.0
+    for stage in check_stages(stages):
+        if isinstance(stage, LinearPair) and stage.geometry is None:
+            norm = spectral_norm(stage.weight).value
+            p = torch.as_tensor(densities.get(stage.name, 1.0), dtype=torch.float64)
+            if bool((p <= 0).any()):
+                raise ValueError(f"density of {stage.name!r} must be > 0 for rescaled masks.")
+            variance = stage.weight.square() * (1 - p) / p
+            fresh = float((variance @ x.square().mean(dim=0)).sum().sqrt())
+            fresh += float(variance.sum(dim=0).max().sqrt()) * error
+            error = math.sqrt(norm**2 * error**2 + fresh**2)
+        elif isinstance(stage, Pointwise):
+            error *= stage.activation.lipschitz
+        elif isinstance(stage, Lipschitz):
+            error *= stage.gain
+        else:
+            raise ValueError(f"{stage.name!r}: the mean square theorem covers chains of matrices.")
+        x = run([stage], x)
+    scale = float(x.square().sum(dim=1).mean().sqrt())
+    vacuous, reason = judge(error, None, scale)
+    return Statement(
+        kind="mean_square",
+        status="RIG",
+        level="L2",
+        value=error,
+        route="orthogonal recursion, masks not drawn",
+        vacuous=vacuous,
+        reason=reason,
+        assumptions=("an expectation over masks, a mean over these samples",),
+    )
+
+
+def simulated_bound(
+    draw: Callable[[Generator], float],
+    draws: int,
+    *,
+    confidence_delta: float = 1e-3,
+    generator: Generator,
+) -> Statement:
+    """Draw K masks, take the largest of any scalar: P(next > max) ≤ 1 − δ_mc^{1/K}.
+
+    The tightest bound before the mask is drawn, for any law of masks. `draw` returns the scalar (a
+    layer norm, a whole certificate) of one mask drawn with the generator it is given. The
+    statement's δ is the sum of the simulation's δ_mc and the probability it bounds.
+    """
+    count = whole("draws", draws, low=1)
+    risk = fraction("confidence_delta", confidence_delta)
+    value = max(draw(generator) for _ in range(count))
+    exceeds = 1 - risk ** (1 / count)
+    vacuous, reason = judge(value, None, None)
+    return Statement(
+        kind="sup",
+        status="RIG/MC",
+        level="L2",
+        value=value,
+        route=f"largest of {count} simulated masks",
+        delta=exceeds + risk,
+        ledger=(("the next mask exceeds all drawn", exceeds), ("simulation unlucky", risk)),
+        vacuous=vacuous,
+        reason=reason,
+        assumptions=("the mask is drawn from the simulated law, independently of the draws",),
+    )
+
+
+def draws_needed(confidence_delta: float, share: float) -> int:
+    """K = ⌈ln δ_mc / ln(1 − δ_e)⌉ masks for an exceedance of at most δ_e."""
+    return math.ceil(math.log(confidence_delta) / math.log1p(-share))

@@ -1,0 +1,210 @@
+"""How the output reacts to each weight: predictions of the gap, and masks made from them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from prunus.check import fraction, positive, whole
+from prunus.theory.gap.certificate import check_stages
+from prunus.theory.gap.propagate import (
+    LinearPair,
+    Residual,
+    Stage,
+    apply_linear,
+    linear_stages,
+    run,
+)
+
+__all__ = [
+    "optimal_densities",
+    "predicted_random",
+    "predicted_rescaled",
+    "sensitivities",
+    "sensitivity_scores",
+]
+
+PROBED = 64  # outputs beyond which random signs replace one backward pass per output
+
+
+def sensitivities(
+    stages: Sequence[Stage],
+    samples: Tensor,
+    *,
+    probes: int | None = None,
+    generator: Generator | None = None,
+) -> dict[str, Tensor]:
+    """S = mean over samples of Σ_outputs (∂F_o / ∂W_ab)², per layer, shaped like its weight.
+
+    For a matrix S_ab = mean ‖J_{:a}‖² h_b², J = ∂F/∂z. One backward pass per output, or `probes`
+    random sign vectors where there are more than 64 outputs (S is then unbiased).
+
+    Args:
+        stages: the dense network.
+        samples: calibration inputs, batch first.
+        probes: number of random sign vectors; None: exact up to 64 outputs, else 64 probes.
+        generator: for the signs; a fixed one if None.
+    """
+    network = check_stages(stages)
+    pairs = linear_stages(network)
+    x = samples.to(torch.float64)
+    found = {pair.name: torch.zeros_like(pair.weight) for pair in pairs}
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    result = _record(network, x, inputs, outputs).flatten(1)
+    count = result.shape[1]
+    if probes is None and count <= PROBED:
+        directions = torch.eye(count, dtype=torch.float64)[:, None, :].expand(-1, len(x), -1)
+        weight = 1.0
+    else:
+        number = whole("probes", PROBED if probes is None else probes, low=1)
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        bits = torch.randint(0, 2, (number, len(x), count), generator=generator)
+        directions = (2 * bits - 1).to(torch.float64)
+        weight = 1.0 / number
+    names = [pair.name for pair in pairs]
+    for direction in directions:
+        slopes = torch.autograd.grad(
+            result, [outputs[name] for name in names], direction, retain_graph=True
+        )
+        for pair, slope in zip(pairs, slopes, strict=True):
+            found[pair.name] += weight * _squared_gradients(pair, slope, inputs[pair.name])
+    return {name: value / len(x) for name, value in found.items()}
+
+
+def _record(
+    stages: Sequence[Stage], x: Tensor, inputs: dict[str, Tensor], outputs: dict[str, Tensor]
+) -> Tensor:
+    for stage in stages:
+        if isinstance(stage, LinearPair):
+            inputs[stage.name] = x.detach()
+            x = apply_linear(stage, stage.weight, stage.bias, x)
+            if not x.requires_grad:
+                x.requires_grad_()
+            outputs[stage.name] = x
+        elif isinstance(stage, Residual):
+            x = _record(stage.shortcut, x, inputs, outputs) + _record(
+                stage.branch, x, inputs, outputs
+            )
+        else:
+            x = run([stage], x)
+    return x
+
+
+def _squared_gradients(pair: LinearPair, slope: Tensor, x: Tensor) -> Tensor:
+    """Σ over samples of the squared gradient of one sample with respect to the weight."""
+    if pair.geometry is None:
+        return slope.square().T @ x.square()
+    shape = pair.geometry
+    (top, bottom), (left, right) = shape.padding
+    mode = "circular" if shape.circular else "constant"
+    padded = (
+        F.pad(x, (left, right, top, bottom), mode=mode) if any((top, bottom, left, right)) else x
+    )
+    high, wide = pair.weight.shape[2:]
+    patches = F.unfold(padded, (high, wide), dilation=shape.dilation, stride=shape.stride)
+    total = torch.zeros_like(pair.weight).flatten(1)
+    groups = shape.groups
+    patches = patches.reshape(len(x), groups, -1, patches.shape[-1])
+    flat = slope.reshape(len(x), groups, -1, patches.shape[-1])
+    for one, other in zip(torch.split(flat, 32), torch.split(patches, 32), strict=True):
+        gradient = torch.einsum("ngop,ngip->ngoi", one, other)
+        total += gradient.square().sum(dim=0).reshape(total.shape)
+    return total.reshape(pair.weight.shape)
+
+
+def sensitivity_scores(weight: Tensor, sensitivity: Tensor) -> Tensor:
+    """|W| √S: the root mean square change of the output if this weight alone goes."""
+    return weight.abs().to(torch.float64) * (sensitivity + _floor(sensitivity)).sqrt()
+
+
+def _floor(sensitivity: Tensor) -> float:
+    """s₀ = 10⁻³ mean S: no weight is called free for want of samples."""
+    return 1e-3 * float(sensitivity.mean())
+
+
+def predicted_rescaled(
+    weights: Mapping[str, Tensor],
+    sensitivity: Mapping[str, Tensor],
+    densities: Mapping[str, Tensor | float],
+) -> float:
+    """Predicted rms gap of rescaled random masks: √Σ W² S (1 − p) / p over all layers."""
+    total = 0.0
+    for name, p in densities.items():
+        density = torch.as_tensor(p, dtype=torch.float64)
+        power = weights[name].to(torch.float64).square() * sensitivity[name]
+        total += float((power * (1 - density) / density).sum())
+    return math.sqrt(total)
+
+
+def predicted_random(
+    stages: Sequence[Stage], densities: Mapping[str, float], samples: Tensor
+) -> float:
+    """Predicted rms gap of unscaled random masks.
+
+    The gap of the mean network (weights p W), exact on the samples, and Σ W² S′ p (1 − p) with S′
+    at the mean network.
+    """
+    network = check_stages(stages)
+    x = samples.to(torch.float64)
+    mean = _thinned(network, densities)
+    gap = (run(network, x) - run(mean, x)).flatten(1).square().sum(dim=1).mean()
+    reaction = sensitivities(mean, x)
+    noise = 0.0
+    for pair in linear_stages(network):
+        p = float(densities.get(pair.name, 1.0))
+        noise += p * (1 - p) * float((pair.weight.square() * reaction[pair.name]).sum())
+    return math.sqrt(float(gap) + noise)
+
+
+def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[Stage, ...]:
+    thin: list[Stage] = []
+    for stage in stages:
+        if isinstance(stage, LinearPair):
+            p = float(densities.get(stage.name, 1.0))
+            thin.append(replace(stage, weight=p * stage.weight))
+        elif isinstance(stage, Residual):
+            branch = _thinned(stage.branch, densities)
+            shortcut = _thinned(stage.shortcut, densities)
+            thin.append(replace(stage, branch=branch, shortcut=shortcut))
+        else:
+            thin.append(stage)
+    return tuple(thin)
+
+
+def optimal_densities(
+    weights: Mapping[str, Tensor],
+    sensitivity: Mapping[str, Tensor],
+    density: float,
+    *,
+    smallest: float = 0.05,
+) -> dict[str, Tensor]:
+    """Keep probabilities of least predicted variance for a given expected number kept.
+
+    p_ab = min(1, max(p_min, λ |W_ab| √(S_ab + s₀))), λ by bisection; to be used with rescaling by
+    1 / p, which keeps the weights unbiased.
+
+    Args:
+        weights: of each layer.
+        sensitivity: S of each layer.
+        density: expected kept / total over all layers together.
+        smallest: p_min, which bounds the factor 1 / p; never above `density`.
+    """
+    kept = fraction("density", density, one=True)
+    floor = min(positive("smallest", smallest), kept)
+    scores = {name: sensitivity_scores(weights[name], sensitivity[name]) for name in weights}
+    total = sum(score.numel() for score in scores.values())
+
+    def at(log_rate: float) -> dict[str, Tensor]:
+        rate = math.exp(log_rate)
+        return {name: (rate * score).clamp(floor, 1.0) for name, score in scores.items()}
+
+    low, high = -80.0, 80.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        expected = sum(float(p.sum()) for p in at(middle).values())
+        low, high = (middle, high) if expected <= kept * total else (low, middle)
+    return at(high) if kept == 1 else at(low)

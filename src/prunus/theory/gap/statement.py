@@ -1,0 +1,198 @@
+"""Statements about the gap, and the certificate that holds them together."""
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Certificate", "Statement", "VacuousWarning", "judge", "warn_vacuous"]
+
+Kind = Literal["sup", "mean_square", "predicted", "changed", "exceeds", "quantile", "mean"]
+Status = Literal["RIG", "RIG/MC", "PRED"]
+WORDS = {"RIG": "bound", "RIG/MC": "bound (simulated confidence)", "PRED": "prediction"}
+SHOWN = {
+    "sup": "largest gap in the ball",
+    "mean_square": "root mean square gap",
+    "predicted": "root mean square gap",
+    "changed": "share of changed predictions",
+    "exceeds": "share of inputs above t",
+    "quantile": "quantile of the gap",
+    "mean": "mean gap",
+}
+
+
+class VacuousWarning(UserWarning):
+    """A bound is true but says nothing: it is no smaller than what holds without looking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One statement about the gap between a network and its pruned form.
+
+    Attributes:
+        kind: what is bounded: "sup" over the ball, "mean_square" (as a root), "predicted" (root
+            mean square), "changed" predictions; among held-out statements also "exceeds",
+            "quantile" and "mean".
+        status: "RIG" theorem, "RIG/MC" theorem with simulated confidence, "PRED" prediction.
+        level: "L1" before training, "L2" before the mask is drawn, "L3" weights and mask known,
+            "held-out".
+        value: the bound or the prediction.
+        route: the formula that won.
+        delta: total probability that the statement fails; 0 for a deterministic one.
+        ledger: (event, share of delta).
+        measured: the same quantity measured, or None.
+        relative: `value` and `measured` are shares of rms ‖F‖.
+        trivial: what holds without looking at the difference of the networks, or None.
+        vacuous: `value` says nothing.
+        reason: why it is vacuous, in words; empty otherwise.
+        assumptions: in words.
+        in_sample: made on data that calibrated or planned; no guarantee.
+        argument: the threshold t or the level of the quantile, where there is one.
+    """
+
+    kind: Kind
+    status: Status
+    level: str
+    value: float
+    route: str
+    delta: float = 0.0
+    ledger: tuple[tuple[str, float], ...] = ()
+    measured: float | None = None
+    relative: bool = False
+    trivial: float | None = None
+    vacuous: bool = False
+    reason: str = ""
+    assumptions: tuple[str, ...] = ()
+    in_sample: bool = False
+    argument: float | None = None
+
+    @property
+    def tightness(self) -> float | None:
+        """value / measured: how many times the bound exceeds what was seen."""
+        if self.measured is None:
+            return None
+        if self.measured == 0:
+            return 1.0 if self.value == 0 else math.inf
+        return self.value / self.measured
+
+    def summary(self) -> str:
+        """One line: what, how sure, measured, how tight."""
+        sign = "≈" if self.status == "PRED" else "≤"
+        what = SHOWN[self.kind]
+        if self.argument is not None:
+            what += f" ({self.argument:.4g})"
+        text = f"{what} {sign} {self.value:.4g} [{WORDS[self.status]}, {self.level}, {self.route}"
+        text += f", δ = {self.delta:.3g}]" if self.delta else "]"
+        if self.measured is not None:
+            text += f"; measured {self.measured:.4g}, ratio {self.tightness:.3g}"
+        if self.in_sample:
+            text += "; IN-SAMPLE, no guarantee"
+        if self.vacuous:
+            text += f"; VACUOUS: {self.reason}"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the tightness, ready for JSON (∞ and NaN become None)."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["tightness"] = self.tightness
+        fields["ledger"] = [list(entry) for entry in self.ledger]
+        fields["assumptions"] = list(self.assumptions)
+        return {key: _plain(value) for key, value in fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def judge(value: float, trivial: float | None, scale: float | None) -> tuple[bool, str]:
+    """Whether a bound is vacuous, and why in words."""
+    if math.isinf(value):
+        return True, "no finite bound exists for this network"
+    if trivial is not None and trivial > 0 and value >= trivial:
+        return True, f"it is no smaller than {trivial:.4g}, which holds for any pruning"
+    if scale is not None and value >= scale:
+        return True, f"it is no smaller than the outputs themselves (rms {scale:.4g})"
+    return False, ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Certificate:
+    """What is known of the gap between a network and its pruned form.
+
+    Attributes:
+        statements: every statement of kinds sup, mean_square, predicted and changed.
+        held_out: further statements from data (exceeds, quantile, mean).
+        per_layer: name → {"dense": w, "pruned": v, "difference": Δ, "contribution": share of the
+            sup bound that the layer's own difference carries, in output units}.
+        gaps: measured gap per sample, for the histogram.
+        radius: of the input ball, or None.
+        notes: in words.
+    """
+
+    statements: tuple[Statement, ...]
+    held_out: tuple[Statement, ...] = ()
+    per_layer: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gaps: tuple[float, ...] = ()
+    radius: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The strongest sup bound; ∞ where the network has none."""
+        bounds = [s.value for s in self.statements if s.kind == "sup" and s.status != "PRED"]
+        return min(bounds, default=math.inf)
+
+    @property
+    def ledger(self) -> tuple[tuple[str, float], ...]:
+        """Every probability event of every statement with its share."""
+        together = (*self.statements, *self.held_out)
+        return tuple(entry for statement in together for entry in statement.ledger)
+
+    def of(self, kind: Kind) -> tuple[Statement, ...]:
+        """The statements of one kind."""
+        return tuple(s for s in (*self.statements, *self.held_out) if s.kind == kind)
+
+    def summary(self) -> str:
+        """Bounds, predictions and measurements side by side, as text."""
+        lines = [statement.summary() for statement in (*self.statements, *self.held_out)]
+        shared = dict.fromkeys(a for s in (*self.statements, *self.held_out) for a in s.assumptions)
+        if any(s.delta for s in (*self.statements, *self.held_out)):
+            lines.append("each statement holds on its own with probability ≥ 1 − its δ")
+        if shared:
+            lines.append("assumed: " + "; ".join(shared))
+        lines += self.notes
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Everything but the raw gaps' order, as a JSON text."""
+        value = {
+            "value": _plain(self.value),
+            "radius": self.radius,
+            "statements": [s.to_dict() for s in self.statements],
+            "held_out": [s.to_dict() for s in self.held_out],
+            "ledger": [list(entry) for entry in self.ledger],
+            "per_layer": {
+                name: {key: _plain(v) for key, v in row.items()}
+                for name, row in self.per_layer.items()
+            },
+            "gaps": list(self.gaps),
+            "notes": list(self.notes),
+        }
+        return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def warn_vacuous(statements: Sequence[Statement]) -> None:
+    """One line for the first vacuous statement that is presented as a bound."""
+    for statement in statements:
+        if statement.vacuous and statement.status != "PRED":
+            warnings.warn(
+                f"the {statement.kind} bound is vacuous: {statement.reason}. See the prediction "
+                f"or the held-out statements instead.",
+                VacuousWarning,
+                stacklevel=3,
+            )
+            return
