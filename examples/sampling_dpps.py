@@ -58,7 +58,7 @@ def draw(points: torch.Tensor, chosen: dict[str, torch.Tensor], out: Path) -> No
             {"x": float(x), "y": float(y), "rule": name, "chosen": i in inside}
             for i, (x, y) in enumerate(points)
         ]
-    axis = altair.Axis(title=None, labels=False, ticks=False, grid=False)
+    axis = altair.Axis(title=None, labels=False, ticks=False, grid=False, domain=False)
     chart = (
         altair.Chart(altair.Data(values=records))
         .mark_circle()

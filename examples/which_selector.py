@@ -30,10 +30,10 @@ from prunus.bench import load_data, task, trained
 from prunus.compensation import LeastSquares
 from prunus.files import write_text
 from prunus.granularity import EdgePerRow
-from prunus.joint import OBS, SparseGPT
+from prunus.joint import OBS, SparseGPT, obs_masks
 from prunus.rng import generator_for
 from prunus.scores import Constant
-from prunus.selection import KDPP, Choice, DPPMap
+from prunus.selection import Choice
 
 EDGES = [79, 157, 236, 314, 392, 471, 549, 628, 706]  # of 784 weights in each row
 NODES = [225, 255, 286, 316, 347, 377, 408, 438, 469]  # of 500 nodes: the same parameters
@@ -65,6 +65,26 @@ def k_dpp_masks(
         for (k, s), mask in masks.items():
             generator = generator_for(s, "k-dpp", str(bandwidth), h, k)
             mask[h, process.sample(k, generator=generator)] = True
+    return masks
+
+
+def obs_masks_of(layer: Any, counts: list[int]) -> dict[tuple[int, int], Tensor]:
+    """Masks of all counts from one elimination."""
+    masks, _ = obs_masks(layer.weight, layer.gram, counts)
+    return {(k, 0): mask for k, mask in zip(counts, masks, strict=True)}
+
+
+def map_masks(
+    layer: Any, bandwidth: float | str, counts: list[int]
+) -> dict[tuple[int, int], Tensor]:
+    """Masks of all counts from one greedy order per row; one count's items begin the next's."""
+    masks = {(k, 0): torch.zeros(layer.weight.shape, dtype=torch.bool) for k in counts}
+    weight = layer.weight.double()
+    for h in range(len(weight)):
+        kernel = dpp.edge_kernel(layer.gram, weight[h], bandwidth=bandwidth)
+        order = dpp.greedy_map(kernel, max(counts))
+        for (k, _), mask in masks.items():
+            mask[h, order[:k]] = True
     return masks
 
 
@@ -103,10 +123,11 @@ def run(
             }
         )
 
-    def edges(method: str, recipe: prunus.Recipe, seed: int = 0) -> None:
+    def edges(method: str, recipe: prunus.Recipe, seed: int = 0, own_update: Any = None) -> None:
+        bare = recipe.compensation if own_update is None else own_update
         for count in counts:
             plan = prunus.Plan(kept={name: [count] * rows})
-            for suffix, compensation in (("", recipe.compensation), ("+ls", LeastSquares())):
+            for suffix, compensation in (("", bare), ("+ls", LeastSquares())):
                 own = replace(recipe, compensation=compensation)
                 measure(method + suffix, own, count, seed, plan)
 
@@ -114,9 +135,11 @@ def run(
     edges("magnitude", prunus.recipes["magnitude-row"])
     edges("Wanda", prunus.recipes["wanda"])
     edges("SparseGPT", replace(base, selection=SparseGPT()))
-    edges("OBS", replace(base, selection=OBS()))
-    narrow = SUMMED["10/60000"] * samples
-    edges("DPP-MAP, β 10/60000", replace(base, selection=DPPMap(KDPP(bandwidth=narrow))))
+    # The update of OBS is least squares with its own damping.
+    obs = Drawn("OBS", 0, obs_masks_of(layer, counts))
+    edges("OBS", replace(base, selection=obs), own_update=LeastSquares(ridge=OBS().ridge))
+    greedy = Drawn("DPP-MAP", 0, map_masks(layer, SUMMED["10/60000"] * samples, counts))
+    edges("DPP-MAP, β 10/60000", replace(base, selection=greedy))
     for seed in range(seeds):
         edges("random", prunus.recipes["random-edge"], seed)
     print_tables(records, out)

@@ -155,7 +155,7 @@ def _freedom(matrix: np.ndarray, log_alpha: float) -> np.ndarray:
     A group of c copies acts as one eigenvalue c and c − 1 that are the jitter between the copies.
     """
     diagonal = np.maximum(matrix.diagonal(), np.finfo(np.float64).tiny)
-    copies = np.maximum(np.abs(matrix).sum(1) / diagonal, 1.0)
+    copies = np.maximum(np.einsum("ij,ij->i", matrix, matrix) / diagonal**2, 1.0)
     share = 1 / copies
     alone = diagonal * math.exp(log_alpha)
     present = alone / (1 + alone * copies) + (1 - share) * (_LIKE * alone / (1 + _LIKE * alone))
