@@ -106,7 +106,7 @@ def reproduce(
             "quantile of the binomial count; control: 0.9 × the measured 80 % quantile as a bound",
         ),
         rows=rows,
-        figures={"gap-tightness": (chart, records)},
+        figures={"gap-tightness-layer": (chart, records)},
     )
 
 
