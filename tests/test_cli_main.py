@@ -73,7 +73,8 @@ def test_prune_saves_what_it_says(home, monkeypatch, capsys):
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "density 0.5 of the selected weights" in " ".join(out.split())
-    assert sorted(p.name for p in (home / "small").iterdir()) == [
+    names = sorted(re.sub("-[0-9a-f]+\\.", ".", p.name) for p in (home / "small").iterdir())
+    assert names == [
         "pruned.json", "report.html", "run.json", "weights.safetensors"
     ]  # fmt: skip
     facts = json.loads((home / "small" / "run.json").read_text())
@@ -86,6 +87,8 @@ def test_prune_saves_what_it_says(home, monkeypatch, capsys):
     assert int((loaded.model[0].weight != 0).sum()) == 24
     page = (home / "small" / "report.html").read_text()
     assert "Pruned by magnitude+ls" in page
+    for text in (out, page):
+        assert re.search(r"latency: .*\(.*, batch 60, \d+ threads\)", " ".join(text.split()))
 
 
 def test_prune_nodes_keeps_a_compact_network(home, monkeypatch, capsys):
@@ -269,7 +272,7 @@ def test_report_from_records_alone_is_the_same_every_time(home, monkeypatch, cap
     text = pages[0].decode()
     assert "6 finished runs, 1 failed." in text
     assert "Sun et al. (2024)" in text
-    assert "test error (%) against density" in text
+    assert "Test error (%) against density" in text
 
 
 def test_demo_in_small(home, monkeypatch):
@@ -287,7 +290,7 @@ def test_demo_in_small(home, monkeypatch):
         assert row.before["test_error"] < 0.04
         assert row.parameters[1] < row.parameters[0] == 50610
     timed = [row for row in stored.rows if row.latency is not None]
-    assert {row.recipe for row in timed} == {"random-node", "random-node+ls"}
+    assert {(row.recipe, row.model_seed) for row in timed} == {("random-node", 0)}
     assert all(row.latency["threads"] >= 1 for row in timed)
     plain, better = (
         {(r.density_asked, r.seed): r.after["test_error"] for r in stored.rows if r.recipe == name}
@@ -295,13 +298,26 @@ def test_demo_in_small(home, monkeypatch):
     )
     assert all(better[key] <= plain[key] for key in plain)
     text = made.page.read_text()
-    for part in ("What pruning looks like", "layer by layer", "measured latency", "Recipes"):
+    for part in ("What pruning looks like", "Layer by layer", "Measured latency", "Recipes"):
         assert part in text
     table = made.table("digits-mlp")
     assert [row["recipe"] for row in table] == names
     by_hand = [100 * r.after["test_error"] for r in stored.rows
                if r.recipe == "magnitude" and r.density_asked == 0.1]  # fmt: skip
     assert table[0]["density 0.1"] == pytest.approx(sum(by_hand) / 2, rel=1e-3)
+
+
+def test_demo_is_the_same_on_several_workers(home):
+    from prunus.bench.demo import run_demo
+
+    def told(workers):
+        made = run_demo(
+            home / str(workers), nets=["digits-mlp"], names=["random-edge+ls"], densities=[0.2],
+            seeds=2, workers=workers,
+        )  # fmt: skip
+        return [(r.id, r.after, r.layer_density) for r in made.records]
+
+    assert told(1) == told(2)
 
 
 def test_pruning_page_of_a_small_net(tmp_path):

@@ -116,7 +116,7 @@ def test_charts_refuse_what_they_cannot_draw():
         charts.curves([], x="density", x_title="", y_title="")
     rows = [{"method": "a", "density": 0.1, "compensation": s, "low": 1} for s in "abc"]
     with pytest.raises(
-        ValueError, match="`compensation` must take at most two values, got a, b, c"
+        ValueError, match=r"`compensation` must take at most two values, .* got a, b, c"
     ):
         charts.curves(rows, x="density", x_title="", y_title="")
     twice = [Table("same", [{"a": 1}]), Table("same", [{"a": 1}])]
@@ -133,6 +133,24 @@ def test_zero_error_is_drawn_on_a_linear_scale():
     spec = charts.curves(rows, x="density", x_title="density", y_title="error")
     scales = {layer["encoding"]["y"]["scale"].get("type", "linear") for layer in spec["layer"]}
     assert scales == {"linear"}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_looks_the_same_whatever_stands_beside_it(style):
+    def look(rows):
+        spec = charts.curves(rows, x="density", x_title="", y_title="", styles=STYLES)
+        lines = next(v for v in spec["layer"] if v["mark"]["type"] == "line")
+        points = {
+            v["transform"][-1]["filter"]: v["mark"]["filled"]
+            for v in spec["layer"]
+            if v["mark"]["type"] == "point"
+        }
+        return lines["encoding"]["strokeDash"]["scale"], points
+
+    rows = charts.summarise(records(), ["method", "compensation", "density"], "error")
+    assert look([r for r in rows if r["compensation"] == style]) == look(rows)
+    assert look(rows) == look(rows[::-1])
+    assert look(rows)[1] == {f"datum['compensation'] == '{s}'": s == STYLES[1] for s in STYLES}
 
 
 SVG = "{http://www.w3.org/2000/svg}"

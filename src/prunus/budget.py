@@ -194,10 +194,10 @@ def share(
 
 def _level(total: int, lows: Sequence[int], sizes: Sequence[int], pulls: Sequence[int]) -> Fraction:
     """The level x at which the parts x · pull, held within [low, size], add up to `total`."""
-    level = Fraction(total, sum(pulls))
+    every = sum(pulls)
     limits = list(zip(lows, sizes, pulls, strict=True))
-    if all(low <= level * pull <= size for low, size, pull in limits):
-        return level
+    if all(low * every <= total * pull <= size * every for low, size, pull in limits):
+        return Fraction(total, every)
     turns = sorted(Fraction(x, pull) for low, size, pull in limits for x in (low, size) if pull)
 
     def given(x: Fraction) -> Fraction:

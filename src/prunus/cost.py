@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group
 from prunus.layer import view_of
+from prunus.modes import evaluating
 
 __all__ = [
     "Anatomy",
@@ -266,24 +268,19 @@ def measure_latency(
     Returns:
         a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
     """
-    flags = [[(m, m.training) for m in model.modules()] for model in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            slowest = 0.0
-            for model in models:
-                warm = [_timed(call, model) for _ in range(3)]
-                slowest = max(slowest, warm[-1])
-            count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
-            times: list[list[float]] = [[] for _ in models]
-            for _ in range(count):
-                for model, own in zip(models, times, strict=True):
-                    own.append(_timed(call, model))
-    finally:
-        for own_flags in flags:
-            for module, flag in own_flags:
-                module.training = flag
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model, fused=True))
+        stack.enter_context(torch.no_grad())
+        slowest = 0.0
+        for model in models:
+            warm = [_timed(call, model) for _ in range(3)]
+            slowest = max(slowest, warm[-1])
+        count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
+        times: list[list[float]] = [[] for _ in models]
+        for _ in range(count):
+            for model, own in zip(models, times, strict=True):
+                own.append(_timed(call, model))
     return [_latency(own, batch) for own in times]
 
 
@@ -301,14 +298,27 @@ def _timed(call: Callable[[nn.Module], Any], model: nn.Module) -> float:
 def _latency(times: Sequence[float], batch: int) -> Latency:
     ordered = sorted(times)
     n = len(ordered)
-    reach = 0.98 * math.sqrt(n)  # half-width in ranks of the 95 % interval of a median
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    low = _median_rank(n, 0.95)
     return Latency(
         median=statistics.median(ordered),
         low=ordered[low],
-        high=ordered[high],
+        high=ordered[n - 1 - low],
         level=0.95,
         runs=n,
         threads=torch.get_num_threads(),
         batch=batch,
     )
+
+
+def _median_rank(n: int, level: float) -> int:
+    """The largest rank r, from 0, with P(median in [x_r, x_(n−1−r)]) >= level; 0 if none has it.
+
+    The median lies below x_r exactly if at most r of n values do: a binomial tail with p = 1/2.
+    """
+    tail, rank = 0, 0
+    for r in range(n // 2):
+        tail += math.comb(n, r)
+        if 2 * tail > (1 - level) * 2**n:
+            break
+        rank = r
+    return rank

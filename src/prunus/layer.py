@@ -41,6 +41,8 @@ class Layer:
         max: max |x|, (in,) or (groups, in).
         zeros: share of inputs that are exactly 0, (in,) or (groups, in).
         grad: E[∂L/∂W] over samples, (out, in), sign kept.
+        hessian_grad: H g, Hessian times gradient of the mean loss, logits over 200, (out, in).
+        flow: ∂R/∂|W| of the flow R along all paths, (out, in).
         samples: number of input vectors averaged (samples × positions).
         producer: the layer whose outputs feed this one, where exactly one does.
     """
@@ -59,6 +61,8 @@ class Layer:
     max: Statistic = None
     zeros: Statistic = None
     grad: Statistic = None
+    hessian_grad: Statistic = None
+    flow: Statistic = None
     samples: int = 0
     producer: "Layer | None" = None
 
@@ -71,7 +75,7 @@ class Layer:
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
             changes: dict[str, Any] = {"weight": self.weight[own], "groups": 1}
-            for name in ("bias", "grad"):
+            for name in ("bias", "grad", "hessian_grad", "flow"):
                 values = getattr(self, name)
                 changes[name] = None if values is None else values[own]
             for name in PER_GROUP:

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunus.allocation import ERK, LAMP, Global
+from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
-from prunus.scores import Constant, Magnitude, RemovalError
-from prunus.selection import KDPP, RandomK
+from prunus.schedules import AtInit
+from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, SynFlow
+from prunus.selection import KDPP, DPPMap, DPPPoisson, RandomK
 
 __all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
 
@@ -77,6 +78,33 @@ PRESETS: dict[str, Preset] = {
         "Li et al. (2017), Pruning filters for efficient ConvNets",
         "filters with the largest L1 norm",
     ),
+    "random-init": Preset(
+        Recipe(
+            score=Constant(),
+            allocation=Uniform(minimum=0),
+            selection=RandomK(),
+            schedule=AtInit(),
+        ),
+        "Yang et al. (2025), Random pruning over-parameterized neural networks can improve "
+        "generalization: a training dynamics analysis",
+        "before training: weights of each layer drawn uniformly, nested over densities",
+    ),
+    "snip": Preset(
+        Recipe(score=SNIP(), allocation=Global(minimum=0), schedule=AtInit()),
+        "Lee et al. (2019), SNIP: single-shot network pruning based on connection sensitivity",
+        "before training: largest |weight · gradient| of all layers",
+    ),
+    "grasp": Preset(
+        Recipe(score=GraSP(), allocation=Global(minimum=0), schedule=AtInit()),
+        "Wang et al. (2020), Picking winning tickets before training by preserving gradient flow",
+        "before training: largest weight · (Hessian · gradient) of all layers",
+    ),
+    "synflow": Preset(
+        Recipe(score=SynFlow(), allocation=Global(minimum=0), schedule=AtInit(rounds=100)),
+        "Tanaka et al. (2020), Pruning neural networks without any data by iteratively "
+        "conserving synaptic flow",
+        "before training, without labels: most flow along paths, in 100 rounds",
+    ),
     "dpp-edge": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=KDPP()),
         UAI,
@@ -86,6 +114,16 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=Constant(), selection=KDPP()),
         "Mariet and Sra (2016), Diversity networks (DIVNET)",
         "a diverse set of nodes, by a k-DPP",
+    ),
+    "dpp-map": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=DPPMap()),
+        "Chen, Zhang, Zhou (2018), Fast greedy MAP inference for determinantal point process",
+        "the greedy mode of dpp-edge's k-DPP; small layer error",
+    ),
+    "dpp-poisson": Preset(
+        Recipe(granularity=EdgePerRow(), score=Constant(), selection=DPPPoisson()),
+        "derived in docs/sampling_dpps.md; " + UAI,
+        "dpp-edge's inclusion probabilities without its repulsion, which is next to none",
     ),
     "obs": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=OBS()),
@@ -108,7 +146,7 @@ class Recipes(Mapping[str, Recipe]):
     def __getitem__(self, name: str) -> Recipe:
         base, plus, suffix = str(name).partition("+")
         if base not in PRESETS or (plus and suffix != "ls"):
-            raise KeyError(str(unknown("recipe", name, self)))
+            raise KeyError(str(unknown("recipe", str(name), self)))
         recipe = PRESETS[base].recipe
         return replace(recipe, compensation=LeastSquares()) if plus else recipe
 

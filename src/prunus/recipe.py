@@ -13,7 +13,7 @@ from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node
 from prunus.joint import JOINTS
 from prunus.schedules import SCHEDULES, OneShot
 from prunus.scores import SCORES, Magnitude
-from prunus.selection import KDPP, SELECTIONS, TopK
+from prunus.selection import KDPP, SELECTIONS, DPPMap, DPPPoisson, TopK
 
 __all__ = ["Recipe", "parse"]
 
@@ -76,7 +76,9 @@ class Recipe:
                 )
             if isinstance(self.granularity, Node):
                 raise ValueError(f"{self.selection!r} removes edges, not nodes.")
-        if isinstance(self.selection, KDPP) and not isinstance(self.granularity, EdgePerRow | Node):
+        if isinstance(self.selection, KDPP | DPPMap | DPPPoisson) and not isinstance(
+            self.granularity, EdgePerRow | Node
+        ):
             raise ValueError(
                 f"{self.selection!r} draws one set per output row or per group of nodes, so "
                 f"`granularity` must be EdgePerRow() or Node(), got {self.granularity!r}."

@@ -73,7 +73,10 @@ def test_poisson_odds_have_the_size_and_the_marginals(start):
         assert float(marginal.sum()) == pytest.approx(k, rel=5e-3)
         eye = np.eye(120)
         exact = eye - np.linalg.inv(eye + math.exp(log_alpha) * kernel)
-        torch.testing.assert_close(marginal, torch.tensor(exact.diagonal().copy()))
+        # single precision of a well-conditioned inverse
+        torch.testing.assert_close(
+            marginal, torch.tensor(exact.diagonal().copy()), atol=1e-4, rtol=0
+        )
         # the marginals of the k-DPP itself are near: 120 items leave O(1/k) between them
         assert float((marginal - KDPP(kernel).inclusion(k)).abs().max()) < 0.02
 

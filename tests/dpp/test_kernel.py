@@ -113,6 +113,7 @@ def test_diagnoses():
     assert diagnose(gaussian_kernel(np.eye(4), bandwidth=0.3)).notes == ()
     far = diagnose(gaussian_kernel(np.eye(4), bandwidth=10.0))
     assert far.offdiag_max == pytest.approx(math.exp(-20))
+    assert far.kinds == ("diagonal",)
     assert "kernel is diagonal" in far.notes[0]
     near = diagnose(gaussian_kernel(np.eye(4), bandwidth=1e-3))
     assert near.offdiag_mean == pytest.approx(math.exp(-2e-3))

@@ -9,10 +9,12 @@ import torch
 from prunus.dpp import (
     KDPP,
     DualKDPP,
+    draw_once,
     edge_kernel,
     fourier_features,
     gaussian_from_features,
     greedy_map,
+    reserve,
     sample_batch,
     swap_chain,
 )
@@ -170,6 +172,87 @@ def test_swap_chain_refuses_a_singular_start():
     assert len(swap_chain(low, 2, start=greedy_map(low, 2), generator=g)) == 2
     with pytest.raises(ValueError, match=r"`start` must hold k=2 distinct items in 0\.\.7"):
         swap_chain(low, 2, start=[0, 0], generator=g)
+
+
+@pytest.mark.parametrize(("k", "size"), [(3, 4), (7, 3)])
+def test_draw_once_follows_the_law(k, size, monkeypatch):
+    monkeypatch.setattr(reserve, "_SMALL", 1)
+    monkeypatch.setattr(reserve, "_SHARE", size / 9)
+    monkeypatch.setattr(reserve, "_LEAST", 0.05)
+    monkeypatch.setattr(reserve, "KDPP", None)  # no way out to the other sampler
+    monkeypatch.setattr(reserve, "_TRIES", 10_000)
+    kernel, g = rbf(9, 11, 0.1), torch.Generator().manual_seed(11)
+    check(lambda: tuple(draw_once(kernel, k, generator=g).tolist()), kernel, k, draws=1_500)
+
+
+def test_draw_once_without_its_correction_is_rejected(monkeypatch):
+    """Negative control: every S_A is accepted, whatever its reserve is likely to do."""
+    monkeypatch.setattr(reserve, "_SMALL", 1)
+    monkeypatch.setattr(reserve, "_SHARE", 4 / 9)
+    monkeypatch.setattr(reserve, "_LEAST", 0.0)
+    monkeypatch.setattr(reserve, "_most_probable", lambda *a: 1e-9)
+    monkeypatch.setattr(reserve, "_size_probability", lambda *a: 1e-9)
+    kernel, g = rbf(9, 11, 0.1), torch.Generator().manual_seed(11)
+    law = slow.k_dpp(kernel, 3)
+    p = chi_square.p_value(
+        lambda: tuple(draw_once(kernel, 3, generator=g).tolist()), slow.sets(9, 3), law, 1_500
+    )
+    assert p < 1e-6
+
+
+@pytest.mark.parametrize("log_alpha", [-2.0, 0.0, 2.0])
+def test_no_size_of_the_reserve_is_more_probable_than_the_bound(log_alpha, monkeypatch):
+    """Over every S_A and every size, by enumeration."""
+    monkeypatch.setattr(reserve, "_LEAST", 0.0)
+    kernel = rbf(13, 12, 0.1)
+    others, held = np.arange(6), np.arange(6, 13)
+    inner = kernel[np.ix_(held, held)]
+    bound = reserve._most_probable(kernel, inner, others, held, log_alpha)
+    worst = 0.0
+    for size in range(7):
+        for first in slow.sets(6, size):
+            given = reserve._given(kernel, inner, np.array(first, dtype=int), held)
+            logs = np.log(np.linalg.eigvalsh(given))
+            worst = max(worst, *(reserve._size_probability(logs, log_alpha, m) for m in range(8)))
+    assert bound is not None
+    assert worst <= bound
+    assert bound < 1.0 or log_alpha != 0.0  # the bound says something in the middle
+
+
+def test_draw_once_where_it_is_meant_to_be_used():
+    """Layer-like kernels: the reserve serves them, and the sizes of its parts are right."""
+    rng = np.random.default_rng(13)
+    x = rng.gamma(0.4, 1.0, size=(2000, 300)) * (rng.random((2000, 300)) < 0.3)
+    g = torch.Generator().manual_seed(13)
+    for beta in (0.1, 10.0):
+        kernel = edge_kernel(x.T @ x / 2000, rng.normal(size=300), bandwidth=beta)
+        exact = KDPP(kernel)
+        for k in (30, 150, 270):
+            drawn = [reserve._draw(kernel.numpy(), k, g, 75) for _ in range(40)]
+            assert sum(d is None for d in drawn) <= 1
+            hits = np.zeros(300)
+            for d in drawn:
+                if d is not None:
+                    assert len(d) == k
+                    assert (np.diff(d) > 0).all()
+                    hits[d] += 1
+            total, p = len([d for d in drawn if d is not None]), exact.inclusion(k).numpy()
+            z = (hits - total * p) / np.sqrt(total * p * (1 - p) + 1e-12)
+            # the mean of 300 nearly independent squared normals has a spread of 0.08
+            assert abs((z**2).mean() - 1) < 0.5
+
+
+def test_draw_once_hands_over_what_it_cannot_serve():
+    g = torch.Generator().manual_seed(14)
+    b = np.random.default_rng(14).normal(size=(300, 20))
+    assert len(draw_once(b @ b.T, 10, generator=g)) == 10  # singular
+    with pytest.raises(ValueError, match="k=21 exceeds numerical rank 20"):
+        draw_once(b @ b.T, 21, generator=g)
+    assert draw_once(np.eye(300), 0, generator=g).tolist() == []
+    assert len(draw_once(np.eye(300), 300, generator=g)) == 300
+    assert len(draw_once(np.eye(300), 299, generator=g)) == 299
+    with pytest.raises(ValueError, match="not positive semi-definite"):
+        draw_once(np.eye(300) - 0.02 * np.ones((300, 300)), 20, generator=g)
 
 
 @pytest.mark.slow

@@ -14,10 +14,13 @@ from prunus.budget import Budget, Plan, count_of
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
 from prunus.recipe import Recipe, parse
+from prunus.schedules import AtInit
 from prunus.scores import Constant
 from prunus.selection import RandomK
 
-EDGES = [n for n in prunus.recipes if not isinstance(prunus.recipes[n].granularity, Node)]
+# Recipes at initialisation need labels and keep no minimum: tests/at_init/test_scores.py
+NAMES = [n for n in prunus.recipes if not isinstance(prunus.recipes[n].schedule, AtInit)]
+EDGES = [n for n in NAMES if not isinstance(prunus.recipes[n].granularity, Node)]
 NODES = [n for n in prunus.recipes if isinstance(prunus.recipes[n].granularity, Node)]
 
 
@@ -96,7 +99,7 @@ def test_nodes_meet_the_budget_and_emit_nothing(name, density):
         assert not after[:, gone].any()
 
 
-@pytest.mark.parametrize("name", [n for n in prunus.recipes if not n.endswith("+ls")])
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith("+ls")])
 def test_least_squares_uses_the_same_masks_and_never_costs(name):
     model, x = mlp()
     plain = prunus.prune(model, name, 0.4, data=x, seed=3)
@@ -176,7 +179,7 @@ def test_batching_and_duplication_change_nothing():
 def test_calibration_serves_many_prunings():
     model, x = mlp()
     shared = prunus.calibrate(model, x)
-    for name in prunus.recipes:
+    for name in NAMES:
         one = prunus.prune(model, name, 0.5, data=shared)
         two = prunus.prune(model, name, 0.5, data=x)
         assert all(torch.equal(one.masks[k], two.masks[k]) for k in two.masks)
@@ -417,3 +420,37 @@ def test_rescaled_random_layers_are_unbiased():
         [prunus.prune(model, plain, 0.25, seed=s).model.layers[0].weight for s in range(400)]
     ).mean(0)
     assert not ((biased - exact).abs() <= 5.5 * exact.abs() * (3 / 400) ** 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["predicted", "mean_square", "sup", "changed"])
+def test_a_gap_budget_prunes_as_far_as_the_limit_lets(kind):
+    model, x = mlp(12, 32, 10)
+    x = x.float()
+    model = model.float()
+    limit = {"predicted": 0.2, "mean_square": 0.5, "sup": 0.9, "changed": 0.1}[kind]
+    pruned = prunus.prune(model, "magnitude", Budget(gap=limit, kind=kind), data=x)
+    assert pruned.plan.kind == kind
+    assert pruned.plan.value <= limit
+    assert pruned.cost_after.density < 1
+    with torch.no_grad():
+        gap = (model(x) - pruned.model(x)).square().sum(1)
+        relative = float((gap.mean() / model(x).square().sum(1).mean()).sqrt())
+        changed = float((model(x).argmax(1) != pruned.model(x).argmax(1)).double().mean())
+    if kind == "changed":
+        assert changed <= limit
+    else:
+        assert relative <= limit * (1.3 if kind == "predicted" else 1)
+
+
+def test_gap_budgets_of_other_recipes_are_refused():
+    model, x = mlp()
+    for name, message in [
+        ("wanda", "not for 'wanda'. Use 'magnitude'"),
+        ("importance-node", "not for 'importance-node'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prunus.prune(model, name, Budget(gap=0.1), data=x)
+    with pytest.raises(ValueError, match="needs the inputs themselves"):
+        prunus.prune(model, "magnitude", Budget(gap=0.1), data=prunus.calibrate(model, x))
+    with pytest.raises(ValueError, match="plans every layer of the network"):
+        prunus.prune(model, "magnitude", Budget(gap=0.1), data=x, layers="layers.0")

@@ -23,6 +23,7 @@ from prunus.theory.teacher_student import (
 )
 from prunus.theory.teacher_student.ode import learning_rhs
 from prunus.theory.teacher_student.order import as_arrays
+from prunus.theory.teacher_student.points import normal_points
 from prunus.theory.teacher_student.relu import orthant_four, relu_four_point
 from reference import teacher_student as slow
 
@@ -133,6 +134,13 @@ def rhs(unit, order=SMALL, rate=0.5, readout_rate=0.25, noise=0.3, **more):
         covariance, readout, students, rate=rate, readout_rate=readout_rate, noise=noise,
         activation=unit, **more,
     )  # fmt: skip
+
+
+def test_quasi_random_points_are_fixed_mirrored_and_white():
+    points = normal_points(1024, 5)
+    assert points is normal_points(1024, 5)
+    near(points.T @ points / len(points), np.eye(5), atol=1e-12)
+    near(points.sum(0), np.zeros(5), atol=1e-9)
 
 
 # Error and right-hand side

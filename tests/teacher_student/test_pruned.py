@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunus.dpp import KDPP
 from prunus.theory.teacher_student import (
     METHODS,
     OrderParameters,
@@ -106,6 +107,36 @@ def test_rule_of_the_user_is_the_dpp_rule_by_quadrature():
     near(result.error, pruned_error(FIXTURE, "dpp-edge", 0.05).error, atol=1e-4)
     with pytest.raises(ValueError, match=r"keep probability in \[0, 1\]"):
         moments_of_rule(lambda x: x)
+
+
+@pytest.mark.parametrize("p", [1e-5, 0.999999])
+def test_dpp_scale_spans_decades(p):
+    """s runs from 1e-6 to 3e2: 1 − s Mi(s) = p is met to nine digits at both ends."""
+    s = edge_moments("dpp", p).scale
+    x = np.linspace(-12, 12, 4_000_001)
+    weight = np.exp(-x * x / 2) * (x[1] - x[0]) / math.sqrt(2 * math.pi)
+    near(weight @ (x * x / (s * s + x * x)), p, atol=0, rtol=1e-5)
+
+
+def test_k_dpp_reference():
+    """Inclusion probabilities that every DPP-node error rests on."""
+    kernel = [[2, 1, 0.5, 0], [1, 1.5, 0.2, 0.3], [0.5, 0.2, 1, -0.4], [0, 0.3, -0.4, 0.8]]
+    process = KDPP(np.array(kernel))
+    first, second = torch.triu_indices(4, 4, 1)
+    near(process.inclusion(1), np.diag(kernel) / 5.3)
+    near(process.inclusion(2), [0.625, 0.5338785047, 0.4497663551, 0.3913551402])
+    near(
+        process.pair_inclusion(2)[first, second],
+        [0.2336448598, 0.2044392523, 0.1869158879, 0.1705607477, 0.1296728972, 0.0747663551],
+    )
+    near(process.inclusion(3), [0.8430983118, 0.7855014896, 0.7179741807, 0.6534260179])
+    near(
+        process.pair_inclusion(3)[first, second],
+        [0.6285998014, 0.5610724926, 0.4965243297, 0.5034756703, 0.4389275074, 0.3714001986],
+    )
+    limit = KDPP(np.kron(np.eye(2), np.ones((3, 3))) + 1e-8 * np.eye(6)).pair_inclusion(4)
+    near(limit.diagonal(), np.full(6, 2 / 3), atol=1e-6)
+    near([limit[0, 1], limit[0, 3]], [7 / 18, 11 / 27], atol=1e-6)
 
 
 # The six methods on a fixture
@@ -236,6 +267,19 @@ def test_parallel_nodes_are_reweighted_without_harm():
     near(found.error, 0, atol=1e-8)
     with pytest.raises(ValueError, match="k=3 exceeds numerical rank 2"):
         pruned_error(order, "dpp-node", 3)
+
+
+def test_round_off_of_an_integrator_is_no_negative_eigenvalue():
+    """Two students that differ by −1e-7 in an eigenvalue of Q are pruned as identical ones."""
+    order = OrderParameters(
+        [[1, 1, 0.2], [1, 1 - 2e-7, 0.2], [0.2, 0.2, 1]], np.zeros((3, 1)), [[1]], [1, 1, 1], [1]
+    )
+    assert float(torch.linalg.eigvalsh(order.Q)[0]) < 0
+    equal = OrderParameters(
+        [[1, 1, 0.2], [1, 1, 0.2], [0.2, 0.2, 1]], np.zeros((3, 1)), [[1]], [1, 1, 1], [1]
+    )
+    near(pruned_error(order, "dpp-node", 2).error, pruned_error(equal, "dpp-node", 2).error,
+         atol=1e-6)  # fmt: skip
 
 
 def test_importance_scores():
@@ -397,6 +441,20 @@ def test_empirical_level_is_the_mean_over_real_masks(method):
         ]  # fmt: skip
         found = pruned_error(FIXTURE, method, k / 500, level="empirical", weights=weights)
         assert float(found) == pytest.approx(np.mean(errors), rel=0.015)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+@pytest.mark.parametrize("method", EDGES)
+def test_other_units_meet_real_masks(method, activation):
+    """Gaussian closed forms at N = 20 000, where fourth moments err by 3.5 %."""
+    generator = torch.Generator().manual_seed(6)
+    weights = sample_weights(FIXTURE, 20_000, generator=generator)
+    mask = draw_edge_mask(weights, method.removesuffix("-edge"), 0.3, generator=generator)
+    real = generalisation_error(order_parameters(apply_mask(weights, mask)), activation=activation)
+    found = float(pruned_error(FIXTURE, method, 0.3, activation=activation))
+    assert found == pytest.approx(float(real), rel=0.035)
+    other = float(pruned_error(FIXTURE, method, 0.3))
+    assert abs(other / float(real) - 1) > 0.1  # negative control: erf instead
 
 
 def test_masks_have_exact_counts():

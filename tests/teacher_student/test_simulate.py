@@ -23,6 +23,7 @@ from prunus.theory.teacher_student import (
     pruned_error,
     random_patterns,
     random_weights,
+    refined_patterns,
     retrain,
     sample_weights,
     sampled_patterns,
@@ -218,7 +219,7 @@ def test_retraining_reference():
     assert float(generalisation_error(SMALL)) == pytest.approx(0.090613, abs=1e-6)
     curve = retrain(
         random_patterns(SMALL, 0.5), noise=0.1, times=[0, 1, 5, 20, 100, 500], rtol=1e-8, atol=1e-10
-    )
+    ).curve
     wanted = [0.303580, 0.273531, 0.227341, 0.214633, 0.211967, 0.212030]
     near(curve.errors, wanted, atol=1e-6)
     near(generalisation_error(order_at(curve, 20)), wanted[3], atol=1e-6)
@@ -247,7 +248,7 @@ def test_patterns_add_up():
 
 def test_all_kept_is_ordinary_learning():
     weights = sample_weights(SMALL, 60, generator=generator(1))
-    whole = retrain(measured_patterns(weights, torch.ones(2, 60)), until=20, noise=0.1)
+    whole = retrain(measured_patterns(weights, torch.ones(2, 60)), until=20, noise=0.1).curve
     plain = solve(SMALL, until=20, noise=0.1)
     near(whole.errors, plain.errors, atol=1e-6)
 
@@ -260,8 +261,10 @@ def test_retraining_by_theory_meets_gradient_descent():
     run = simulate(
         start, until=100, times=times, noise=0.1, mask=mask, generator=generator(5)
     ).errors[:, 0]
-    measured = retrain(measured_patterns(start, mask), until=100, times=times, noise=0.1).errors
-    large = retrain(random_patterns(SMALL, 0.5), until=100, times=times, noise=0.1).errors
+    measured, large = (
+        retrain(patterns, until=100, times=times, noise=0.1).curve.errors
+        for patterns in (measured_patterns(start, mask), random_patterns(SMALL, 0.5))
+    )
     near(run[0], measured[0], atol=1e-10)
     assert float((run / measured - 1)[3:].abs().max()) < 0.05
     assert float((run / measured - 1).abs().max()) < 0.1
@@ -269,6 +272,33 @@ def test_retraining_by_theory_meets_gradient_descent():
     # Negative control: unmasked training leaves this curve at once.
     free = simulate(start, until=20, noise=0.1, generator=generator(5)).errors[-1, 0]
     assert abs(float(free / measured[3]) - 1) > 0.3
+
+
+def test_pruning_twice_is_pruning_once_by_the_product():
+    once = pattern_total(random_patterns(SMALL, 0.3))
+    twice = pattern_total(refined_patterns(random_patterns(SMALL, 0.6), 0.5))
+    for name in ("Q", "R", "T"):
+        near(getattr(twice, name), getattr(once, name), atol=1e-12)
+
+
+def test_iterated_pruning_meets_gradient_descent():
+    """Prune to 0.7, learn, prune to 0.49, learn: one run at N = 1000, ε_g within 8 %."""
+    g = generator(8)
+    start = sample_weights(SMALL, 1000, generator=g)
+    first = torch.rand(2, 1000, generator=g) < 0.7
+    run = simulate(start, until=15, noise=0.1, mask=first, generator=g)
+    second = first & (torch.rand(2, 1000, generator=g) < 0.7)
+    again = simulate(run.weights, until=15, noise=0.1, mask=second, generator=g)
+    theory = retrain(random_patterns(SMALL, 0.7), until=15, noise=0.1)
+    refined = refined_patterns(theory.end, 0.7)
+    near(generalisation_error(pattern_total(theory.end)), theory.curve.errors[-1], atol=1e-9)
+    further = retrain(refined, until=15, noise=0.1).curve
+    found = torch.stack([run.errors[-1, 0], again.errors[0, 0], again.errors[-1, 0]])
+    wanted = torch.stack([theory.curve.errors[-1], further.errors[0], further.errors[-1]])
+    assert float((found / wanted - 1).abs().max()) < 0.08
+    # Negative control: pruning once to the same density and learning as long ends elsewhere.
+    fresh = retrain(random_patterns(SMALL, 0.49), until=1, noise=0.1).curve.errors[-1]
+    assert abs(float(fresh / wanted[1]) - 1) > 0.08
 
 
 def test_retraining_nodes_is_learning_of_the_rest():
@@ -312,12 +342,12 @@ def configurations():
 
 @pytest.mark.slow
 def test_closed_forms_meet_real_masks_on_trained_students():
-    """24 random (K, M, v*, σ, p) at N = 2000: mean over 60 real masks against each level.
+    """24 random (K, M, v*, σ, p) at N = 2000: mean over 40 real masks against each level.
 
     Tolerances of the theory: random 1.5 %, empirical DPP 1.5 %, Gaussian DPP and magnitude 6 %,
     empirical magnitude exact; nodes exact. The worst deviation of each is printed.
     """
-    inputs, draws = 2000, 60
+    inputs, draws = 2000, 40
     limits = {
         ("random-edge", "gaussian"): 0.015, ("dpp-edge", "empirical"): 0.015,
         ("magnitude-edge", "empirical"): 1e-9, ("dpp-edge", "gaussian"): 0.06,
@@ -327,7 +357,7 @@ def test_closed_forms_meet_real_masks_on_trained_students():
     for n, students, teachers, target, noise, density in configurations():
         g = generator(1000 + n)
         start = random_weights(students, teachers, inputs, generator=g, teacher_readout=target)
-        run = simulate(start, until=60, generator=g, noise=noise)
+        run = simulate(start, until=40, generator=g, noise=noise)
         weights = run.weights
         order = order_parameters(weights)
         for method, level in limits:

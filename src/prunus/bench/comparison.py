@@ -91,7 +91,7 @@ def records_of(
 
 
 def report_rows(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
-    """The rows `prunus.report.comparison.network_sections` takes; failed runs are left out.
+    """The rows `prunus.report.comparison.network_section` takes; failed runs are left out.
 
     Scores are those after retraining where a record has them.
     """

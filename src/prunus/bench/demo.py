@@ -1,12 +1,13 @@
 """The demonstration: small nets on the digits, pruned by every recipe, as one report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import Parallel, delayed
 from torch.nn import functional
 
 from prunus.bench.cache import trained
@@ -19,13 +20,16 @@ from prunus.bench.train import Training, evaluate, fit
 from prunus.check import whole
 from prunus.engine import compare, prune
 from prunus.files import write_text
+from prunus.granularity import Node
 from prunus.layer import layer_of
 from prunus.presets import recipes
-from prunus.report.comparison import comparison_page, network_sections
+from prunus.progress import progress_bar
+from prunus.report.comparison import comparison_page, network_section
 from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
 from prunus.rng import generator_for
+from prunus.schedules import AtInit
 
 __all__ = ["DENSITIES", "Demo", "run_demo"]
 
@@ -64,20 +68,22 @@ def run_demo(
     densities: Sequence[float] = DENSITIES,
     seeds: int = 3,
     cache: str | Path | None = None,
+    workers: int = 1,
     progress: bool | None = None,
 ) -> Demo:
     """Train, prune by every recipe, compact, measure, and write the report.
 
     Each seed trains a network of its own and prunes it with draws of its own, so that the bands
-    show both. Compact networks are timed for the first seed.
+    show both. Compact networks are timed for the first seed, with nothing else running.
 
     Args:
         folder: for `report.html` and `records.jsonl`; made if missing.
         nets: tasks on the digits.
-        names: recipes; all where None.
+        names: recipes; all for trained networks where None.
         densities: kept / total.
         seeds: how many networks of each kind.
         cache: folder of trained networks.
+        workers: processes; the records do not depend on it.
         progress: as in `progress_bar`.
 
     Raises:
@@ -88,46 +94,52 @@ def run_demo(
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     data = load_data("digits")
-    chosen = list(recipes) if names is None else list(names)
-    records: list[Record] = []
-    dense: dict[str, list[float]] = {}
-    for net in nets:
-        for seed in range(seeds):
-            start = trained(task(net), data, seed=seed, cache=cache, progress=progress)
-            dense.setdefault(net, []).append(start.metrics[METRIC])
-            comparison = compare(
-                start.model,
-                chosen,
-                list(densities),
-                data=data.batches(),
-                evaluate=lambda model: evaluate(model, data),
-                seeds=[seed],
-                metric=METRIC,
-                latency=seed == 0,
-                progress=progress,
-            )
-            records += records_of(comparison, task=net, data=data.fingerprint, model_seed=seed)
-    sections = [_pictures(data)]
-    for net in nets:
-        own = [r for r in records if r.task == net]
-        sections += network_sections(
-            report_rows(own, METRIC),
-            latency_rows(own),
+    chosen = trained_recipes() if names is None else list(names)
+    dense = {
+        net: [
+            trained(task(net), data, seed=seed, cache=cache, progress=progress).metrics[METRIC]
+            for seed in range(seeds)
+        ]
+        for net in nets
+    }
+    jobs = [(net, seed) for net in nets for seed in range(seeds)]
+    found: dict[tuple[str, int], list[Record]] = {}
+    with progress_bar("pruning networks", len(jobs), progress=progress) as advance:
+        for job, rows in _runs(jobs, chosen, densities, cache, workers):
+            found[job] = rows
+            advance(1)
+    times: dict[Any, dict[str, Any]] = {
+        (net, 0, row["recipe"], row["density"]): dict(row)
+        for net in nets
+        for row in _latencies(net, data, chosen, densities, cache, progress)
+    }
+    records = [
+        replace(r, latency=times.get((r.task, r.model_seed, r.recipe, r.density_asked)))
+        for job in jobs
+        for r in found[job]
+    ]
+    own = {net: [r for r in records if r.task == net] for net in nets}
+    results = [
+        network_section(
+            report_rows(own[net], METRIC),
+            latency_rows(own[net]),
             metric=METRIC,
             prefix=f"{net}-",
             title=task(net).title,
         )
+        for net in nets
+    ]
     host = host_facts()
     page = comparison_page(
-        sections,
+        [_pictures(data), *results],
         chosen,
         title="prunus: pruning small networks on the digits",
         lead=(
-            f"Two networks, {len(chosen)} recipes, {len(densities)} densities, {seeds} seeds: "
-            f"{len(records)} prunings of networks that were trained on {len(data.x_train)} images "
-            f"of 8×8 pixels and are tested on {len(data.x_test)}. Nothing was trained again after "
-            f"pruning.\n\nAn error of 90 % is guessing. Test errors move in steps of "
-            f"{100 / len(data.x_test):.2f} %."
+            f"{len(nets)} networks, {len(chosen)} recipes, {len(densities)} densities, "
+            f"{seeds} seeds: {len(records)} prunings of networks that were trained on "
+            f"{len(data.x_train)} images of 8×8 pixels and are tested on {len(data.x_test)}. "
+            f"Nothing was trained again after pruning.\n\nAn error of 90 % is guessing. Test "
+            f"errors move in steps of {100 / len(data.x_test):.2f} %."
         ),
         footer=(
             f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "
@@ -143,6 +155,75 @@ def run_demo(
     )
 
 
+def trained_recipes() -> list[str]:
+    """Names of the recipes for trained networks; those at initialisation have their own sweep."""
+    return [name for name in recipes if not isinstance(recipes[name].schedule, AtInit)]
+
+
+def _runs(
+    jobs: Sequence[tuple[str, int]],
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+    workers: int,
+) -> Iterator[tuple[tuple[str, int], list[Record]]]:
+    """Each job with its records, in the order in which they are done."""
+    if workers == 1:
+        for job in jobs:
+            yield _run(job, names, densities, cache)
+        return
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
+    yield from parallel(delayed(_run)(job, names, densities, cache) for job in jobs)
+
+
+def _run(
+    job: tuple[str, int],
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+) -> tuple[tuple[str, int], list[Record]]:
+    """Prune one network by every recipe to every density."""
+    torch.set_num_threads(1)  # the networks are too small to share out
+    net, seed = job
+    data = load_data("digits")
+    comparison = compare(
+        trained(task(net), data, seed=seed, cache=cache).model,
+        names,
+        list(densities),
+        data=data.batches(),
+        evaluate=lambda model: evaluate(model, data),
+        seeds=[seed],
+        metric=METRIC,
+        progress=False,
+    )
+    return job, records_of(comparison, task=net, data=data.fingerprint, model_seed=seed)
+
+
+def _latencies(
+    net: str,
+    data: Dataset,
+    names: Sequence[str],
+    densities: Sequence[float],
+    cache: str | Path | None,
+    progress: bool | None,
+) -> Sequence[Mapping[str, Any]]:
+    """Dense against compact networks of the node recipes; `+ls` has the same shapes."""
+    nodes = [n for n in names if isinstance(recipes[n].granularity, Node) and "+" not in n]
+    if not nodes:
+        return []
+    return compare(
+        trained(task(net), data, seed=0, cache=cache).model,
+        nodes,
+        list(densities),
+        data=data.batches(),
+        evaluate=lambda model: evaluate(model, data),
+        seeds=[0],
+        metric=METRIC,
+        latency=True,
+        progress=progress,
+    ).latencies
+
+
 def _pictures(data: Dataset) -> Section:
     """A net small enough to draw, dense and pruned both ways to the same density."""
     coarse = replace(
@@ -152,7 +233,7 @@ def _pictures(data: Dataset) -> Section:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = mlp((16, 12, 8, 10))
+        net = mlp((16, 16, 12, 10))
     how = Training(epochs=60, learning_rate=1e-2, batch=64)
     fit(net, coarse, how, generator=generator_for(0, "picture"), progress=False)
     net.eval()
@@ -168,7 +249,7 @@ def _pictures(data: Dataset) -> Section:
         )
     ]
     for recipe, what in (("magnitude+ls", "weights"), ("importance-node+ls", "nodes")):
-        pruned = prune(net, recipe, 0.3, data=coarse.batches(), progress=False)
+        pruned = prune(net, recipe, 0.4, data=coarse.batches(), progress=False)
         after = evaluate(pruned.model, coarse)[METRIC]
         layers = [pruned.layers[name] for name in names]
         drawings.append(
@@ -181,7 +262,7 @@ def _pictures(data: Dataset) -> Section:
             )
         )
     words = Text(
-        "A net with 16 inputs (the digits in 4×4 pixels), 12 and 8 hidden units, pruned in two "
+        "A net with 16 inputs (the digits in 4×4 pixels), 16 and 12 hidden units, pruned in two "
         "ways to about the same size. Removing weights thins the synapses; removing nodes takes "
         "whole neurons with all their synapses, and leaves a smaller dense network."
     )

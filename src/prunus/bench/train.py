@@ -1,7 +1,6 @@
 """A small deterministic trainer, and what a network scores on a test set."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from prunus.bench.data import Dataset
 from prunus.check import positive, whole
+from prunus.modes import evaluating
 from prunus.progress import progress_bar
 
 __all__ = ["TRAINER_VERSION", "Training", "accuracy", "evaluate", "fit"]
@@ -167,24 +167,12 @@ def _epoch(count: int, batch: int, generator: Generator) -> Iterator[Tensor]:
     yield from torch.split(order[: count - count % batch], batch)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def _scores(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     parameters = list(model.parameters())
     device = parameters[0].device if parameters else x.device
     dtype = parameters[0].dtype if parameters and x.is_floating_point() else x.dtype
     right, loss = 0, 0.0
-    with _evaluating(model):
+    with evaluating(model, fused=True), torch.no_grad():
         for inputs, labels in zip(
             torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True
         ):

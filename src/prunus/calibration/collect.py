@@ -18,12 +18,17 @@ from prunus.calibration.batches import (
     size_of,
     to_device,
 )
+from prunus.calibration.curvature import hessian_gradients
+from prunus.calibration.flow import ones_like_input, path_flow
+from prunus.calibration.forward import loss_of
 from prunus.layer import ConvView, Layer, View, add_second_moment, batched, mirror, view_of
+from prunus.modes import evaluating
 from prunus.rng import generator_for
 
-__all__ = ["STATISTICS", "Moments", "collect", "evaluating", "watched"]
+__all__ = ["STATISTICS", "Moments", "collect", "watched"]
 
-STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad")
+STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad", "hessian_grad", "flow")
+PER_WEIGHT = {"grad", "hessian_grad", "flow"}  # of the weights, not of their inputs
 BLOCK_BYTES = 2**25  # of float64 input vectors handled at a time
 GRAM_BYTES = 2**31  # a single Gram matrix above this is refused unless the caller allows more
 
@@ -80,7 +85,8 @@ def collect(
     found: dict[str, Moments] = {}
     fingerprint = Fingerprint()
     seen = 0
-    wanted = set(statistics) - {"grad"}
+    wanted = set(statistics) - PER_WEIGHT
+    used: list[Any] = []
     current: dict[str, Any] = {"mask": None}
     drawn = {
         name: None if max_positions is None else (max_positions, generator_for(seed, name))
@@ -104,6 +110,8 @@ def collect(
                 fingerprint.add(part)
                 size = size_of(part) or 1
                 seen += size
+                if "flow" in statistics or max_samples is not None:
+                    used = [*used, part] if max_samples is not None else used or [part]
                 on_device = to_device(part, device)
                 current["mask"] = attention_mask(on_device)
                 if "grad" in statistics:
@@ -118,7 +126,38 @@ def collect(
     for moments in found.values():
         if "gram" in moments.sums:
             moments.sums["gram"] = mirror(moments.sums["gram"])
+    ran = {name: module for name, module in names.items() if name in found}
+    if "hessian_grad" in statistics:
+        again = batches if max_samples is None else Batches(used)
+        _store(
+            ran,
+            found,
+            "hessian_grad",
+            hessian_gradients(model, ran, again, loss=loss, device=device),
+        )
+    if "flow" in statistics:
+        _, flow = path_flow(
+            model,
+            {f"{name}.weight".lstrip("."): _absolute(module) for name, module in ran.items()},
+            ones_like_input(used[0]).to(device),
+        )
+        _store(ran, found, "flow", {name: flow[f"{name}.weight".lstrip(".")] for name in ran})
     return found, fingerprint.value, seen
+
+
+def _absolute(module: Any) -> Tensor:
+    weight: Tensor = module.weight
+    return weight.detach().abs()
+
+
+def _store(
+    names: Mapping[str, nn.Module], found: dict[str, Moments], key: str, values: dict[str, Tensor]
+) -> None:
+    """Put one value per weight among the sums, as a matrix."""
+    for name, module in names.items():
+        view = view_of(module)
+        assert view is not None  # the caller selected modules that have one
+        found[name].sums[key] = view.matrix(module, values[name])
 
 
 def vectors_of(
@@ -272,39 +311,6 @@ def _gradients(
         view = view_of(module)
         assert view is not None  # the caller selected modules that have one
         _add(found[name].sums, "grad", size * view.matrix(module, total.detach()).to(torch.float64))
-
-
-def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
-    """The scalar loss of a batch: the caller's, the output's own, or cross-entropy.
-
-    Raises:
-        ValueError: none of them applies.
-    """
-    if loss is not None:
-        value: Tensor = loss(output, batch)
-        return value
-    own = getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own
-    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-    if isinstance(labels, Tensor) and not labels.is_floating_point() and isinstance(output, Tensor):
-        return nn.functional.cross_entropy(output, labels.long())
-    raise ValueError(
-        "This recipe needs a loss, and the output has none and the batches are no pairs "
-        "(x, integer y). Pass loss=function(output, batch) -> scalar."
-    )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module's own flag comes back on any exit."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 @contextmanager

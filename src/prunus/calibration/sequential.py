@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, attention_mask, call, parts, to_device
-from prunus.calibration.collect import evaluating, vectors_of, watched
+from prunus.calibration.collect import vectors_of, watched
 from prunus.check import finite
 from prunus.layer import Layer, View, layer_of, squeeze_groups
+from prunus.modes import evaluating
 
 __all__ = ["sequential_layers"]
 

@@ -14,7 +14,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, first_of
-from prunus.calibration.collect import STATISTICS, Moments, collect, guard_memory
+from prunus.calibration.collect import (
+    PER_WEIGHT,
+    STATISTICS,
+    Moments,
+    collect,
+    guard_memory,
+)
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.coupling import Coupling, Group, couple
@@ -95,6 +101,12 @@ class Calibration(Mapping[str, Layer]):
                 raise ValueError(
                     f"Layer {name!r} has other weights in the two calibrations. "
                     f"Merge calibrations of one and the same model."
+                )
+        for statistic in ("hessian_grad", "flow"):
+            if statistic in self.statistics:
+                raise ValueError(
+                    f"The statistic {statistic!r} is no sum over the data, so calibrations with it "
+                    f"cannot be merged. Calibrate once on all the data."
                 )
         joined = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
         merged = Calibration(
@@ -247,14 +259,16 @@ def calibrate(
     Args:
         model: the network; it comes back in the mode, on the device and with the flags it had.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
-        statistics: one or more of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`.
+        statistics: one or more of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`,
+            `hessian_grad`, `flow`.
         layers: names or globs of the layers to watch; all prunable ones where None.
         exclude: names or globs to leave out.
         max_samples: stop after this many samples (a batch whose tensors differ in length is taken
             whole).
         max_positions: for convolutions, at most this many patches of every sample, drawn with
             `seed` for each layer on its own.
-        loss: for `grad`, a function (output, batch) -> scalar, a mean over the batch's samples.
+        loss: for `grad` and `hessian_grad`, a function (output, batch) -> scalar, a mean over the
+            batch's samples.
         seed: of the drawn positions.
         device: where to run; the model's own where None.
         progress: show a bar; None shows it on a terminal after two seconds.
@@ -392,6 +406,8 @@ def _with(layer: Layer, moments: Moments, samples: int) -> Layer:
     for key, total in moments.sums.items():
         if key == "grad":
             values[key] = total / samples
+        elif key in PER_WEIGHT:
+            values[key] = total
         elif key == "max":
             values[key] = squeeze_groups(total, layer.groups)
         elif key == "gram":

@@ -20,6 +20,8 @@ def demo(
 
     Example: prunus demo --seeds 1 --out demo-report
     """
+    import os
+
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -28,20 +30,20 @@ def demo(
     from prunus.bench.tasks import task
 
     torch.set_num_threads(1)  # the networks are too small to share out
-    result = run_demo(out, seeds=seeds)
+    result = run_demo(out, seeds=seeds, workers=min(4, os.cpu_count() or 1))
     console = Console()
     for net, dense in result.dense.items():
         rows = {str(row["recipe"]): row for row in result.table(net)}
         columns = [name for name in next(iter(rows.values())) if name != "recipe"]
         error = 100 * sum(dense) / len(dense)
         table = Table(
-            title=f"{task(net).title}: test error in %, dense {error:.2f}; "
+            title=f"{task(net).title}: test error in % by density, dense {error:.2f}; "
             f"without → with least squares",
             title_justify="left",
         )
-        table.add_column("recipe")
+        table.add_column("recipe", no_wrap=True)
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(column.removeprefix("density "), justify="right", no_wrap=True)
         for name, row in rows.items():
             if name.endswith("+ls"):
                 continue

@@ -110,6 +110,8 @@ def prune(
         seed=seed,
         device=device,
     )
+    if batches is not None:
+        pruned = pruned.measured(batches[0][0][:64])
     typer.echo(pruned.summary())
     nodes = isinstance(chosen.granularity, Node)
     pruned.save(out, example=batches[0][0][:8] if nodes and batches is not None else None)

@@ -25,7 +25,7 @@ def report(
     from prunus.check import unknown
     from prunus.files import write_text
     from prunus.presets import recipes
-    from prunus.report.comparison import comparison_page, network_sections
+    from prunus.report.comparison import comparison_page, network_section
 
     stored = read_records(records)
     for path in stored.torn:
@@ -39,12 +39,14 @@ def report(
     sections = []
     for task in dict.fromkeys(row.task for row in done):
         own = [row for row in done if row.task == task]
-        sections += network_sections(
-            report_rows(own, metric),
-            latency_rows(own),
-            metric=metric,
-            prefix=f"{task.replace(':', '.')}-",
-            title=TASKS[task].title if task in TASKS else task,
+        sections.append(
+            network_section(
+                report_rows(own, metric),
+                latency_rows(own),
+                metric=metric,
+                prefix=f"{task.replace(':', '.')}-",
+                title=TASKS[task].title if task in TASKS else task,
+            )
         )
     used = [name for name in dict.fromkeys(row.recipe for row in done) if name in recipes]
     versions = {f"{key} {value}" for row in done for key, value in row.versions.items()}

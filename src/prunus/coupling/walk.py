@@ -2,8 +2,7 @@
 
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.fx import Node
 
 from prunus.coupling.labels import CONSTANT, DATA, WRITTEN, Labels
 from prunus.coupling.rules import CONVOLUTIONS, Refused, rule_for
+from prunus.modes import evaluating
 
 LAYERS = (nn.Linear, *CONVOLUTIONS)
 
@@ -40,23 +40,6 @@ def _two_samples(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
     return value[:2] if len(value) >= 2 else torch.cat([value, value])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, without the fused attention kernel, which hides its parts.
-
-    Every module's own flag and the kernel's switch are restored on any exit.
-    """
-    flags = {module: module.training for module in model.modules()}
-    fused = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield model.eval()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def export(model: nn.Module, example: Any) -> ExportedProgram:

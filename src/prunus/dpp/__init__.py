@@ -10,6 +10,7 @@ from prunus.dpp.kernel import (
     edge_kernel,
     gaussian_from_features,
     gaussian_kernel,
+    kernel_entries,
     linear_from_features,
     linear_kernel,
     median_bandwidth,
@@ -19,6 +20,7 @@ from prunus.dpp.kernel import (
 from prunus.dpp.marginal import poisson_odds, poisson_sample
 from prunus.dpp.mcmc import swap_chain
 from prunus.dpp.mode import greedy_map
+from prunus.dpp.reserve import draw_once
 
 __all__ = [
     "DPP",
@@ -26,12 +28,14 @@ __all__ = [
     "DualKDPP",
     "KernelDiagnostics",
     "diagnose",
+    "draw_once",
     "edge_gram",
     "edge_kernel",
     "fourier_features",
     "gaussian_from_features",
     "gaussian_kernel",
     "greedy_map",
+    "kernel_entries",
     "linear_from_features",
     "linear_kernel",
     "median_bandwidth",

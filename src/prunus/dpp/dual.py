@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunus.check import as_float64, whole
+from prunus.check import whole
 from prunus.dpp import tilt
+from prunus.dpp.arrays import float64
 from prunus.dpp.projection import draw_projection
 
 __all__ = ["DualKDPP", "fourier_features"]
@@ -43,7 +44,7 @@ class DualKDPP:
     features: Any
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", as_float64("features", self.features, dims=2))
+        object.__setattr__(self, "features", float64("features", self.features, dims=2))
 
     @cached_property
     def _parts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +116,7 @@ def fourier_features(
     References:
         Rahimi and Recht (2007), Random features for large-scale kernel machines.
     """
-    a = as_float64("features", features, dims=2)
+    a = float64("features", features, dims=2)
     count = whole("count", count, low=1)
     shape = (a.shape[1], count)
     waves = torch.randn(shape, dtype=torch.float64, generator=generator) * (2 * bandwidth) ** 0.5

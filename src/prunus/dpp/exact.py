@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from scipy.linalg import lapack
 from torch import Generator, Tensor
 
-from prunus.check import as_float64, positive, whole
+from prunus.check import positive, whole
 from prunus.dpp import tilt
+from prunus.dpp.arrays import float64
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
 
@@ -257,14 +258,14 @@ def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
 
     Asymmetry up to 1e-8 of the largest entry is averaged out.
     """
-    matrix = as_float64(name, kernel)
+    matrix = float64(name, kernel)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     if matrix.numel() == 0:
         return matrix
-    skew = float((matrix - matrix.T).abs().max())
-    if skew == 0.0:
+    if torch.equal(matrix, matrix.T):
         return matrix
+    skew = float((matrix - matrix.T).abs().max())
     if skew > 1e-8 * float(matrix.abs().max()):
         raise ValueError(
             f"`{name}` must be symmetric, got entries that differ from their mirror image by "

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.check import as_float64, positive, unknown
+from prunus.check import positive, unknown
+from prunus.dpp.arrays import float64
 
 __all__ = [
     "KernelDiagnostics",
@@ -25,6 +26,7 @@ __all__ = [
     "edge_kernel",
     "gaussian_from_features",
     "gaussian_kernel",
+    "kernel_entries",
     "linear_from_features",
     "linear_kernel",
     "median_bandwidth",
@@ -43,11 +45,13 @@ class KernelDiagnostics:
     Attributes:
         offdiag_mean: mean off-diagonal entry.
         offdiag_max: largest off-diagonal entry.
-        notes: what follows from them, in words; empty where nothing is wrong.
+        kinds: "diagonal", "close to rank one", or nothing.
+        notes: what follows from that, in words; empty where nothing is wrong.
     """
 
     offdiag_mean: float
     offdiag_max: float
+    kinds: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -58,30 +62,32 @@ def diagnose(kernel: Any) -> KernelDiagnostics:
     conditional Poisson sampling, and uniform if the diagonal is constant. One whose mean
     off-diagonal entry exceeds 0.9 is close to rank one.
     """
-    matrix = as_float64("kernel", kernel, dims=2)
+    matrix = float64("kernel", kernel, dims=2)
     n = len(matrix)
     if n < 2:
-        return KernelDiagnostics(0.0, 0.0, ())
+        return KernelDiagnostics(0.0, 0.0, (), ())
     mean = float((matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1)))
     # The maximum without a copy: both triangles, one row stride past the diagonal.
     off = matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1]
     top = float(off.max())
-    notes = []
+    kinds, notes = [], []
     if top < 1e-3:
+        kinds.append("diagonal")
         notes.append(
             f"kernel is diagonal (largest off-diagonal entry {top:.2g}): the k-DPP is conditional "
             f"Poisson (uniform if the diagonal is constant); lower the bandwidth"
         )
     if mean > 0.9:
+        kinds.append("close to rank one")
         notes.append(
             f"kernel is close to rank one (mean off-diagonal entry {mean:.3f}); raise the bandwidth"
         )
-    return KernelDiagnostics(mean, top, tuple(notes))
+    return KernelDiagnostics(mean, top, tuple(kinds), tuple(notes))
 
 
 def edge_gram(gram: Any, row: Any) -> Float[Tensor, "in in"]:
     """Gram of the edge items a_i = w_i x_i of one output: G_ij w_i w_j."""
-    g, w = _square("gram", gram), as_float64("row", row, dims=1)
+    g, w = _square("gram", gram), float64("row", row, dims=1)
     if len(w) != len(g):
         raise ValueError(f"`row` must have the {len(g)} entries of `gram`, got {len(w)}.")
     return g * w[:, None] * w
@@ -100,7 +106,7 @@ def node_gram(
         mean: E[x], needed with `bias`.
         bias: b (out,), or None to leave it out as the literature does.
     """
-    g, w = _square("gram", gram), as_float64("weight", weight, dims=2)
+    g, w = _square("gram", gram), float64("weight", weight, dims=2)
     if w.shape[1] != len(g):
         raise ValueError(f"`weight` must have {len(g)} columns, as `gram`, got {w.shape[1]}.")
     nodes = w @ g @ w.T
@@ -109,7 +115,7 @@ def node_gram(
             raise ValueError(
                 "A bias needs `mean`, got None. Calibrate the mean, or pass bias=None."
             )
-        b, u = as_float64("bias", bias, dims=1), w @ as_float64("mean", mean, dims=1)
+        b, u = float64("bias", bias, dims=1), w @ float64("mean", mean, dims=1)
         cross = torch.outer(u, b)
         nodes = nodes + cross + cross.T + torch.outer(b, b)
     return (nodes + nodes.T) / 2
@@ -178,7 +184,7 @@ def edge_kernel(
     References:
         Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning.
     """
-    g, w = _square("gram", gram), as_float64("row", row, dims=1)
+    g, w = _square("gram", gram), float64("row", row, dims=1)
     if len(w) != len(g):
         raise ValueError(f"`row` must have the {len(g)} entries of `gram`, got {len(w)}.")
     return _gaussian(g, w, bandwidth, jitter)
@@ -216,14 +222,14 @@ def gaussian_from_features(
 
     The features are centred first, which changes no distance and spares digits.
     """
-    b = as_float64("features", features, dims=2)
+    b = float64("features", features, dims=2)
     b = b - b.mean(0)
     return gaussian_kernel(b @ b.T, bandwidth=bandwidth, jitter=jitter)
 
 
 def linear_from_features(features: Any, *, jitter: float = 0.0) -> Float[Tensor, "n n"]:
     """B Bᵀ + ε I of n feature vectors B (n, dimensions)."""
-    b = as_float64("features", features, dims=2)
+    b = float64("features", features, dims=2)
     return linear_kernel(b @ b.T, jitter=jitter)
 
 
@@ -232,15 +238,7 @@ def _gaussian(
 ) -> Float[Tensor, "n n"]:
     """The kernel of the items with Gram G ∘ wwᵀ, formed block by block in one buffer."""
     epsilon = positive("jitter", jitter, zero=True)
-    if isinstance(bandwidth, str):
-        if bandwidth != "median":
-            raise unknown("bandwidth", bandwidth, ["median"])
-        step = -(-len(gram) // _MEDIAN_ITEMS)
-        beta = _median_bandwidth(
-            gram[::step, ::step].cpu().numpy(), row[::step].cpu().numpy().astype(np.float64)
-        )
-    else:
-        beta = positive("bandwidth", bandwidth)
+    beta = _beta(bandwidth, gram.cpu().numpy(), row.cpu().numpy())
     if gram.is_cuda:
         scaled = (2 * beta) ** 0.5 * row.to(gram.device)
         power = 0.5 * scaled.square() * gram.diagonal()
@@ -267,14 +265,44 @@ def _gaussian_blocks(gram: np.ndarray, row: np.ndarray, beta: float) -> np.ndarr
     return kernel
 
 
+def kernel_entries(
+    gram: Any, row: Any, *, bandwidth: float | str | None = "median", jitter: float = 0.01
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function (rows, columns) -> that block of `edge_kernel(gram, row)`, which is never formed.
+
+    Args:
+        gram: G (n, n).
+        row: w (n,).
+        bandwidth: β, "median", or None for the linear kernel G_ij w_i w_j.
+        jitter: ε.
+    """
+    g, w = _square("gram", gram).cpu().numpy(), float64("row", row, dims=1).cpu().numpy()
+    epsilon = positive("jitter", jitter, zero=True)
+    beta = None if bandwidth is None else _beta(bandwidth, g, w)
+    power = w * w * g.diagonal()
+
+    def entries(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        block: np.ndarray = g[np.ix_(rows, columns)] * w[rows, None] * w[columns]
+        if beta is not None:
+            distance = power[rows, None] + power[columns] - 2 * block
+            block = np.exp(-beta * np.maximum(distance, 0.0))
+        block[rows[:, None] == columns] += epsilon
+        return block
+
+    return entries
+
+
+def _beta(bandwidth: float | str, gram: np.ndarray, row: np.ndarray) -> float:
+    if not isinstance(bandwidth, str):
+        return positive("bandwidth", bandwidth)
+    if bandwidth != "median":
+        raise unknown("bandwidth", bandwidth, ["median"])
+    step = -(-len(gram) // _MEDIAN_ITEMS)
+    return _median_bandwidth(gram[::step, ::step], row[::step])
+
+
 def _square(name: str, values: Any) -> Tensor:
-    matrix = as_float64(name, values, dims=2)
+    matrix = float64(name, values, dims=2)
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"`{name}` must be square, got shape {tuple(matrix.shape)}.")
     return matrix
-
-
-KERNELS: dict[str, Callable[..., Float[Tensor, "n n"]]] = {
-    "gaussian": gaussian_kernel,
-    "linear": linear_kernel,
-}

@@ -8,11 +8,15 @@ from jaxtyping import Float, Int
 from scipy.linalg import lapack
 from torch import Generator, Tensor
 
-from prunus.check import as_float64, whole
+from prunus.check import whole
 from prunus.dpp import tilt
+from prunus.dpp.arrays import float64
 from prunus.dpp.exact import check_kernel
+from prunus.dpp.reserve import scaling
 
 __all__ = ["poisson_odds", "poisson_sample"]
+
+_FLOAT32 = 1e6  # largest condition of I + αL whose inverse float32 gives to better than 1e-3
 
 
 def poisson_sample(odds: Any, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
@@ -28,7 +32,7 @@ def poisson_sample(odds: Any, k: int, *, generator: Generator) -> Int[Tensor, " 
     Raises:
         ValueError: negative or non-finite odds, or k outside 0..(number of positive odds).
     """
-    values = as_float64("odds", odds, dims=1)
+    values = float64("odds", odds, dims=1)
     weights = values.cpu().numpy()
     if (weights < 0).any():
         worst = int(weights.argmin())
@@ -61,7 +65,7 @@ def poisson_odds(
     Args:
         L: kernel (n, n), symmetric and positive semi-definite.
         k: expected size, 0 < k < n.
-        log_alpha: where to start, for instance the last kernel's answer.
+        log_alpha: where to start; a stochastic estimate of the answer where None.
         accuracy: relative accuracy of the expected size.
 
     Returns:
@@ -74,16 +78,20 @@ def poisson_odds(
     k = whole("k", k, low=1, high=len(kernel) - 1)
     matrix = kernel.cpu().numpy()
     scale = float(np.trace(matrix)) / len(matrix)
+    widest = float(np.abs(matrix).sum(1).max())  # no eigenvalue is larger
     if scale <= 0:
         raise ValueError("The kernel must have a positive trace, got a kernel of zeros.")
-    x = np.log(k / (len(matrix) - k) / scale) if log_alpha is None else log_alpha
+    if log_alpha is None:  # the signs are fixed: the odds are a function of the kernel
+        x = scaling(matrix, k, torch.Generator().manual_seed(0))
+    else:
+        x = log_alpha
     low, high, below, above = -np.inf, np.inf, 0.0, 0.0  # sizes in log-odds at both ends
     goal = np.log(k / (len(matrix) - k))
     # Outside these, αL is rounding beside I, or its null space is.
     first, last = -np.log(scale) - 80.0, -np.log(np.finfo(np.float64).eps * np.trace(matrix)) - 3.0
     x = min(max(x, first), last)
     for _ in range(100):
-        absent = _absence(matrix, float(x))
+        absent = _absence(matrix, float(x), exact=np.exp(x) * widest > _FLOAT32)
         size = len(matrix) - float(absent.sum())
         if abs(size - k) <= accuracy * k:
             return torch.from_numpy((1.0 - absent) / absent).to(kernel.device), float(x)
@@ -107,16 +115,24 @@ def poisson_odds(
     )
 
 
-def _absence(matrix: np.ndarray, log_alpha: float) -> np.ndarray:
-    """1 − π = diag (I + αL)⁻¹, the squared column norms of the inverse Cholesky factor."""
-    shifted = matrix * np.exp(log_alpha)
-    shifted.flat[:: len(matrix) + 1] += 1.0
-    factor, fault = lapack.dpotrf(shifted.T, lower=1, clean=1, overwrite_a=1)
+def _absence(matrix: np.ndarray, log_alpha: float, *, exact: bool) -> np.ndarray:
+    """1 − π = diag (I + αL)⁻¹, the squared column norms of the inverse Cholesky factor.
+
+    In float32 unless `exact`: I + αL has no eigenvalue below one, so its inverse stands well.
+    """
+    shifted = np.multiply(
+        matrix, np.exp(log_alpha), dtype=np.float64 if exact else np.float32, casting="same_kind"
+    )
+    if not exact:  # products of tiny numbers would be denormal, and slow
+        shifted[np.abs(shifted) < 1e-18] = 0.0
+    shifted[np.diag_indices(len(matrix))] += 1.0
+    factorise, invert = (lapack.dpotrf, lapack.dtrtri) if exact else (lapack.spotrf, lapack.strtri)
+    factor, fault = factorise(shifted.T, lower=1, clean=1, overwrite_a=1)
     if fault:
         raise ValueError(
             "The kernel is not positive semi-definite: I + αL could not be factorised. "
             "Build it in float64 from a Gram matrix."
         )
-    inverse, _ = lapack.dtrtri(factor, lower=1, overwrite_c=1)
-    absent: np.ndarray = np.einsum("ri,ri->i", inverse, inverse)
+    inverse, _ = invert(factor, lower=1, overwrite_c=1)
+    absent: np.ndarray = np.einsum("ri,ri->i", inverse, inverse).astype(np.float64)
     return absent

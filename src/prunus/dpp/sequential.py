@@ -16,7 +16,8 @@ def draw_marginal(kernel: np.ndarray, generator: torch.Generator) -> np.ndarray:
     is A_ii if it is kept and A_ii − 1 if not. n³/3 multiply-adds, nearly all in matrix products.
 
     Args:
-        kernel: marginal kernel K (n, n), symmetric with eigenvalues in [0, 1]; not changed.
+        kernel: marginal kernel K (n, n), symmetric with eigenvalues in [0, 1]; not changed. Only
+            its upper triangle is read.
         generator: source of one uniform per item.
 
     References:
@@ -35,8 +36,8 @@ def draw_marginal(kernel: np.ndarray, generator: torch.Generator) -> np.ndarray:
             keep = uniforms[start + i] < block[i, i]
             kept[start + i] = keep
             pivots[i] = block[i, i] if keep else block[i, i] - 1.0
-            below = block[i + 1 :, i] / pivots[i]
-            block[i + 1 :, i + 1 :] -= np.outer(below, block[i, i + 1 :])
+            below = block[i, i + 1 :] / pivots[i]
+            block[i + 1 :, i + 1 :] -= below[:, None] * block[i, i + 1 :]
             block[i + 1 :, i] = below
         if stop == n:
             break

@@ -1,6 +1,7 @@
 """`prune`: one recipe, one model, one density."""
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
-from prunus.calibration.collect import GRAM_BYTES, evaluating
+from prunus.calibration.collect import GRAM_BYTES
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.check import whole
+from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, measure_latency, node_cost
 from prunus.coupling import Coupling, couple
 from prunus.engine.edges import EdgeCost, edge_result, pools_of, put
@@ -24,16 +26,18 @@ from prunus.engine.nodes import (
     node_results,
     selected_groups,
 )
-from prunus.engine.target import Target, target_of
+from prunus.engine.target import Target, gap_plan, target_of
 from prunus.granularity import Node
 from prunus.layer import Layer, layer_of, view_of
+from prunus.modes import evaluating
 from prunus.nodes import class_view, parameter_masks
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import LayerResult, Pruned
-from prunus.schedules import Step
+from prunus.schedules import AtInit, Step
 from prunus.surgery.compact import compact
+from prunus.surgery.connected import connection
 from prunus.surgery.masked import apply_masks, held
 
 __all__ = ["prune"]
@@ -88,6 +92,12 @@ def prune(
     name, method = resolve(recipe)
     target = target_of(density, method)
     whole("seed", seed, low=0)
+    if target.budget is not None and target.budget.target == "gap":
+        if layers is not None or exclude is not None:
+            raise ValueError(
+                "A gap budget plans every layer of the network. Leave out `layers` and `exclude`."
+            )
+        target = Target(plan=gap_plan(model, name, method, target.budget, data))
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if method.needs_data and data is None:
@@ -124,6 +134,8 @@ def prune(
         for step in steps:
             if step.budget is not None:
                 run.prune(step.budget)
+                if step.last and isinstance(method.schedule, AtInit):
+                    run.report_disconnection()
             if step.rewind:
                 _rewind(work, start, run.masks)
             if train is not None and step.train:
@@ -212,6 +224,26 @@ class _Run:
         self.steps += 1
         apply_masks(self.work, self.masks)
 
+    def report_disconnection(self) -> None:
+        """Warn before training where the masks leave a layer or an output without a path."""
+        masks = {key: mask for key, mask in self.masks.items() if key.endswith(".weight")}
+        said = None
+        if self.example is not None:
+            inputs = self.example[0] if isinstance(self.example, tuple | list) else self.example
+            if isinstance(inputs, Tensor) and inputs.is_floating_point():
+                found = connection(self.work, masks, to_device(self.example, self.device))
+                said = None if found.whole else found.summary()
+        else:
+            empty = [key.removesuffix(".weight") for key, m in masks.items() if not bool(m.any())]
+            said = f"no weight is kept in {', '.join(empty)}" if empty else None
+        if said is not None:
+            self.notes += (said,)
+            warnings.warn(
+                f"Pruning at initialisation: {said}. Raise the density.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     def answer(
         self, work: nn.Module, model: nn.Module, name: str, metrics: Mapping[str, Any]
     ) -> Pruned:
@@ -246,8 +278,17 @@ class _Run:
         )
 
     def _prune_edges(self, part: float) -> None:
-        layers = self._statistics(self.names)
+        # Before training, weights stay as they are until the last of several rounds, which is
+        # measured and compensated against the dense network.
+        at_init = isinstance(self.recipe.schedule, AtInit)
+        recipe = self.recipe
+        if at_init and part < 1:
+            recipe = replace(recipe, compensation=NoCompensation())
+        layers = self._statistics(self.names, measure=not at_init or part == 1)
         names = [name for name in self.names if name in layers]
+        targets = layers
+        if at_init and part == 1 and self.steps:
+            targets = self._statistics(names, of=self.dense)
         before = {
             name: _matrix(self.work, name, self.masks[f"{name}.weight"])
             for name in names
@@ -259,23 +300,32 @@ class _Run:
         self.plan = plan
         dense = copy.deepcopy(self.work) if self.recipe.inputs == "pruned" else None
         for name in sorted(names, key=_position(self.order)):
-            layer, scores = layers[name], pools[name]
+            layer, scores = targets[name], pools[name]
             if dense is not None:
                 assert self.batches is not None
                 layer = sequential_layers(
                     dense, self.work, (name,), self.batches, device=self.device
                 )[name]
                 again = pools_of(
-                    {name: replace(layer, grad=layers[name].grad)}, self.recipe, before
+                    {
+                        name: replace(
+                            layer,
+                            grad=layers[name].grad,
+                            hessian_grad=layers[name].hessian_grad,
+                            flow=layers[name].flow,
+                        )
+                    },
+                    self.recipe,
+                    before,
                 )
                 scores = again[name]
             result = edge_result(
                 layer,
                 scores,
                 kept[name],
-                self.recipe,
+                recipe,
                 seed=self.seed,
-                choose=self._remembered(name, layer, scores, kept[name])
+                choose=self._remembered(name, layers[name], scores, kept[name])
                 if dense is None and not self.recipe.joint
                 else None,
             )
@@ -360,9 +410,15 @@ class _Run:
             }
         return self.target.plan_for(pools, cost, self.recipe, part, dense)
 
-    def _statistics(self, names: Sequence[str]) -> dict[str, Layer]:
-        """The layers of the present model, with statistics where data are given."""
-        modules = dict(self.work.named_modules())
+    def _statistics(
+        self, names: Sequence[str], *, of: nn.Module | None = None, measure: bool = True
+    ) -> dict[str, Layer]:
+        """The layers of the present model (or `of`), with statistics where data are given.
+
+        `measure` adds the Gram matrix, from which layer errors are read.
+        """
+        model = self.work if of is None else of
+        modules = dict(model.named_modules())
         if self.calibration is not None:
             missing = [name for name in names if name not in self.calibration]
             if missing:
@@ -372,24 +428,26 @@ class _Run:
                 )
             self.fingerprint = self.calibration.fingerprint
             layers = {name: self.calibration[name] for name in names}
-            if self.steps:
+            if self.steps and of is None:
                 layers = {n: layer_of(n, modules[n]) for n in names}
             return {n: _on(layer, self.device) for n, layer in layers.items()}
         if self.batches is None:
             return {name: layer_of(name, modules[name]) for name in names}
         wanted = set(self.recipe.statistics)
+        if not measure and not wanted:
+            return {name: layer_of(name, modules[name]) for name in names}
         widest = max(layer_of(name, modules[name]).weight.shape[1] for name in names)
-        if "gram" not in wanted and widest**2 * 8 > GRAM_BYTES:
+        if measure and "gram" not in wanted and widest**2 * 8 > GRAM_BYTES:
             self.notes += (
                 f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
                 f"memory limit",
             )
             if not wanted:
                 return {name: layer_of(name, modules[name]) for name in names}
-        else:
+        elif measure:
             wanted = (wanted | {"gram"}) - {"diag"}
         found = calibrate(
-            self.work,
+            model,
             self.batches,
             tuple(sorted(wanted)),
             layers=list(names),
@@ -493,11 +551,14 @@ def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
     return view.matrix(module, mask)
 
 
+MOVED = (
+    "weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad", "hessian_grad", "flow",
+)  # fmt: skip
+
+
 def _on(layer: Layer, device: torch.device) -> Layer:
     moved = {
-        key: value.to(device)
-        for key in ("weight", "bias", "gram", "mean", "diag", "max", "zeros", "grad")
-        if isinstance(value := getattr(layer, key), Tensor)
+        key: value.to(device) for key in MOVED if isinstance(value := getattr(layer, key), Tensor)
     }
     return replace(layer, **moved)  # type: ignore[arg-type]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, parts
-from prunus.calibration.collect import evaluating
 from prunus.check import fraction, positive
 from prunus.guarantee.extract import Unsupported, extract, pruned_model
+from prunus.modes import evaluating
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
 from prunus.theory.gap.certificate import data_statements

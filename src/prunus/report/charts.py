@@ -9,6 +9,8 @@ from prunus.report.figure import PALETTE, require
 __all__ = ["bars", "curves", "intervals", "layer_map", "summarise"]
 
 Rows = Sequence[Mapping[str, Any]]
+# Where eight colours do not reach: Tol (2021), muted.
+COLOURS = [*PALETTE, "#882255", "#117733", "#999933", "#332288", "#AA4499", "#88CCEE"]
 
 
 def summarise(records: Rows, by: Sequence[str], value: str) -> list[dict[str, Any]]:
@@ -42,6 +44,7 @@ def curves(
     y_title: str,
     series: str = "method",
     style: str = "compensation",
+    styles: Sequence[str] | None = None,
     baseline: float | None = None,
     baseline_label: str = "dense",
     height: int = 320,
@@ -54,8 +57,9 @@ def curves(
         x_title: quantity and unit.
         y_title: quantity and unit; the scale is logarithmic where all values are positive.
         series: field that chooses the colour; a click in the legend singles one out.
-        style: field with at most two values; the first is drawn dotted with open points, the
-            second solid with filled ones, and buttons choose between them.
+        style: field with at most two values, between which buttons choose.
+        styles: these values; the last is drawn solid with filled points, one before it dotted with
+            open ones. In order of appearance where None.
         baseline: a level to compare with.
         baseline_label: what that level is.
         height: in pixels; the width follows the page.
@@ -68,9 +72,12 @@ def curves(
     if not rows:
         raise ValueError("`rows` must hold at least one row to draw, got none.")
     names = list(dict.fromkeys(str(r[series]) for r in rows))
-    styles = list(dict.fromkeys(str(r[style]) for r in rows))
-    if len(styles) > 2:
-        raise ValueError(f"`{style}` must take at most two values, got {', '.join(styles)}.")
+    present = list(dict.fromkeys(str(r[style]) for r in rows))
+    styles = present if styles is None else list(styles)
+    if len(styles) > 2 or not set(present) <= set(styles):
+        raise ValueError(
+            f"`{style}` must take at most two values, those of `styles`, got {', '.join(present)}."
+        )
     levels = [float(r["low"]) for r in rows] + ([] if baseline is None else [baseline])
     log = alt.Scale(type="log", nice=False, padding=8)
     y_scale = log if min(levels) > 0 else alt.Scale(zero=False, padding=8)
@@ -82,7 +89,7 @@ def curves(
     at = alt.X(f"{x}:Q", title=x_title, axis=axis, scale=log)
     up = alt.Y("mean:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
     dashes = [[2, 3], [1, 0]]  # dotted, solid
-    palette = alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))])
+    palette = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
     colour = alt.Color(
         f"{series}:N",
         title=None,
@@ -111,7 +118,7 @@ def curves(
         alt.Tooltip("seeds:Q"),
     ]
     base = alt.Chart(alt.Data(values=[dict(r) for r in rows]))
-    if len(styles) > 1:
+    if len(present) > 1:
         base = base.transform_filter(f"shown == 'both' || datum['{style}'] == shown")
     detail = [f"{series}:N", f"{style}:N"]
     band = base.mark_area().encode(
@@ -141,7 +148,7 @@ def curves(
             ),
         ]
     layers[0] = layers[0].add_params(single)
-    if len(styles) > 1:
+    if len(present) > 1:
         layers[0] = layers[0].add_params(shown)
     return _filling(alt.layer(*layers), height)
 
@@ -240,7 +247,7 @@ def intervals(
         color=alt.Color(
             f"{series}:N",
             title=series,
-            scale=alt.Scale(domain=kinds, range=PALETTE[: len(kinds)]),
+            scale=alt.Scale(domain=kinds, range=COLOURS[: len(kinds)]),
             legend=alt.Legend(orient="bottom", columns=5),
         ),
         tooltip=[

@@ -9,10 +9,10 @@ from prunus.files import write_text
 from prunus.presets import PRESETS
 from prunus.recipe import Recipe
 from prunus.report.charts import curves, intervals, layer_map, summarise
-from prunus.report.page import Block, Chart, Section, Table, Text, page
+from prunus.report.page import Block, Chart, Heading, Section, Table, Text, page
 from prunus.report.tables import recipe_rows, score_rows
 
-__all__ = ["comparison_page", "comparison_rows", "network_sections", "write_comparison"]
+__all__ = ["comparison_page", "comparison_rows", "network_section", "write_comparison"]
 
 Rows = Sequence[Mapping[str, Any]]
 COMPENSATION = ("without least squares", "with least squares")
@@ -60,10 +60,10 @@ def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any
     return rows
 
 
-def network_sections(
-    rows: Rows, latencies: Rows = (), *, metric: str, prefix: str = "", title: str = ""
-) -> list[Section]:
-    """The sections on one network.
+def network_section(
+    rows: Rows, latencies: Rows = (), *, metric: str, prefix: str = "", title: str = "Results"
+) -> Section:
+    """What there is to say on one network.
 
     Args:
         rows: as `comparison_rows` gives them, of one network.
@@ -71,7 +71,7 @@ def network_sections(
             parameters, dense_seconds, compact_seconds and benefit.
         metric: name of the score.
         prefix: put before the names of files and charts, to keep them apart on a page.
-        title: the network, put before the sections' titles.
+        title: the section's title.
     """
     name, factor = _metric(metric)
     tidy = [_tidy(r, factor) for r in rows]
@@ -85,23 +85,23 @@ def network_sections(
         f"points on solid lines with it; a click in the legend singles a method out."
     )
 
-    def curve(stem: str, chosen: list[dict[str, Any]], x: str, x_title: str, label: str) -> Chart:
-        data = summarise(chosen, ["method", "compensation", x], "score")
-        chart = curves(data, x=x, x_title=x_title, y_title=name, baseline=dense)
-        return Chart(f"{prefix}{stem}", chart, data, reading, label)
-
-    def heading(text: str) -> str:
-        return f"{title}: {text}" if title else text[:1].upper() + text[1:]
+    def curve(stem: str, chosen: Rows, x: str, x_title: str, label: str = "") -> list[Block]:
+        data = summarise(
+            [r for r in chosen if r[x] is not None], ["method", "compensation", x], "score"
+        )
+        if not data:
+            return []
+        chart = curves(
+            data, x=x, x_title=x_title, y_title=name, styles=COMPENSATION, baseline=dense
+        )
+        return [Chart(f"{prefix}{stem}", chart, data, reading, label)]
 
     both: list[Block] = []
-    for nodes, label, stem in (
-        (False, "Weights removed", "weights"),
-        (True, "Nodes removed", "nodes"),
-    ):
+    for nodes, label in ((False, "Weights removed"), (True, "Nodes removed")):
+        stem = f"{'nodes' if nodes else 'weights'}-by-density"
         chosen = [r for r in tidy if r["nodes"] == nodes]
-        if chosen:
-            both.append(curve(f"{stem}-by-density", chosen, "at", "density (kept / total)", label))
-    sections = [Section(heading(f"{name} against density"), [both])]
+        both += curve(stem, chosen, "at", "density (kept / total)", label)
+    blocks: list[Block | Sequence[Block]] = [Heading(f"{_capital(name)} against density"), both]
     methods = list(dict.fromkeys(r["method"] for r in tidy))
     few = methods if len(methods) <= 8 else [m for m in methods if m in SIX] or methods[:8]
     level = [r for r in tidy if r["method"] in few]
@@ -111,32 +111,39 @@ def network_sections(
             "Removed weights leave zeros, which take part in no product but stay in the tensors; "
             "removed nodes leave smaller tensors."
         ),
-        curve("by-parameters", level, "parameters", "parameters left", ""),
+        *curve("by-parameters", level, "parameters", "parameters left"),
     ]
     table = Table(
         f"{prefix}scores",
         score_rows(
             [{"recipe": r["recipe"], "density": r["density"], "s": r["score"]} for r in tidy], "s"
         ),
-        f"{name}, {over}" + ("" if dense is None else f"; the dense network has {dense:.4g}") + ".",
+        f"{_capital(name)}, {over}"
+        + ("" if dense is None else f"; the dense network has {dense:.4g}")
+        + ".",
     )
-    sections.append(Section(heading("at equal parameters"), [*shown, table]))
-    layers = [
-        {"method": r["recipe"], "layer": layer, "density": float(r["density"]), "layer_density": d}
+    blocks += [Heading("At equal parameters"), *shown, table]
+    each = [
+        {"method": r["recipe"], "layer": layer, "density": float(r["density"]), "kept": share}
         for r in tidy
         if r["layer_density"] and r["compensation"] == COMPENSATION[0] and not r["is_text"]
-        for layer, d in r["layer_density"].items()
+        for layer, share in r["layer_density"].items()
     ]
-    if layers:
+    if each:
+        layers = [
+            {"method": r["method"], "layer": r["layer"], "density": r["density"],
+             "layer_density": r["mean"]}
+            for r in summarise(each, ["method", "layer", "density"], "kept")
+        ]  # fmt: skip
         caption = (
-            "Kept / total of each layer's weights, for the first seed. For nodes, both the removed "
-            "outputs and the inputs that went with them count."
+            "Kept / total of each layer's weights. For nodes, both the removed outputs and the "
+            "inputs that went with them count."
         )
         chart = Chart(f"{prefix}layers", layer_map(layers), layers, caption)
-        sections.append(Section(heading("layer by layer"), [chart]))
+        blocks += [Heading("Layer by layer"), chart]
     if latencies:
-        sections.append(Section(heading("measured latency"), _latency(latencies, prefix)))
-    return sections
+        blocks += [Heading("Measured latency"), *_latency(latencies, prefix)]
+    return Section(title, blocks)
 
 
 def comparison_page(
@@ -164,11 +171,11 @@ def write_comparison(comparison: Any, path: str | os.PathLike[str]) -> Path:
         ImportError: the extra `report` is not installed.
         OSError: the file cannot be written.
     """
-    sections = network_sections(
+    results = network_section(
         comparison_rows(comparison), comparison.latencies, metric=comparison.metric
     )
     records = Table("records", [_flat(r) for r in comparison.records], "Every run.", folded=True)
-    sections.append(Section("Runs", [records]))
+    sections = [results, Section("Runs", [records])]
     count = len(comparison.records)
     return write_text(
         path,
@@ -239,6 +246,10 @@ def _metric(metric: str) -> tuple[str, float]:
     """How a metric is called on an axis, and what it is multiplied with."""
     name = metric.replace("_", " ")
     return (f"{name} (%)", 100.0) if metric in ("test_error", "accuracy") else (name, 1.0)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _removes_nodes(name: str, recipes: Mapping[str, Recipe]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from prunus.report.figure import require
 
-__all__ = ["Block", "Chart", "Drawing", "Section", "Table", "Text", "page", "table_csv"]
+__all__ = ["Block", "Chart", "Drawing", "Heading", "Section", "Table", "Text", "page", "table_csv"]
 
 # The palette's dark colours, lightened for a dark page.
 ON_DARK = {"#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E"}
@@ -26,6 +26,17 @@ class Text:
 
     Attributes:
         text: paragraphs, separated by empty lines.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section.
+
+    Attributes:
+        text: as plain text.
     """
 
     text: str
@@ -85,7 +96,7 @@ class Drawing:
     title: str = ""
 
 
-Block = Text | Table | Chart | Drawing
+Block = Text | Heading | Table | Chart | Drawing
 
 
 @dataclass(frozen=True)
@@ -211,6 +222,8 @@ def _block(block: Block) -> str:
     match block:
         case Text():
             return _paragraphs(block.text)
+        case Heading():
+            return f'<h3 class="part">{html.escape(block.text)}</h3>'
         case Table():
             table = _table(block.rows, block.titles)
             if block.folded:

@@ -12,7 +12,7 @@ from prunus.layer import layer_of
 from prunus.report.charts import bars
 from prunus.report.network import chain, draw_mask, draw_network, drawable
 from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
-from prunus.report.summary import cost_rows, layer_rows
+from prunus.report.summary import cost_rows, latency_note, layer_rows
 from prunus.report.tables import recipe_rows
 
 __all__ = ["network_drawings", "pruning_page", "write_report"]
@@ -57,7 +57,9 @@ def pruning_page(pruned: Any) -> str:
                 "E‖Wx − W′x‖² on the calibration inputs, in squared output units.",
             )
         )
-    cost_blocks: list[Block] = [Table("costs", cost_rows(pruned), "Before and after.")]
+    cost_blocks: list[Block] = [
+        Table("costs", cost_rows(pruned), f"Before and after; {latency_note(pruned)}.")
+    ]
     scores = _scores(pruned.metrics)
     if scores:
         cost_blocks.append(Table("scores", scores, "What `evaluate` said at each stage."))
@@ -79,7 +81,7 @@ def pruning_page(pruned: Any) -> str:
             "Masks",
             [
                 Text(
-                    "Outputs are rows, inputs are columns; a kept weight is dark. Where a layer is "
+                    "Outputs are rows, inputs are columns; a kept weight is blue. Where a layer is "
                     "larger than the picture, a cell's shade is the density of its block." + note
                 ),
                 masks,

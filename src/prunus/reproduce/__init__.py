@@ -21,6 +21,7 @@ REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
     "gap-mnist": "prunus.reproduce.gap_mnist",
     "gap-tightness": "prunus.reproduce.gap_tightness",
     "yang2023": "prunus.reproduce.yang2023",
+    "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
 }
 
 

@@ -12,10 +12,27 @@ from torch import Tensor
 
 from prunus.layer import Layer
 from prunus.scores.constant import Constant
+from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
 from prunus.scores.removal_error import RemovalError, removal_error
+from prunus.scores.snip import SNIP, snip, snip_normalised
+from prunus.scores.synflow import SynFlow, synflow
 
-__all__ = ["SCORES", "Constant", "Magnitude", "RemovalError", "Score", "removal_error"]
+__all__ = [
+    "SCORES",
+    "SNIP",
+    "Constant",
+    "GraSP",
+    "Magnitude",
+    "RemovalError",
+    "Score",
+    "SynFlow",
+    "grasp",
+    "removal_error",
+    "snip",
+    "snip_normalised",
+    "synflow",
+]
 
 
 class Score(Protocol):
@@ -24,4 +41,11 @@ class Score(Protocol):
     def __call__(self, layer: Layer) -> Float[Tensor, "out in"]: ...
 
 
-SCORES = {"Constant": Constant, "Magnitude": Magnitude, "RemovalError": RemovalError}
+SCORES = {
+    "Constant": Constant,
+    "Magnitude": Magnitude,
+    "RemovalError": RemovalError,
+    "SNIP": SNIP,
+    "GraSP": GraSP,
+    "SynFlow": SynFlow,
+}

@@ -1,10 +1,28 @@
 """Selection: which units of a pool are kept, given how many."""
 
 from prunus.selection.choice import Choice, Selection
+from prunus.selection.dpp_map import DPPMap
+from prunus.selection.dpp_poisson import DPPPoisson
 from prunus.selection.k_dpp import KDPP
 from prunus.selection.random_k import RandomK
 from prunus.selection.top_k import TopK, top_k_mask
 
-__all__ = ["KDPP", "SELECTIONS", "Choice", "RandomK", "Selection", "TopK", "top_k_mask"]
+__all__ = [
+    "KDPP",
+    "SELECTIONS",
+    "Choice",
+    "DPPMap",
+    "DPPPoisson",
+    "RandomK",
+    "Selection",
+    "TopK",
+    "top_k_mask",
+]
 
-SELECTIONS = {"TopK": TopK, "RandomK": RandomK, "KDPP": KDPP}
+SELECTIONS = {
+    "TopK": TopK,
+    "RandomK": RandomK,
+    "KDPP": KDPP,
+    "DPPMap": DPPMap,
+    "DPPPoisson": DPPPoisson,
+}

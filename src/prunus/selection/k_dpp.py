@@ -3,24 +3,25 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 import prunus.dpp as dpp
 from prunus.check import positive, unknown
-from prunus.layer import Layer
-from prunus.selection.choice import Choice, checked_counts
+from prunus.selection.choice import Choice
+from prunus.selection.dpp_sets import Pool, each_pool, how_to_draw
 
-__all__ = ["KDPP", "kernel_of"]
+__all__ = ["KDPP"]
 
 
 @dataclass(frozen=True)
 class KDPP:
-    """Exact k-DPP draws with a Gaussian or a linear kernel, from Gram matrices alone.
+    """k-DPP draws with a Gaussian or a linear kernel, from Gram matrices alone.
 
     For edges the items of an output are its incoming signals w_i x_i. For nodes they are the
-    classes' pre-activations or activations. Scores are not read.
+    classes' pre-activations or activations. Scores are not read, but units that an earlier step
+    removed stay out. Draws are exact while they fit; `how_to_draw` states the rule for larger
+    layers, and the result's notes say which way was taken.
 
     Attributes:
         kernel: for nodes, "preactivation" (as published) or "activation".
@@ -29,6 +30,7 @@ class KDPP:
             the median squared distance.
         jitter: ε.
         include_bias: for pre-activations, count the producer's bias.
+        memory: bytes that one draw may take.
 
     References:
         Acharyya et al. (2021), for edges; Mariet and Sra (2016), for nodes.
@@ -39,6 +41,7 @@ class KDPP:
     bandwidth: float | str = "median"
     jitter: float = 0.01
     include_bias: bool = True
+    memory: float = 4e9
     random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class KDPP:
         if self.bandwidth != "median":
             positive("bandwidth", float(self.bandwidth))
         positive("jitter", self.jitter, zero=True)
+        positive("memory", self.memory)
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -64,40 +68,31 @@ class KDPP:
         generator: Generator,
     ) -> Choice:
         """The mask of one draw for each pool, and the kernels' diagnostics."""
-        checked_counts(scores, kept)
-        mask = torch.zeros(scores.shape, dtype=torch.bool)
-        means, tops = [], []
-        for pool, k in enumerate(kept.tolist()):
-            # Units that an earlier step removed have score −∞ and are no items.
-            items = (scores[pool] > -torch.inf).nonzero().flatten().cpu()
-            if k == 0 or k >= len(items):
-                mask[pool, items[:k]] = True
-                continue
-            kernel = kernel_of(self, layer, pool)
-            if len(items) < len(kernel):
-                kernel = kernel[items][:, items]
-            facts = dpp.diagnose(kernel)
-            means.append(facts.offdiag_mean)
-            tops.append(facts.offdiag_max)
-            mask[pool, items[dpp.KDPP(kernel).sample(k, generator=generator)]] = True
-        notes = {}
-        if means:
-            notes = {"offdiag_mean": sum(means) / len(means), "offdiag_max": max(tops)}
-        return Choice(mask=mask.to(scores.device), notes=notes)
+
+        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+            n = len(pool.row)
+            way = how_to_draw(n, k, self.memory)
+            if way == "chain":
+                drawn = dpp.swap_chain(pool.entries(), k, n=n, generator=generator)
+                return drawn, {"draw": f"swap chain of {2 * n} steps, approximate"}
+            kernel = pool.matrix()
+            facts = kernel_facts(kernel)
+            if way == "poisson":
+                odds, _ = dpp.poisson_odds(kernel, k)
+                drawn = dpp.poisson_sample(odds, k, generator=generator)
+                return drawn, {**facts, "draw": "Poisson approximation"}
+            return dpp.draw_once(kernel, k, generator=generator), {**facts, "draw": "exact"}
+
+        return each_pool(scores, kept, layer, self, choose)
 
 
-def kernel_of(rule: Any, layer: Any, pool: int) -> Float[Tensor, "units units"]:
-    """The kernel of one pool: the edges of output `pool` of a layer, or a group's classes."""
-    if isinstance(layer, Layer):
-        layer.require("gram")
-        rows = layer.weight.shape[0] // layer.groups
-        part = layer.blocks()[pool // rows]
-        row = part.weight[pool % rows].to("cpu", torch.float64)
-        gram = part.gram.cpu()  # type: ignore[union-attr]
-        if rule.shape == "gaussian":
-            return dpp.edge_kernel(gram, row, bandwidth=rule.bandwidth, jitter=rule.jitter)
-        return dpp.linear_kernel(dpp.edge_gram(gram, row), jitter=rule.jitter)
-    gram = layer.gram(rule.kernel, include_bias=rule.include_bias)
-    if rule.shape == "gaussian":
-        return dpp.gaussian_kernel(gram, bandwidth=rule.bandwidth, jitter=rule.jitter)
-    return dpp.linear_kernel(gram, jitter=rule.jitter)
+def kernel_facts(kernel: Float[Tensor, "n n"]) -> dict[str, Any]:
+    """Off-diagonal mean and maximum of a kernel, and in words what is wrong with it."""
+    facts = dpp.diagnose(kernel)
+    found: dict[str, Any] = {
+        "offdiag_mean": facts.offdiag_mean,
+        "offdiag_max": facts.offdiag_max,
+    }
+    if facts.kinds:
+        found["kernel"] = ", ".join(facts.kinds)
+    return found

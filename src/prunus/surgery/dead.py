@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunus.coupling import Group, Slot
-from prunus.coupling.walk import arguments_of, evaluating
+from prunus.coupling.walk import arguments_of
+from prunus.modes import evaluating
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -7,7 +7,7 @@ Docstrings say what is PROVED, what is HEURISTIC and what was MEASURED.
 """
 
 from prunus.theory.at_init.data import Problem, Setting, draw_problem
-from prunus.theory.at_init.evaluate import TestLaw, certificate, test_law
+from prunus.theory.at_init.evaluate import PreactivationLaw, certificate, preactivation_law
 from prunus.theory.at_init.phase import PhaseDiagram, Regime, classify_regime, phase_diagram
 from prunus.theory.at_init.predict import (
     OneStepGrowth,
@@ -50,6 +50,7 @@ __all__ = [
     "MaskPredictions",
     "OneStepGrowth",
     "PhaseDiagram",
+    "PreactivationLaw",
     "Prediction",
     "Problem",
     "Regime",
@@ -57,7 +58,6 @@ __all__ = [
     "Setting",
     "SignalLoss",
     "Simulation",
-    "TestLaw",
     "best_density",
     "certificate",
     "classify_regime",
@@ -77,6 +77,7 @@ __all__ = [
     "p_over",
     "path_loss_probability",
     "phase_diagram",
+    "preactivation_law",
     "predict",
     "predict_masks",
     "retention",
@@ -85,6 +86,5 @@ __all__ = [
     "simulate",
     "summarise",
     "template_snr",
-    "test_law",
     "visible_classes",
 ]

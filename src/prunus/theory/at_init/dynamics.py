@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prunus.rng import generator_for
 from prunus.theory.at_init.data import Problem, Setting, draw_signal_block, labels_of
-from prunus.theory.at_init.evaluate import TestLaw, signal_coefficients, test_law
+from prunus.theory.at_init.evaluate import PreactivationLaw, preactivation_law, signal_coefficients
 
 __all__ = ["Dual", "Dynamics", "Primal", "Reduced", "nested_grams", "reduced_draws"]
 
@@ -31,7 +31,7 @@ class Dynamics(Protocol):
     def advance(self, coefficient: Float[Tensor, "rows samples"]) -> None:
         """Add Σ_i c_ri m_r ∘ x_i to every neuron's weights."""
 
-    def law(self) -> TestLaw:
+    def law(self) -> PreactivationLaw:
         """Law of the pre-activations on a fresh point."""
 
 
@@ -59,8 +59,8 @@ class Primal:
         self.weight += self.mask * (coefficient @ self.inputs)
         self.preactivations = self.weight @ self.inputs.T
 
-    def law(self) -> TestLaw:
-        return test_law(self.setting, self.weight)
+    def law(self) -> PreactivationLaw:
+        return preactivation_law(self.setting, self.weight)
 
 
 class Dual:
@@ -89,8 +89,8 @@ class Dual:
         """Masked weights m ∘ (w(0) + Xᵀ α)."""
         return torch.addmm(self.problem.weight, self.dual, self.problem.inputs).mul_(self.mask)
 
-    def law(self) -> TestLaw:
-        return test_law(self.problem.setting, self.weight)
+    def law(self) -> PreactivationLaw:
+        return preactivation_law(self.problem.setting, self.weight)
 
 
 def nested_grams(
@@ -201,7 +201,7 @@ class Reduced:
         self.signal_weight += self.kept_signal * (coefficient @ self.draws.signals)
         self.preactivations = self._preactivations()
 
-    def law(self) -> TestLaw:
+    def law(self) -> PreactivationLaw:
         s, p, dual = self.draws.setting, self.density, self.dual
         power = s.noise_dimension * s.noise**2
         shared = p**2 * (
@@ -216,6 +216,6 @@ class Reduced:
         covariance = shared + torch.diag(private.clamp_min(0))
         if s.noise_on_signal:
             covariance = covariance + self.signal_weight @ self.signal_weight.T
-        return TestLaw(
+        return PreactivationLaw(
             shift=signal_coefficients(s, self.signal_weight), covariance=s.noise**2 * covariance
         )

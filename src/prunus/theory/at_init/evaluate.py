@@ -15,19 +15,17 @@ from torch import Tensor
 from prunus.check import as_float64
 from prunus.theory.at_init.data import Setting
 
-__all__ = ["TestLaw", "certificate", "certificate_of", "test_law", "test_performance"]
+__all__ = ["PreactivationLaw", "certificate", "certificate_of", "performance", "preactivation_law"]
 
 
 @dataclass(frozen=True, eq=False)
-class TestLaw:
+class PreactivationLaw:
     """Gaussian law of the pre-activations of a fresh point.
 
     Attributes:
         shift: mean for each class of the point, μ W e_y.
         covariance: σ_n² W Wᵀ (without the signal columns where these carry no noise).
     """
-
-    __test__ = False  # the name is no test class
 
     shift: Float[Tensor, "rows classes"]
     covariance: Float[Tensor, "rows rows"]
@@ -41,17 +39,16 @@ def signal_coefficients(
     return grouped.sum(2) * (setting.signal / math.sqrt(setting.support))
 
 
-def test_law(setting: Setting, weight: Float[Tensor, "rows dimension"]) -> TestLaw:
+def preactivation_law(
+    setting: Setting, weight: Float[Tensor, "rows dimension"]
+) -> PreactivationLaw:
     """The law for masked weights W."""
     cut = setting.signal_coordinates
     noisy = weight if setting.noise_on_signal else weight[:, cut:]
-    return TestLaw(
+    return PreactivationLaw(
         shift=signal_coefficients(setting, weight[:, :cut]),
         covariance=setting.noise**2 * (noisy @ noisy.T),
     )
-
-
-test_law.__test__ = False  # type: ignore[attr-defined]
 
 
 def covariance_root(covariance: Float[Tensor, "rows rows"]) -> Float[Tensor, "rows rows"]:
@@ -77,8 +74,8 @@ def accuracy_with_ties(
     return hit.to(outputs.dtype) / best.sum(-2)
 
 
-def test_performance(
-    setting: Setting, law: TestLaw, normals: Float[Tensor, "rows draws"]
+def performance(
+    setting: Setting, law: PreactivationLaw, normals: Float[Tensor, "rows draws"]
 ) -> tuple[float, float]:
     """Accuracy and cross-entropy on the test points that `normals` makes, shared by all classes.
 
@@ -99,10 +96,7 @@ def test_performance(
     return float(accuracy), float(loss)
 
 
-test_performance.__test__ = False  # type: ignore[attr-defined]
-
-
-def certificate_of(setting: Setting, law: TestLaw) -> float:
+def certificate_of(setting: Setting, law: PreactivationLaw) -> float:
     """`certificate` from the law of the pre-activations."""
     k, m = setting.classes, setting.neurons
     shift, covariance = law.shift.double(), law.covariance.double()
@@ -152,4 +146,4 @@ def certificate(weight: Any, setting: Setting) -> float:
             f"`weight` must have shape (classes · neurons, dimension) = "
             f"({setting.rows}, {setting.dimension}), got {tuple(matrix.shape)}."
         )
-    return certificate_of(setting, test_law(setting, matrix))
+    return certificate_of(setting, preactivation_law(setting, matrix))

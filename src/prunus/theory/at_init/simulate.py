@@ -22,7 +22,7 @@ from prunus.theory.at_init.dynamics import (
     nested_grams,
     reduced_draws,
 )
-from prunus.theory.at_init.evaluate import accuracy_with_ties, certificate_of, test_performance
+from prunus.theory.at_init.evaluate import accuracy_with_ties, certificate_of, performance
 from prunus.theory.at_init.thresholds import (
     InformationBounds,
     information_bounds,
@@ -298,7 +298,7 @@ def _record(
     """Append one checkpoint of every trajectory."""
     k, m = setting.classes, setting.neurons
     law = dynamics.law()
-    accuracy, loss = test_performance(setting, law, normals)
+    accuracy, loss = performance(setting, law, normals)
     kept = dynamics.kept_signal.reshape(k * m, k, -1).any(2)  # neuron × class
     own = torch.arange(k).repeat_interleave(m)
     is_own = torch.nn.functional.one_hot(own, k).bool()

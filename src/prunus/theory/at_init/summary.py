@@ -12,7 +12,14 @@ from prunus.theory.at_init.predict import generalisation_bound, predict
 from prunus.theory.at_init.simulate import Simulation
 from prunus.theory.at_init.thresholds import mean_accuracy_bound
 
-__all__ = ["DensitySummary", "MaskPredictions", "predict_masks", "summarise"]
+__all__ = [
+    "MINIMUM_SEEDS",
+    "DensitySummary",
+    "MaskPredictions",
+    "predict_masks",
+    "spread",
+    "summarise",
+]
 
 MINIMUM_SEEDS = 5  # below this no interval is shown
 
@@ -56,8 +63,8 @@ class DensitySummary:
     valid: bool
 
 
-def _spread(values: Float[Tensor, " seeds"]) -> tuple[float | None, float | None]:
-    """Standard error and half the 95 % Student interval of the mean."""
+def spread(values: Float[Tensor, " seeds"]) -> tuple[float | None, float | None]:
+    """Standard error and half the 95 % Student interval of the mean, None for too few seeds."""
     from scipy.stats import t
 
     count = len(values)
@@ -91,9 +98,9 @@ def summarise(simulation: Simulation) -> list[DensitySummary]:
     rows = []
     for i, density in enumerate(simulation.densities):
         accuracy = simulation.test_accuracy[i]
-        error, interval = _spread(accuracy)
+        error, interval = spread(accuracy)
         difference = None if dense is None else accuracy - dense
-        gain_error, gain_interval = (None, None) if difference is None else _spread(difference)
+        gain_error, gain_interval = (None, None) if difference is None else spread(difference)
         # the closed form describes training to the loss that was reached
         reached = float(simulation.train_loss[i].mean())
         closed = setting.support == 1 and 0 < reached < math.log(setting.classes)

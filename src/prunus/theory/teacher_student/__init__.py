@@ -52,9 +52,11 @@ from prunus.theory.teacher_student.rank import (
 )
 from prunus.theory.teacher_student.retrain import (
     Patterns,
+    Retraining,
     measured_patterns,
     pattern_total,
     random_patterns,
+    refined_patterns,
     retrain,
     sampled_patterns,
 )
@@ -78,6 +80,7 @@ __all__ = [
     "PrunedError",
     "Ranking",
     "RankingRow",
+    "Retraining",
     "Simulation",
     "Trajectory",
     "Weights",
@@ -109,6 +112,7 @@ __all__ = [
     "random_weights",
     "rank_methods",
     "rank_students",
+    "refined_patterns",
     "retrain",
     "reweight_edges",
     "sample_coordinates",

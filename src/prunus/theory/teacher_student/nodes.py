@@ -91,11 +91,20 @@ def node_kernel(
     if kernel not in KERNELS:
         raise unknown("kernel", kernel, KERNELS)
     if kernel == "preact":
-        return order.Q
+        return _semidefinite(order.Q)
     if kernel == "rbf":
         return gaussian_kernel(order.Q, jitter=0.0)
-    gram = torch.from_numpy(activation.pair(order.Q.numpy()))
+    gram = _semidefinite(torch.from_numpy(activation.pair(order.Q.numpy())))
     return gram if kernel == "act" else torch.outer(order.v, order.v) * gram
+
+
+def _semidefinite(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
+    """The nearest kernel without negative eigenvalues, which an integrator's round-off leaves."""
+    values, vectors = torch.linalg.eigh(matrix)
+    if float(values[0]) >= 0:
+        return matrix
+    clipped: Tensor = (vectors * values.clamp(min=0)) @ vectors.T
+    return clipped
 
 
 def random_inclusion(students: int, kept: int) -> Float[Tensor, "K K"]:

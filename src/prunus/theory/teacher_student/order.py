@@ -1,7 +1,7 @@
 """Order parameters: the few overlaps that say all about a wide student and its teacher."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class OrderParameters:
     T: Float[Tensor, "M M"]
     v: Float[Tensor, " K"]
     v_star: Float[Tensor, " M"]
+
+    if TYPE_CHECKING:  # what the constructor takes is wider than what the fields are
+
+        def __init__(self, Q: Any, R: Any, T: Any, v: Any, v_star: Any) -> None: ...
 
     def __post_init__(self) -> None:
         for name, dims in (("Q", 2), ("R", 2), ("T", 2), ("v", 1), ("v_star", 1)):
@@ -115,6 +119,10 @@ class Weights:
     teacher: Float[Tensor, "*seeds M N"]
     v: Float[Tensor, "*seeds K"]
     v_star: Float[Tensor, " M"]
+
+    if TYPE_CHECKING:  # as above
+
+        def __init__(self, student: Any, teacher: Any, v: Any, v_star: Any) -> None: ...
 
     def __post_init__(self) -> None:
         for name in ("student", "teacher", "v", "v_star"):

@@ -20,17 +20,19 @@ from prunus.theory.teacher_student.solve import (
     Rate,
     Trajectory,
     choose_method,
-    error_of,
     integrate,
     output_times,
     schedule,
+    trajectory_of,
 )
 
 __all__ = [
     "Patterns",
+    "Retraining",
     "measured_patterns",
     "pattern_total",
     "random_patterns",
+    "refined_patterns",
     "retrain",
     "sampled_patterns",
 ]
@@ -61,6 +63,19 @@ class Patterns:
     v_star: Float[Tensor, " M"]
 
 
+@dataclass(frozen=True, eq=False)
+class Retraining:
+    """A retrained student.
+
+    Attributes:
+        curve: learning curve of the totals.
+        end: the patterns at its end, from which a further round of pruning starts.
+    """
+
+    curve: Trajectory
+    end: Patterns
+
+
 def pattern_total(patterns: Patterns) -> OrderParameters:
     """The order parameters of the masked student: the sums over its patterns."""
     return OrderParameters(
@@ -76,26 +91,49 @@ def random_patterns(order: OrderParameters, density: float) -> Patterns:
     Raises:
         ValueError: K > 8, where `sampled_patterns` or `measured_patterns` serve.
     """
-    students = len(order.v)
+    everything = Patterns(
+        torch.ones(1, len(order.v), dtype=torch.bool),
+        torch.ones(1, dtype=torch.float64),
+        order.Q[None],
+        order.R[None],
+        order.T[None],
+        order.v,
+        order.v_star,
+    )
+    return refined_patterns(everything, density)
+
+
+def refined_patterns(patterns: Patterns, density: float) -> Patterns:
+    """Prune again: each kept weight survives with probability `density`, on many inputs.
+
+    A coordinate of pattern b goes to b′ ⊆ b with probability p^{|b′|} (1 − p)^{|b| − |b′|}. With
+    `retrain` in between, this is iterated pruning.
+
+    Raises:
+        ValueError: K > 8, where `sampled_patterns` or `measured_patterns` serve.
+    """
+    p = fraction("density", density, one=True)
+    students = patterns.mask.shape[1]
     if students > ALL_PATTERNS:
         raise ValueError(
             f"All 2^K patterns are followed up to K = {ALL_PATTERNS}, got K = {students}. Use "
             f"`sampled_patterns` or `measured_patterns`."
         )
-    p = fraction("density", density, one=True)
     mask = torch.tensor(list(itertools.product([False, True], repeat=students)))
-    count = mask.sum(1)
-    share = p ** count.double() * (1 - p) ** (students - count).double()
-    mask, share = mask[share > 0], share[share > 0]
+    inside = ~(mask[:, None] & ~patterns.mask).any(-1)
     kept = mask.double()
+    count, before = kept.sum(1)[:, None], patterns.mask.double().sum(1)
+    chance = inside * p**count * (1 - p) ** (before - count).clamp(min=0)
+    some = chance.any(1)
+    mask, kept, chance = mask[some], kept[some], chance[some]
     return Patterns(
         mask,
-        share,
-        share[:, None, None] * kept[:, :, None] * kept[:, None, :] * order.Q,
-        share[:, None, None] * kept[:, :, None] * order.R,
-        share[:, None, None] * order.T,
-        order.v,
-        order.v_star,
+        chance @ patterns.share,
+        torch.einsum("nb,bij->nij", chance, patterns.Q) * kept[:, :, None] * kept[:, None, :],
+        torch.einsum("nb,bij->nij", chance, patterns.R) * kept[:, :, None],
+        torch.einsum("nb,bij->nij", chance, patterns.T),
+        patterns.v,
+        patterns.v_star,
     )
 
 
@@ -144,7 +182,7 @@ def retrain(
     method: str | None = None,
     rtol: float = 1e-6,
     atol: float = 1e-8,
-) -> Trajectory:
+) -> Retraining:
     """Integrate the learning equations of a student whose masked weights stay zero.
 
     The drift of a coordinate is linear in that coordinate's (w, w*), so the partial sums of each
@@ -160,7 +198,7 @@ def retrain(
         until, rate, readout_rate, noise, activation, times, method, rtol, atol: as in `solve`.
 
     Returns:
-        the learning curve of the totals.
+        the learning curve of the totals, and the patterns at its end.
 
     References:
         Derived in docs/teacher_student.md.
@@ -170,7 +208,6 @@ def retrain(
     sigma = positive("noise", noise, zero=True)
     first, second = schedule("rate", rate), schedule("readout_rate", readout_rate)
     stored = output_times(times, horizon)
-    total = pattern_total(start)
     students, teachers = len(start.v), len(start.v_star)
     patterns = len(start.share)
     kept, share = start.mask.numpy().astype(np.float64), start.share.numpy()
@@ -231,29 +268,26 @@ def retrain(
             whole_covariance[:students, :students], whole_covariance[:students, students:], v.copy()
         )
 
-    q = np.empty((len(stored), students, students))
-    r = np.empty((len(stored), students, teachers))
-    v = np.empty((len(stored), students))
-    for n, alpha in enumerate(stored):
-        v[n] = fill(solution.sol(alpha))
-        whole_covariance = covariance.sum(0)
-        q[n], r[n] = whole_covariance[:students, :students], whole_covariance[:students, students:]
-    return Trajectory(
-        times=torch.from_numpy(stored),
-        Q=torch.from_numpy(q),
-        R=torch.from_numpy(r),
-        v=torch.from_numpy(v),
-        start=total,
-        errors=torch.tensor(
-            [error_of(*state, total, unit) for state in zip(q, r, v, strict=True)],
-            dtype=torch.float64,
-        ),
-        activation=unit,
-        noise=sigma,
+    curve = trajectory_of(
+        between,
+        stored,
+        pattern_total(start),
+        unit,
+        sigma,
         method=chosen,
         evaluations=int(solution.nfev),
-        _between=between,
     )
+    last = torch.from_numpy(fill(solution.sol(horizon)).copy())
+    end = Patterns(
+        start.mask,
+        start.share,
+        torch.from_numpy(covariance[:, :students, :students].copy()),
+        torch.from_numpy(covariance[:, :students, students:].copy()),
+        start.T,
+        last,
+        start.v_star,
+    )
+    return Retraining(curve, end)
 
 
 def _blocks(

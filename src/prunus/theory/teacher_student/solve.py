@@ -139,12 +139,28 @@ def solve(
     begin = pack(start.Q.numpy(), start.R.numpy(), fixed if learns_readout else fixed[:0])
     chosen = choose_method(method, len(begin))
     solution = integrate(slope, begin, horizon, chosen, rtol, atol)
-    states = solution.sol(stored).T
-    parts = [unpack(state, students, teachers) for state in states]
-    q, r, v = (np.stack(part) for part in zip(*parts, strict=True))
-    if not learns_readout:
-        v = np.broadcast_to(fixed, (len(stored), students)).copy()
-    errors = [error_of(*state, start, unit) for state in zip(q, r, v, strict=True)]
+    return trajectory_of(
+        solution.sol, stored, start, unit, sigma, method=chosen, evaluations=int(solution.nfev)
+    )
+
+
+def trajectory_of(
+    between: Callable[[float], ndarray],
+    stored: Float[ndarray, " times"],
+    start: OrderParameters,
+    activation: Activation,
+    noise: float,
+    *,
+    method: str,
+    evaluations: int,
+) -> Trajectory:
+    """The learning curve behind a function from α to packed order parameters (see `ode.pack`)."""
+    students, teachers = start.R.shape
+    states = [unpack(between(alpha), students, teachers) for alpha in stored]
+    q, r = (np.stack([state[part] for state in states]) for part in (0, 1))
+    fixed = start.v.numpy()
+    v = np.stack([state[2] if len(state[2]) else fixed for state in states])
+    errors = [error_of(*state, start, activation) for state in zip(q, r, v, strict=True)]
     return Trajectory(
         times=torch.from_numpy(stored),
         Q=torch.from_numpy(q),
@@ -152,11 +168,11 @@ def solve(
         v=torch.from_numpy(v),
         start=start,
         errors=torch.tensor(errors, dtype=torch.float64),
-        activation=unit,
-        noise=sigma,
-        method=chosen,
-        evaluations=int(solution.nfev),
-        _between=solution.sol,
+        activation=activation,
+        noise=noise,
+        method=method,
+        evaluations=evaluations,
+        _between=between,
     )
 
 

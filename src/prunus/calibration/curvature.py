@@ -1,0 +1,76 @@
+"""The Hessian times the gradient of the loss, for the weights that are to be pruned."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import Batches, call, parts, size_of, to_device
+from prunus.calibration.forward import loss_of
+from prunus.modes import evaluating
+
+__all__ = ["TEMPERATURE", "hessian_gradients"]
+
+TEMPERATURE = 200.0  # by which GraSP divides the logits
+
+
+def hessian_gradients(
+    model: nn.Module,
+    names: Mapping[str, nn.Module],
+    batches: Batches,
+    *,
+    loss: Any = None,
+    temperature: float = TEMPERATURE,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """H g of the named modules' weights, in their shapes, float64; two passes over the data.
+
+    g and H are gradient and Hessian of the mean loss over all samples, both restricted to the named
+    weights; the logits are divided by `temperature`.
+
+    Raises:
+        ValueError: the output is no tensor, so that it cannot be divided; or no loss applies.
+    """
+    weights: list[Any] = [module.weight for module in names.values()]
+    flags = [w.requires_grad for w in weights]
+
+    def gradient(batch: Any, create_graph: bool) -> tuple[Tensor, ...]:
+        output = call(model, batch)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"GraSP divides the logits by {temperature:g}, but the model's output is "
+                f"{type(output).__name__}. Wrap the model so that it returns its logits."
+            )
+        value = loss_of(output / temperature, batch, loss) * (size_of(batch) or 1)
+        grads = torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True)
+        return tuple(
+            torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)
+        )
+
+    for w in weights:
+        w.requires_grad_(True)
+    try:
+        with evaluating(model), torch.enable_grad():
+            total = [torch.zeros_like(w) for w in weights]
+            samples = 0
+            for batch in batches:
+                for part in parts(batch):
+                    samples += size_of(part) or 1
+                    grads = gradient(to_device(part, device), create_graph=False)
+                    total = [t + g.detach() for t, g in zip(total, grads, strict=True)]
+            result = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
+            for batch in batches:
+                for part in parts(batch):
+                    grads = gradient(to_device(part, device), create_graph=True)
+                    dot = sum((g * t).sum() for g, t in zip(grads, total, strict=True))
+                    assert isinstance(dot, Tensor)  # there is at least one weight
+                    curved = torch.autograd.grad(dot, weights, allow_unused=True)
+                    result = [
+                        r if c is None else r + c.detach().double()
+                        for r, c in zip(result, curved, strict=True)
+                    ]
+    finally:
+        for w, flag in zip(weights, flags, strict=True):
+            w.requires_grad_(flag)
+    return {name: r / samples**2 for name, r in zip(names, result, strict=True)}

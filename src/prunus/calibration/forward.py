@@ -1,0 +1,28 @@
+"""The loss of a batch, for statistics that need gradients."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["loss_of"]
+
+
+def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
+    """The scalar loss of a batch: the caller's, the output's own, or cross-entropy.
+
+    Raises:
+        ValueError: none of them applies.
+    """
+    if loss is not None:
+        value: Tensor = loss(output, batch)
+        return value
+    own = getattr(output, "loss", None)
+    if isinstance(own, Tensor):
+        return own
+    labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    if isinstance(labels, Tensor) and not labels.is_floating_point() and isinstance(output, Tensor):
+        return nn.functional.cross_entropy(output, labels.long())
+    raise ValueError(
+        "This recipe needs a loss, and the output has none and the batches are no pairs "
+        "(x, integer y). Pass loss=function(output, batch) -> scalar."
+    )

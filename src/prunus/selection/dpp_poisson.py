@@ -1,0 +1,54 @@
+"""The Poisson approximation of a k-DPP: its marginals without its repulsion."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+import prunus.dpp as dpp
+from prunus.selection.choice import Choice
+from prunus.selection.dpp_sets import Pool, each_pool
+from prunus.selection.k_dpp import KDPP, kernel_facts
+
+__all__ = ["DPPPoisson"]
+
+
+@dataclass(frozen=True)
+class DPPPoisson:
+    """Independent coins with the DPP's marginals, conditioned on the count.
+
+    For edge kernels nothing is lost that could be measured: next to none of a k-DPP's distance
+    from uniform draws is repulsion.
+
+    Attributes:
+        process: the k-DPP that is approximated; its kernel fields count.
+        accuracy: relative accuracy of the expected size at which marginals are read off. The draw
+            is scaled to the exact count in any case.
+    """
+
+    process: KDPP = field(default_factory=KDPP)
+    accuracy: float = 0.02
+    random: ClassVar[bool] = True
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What the process needs."""
+        return self.process.statistics
+
+    def __call__(
+        self,
+        scores: Float[Tensor, "pools units"],
+        kept: Int[Tensor, " pools"],
+        *,
+        layer: Any,
+        generator: Generator,
+    ) -> Choice:
+        """The mask of one draw for each pool."""
+
+        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+            kernel = pool.matrix()
+            odds, _ = dpp.poisson_odds(kernel, k, accuracy=self.accuracy)
+            return dpp.poisson_sample(odds, k, generator=generator), kernel_facts(kernel)
+
+        return each_pool(scores, kept, layer, self.process, choose)

@@ -1,0 +1,41 @@
+"""An instance of every entry of every table, so that new entries are tested as they come."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.calibration import STATISTICS, calibrate
+from prunus.layer import Layer
+
+ARGUMENTS = {"NM": {"n": 2, "m": 4}}  # entries that cannot be made without arguments
+
+
+def instances(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: cls(**ARGUMENTS.get(name, {})) for name, cls in table.items()}
+
+
+def linear_layer(seed: int = 0, out: int = 6, wide: int = 12, samples: int = 40) -> Layer:
+    """A linear layer with every statistic of correlated inputs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(wide, out)).double()
+        x = torch.randn(samples, wide, dtype=torch.float64) @ torch.randn(wide, wide).double() + 1
+    return calibrated(model, x)
+
+
+def conv_layer(seed: int = 0, groups: int = 1, bias: bool = True) -> Layer:
+    """A convolution, grouped or not, with every statistic."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(4, 8, 2, groups=groups, bias=bias)).double()
+        x = torch.randn(12, 4, 5, 5, dtype=torch.float64) + 0.5
+    return calibrated(model, x)
+
+
+def calibrated(model: nn.Module, x: torch.Tensor) -> Layer:
+    wanted = tuple(name for name in STATISTICS if name != "cross")
+    y = torch.zeros(len(x), dtype=torch.int64)
+    return calibrate(
+        model, (x, y), wanted, loss=lambda out, batch: out.square().flatten(1).sum(1).mean()
+    )["0"]

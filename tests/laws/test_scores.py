@@ -1,0 +1,126 @@
+"""The laws of scores, over the whole table, and each against its definition."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from laws.families import conv_layer, instances, linear_layer
+from models import build
+from prunus.calibration import calibrate
+from prunus.nodes import class_scores, class_view
+from prunus.scores import SCORES, Magnitude, RemovalError, removal_error
+
+RULES = instances(SCORES)
+each = pytest.mark.parametrize("name", RULES)
+LAYERS = {
+    "linear": linear_layer(),
+    "conv": conv_layer(),
+    "grouped": conv_layer(groups=2),
+    "depthwise": conv_layer(groups=4),
+}
+
+
+@each
+@pytest.mark.parametrize("kind", LAYERS)
+def test_shape_purity_and_repeatability(name, kind):
+    layer = LAYERS[kind]
+    before = layer.weight.clone(), layer.gram.clone(), layer.grad.clone()
+    scores = RULES[name](layer)
+    assert scores.shape == layer.weight.shape
+    assert torch.isfinite(scores).all()
+    assert torch.equal(scores, RULES[name](layer))
+    for old, new in zip(before, (layer.weight, layer.gram, layer.grad), strict=True):
+        assert torch.equal(old, new)
+
+
+@each
+def test_permuting_inputs_permutes_the_scores(name):
+    layer = linear_layer()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    moved = replace(
+        layer,
+        weight=layer.weight[:, order],
+        gram=layer.gram[order][:, order],
+        mean=layer.mean[order],
+        diag=None,
+        max=layer.max[order],
+        zeros=layer.zeros[order],
+        grad=layer.grad[:, order],
+    )
+    torch.testing.assert_close(RULES[name](moved), RULES[name](layer)[:, order])
+
+
+@each
+def test_what_a_score_declares_is_enough_and_what_it_lacks_is_named(name):
+    layer, rule = linear_layer(), RULES[name]
+    bare = replace(layer, gram=None, mean=None, diag=None, max=None, zeros=None, grad=None)
+    if not rule.statistics:
+        rule(bare)
+        return
+    model, x = build("mlp-relu")
+    own = calibrate(model, (x, torch.arange(4)), rule.statistics)["layers.0"]
+    assert rule(own).shape == own.weight.shape
+    with pytest.raises(ValueError, match=r"^Layer '0' has no statistic.* Pass data, or calibrate"):
+        rule(bare)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_removal_error_is_the_error_of_removing_one_weight(kind):
+    layer = LAYERS[kind]
+    scores = RemovalError()(layer)
+    rows = layer.weight.shape[0] // layer.groups
+    grams = layer.gram if layer.groups > 1 else layer.gram[None]
+    for i in range(layer.weight.shape[0]):
+        for j in range(layer.weight.shape[1]):
+            gap = torch.zeros_like(layer.weight[i])
+            gap[j] = layer.weight[i, j]
+            expected = gap @ grams[i // rows] @ gap
+            torch.testing.assert_close(scores[i, j], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_removal_error_refuses_what_is_no_mean_square():
+    message = (
+        "`power` must be a mean square, >= 0, got -1 at entry 1. Collect it from finite inputs."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        removal_error(torch.ones(2, 3), torch.tensor([[1.0, -1.0, 2.0]]))
+
+
+@pytest.mark.parametrize("side", ["consumer", "producer", "both"])
+@pytest.mark.parametrize("reduction", ["sum", "l2"])
+def test_node_scores_reduce_over_every_member(side, reduction):
+    model, x = build("cnn-relu")
+    calibration = calibrate(model, x)
+    for group in calibration.groups:
+        view = class_view(group, calibration)
+        found = class_scores(view, Magnitude(side=side, reduction=reduction))
+        for unit, members in enumerate(group.classes):
+            values = [
+                model.get_parameter(m.parameter).detach().select(m.axis, m.index).abs().flatten()
+                for m in members
+                if m.parameter.rpartition(".")[0] in (*group.producers, *group.consumers)
+                and m.parameter.endswith("weight")
+                and (side == "both" or (side == "consumer") == (m.role == "in"))
+            ]
+            joined = torch.cat(values)
+            expected = joined.norm() if reduction == "l2" else joined.sum()
+            torch.testing.assert_close(found[unit], expected)
+
+
+def test_a_plain_function_scores_the_consumers():
+    model, x = build("mlp-relu")
+    calibration = calibrate(model, x)
+    view = class_view(calibration.groups[0], calibration)
+    plain = class_scores(view, lambda layer: layer.weight.abs())
+    torch.testing.assert_close(plain, class_scores(view, Magnitude()))
+
+
+def test_an_unknown_side_or_reduction_is_refused():
+    with pytest.raises(ValueError, match=r"^Unknown side of a score 'producers'\. Did you mean pr"):
+        Magnitude(side="producers")
+    with pytest.raises(
+        ValueError, match=r"^Unknown reduction of a score 'l1'\. Did you mean l2\?$"
+    ):
+        RemovalError(reduction="l1")

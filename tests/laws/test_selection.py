@@ -1,0 +1,127 @@
+"""The laws of selection rules, over the whole table."""
+
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from laws.families import instances, linear_layer
+from prunus.budget import count_of
+from prunus.rng import generator_for
+from prunus.selection import SELECTIONS, top_k_mask
+
+RULES = instances(SELECTIONS)
+LAYER = linear_layer()
+POOLS, UNITS = LAYER.weight.shape
+each = pytest.mark.parametrize("name", RULES)
+
+
+def choose(name, scores, kept, seed=0):
+    return RULES[name](scores, kept, layer=LAYER, generator=generator_for(seed, "fc"))
+
+
+counts = st.lists(st.integers(0, UNITS), min_size=POOLS, max_size=POOLS).map(torch.tensor)
+ties = st.lists(st.integers(0, 3), min_size=POOLS * UNITS, max_size=POOLS * UNITS).map(
+    lambda v: torch.tensor(v, dtype=torch.float64).view(POOLS, UNITS)
+)
+
+
+@each
+@given(kept=counts, scores=ties, seed=st.integers(0, 9))
+@settings(max_examples=15)
+def test_exact_counts_even_with_ties_and_nothing_else_changes(name, kept, scores, seed):
+    before = scores.clone(), kept.clone(), LAYER.weight.clone(), LAYER.gram.clone()
+    state = torch.get_rng_state()
+    choice = choose(name, scores, kept, seed)
+    assert choice.mask.dtype == torch.bool
+    assert torch.equal(choice.mask.sum(1), kept)
+    again = choose(name, scores, kept, seed)
+    assert torch.equal(choice.mask, again.mask)
+    for old, new in zip(before, (scores, kept, LAYER.weight, LAYER.gram), strict=True):
+        assert torch.equal(old, new)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@each
+@pytest.mark.parametrize("density", [0.9, 1.0, 0.001, 0.1])
+@pytest.mark.parametrize("scores", [torch.ones(POOLS, UNITS), torch.zeros(POOLS, UNITS)])
+def test_densities_and_equal_scores(name, density, scores):
+    kept = torch.full((POOLS,), count_of(density, UNITS))
+    assert choose(name, scores, kept).mask.sum(1).tolist() == kept.tolist()
+
+
+@each
+def test_units_that_an_earlier_step_removed_stay_removed(name):
+    scores = torch.rand(POOLS, UNITS)
+    scores[:, [1, 4, 7]] = -torch.inf
+    for seed in range(5):
+        mask = choose(name, scores, torch.full((POOLS,), UNITS - 4), seed).mask
+        assert not mask[:, [1, 4, 7]].any()
+
+
+@each
+def test_only_random_rules_follow_the_seed(name):
+    scores, kept = torch.rand(POOLS, UNITS), torch.full((POOLS,), UNITS // 2)
+    masks = [choose(name, scores, kept, seed).mask for seed in range(8)]
+    # eight draws of six rows of 924 sets each are all alike with probability below 1e-100
+    assert any(not torch.equal(masks[0], m) for m in masks) == RULES[name].random
+
+
+@each
+@given(order=st.permutations(range(UNITS)), k=st.integers(0, UNITS))
+@settings(max_examples=15)
+def test_permuting_units_with_distinct_scores_permutes_the_answer(name, order, k):
+    if RULES[name].random:
+        return  # a statement about probabilities, which the rule's own tests make
+    scores = torch.rand(POOLS, UNITS, generator=generator_for(1, "scores"))
+    kept = torch.full((POOLS,), k)
+    mask, moved = choose(name, scores, kept).mask, choose(name, scores[:, order], kept).mask
+    assert torch.equal(mask[:, order], moved)
+
+
+@each
+def test_bad_counts(name):
+    scores = torch.rand(POOLS, UNITS)
+    for wrong, shown in ((UNITS + 1, f"{UNITS + 1} to {UNITS + 1}"), (-1, "-1 to -1")):
+        message = (
+            f"`kept` must lie in [0, {UNITS}], the pool size, got values from {shown}. Take it "
+            f"from an allocation."
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            choose(name, scores, torch.full((POOLS,), wrong))
+
+
+@given(scores=ties, kept=counts)
+def test_top_k_takes_the_best_and_of_equals_the_first(scores, kept):
+    mask = top_k_mask(scores, kept)
+    for row, own, k in zip(scores.tolist(), mask.tolist(), kept.tolist(), strict=True):
+        best = sorted(range(UNITS), key=lambda i: (-row[i], i))[:k]
+        assert {i for i in range(UNITS) if own[i]} == set(best)
+
+
+def test_random_draws_are_uniform_and_rescaling_is_unbiased():
+    from prunus.selection import RandomK
+    from reference.chi_square import p_value
+
+    generator = generator_for(3, "draws")
+    rule, scores = RandomK(rescaled=True), torch.zeros(1, 5)
+    kept = torch.tensor([2])
+    from itertools import combinations
+
+    import numpy as np
+
+    cells = list(combinations(range(5), 2))
+
+    def draw():
+        mask = rule(scores, kept, layer=None, generator=generator).mask[0]
+        return tuple(mask.nonzero().flatten().tolist())
+
+    p = p_value(draw, cells, np.full(10, 0.1), 4000)
+    assert p > 1e-6, f"uniform draws rejected with p = {p:.2g}; false alarm probability 1e-6"
+    skewed = np.full(10, 0.1) + np.array([0.03, -0.03] * 5)
+    assert p_value(draw, cells, skewed, 4000) < 1e-6  # the same test rejects a wrong law
+    choice = rule(scores, kept, layer=None, generator=generator)
+    assert torch.equal(choice.scale, torch.full((1, 5), 2.5))
+    assert float((choice.scale * choice.mask).sum()) == 5.0

@@ -1,0 +1,148 @@
+"""Counts, their rounding and sharing; budgets and plans."""
+
+import math
+import random
+import re
+from decimal import localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prunus.budget import Budget, Plan, as_counts, count_of, densities_of, share
+
+
+def exactly(text):
+    return f"^{re.escape(text)}$"
+
+
+def test_a_thousand_random_shapes_and_densities_follow_the_rule():
+    draw = random.Random(0)
+    for _ in range(1000):
+        rows, width = draw.randint(1, 900), draw.randint(1, 3000)
+        density = draw.choice([round(draw.random(), 2) or 0.5, 1 - draw.random(), 1e-3, 0.9, 1.0])
+        total = math.floor(Fraction(repr(density)) * rows * width + Fraction(1, 2))
+        assert count_of(density, rows * width) == total
+        each, left = divmod(total, rows)
+        expected = [each + (i < left) for i in range(rows)]
+        assert share(total, [width] * rows) == expected
+        assert share(total, [width] * rows, minimum=1) == [max(k, 1) for k in expected]
+
+
+def test_halves_go_up_in_decimal_and_no_context_disturbs_it():
+    assert [count_of(d, n) for d, n in ((0.5, 1), (0.1, 5), (0.3, 5), (0.7, 5))] == [1, 1, 2, 4]
+    assert count_of(1 - 0.9, 10) == 1
+    assert count_of(0.1, 10**30 + 5) == 10**29 + 1  # 0.5 rounds up, far beyond a float
+    with localcontext() as context:
+        context.prec = 3
+        assert count_of(0.123456, 10**6) == 123456
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=6),
+    st.integers(0, 200),
+    st.integers(0, 3),
+)
+def test_share(pairs, total, minimum):
+    sizes, rates = [p[0] for p in pairs], [p[1] for p in pairs]
+    lows = [min(minimum, size) for size in sizes]
+    for own in (rates, None):
+        if own is None and not sum(sizes):
+            continue
+        parts = share(total, sizes, rates=own, minimum=minimum)
+        assert sum(parts) == max(min(total, sum(sizes)), sum(lows))
+        pulls = own or sizes
+        for i, a in enumerate(parts):
+            assert lows[i] <= a <= sizes[i]
+            for j, b in enumerate(parts):
+                # among pools that no limit holds, parts stand as the rates do, up to rounding
+                if lows[i] < a < sizes[i] and lows[j] < b < sizes[j]:
+                    assert abs(a * pulls[j] - b * pulls[i]) <= pulls[i] + pulls[j]
+
+
+def test_largest_remainders_with_ties_to_the_lower_index():
+    assert share(5, [4, 4, 4]) == [2, 2, 1]
+    assert share(2, [1, 1, 1]) == [1, 1, 0]
+    assert share(7, [6, 3, 1]) == [4, 2, 1]  # remainders .2, .1, .7
+    assert share(0, [0, 0]) == [0, 0]
+    assert share(11, [10, 5, 5], rates=[100, 1, 1], minimum=3) == [5, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "A budget has exactly one target, got none. Give one of density, parameters, macs, "
+             "bytes, latency, gap."),
+        ({"density": 0.5, "macs": 3}, "A budget has exactly one target, got density, macs. Give "
+             "one of density, parameters, macs, bytes, latency, gap."),
+        ({"density": 0.0}, "`density` must lie in (0, 1], got 0.0."),
+        ({"density": -0.1}, "`density` must lie in (0, 1], got -0.1."),
+        ({"density": 1.1}, "`density` must lie in (0, 1], got 1.1."),
+        ({"density": math.nan}, "`density` must lie in (0, 1], got nan."),
+        ({"density": True}, "`density` must be a number in (0, 1], got True."),
+        ({"parameters": 0}, "`parameters` must be a whole number >= 1, got 0."),
+        ({"gap": -1.0}, "`gap` must be a finite number > 0, got -1.0."),
+        ({"latency": 0.5}, "A latency budget needs `example`, the input whose latency counts."),
+        ({"density": 0.5, "delta": 0.0}, "`delta` must lie in (0, 1), got 0.0."),
+    ],
+)  # fmt: skip
+def test_bad_budgets(given, message):
+    with pytest.raises(ValueError, match=exactly(message)):
+        Budget(**given)
+
+
+def test_steps_are_geometric():
+    budget = Budget(density=0.04)
+    assert budget.step(0.5).density == pytest.approx(0.2)
+    assert budget.step(1.0) is budget
+    assert Budget(parameters=100).step(0.5, 10_000.0).parameters == 1000
+    message = (
+        "A budget of gap cannot be spread over several steps. Use a one-shot schedule or a density."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        Budget(gap=0.1).step(0.5, 1.0)
+
+
+def test_plan_summary():
+    plan = Plan(
+        kept={"b": (2, 3), "a": 7, "c": [4, 4]},
+        density=0.25,
+        limit=0.2,
+        value=0.25,
+        feasible=False,
+        notes=("the minimum of 2 per pool binds in b",),
+    )
+    assert plan.summary().splitlines() == [
+        "plan by density: density 0.25, limit 0.2, reached 0.25, NOT FEASIBLE",
+        "a  7",
+        "b  5 (2 to 3 in each of 2 pools)",
+        "c  8 (4 in each of 2 pools)",
+        "the minimum of 2 per pool binds in b",
+    ]
+
+
+def test_densities_by_glob():
+    names = ["fc1", "fc2", "head"]
+    found = densities_of({"fc1": 0.1, "fc*": 0.5}, names)
+    assert found == {"fc1": 0.1, "fc2": 0.5, "head": 1.0}  # the first that matches counts
+    with pytest.raises(
+        ValueError, match=exactly("Unknown layer or glob 'fc3'. Did you mean fc2, fc1?")
+    ):
+        densities_of({"fc3": 0.5}, names)
+    with pytest.raises(ValueError, match=exactly("`density['fc1']` must lie in (0, 1], got 2.")):
+        densities_of({"fc1": 2}, names)
+
+
+def test_plans_by_hand():
+    assert as_counts("fc", 5, [4, 4]).tolist() == [3, 2]
+    assert as_counts("fc", [1, 4], [4, 4]).tolist() == [1, 4]
+    for wrong in (9, -1, 2.5):
+        with pytest.raises(ValueError, match=r"^`plan\['fc'\]` must be a whole number .*0, 8\]"):
+            as_counts("fc", wrong, [4, 4])
+    message = (
+        "The plan for 'fc' must give at most 8 kept units, or one count for each of its 2 pools, "
+        "got [1, 5]."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        as_counts("fc", [1, 5], [4, 4])

@@ -1,0 +1,146 @@
+"""Costs of plans against counting real, smaller networks; measured latency."""
+
+import math
+import time
+
+import pytest
+import torch
+from scipy.stats import binom
+from torch import nn
+
+from models import MLP, build
+from prunus.cost import _latency, anatomy, edge_cost, measure_latency, node_cost
+from prunus.coupling import couple
+
+
+def counted(model, x):
+    """Parameters, multiply-adds of one sample and bytes, from the tensors and calls themselves."""
+    macs = 0
+
+    def hook(module, args, output):
+        nonlocal macs
+        per_output = module.weight[0].numel()
+        macs += output.numel() * per_output // len(x)
+
+    handles = [
+        m.register_forward_hook(hook)
+        for m in model.modules()
+        if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    tensors = [*model.parameters(), *model.buffers()]
+    return (
+        sum(p.numel() for p in model.parameters()),
+        macs,
+        sum(t.numel() * t.element_size() for t in tensors),
+    )
+
+
+def facts(cost):
+    return cost.parameters, cost.macs, cost.bytes
+
+
+ALL = [
+    "mlp-norm", "mlp-no-bias", "cnn-relu", "cnn-pool", "mixed", "conv1d", "conv3d", "called-twice",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_dense_network(name):
+    model, x = build(name)
+    sizes = anatomy(model, lambda: len(model(x)))
+    cost = edge_cost(sizes, {})
+    assert facts(cost) == counted(model, x)
+    assert cost.model_density == 1.0
+
+
+def test_tied_weights_are_stored_once_and_multiplied_twice():
+    model, x = build("tied")
+    cost = edge_cost(anatomy(model, lambda: len(model(x))), {})
+    assert facts(cost) == counted(model, x)
+
+
+def test_removed_weights():
+    model, x = build("cnn-relu")
+    sizes = anatomy(model, lambda: len(model(x)))
+    parameters, macs, stored = counted(model, x)
+    kept = {"conv1": 30, "fc1": 288}
+    cost = edge_cost(sizes, kept)
+    gone = {"conv1": 2 * 6 * 9 - 30, "fc1": 9 * 32 - 288}
+    assert cost.parameters == parameters - sum(gone.values())
+    assert cost.macs == macs - gone["conv1"] * 64  # 8 × 8 positions
+    assert cost.density == (30 + 288) / (108 + 288)
+    assert cost.model_density == cost.parameters / parameters
+    # conv1: 30 doubles and 108 bits instead of 108 doubles; fc1 keeps all and is stored dense
+    assert cost.bytes == stored - (108 * 8 - (30 * 8 + math.ceil(108 / 8)))
+    assert edge_cost(anatomy(model), kept).macs is None
+
+
+@pytest.mark.parametrize("kept", [(16, 10), (5, 10), (16, 3), (7, 4), (1, 1)])
+def test_a_smaller_mlp(kept):
+    model, x = MLP(norm=True), torch.randn(4, 12)
+    groups = couple(model.eval(), x).groups
+    smaller = MLP((12, *kept, 5), norm=True).eval()
+    counts = dict(zip((g.name for g in groups), kept, strict=True))
+    cost = node_cost(anatomy(model, lambda: len(model(x))), groups, counts)
+    assert facts(cost) == counted(smaller, x)
+    weights = [
+        sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Linear))
+        for net in (smaller, model)
+    ]
+    assert cost.density == weights[0] / weights[1]
+
+
+def test_a_smaller_cnn():
+    model, x = build("cnn-relu")
+    groups = couple(model, x).groups
+    smaller, _ = build("cnn-relu")
+    smaller.conv1, smaller.norm1 = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+    smaller.conv2 = nn.Conv2d(4, 5, 3, padding=1, bias=False)
+    smaller.norm2 = nn.BatchNorm2d(5)
+    smaller.fc1, smaller.fc2 = nn.Linear(20, 7), nn.Linear(7, 4)
+    counts = {"conv1": 4, "conv2": 5, "fc1": 7}
+    assert {g.name for g in groups} == set(counts)
+    cost = node_cost(anatomy(model, lambda: len(model(x))), groups, counts)
+    assert facts(cost) == counted(smaller.double().eval(), x)
+
+
+def test_the_interval_covers_the_median_with_its_level():
+    for runs in range(15, 301):
+        latency = _latency([float(i) for i in range(runs)], 1)
+        assert latency.low <= latency.median <= latency.high
+        # the true median lies between the order statistics low and high, counted from 0, exactly
+        # if more than `low` and at most `high` of the runs fall below it
+        low, high = int(latency.low), int(latency.high)
+        assert binom.cdf(high, runs, 0.5) - binom.cdf(low, runs, 0.5) >= 0.95
+        assert binom.cdf(high - 1, runs, 0.5) - binom.cdf(low + 1, runs, 0.5) < 0.95  # no wider
+
+
+def test_measured_latency_orders_networks_and_restores_their_modes():
+    fast, slow = nn.Sequential(nn.Dropout(), nn.Identity()), nn.Sequential(nn.Identity())
+    slow.train()
+    fast.eval()
+    fast[0].train()
+
+    def call(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        time.sleep(0.004 if model is slow else 0.0005)
+
+    first, second = measure_latency([fast, slow], call, batch=3, seconds=0.05)
+    assert first.median < second.median
+    assert (first.batch, first.level, first.threads) == (3, 0.95, torch.get_num_threads())
+    assert first.runs == second.runs >= 15
+    assert [m.training for m in fast.modules()] == [False, True, False]
+    assert slow.training
+
+    def fails(model):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        measure_latency([fast, slow], fails, batch=1)
+    assert [m.training for m in fast.modules()] == [False, True, False]
+    assert slow.training
