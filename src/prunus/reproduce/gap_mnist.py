@@ -83,7 +83,7 @@ def reproduce(
             "mean of 10 draws",
         ),
         rows=rows,
-        figures={"gap-mnist": (chart, records)},
+        figures={"gap-mnist-curves": (chart, records)},
     )
 
 

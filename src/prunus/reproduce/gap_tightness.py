@@ -1,6 +1,7 @@
 """How tight the a-priori statements are: one layer, whole networks, coverage over many settings."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def reproduce(
     """
     del data_dir
     full = scale == "full"
-    layers = [(20, 0.1), (100, 0.01), (100, 0.1), (100, 0.5)]
+    layers = [(20, 0.1), *((100, q) for q in (0.01, 0.03, 0.1, 0.3, 0.5, 0.9))]
     layers += [(1000, 0.1), (1000, 0.5), (1000, 1.0)] if full else []
     rows: list[dict[str, Any]] = []
     for n, q in track(layers, "one layer", progress=progress):
@@ -74,20 +75,16 @@ def reproduce(
     for phi, widths, method, density in track(nets, "networks", progress=progress):
         rows += _network(phi, widths, method, density, 4 if widths[0] > 500 else 40, seed)
     rows += coverage(400 if full else 100, seed=seed, progress=progress)
-    records = [
-        {"n": row["n"], "ratio": row["ratio"], "series": row["bound"], "kind": "measured"}
-        for row in rows
-        if row["part"] == "layer" and row["bound"] != "Latała C = 1 + Markov (prediction)"
-    ]
+    records = _curve_of([row for row in rows if row["part"] == "layer" and row["n"] == 100])
     chart = figure(
         records,
-        x="n",
-        y="ratio",
-        x_title="units per side",
-        y_title="bound / measured 95 % quantile",
+        x="q",
+        y="norm",
+        x_title="share q of the entries present",
+        y_title="norm of a 100 × 100 matrix, 95 %",
         x_scale="log",
         y_scale="log",
-        title="One layer: how far the bounds lie above the truth",
+        title="One layer: thresholds (dashed) and measured quantile (points)",
         width=460,
     )
     return Reproduction(
@@ -106,8 +103,23 @@ def reproduce(
             "quantile of the binomial count; control: 0.9 × the measured 80 % quantile as a bound",
         ),
         rows=rows,
-        figures={"gap-tightness": (chart, records)},
+        figures={"gap-tightness-layer": (chart, records)},
     )
+
+
+def _curve_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One dashed line per bound, one point per measured quantile."""
+    bounds = [
+        {"q": row["q"], "norm": row["value"], "series": row["bound"], "kind": "bound"}
+        for row in rows
+        if not row["bound"].endswith("(prediction)")
+    ]
+    seen = {row["q"]: row["measured"] for row in rows}
+    points = [
+        {"q": q, "norm": value, "series": "measured 95 % quantile", "kind": "measured"}
+        for q, value in seen.items()
+    ]
+    return bounds + points
 
 
 def _layer(n: int, q: float, draws: int, seed: int) -> list[dict[str, Any]]:
@@ -138,6 +150,7 @@ def _layer(n: int, q: float, draws: int, seed: int) -> list[dict[str, Any]]:
             "part": "layer",
             "setting": f"{n} × {n}, q = {q:g}",
             "n": n,
+            "q": q,
             "bound": name,
             "value": value,
             "measured": truth,

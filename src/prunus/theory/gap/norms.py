@@ -27,6 +27,7 @@ __all__ = [
 EPSILON = 2.0**-52
 EXACT_SIDE = 2048  # smaller side up to which the Gram matrix is diagonalised
 FREQUENCY_BYTES = 256 * 2**20
+SECOND_GRID = 2**22  # entries over all frequencies up to which a second grid is tried
 Apply = Callable[[Tensor], Tensor]
 
 
@@ -279,8 +280,8 @@ def conv_norm(kernel: Any, geometry: Geometry) -> SafeNorm:
     """An upper bound on the norm of a convolution as a map of images; exact for circular padding.
 
     Zero padding is a restriction of a circular convolution on a larger grid, a stride a choice of
-    outputs. The least over the valid grids, with and without the stride's aliasing, and the two
-    bounds by reshaping and by taps.
+    outputs. The least over two valid grids (one where they are large), with the stride's aliasing,
+    and of the two bounds by reshaping and by taps.
 
     Args:
         kernel: (out, in / groups, height, width).
@@ -298,7 +299,10 @@ def conv_norm(kernel: Any, geometry: Geometry) -> SafeNorm:
     stride = geometry.stride
     values: dict[str, float] = {}
     parts = k.reshape(geometry.groups, -1, *k.shape[1:])
-    for high, wide_ in _grids(spread, geometry):
+    grids = _grids(spread, geometry)
+    if math.prod(grids[0]) * outs * ins > SECOND_GRID:
+        grids = grids[:1]
+    for high, wide_ in grids:
         up = (-(-high // stride[0]) * stride[0], -(-wide_ // stride[1]) * stride[1])
         divides = up == (high, wide_)
         if stride != (1, 1) and (divides or not geometry.circular):
