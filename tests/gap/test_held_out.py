@@ -1,5 +1,7 @@
 """Held-out statements: exact limits, coverage at the stated level, refusal without data."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.stats as stats
@@ -73,9 +75,12 @@ def test_statements_divide_delta_by_candidates_and_flag_samples():
     g = torch.Generator().manual_seed(0)
     dense = torch.randn(400, 3, generator=g)
     pruned = dense + 0.01 * torch.randn(400, 3, generator=g)
-    one, _ = data_statements(dense, pruned)
+    one, one_held = data_statements(dense, pruned)
     ten, _ = data_statements(dense, pruned, candidates=10)
     assert ten[0].value > one[0].value
+    over = next(s for s in one_held if s.kind == "exceeds")
+    # the threshold is read off the same outputs, so the excess of all thresholds at once is paid
+    assert over.value == pytest.approx(over.measured + math.sqrt(math.log(20) / 800))
     used, held = data_statements(dense, pruned, in_sample=True)
     assert all(s.in_sample and s.delta == 0 and s.status == "PRED" for s in (*used, *held))
     with pytest.raises(ValueError, match="`dense` is empty"):
