@@ -17,4 +17,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     # Only examples that need no data sets and seconds are run; the others are shown.
     "filename_pattern": "sampling_dpps",
+    "write_computation_times": False,
+    "plot_gallery": True,
 }

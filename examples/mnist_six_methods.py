@@ -1,4 +1,8 @@
-"""The six methods of Acharyya et al. (2021) on MNIST, with and without least squares.
+"""
+Six methods on MNIST
+====================
+
+The six methods of Acharyya et al. (2021) on MNIST, with and without least squares.
 
 A 784-500-500-10 network with sigmoids is trained (or read from the cache) and pruned by random,
 magnitude and k-DPP selection of weights and of nodes: in the first layer only, as in the paper,

@@ -1,4 +1,8 @@
-"""Which rule should choose the weights? Test error, changed predictions and layer error on MNIST.
+"""
+Which rule should choose the weights?
+=====================================
+
+Which rule should choose the weights? Test error, changed predictions and layer error on MNIST.
 
 The first layer of a 784-500-500-10 network with sigmoids, trained (or read from the cache), keeps
 the same number of weights in every row by random draws, k-DPPs of three bandwidths, a greedy DPP
