@@ -122,6 +122,7 @@ def obs_trace(
     inverse = damped_inverse(gram, ridge)
     w = finite("weight", weight).to(torch.float64).cpu().numpy()
     # d(G + λI)dᵀ rises by w²/P: G's own unit, since P is the inverse of G + λI itself.
+    compact = max(_COMPACT, min(2 * _COMPACT, n // 24))  # wide layers: fewer copies
     order = np.full((rows, n), -1, dtype=np.int64)
     loss = np.full((rows, n), np.inf)
     for h in range(rows):
@@ -132,7 +133,7 @@ def obs_trace(
             order[h, step] = item
             loss[h, step] = value * value / pivot
 
-        eliminate(inverse, steps, smallest_loss(), carry=w[h], compact=_COMPACT, record=record)
+        eliminate(inverse, steps, smallest_loss(), carry=w[h], compact=compact, record=record)
     return ObsTrace(order=torch.from_numpy(order), loss=torch.from_numpy(loss), ridge=ridge)
 
 
