@@ -118,8 +118,7 @@ def test_text_that_is_no_python(text):
         ({"score": Magnitude}, TypeError, "`score` must be an instance that can be called, got"),
         ({"selection": "TopK"}, TypeError, "`selection` must be an instance that can be called"),
         ({"inputs": "sparse"}, ValueError, "`inputs` must be 'dense' or 'pruned', got 'sparse'."),
-        ({"selection": KDPP()}, ValueError, "KDPP(kernel='preactivation', shape='gaussian', "
-         "bandwidth='median', jitter=0.01, include_bias=True) draws one set per output row"),
+        ({"selection": KDPP()}, ValueError, f"{KDPP()!r} draws one set per output row"),
         ({"granularity": NM(2, 4), "allocation": Global()}, ValueError, "NM(n=2, m=4) fixes every "
          "count, so `allocation` must be Uniform(), got Global(minimum=1)."),
         ({"granularity": Node(), "allocation": ERK()}, ValueError, "ERK(minimum=1) shares single "

@@ -330,5 +330,6 @@ def test_float32_data_are_summed_in_float64():
 
 
 def test_every_statistic_is_covered():
-    assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross"}
+    elsewhere = {"hessian_grad", "flow"}  # tests/at_init/test_scores.py
+    assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross", *elsewhere}
     assert isinstance(calibrate(*build("mlp-relu")), Calibration)
