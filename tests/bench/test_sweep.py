@@ -90,6 +90,27 @@ def test_records_tell_what_was_asked_and_met(tmp_path):
     assert ids[plain.extra["baselines"]["random"]].layer_density == plain.layer_density
 
 
+def test_what_is_asked_for_is_measured(tmp_path):
+    asked = {"certificate": 40, "latency": True, "top_k": 2, "seeds": 1, "densities": [0.5]}
+    grid = {**GRID, **asked, "recipes": ["importance-node+ls", "magnitude"]}
+    done = run({**grid, "without": []}, out=tmp_path / "records", cache=tmp_path / "cache")
+    assert done.failed == 0
+    for row in read_records(tmp_path / "records").rows:
+        scores = row.retrained or row.after
+        assert scores["top2_accuracy"] == 1.0  # of two classes
+        if row.extra["role"] == "small-dense":
+            assert row.parameters[1] <= row.extra["parameters_asked"]
+            assert row.certificate is None
+            continue
+        assert row.latency["pruned"]["median"] > 0
+        assert row.latency["compact"] == ("node" in row.recipe)
+        kinds = {statement["kind"] for statement in row.certificate["statements"]}
+        assert {"sup", "predicted"} <= kinds
+        held_out = [s for s in row.certificate["held_out"] if s["kind"] == "quantile"]
+        assert all(0 <= s["measured"] <= s["value"] for s in held_out)
+        assert held_out
+
+
 def test_two_workers_give_the_records_of_one(tmp_path):
     run(GRID, out=tmp_path / "one", cache=tmp_path / "cache1")
     both = run(GRID, out=tmp_path / "two", cache=tmp_path / "cache2", workers=2)

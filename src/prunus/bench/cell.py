@@ -39,6 +39,7 @@ class Settings:
         exclude: globs of layers to leave alone.
         top_k: also score how often the label is among so many largest logits; None leaves it out.
         latency: time the dense and the pruned network (nodes: compact).
+        certificate: certify the final network on so many test samples; None leaves it out.
         device: where pruning, retraining and scoring run; dense networks are trained on the CPU.
         threads: torch threads of the process that runs the cell.
     """
@@ -50,6 +51,7 @@ class Settings:
     latency: bool = False
     device: str = "cpu"
     threads: int = 1
+    certificate: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,9 @@ class Cell:
     @property
     def id(self) -> str:
         """Hash of all that decides the result; the label does not."""
+        settings = asdict(self.settings)
+        if self.settings.certificate is None:
+            del settings["certificate"]  # newer than the first records, which keep their identity
         return content_id(
             task=self.task,
             definition=task(self.task).definition,
@@ -88,7 +93,7 @@ class Cell:
             schedule=self.schedule,
             seed=self.seed,
             role=self.role,
-            settings=asdict(self.settings),
+            settings=settings,
             version=prunus.__version__,
         )
 

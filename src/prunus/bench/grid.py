@@ -102,6 +102,10 @@ def _top(value: Any) -> int | None:
     return None if value is None else whole("top_k", value, low=2)
 
 
+def _samples(value: Any) -> int | None:
+    return None if value is None else whole("certificate", value, low=2)
+
+
 def _device(value: Any) -> str:
     try:
         torch.empty(0, device=value)
@@ -128,6 +132,7 @@ class Grid(BaseModel):
         exclude: globs of layers to leave alone.
         top_k: also score the top-k accuracy for this k.
         latency: measure latencies.
+        certificate: certify every pruned network on so many test samples.
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -149,6 +154,7 @@ class Grid(BaseModel):
     exclude: list[str] | None = None
     top_k: Annotated[Any, AfterValidator(_top)] = None
     latency: bool = False
+    certificate: Annotated[Any, AfterValidator(_samples)] = None
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
 
@@ -190,6 +196,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         exclude=None if grid.exclude is None else tuple(grid.exclude),
         top_k=grid.top_k,
         latency=grid.latency,
+        certificate=grid.certificate,
         device=grid.device,
         threads=threads,
     )
