@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from prunus.cli import certify, demo, list, plan, prune, report, reproduce, theory
+from prunus.cli import bench, certify, demo, list, plan, prune, report, reproduce, theory
 
 __all__ = ["app", "main"]
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Prune PyTorch networks and say, before and after, what the pruning costs.",
 )
+app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
 app.command("plan")(plan.plan)

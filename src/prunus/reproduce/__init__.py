@@ -21,6 +21,9 @@ REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
     "gap-mnist": "prunus.reproduce.gap_mnist",
     "gap-tightness": "prunus.reproduce.gap_tightness",
     "yang2023": "prunus.reproduce.yang2023",
+    "acharyya2021-cifar": "prunus.reproduce.acharyya2021_cifar",
+    "acharyya2021-mnist": "prunus.reproduce.acharyya2021_mnist",
+    "han2015-lenet": "prunus.reproduce.han2015_lenet",
     "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
 }
 

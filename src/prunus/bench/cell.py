@@ -1,0 +1,191 @@
+"""One cell of a grid: what is pruned how, its identity, and the null baselines it must beat."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import prunus
+from prunus.allocation import Uniform
+from prunus.bench.record import content_id
+from prunus.bench.tasks import task
+from prunus.budget import Budget
+from prunus.compensation import NoCompensation
+from prunus.granularity import NM, Edge, EdgePerRow, Node
+from prunus.presets import recipes, resolve
+from prunus.recipe import Recipe, parse
+from prunus.schedules import AtInit, OneShot, Rewinding, Schedule
+from prunus.scores import Constant
+from prunus.selection import RandomK
+
+__all__ = ["BASELINES", "Cell", "Settings", "baselines", "budget_of", "recipe_of", "schedule_of"]
+
+BASELINES = {
+    "random": "a random mask of equal density",
+    "random-layers": "a random mask with as many weights in every layer",
+    "small-dense": "a dense network with as many parameters, trained from the start",
+    "no-compensation": "the same masks without compensation",
+    "no-retraining": "the same pruning without retraining",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What holds for all cells of a grid and decides their results.
+
+    Attributes:
+        calibration: number of training samples that calibrate.
+        layers: globs of the layers to prune; None for all.
+        exclude: globs of layers to leave alone.
+        top_k: also score how often the label is among so many largest logits; None leaves it out.
+        latency: time the dense and the pruned network (nodes: compact).
+        certificate: certify the final network on so many test samples; None leaves it out.
+        device: where pruning, retraining and scoring run; dense networks are trained on the CPU.
+        threads: torch threads of the process that runs the cell.
+    """
+
+    calibration: int = 1000
+    layers: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    top_k: int | None = None
+    latency: bool = False
+    device: str = "cpu"
+    threads: int = 1
+    certificate: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run: everything is text, so that any process can be told to do it.
+
+    Attributes:
+        task: name or import path.
+        label: what tables call the recipe.
+        recipe: as Python.
+        budget: as Python.
+        schedule: "none" (prune once), "retrain" (and train on), or a schedule as Python.
+        seed: of the dense network's training and of every draw in pruning and retraining.
+        role: "prune", or the baseline that is no pruning by a recipe of its own:
+            "random-layers" (`recipe` is the one whose layer counts are taken) or "small-dense".
+        settings: what holds for all cells.
+    """
+
+    task: str
+    label: str
+    recipe: str
+    budget: str
+    schedule: str
+    seed: int
+    role: str = "prune"
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def id(self) -> str:
+        """Hash of all that decides the result; the label does not."""
+        settings = asdict(self.settings)
+        if self.settings.certificate is None:
+            del settings["certificate"]  # newer than the first records, which keep their identity
+        return content_id(
+            task=self.task,
+            definition=task(self.task).definition,
+            recipe=recipe_of(self.recipe).digest,
+            budget=self.budget,
+            schedule=self.schedule,
+            seed=self.seed,
+            role=self.role,
+            settings=settings,
+            version=prunus.__version__,
+        )
+
+    def __str__(self) -> str:
+        budget = budget_of(self.budget)
+        asked = f"{budget.target} {budget.value:g}"
+        return f"{self.task}  {self.label}  {asked}  {self.schedule}  seed {self.seed}"
+
+
+@functools.lru_cache(maxsize=1024)
+def recipe_of(text: str) -> Recipe:
+    """The recipe of a name in `prunus.recipes` or of its form as Python.
+
+    Raises:
+        ValueError: an unknown name (near matches are suggested), or no recipe.
+    """
+    if "(" not in text:
+        return resolve(text)[1]
+    found = parse(text)
+    if not isinstance(found, Recipe):
+        raise ValueError(f"{text!r} is a part of a recipe. Write Recipe(score=…, …).")
+    return found
+
+
+def budget_of(text: str) -> Budget:
+    """The budget of its form as Python, such as `Budget(density=0.2)`."""
+    name, _, number = text.removeprefix("Budget(").removesuffix(")").partition("=")
+    value: Any = float(number) if name == "density" else int(number)
+    return Budget(**{name: value})
+
+
+def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
+    """The schedule; whether training follows pruning; whether it starts from untrained weights.
+
+    Raises:
+        ValueError: neither `none`, `retrain` nor a schedule as Python.
+    """
+    if text in ("none", "retrain"):
+        return OneShot(), text == "retrain", False
+    if "(" not in text:
+        raise ValueError(
+            f"Unknown schedule {text!r}. Write none, retrain, or for example Iterative(rounds=3)."
+        )
+    found = parse(text)
+    if not callable(found) or not hasattr(found, "trains"):
+        raise ValueError(f"{text!r} is no schedule. Write for example Iterative(rounds=3).")
+    return found, True, isinstance(found, AtInit | Rewinding)
+
+
+def random_twin(recipe: Recipe) -> Recipe:
+    """Uniform random choice with the granularity of `recipe`."""
+    if isinstance(recipe.granularity, Edge | EdgePerRow):
+        return recipes["random-edge"]
+    if recipe.granularity == Node():
+        return recipes["random-node"]
+    return Recipe(granularity=recipe.granularity, score=Constant(), selection=RandomK())
+
+
+def baselines(cell: Cell) -> Mapping[str, Cell]:
+    """The null baselines of a pruning, by name; what does not apply is left out.
+
+    - `random`: a uniform random mask of equal density, every layer alike.
+    - `random-layers`: a random mask with as many weights in every layer, for recipes that split
+      the budget unevenly (else it is `random`).
+    - `small-dense`: a dense network with as many parameters, trained from the start and, where the
+      cell retrains, as long again.
+    - `no-compensation`: the recipe with `NoCompensation()`; a joint method has no such twin.
+    - `no-retraining`: the recipe on the trained network, without training afterwards. For the
+      schedule `retrain` that is the score of the very same run before it trains on, so the cell
+      itself is named.
+    """
+    recipe = recipe_of(cell.recipe)
+    twin = random_twin(recipe)
+    found = {"random": replace(cell, label=resolve(twin)[0], recipe=repr(twin))}
+    if not isinstance(recipe.allocation, Uniform) and not isinstance(recipe.granularity, NM):
+        found["random-layers"] = replace(
+            cell, label=f"random in the layers of {cell.label}", role="random-layers"
+        )
+    found["small-dense"] = replace(
+        cell,
+        label="small dense" + (" (for nodes)" if isinstance(recipe.granularity, Node) else ""),
+        recipe=repr(twin),
+        schedule="none" if cell.schedule == "none" else "retrain",
+        role="small-dense",
+    )
+    if not isinstance(recipe.compensation, NoCompensation):
+        bare = replace(recipe, compensation=NoCompensation())
+        name = resolve(bare)[0]
+        label = name if not name.startswith("recipe-") else f"{cell.label}, not compensated"
+        found["no-compensation"] = replace(cell, label=label, recipe=repr(bare))
+    if cell.schedule == "retrain":
+        found["no-retraining"] = cell
+    elif cell.schedule != "none":
+        found["no-retraining"] = replace(cell, schedule="none")
+    return found

@@ -1,0 +1,324 @@
+"""A grid of cells from a YAML file, checked as a whole before anything runs."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from prunus.bench.cell import (
+    BASELINES,
+    Cell,
+    Settings,
+    baselines,
+    recipe_of,
+    schedule_of,
+)
+from prunus.bench.tasks import task
+from prunus.budget import Budget
+from prunus.check import unknown, whole
+from prunus.granularity import NM
+from prunus.presets import resolve
+from prunus.schedules import OneShot
+
+__all__ = ["Grid", "cells", "load_grid", "make_grid"]
+
+
+@dataclass(frozen=True)
+class _Method:
+    label: str
+    recipe: str
+
+
+def _task(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"a task is a name or package.module:attribute, got {name!r}")
+    task(name)
+    return name
+
+
+def _method(entry: Any) -> _Method:
+    if isinstance(entry, Mapping):
+        if set(entry) != {"name", "recipe"}:
+            raise ValueError(f"a named recipe has `name` and `recipe`, got {', '.join(entry)}")
+        label, text = str(entry["name"]), str(entry["recipe"])
+    else:
+        label, text = "", str(entry)
+    recipe = recipe_of(text)
+    if recipe.schedule != OneShot():
+        raise ValueError("the schedule of a recipe belongs under `schedules`")
+    return _Method(label or resolve(recipe)[0], repr(recipe))
+
+
+def _schedule(text: Any) -> str:
+    schedule, _, _ = schedule_of(str(text))
+    return str(text) if text in ("none", "retrain") else repr(schedule)
+
+
+def _density(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a density is a number in (0, 1], got {value!r}")
+    return f"Budget(density={Budget(density=float(value)).value!r})"
+
+
+def _budget(entry: Any) -> str:
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise ValueError(f"a budget has one target, such as parameters: 10000, got {entry!r}")
+    ((name, value),) = entry.items()
+    known = ("density", "parameters", "macs", "bytes")
+    if name not in known:
+        raise unknown("budget", str(name), known)
+    if name == "density":
+        return _density(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"`{name}` must be a whole number, got {value!r}")
+    given: Any = {name: value}
+    return f"Budget({name}={Budget(**given).value:.0f})"
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return tuple(range(whole("seeds", value, low=1)))
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"seeds are how many, or a list of which, got {value!r}")
+    return tuple(whole("seeds", seed, low=0) for seed in value)
+
+
+def _baseline(name: Any) -> str:
+    if name not in BASELINES:
+        raise unknown("baseline", str(name), BASELINES)
+    return str(name)
+
+
+def _size(value: Any) -> int:
+    return whole("calibration", value, low=1)
+
+
+def _top(value: Any) -> int | None:
+    return None if value is None else whole("top_k", value, low=2)
+
+
+def _samples(value: Any) -> int | None:
+    return None if value is None else whole("certificate", value, low=2)
+
+
+def _device(value: Any) -> str:
+    try:
+        torch.empty(0, device=value)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"no device {value!r} here ({first})") from None
+    return str(value)
+
+
+class Grid(BaseModel):
+    """task × recipe × budget × schedule × seed, and the null baselines.
+
+    Attributes:
+        name: heads the report.
+        tasks: names in `prunus.bench.TASKS`, or import paths of a `Task`.
+        recipes: names in `prunus.recipes`, recipes as Python, or {name, recipe}.
+        densities: kept / total in (0, 1].
+        budgets: further budgets, such as {parameters: 10000}, also macs and bytes.
+        schedules: `none`, `retrain`, or a schedule as Python.
+        seeds: how many, or which. A seed decides the dense network and every draw.
+        without: null baselines to switch off, by name.
+        calibration: how many training samples calibrate.
+        layers: globs of the layers to prune.
+        exclude: globs of layers to leave alone.
+        top_k: also score the top-k accuracy for this k.
+        latency: measure latencies.
+        certificate: certify every pruned network on so many test samples.
+        device: where pruning, retraining and scoring run, such as cuda.
+        data_dir: folder with the data sets; PRUNUS_DATA where None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tasks: Annotated[list[Annotated[Any, AfterValidator(_task)]], Field(min_length=1)]
+    recipes: Annotated[list[Annotated[Any, AfterValidator(_method)]], Field(min_length=1)]
+    densities: list[Annotated[Any, AfterValidator(_density)]] = []
+    budgets: list[Annotated[Any, AfterValidator(_budget)]] = []
+    schedules: Annotated[list[Annotated[Any, AfterValidator(_schedule)]], Field(min_length=1)] = [
+        "none"
+    ]
+    seeds: Annotated[Any, AfterValidator(_seeds)] = (0, 1, 2, 3, 4)
+    without: list[Annotated[Any, AfterValidator(_baseline)]] = []
+    name: str = "benchmark"
+    calibration: Annotated[Any, AfterValidator(_size)] = 1000
+    layers: list[str] | None = None
+    exclude: list[str] | None = None
+    top_k: Annotated[Any, AfterValidator(_top)] = None
+    latency: bool = False
+    certificate: Annotated[Any, AfterValidator(_samples)] = None
+    device: Annotated[Any, AfterValidator(_device)] = "cpu"
+    data_dir: str | None = None
+
+
+def load_grid(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()) -> Grid:
+    """The grid of a YAML file, with `key=value` changes applied; keys may be dotted.
+
+    Raises:
+        ValueError: with every mistake at once, each with its line and its place in the file.
+        FileNotFoundError: no such file.
+    """
+    text = "" if path is None else Path(path).read_text(encoding="utf-8")
+    source = "grid" if path is None else str(path)
+    try:
+        values = yaml.safe_load(text) if text else {}
+        tree = yaml.compose(text) if text else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} must hold keys such as tasks and recipes, got {values!r:.60}.")
+    changed = [_change(values, change) for change in changes]
+    return _checked(values, source, tree, changed)
+
+
+def make_grid(values: Mapping[str, Any]) -> Grid:
+    """The grid of a mapping, with errors as `load_grid` gives them."""
+    return _checked(dict(values), "grid", None, [])
+
+
+def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
+    """All cells, baselines included, each identity once; cells of one dense network together.
+
+    Raises:
+        ValueError: two entries of the grid ask for the same cell; it names both.
+    """
+    settings = Settings(
+        calibration=grid.calibration,
+        layers=None if grid.layers is None else tuple(grid.layers),
+        exclude=None if grid.exclude is None else tuple(grid.exclude),
+        top_k=grid.top_k,
+        latency=grid.latency,
+        certificate=grid.certificate,
+        device=grid.device,
+        threads=threads,
+    )
+    asked: dict[str, Cell] = {}
+    for name in grid.tasks:
+        for seed in grid.seeds:
+            for method in grid.recipes:
+                for budget in _budgets(grid, method):
+                    for schedule in grid.schedules:
+                        cell = Cell(
+                            task=name,
+                            label=method.label,
+                            recipe=method.recipe,
+                            budget=budget,
+                            schedule=schedule,
+                            seed=seed,
+                            settings=settings,
+                        )
+                        key = cell.id
+                        if key in asked:
+                            raise ValueError(
+                                f"Two cells have one identity: `{asked[key]}` and `{cell}`. "
+                                f"Remove the repeated task, recipe, density, schedule or seed."
+                            )
+                        asked[key] = cell
+    labels: dict[str, str] = {}
+    for method in grid.recipes:
+        if labels.setdefault(method.label, method.recipe) != method.recipe:
+            raise ValueError(f"Two recipes are called {method.label!r}. Give them two names.")
+    every = dict(asked)
+    for cell in asked.values():
+        for baseline, null in baselines(cell).items():
+            if baseline not in grid.without:
+                every.setdefault(null.id, null)
+    place = {name: i for i, name in enumerate(grid.tasks)}
+    return sorted(every.values(), key=lambda c: (place[c.task], c.seed))
+
+
+def _budgets(grid: Grid, method: _Method) -> list[str]:
+    granularity = recipe_of(method.recipe).granularity
+    if isinstance(granularity, NM):
+        return [f"Budget(density={granularity.n / granularity.m!r})"]
+    return [*grid.densities, *grid.budgets]
+
+
+def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str]) -> Grid:
+    mistakes: list[str] = []
+    grid = None
+    try:
+        grid = Grid.model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            place = ".".join(map(str, item["loc"]))
+            mistakes.append(f"{_where(tree, item['loc'], changed)}{place}: {_words(item)}")
+    needs = [_recipe_budgets(entry) for entry in values.get("recipes") or []]
+    if not values.get("densities") and not values.get("budgets") and not all(needs):
+        mistakes.append("densities: missing. Give densities, budgets or both.")
+    if grid is not None and not mistakes:
+        try:
+            cells(grid)
+        except ValueError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        head = f"{source}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise ValueError("\n  ".join([head, *mistakes]))
+    assert grid is not None
+    return grid
+
+
+def _recipe_budgets(entry: Any) -> bool:
+    """Whether an entry fixes its own density, as N:M does."""
+    try:
+        return isinstance(recipe_of(_method(entry).recipe).granularity, NM)
+    except (ValueError, TypeError):
+        return False
+
+
+def _words(item: Mapping[str, Any]) -> str:
+    known = list(Grid.model_fields)
+    if item["type"] == "extra_forbidden":
+        return str(unknown("key", str(item["loc"][-1]), known))
+    if item["type"] == "missing":
+        return "missing"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _where(tree: Any, place: Sequence[Any], changed: Sequence[str]) -> str:
+    """`line N, `, or where a --set made the value."""
+    dotted = ".".join(map(str, place))
+    if any(dotted == key or dotted.startswith(f"{key}.") for key in changed):
+        return "--set "
+    node, line = tree, None
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if p[0].value == str(part)), None)
+            if pair is None:
+                break
+            node, line = pair[1], pair[0].start_mark.line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return "" if line is None else f"line {line + 1}, "
+
+
+def _change(values: dict[str, Any], change: str) -> str:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set takes key=value, got {change!r}.")
+    target: Any = values
+    parts = key.split(".")
+    try:
+        for part in parts[:-1]:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        value = yaml.safe_load(text)
+        if isinstance(target, list):
+            target[int(parts[-1])] = value
+        else:
+            target[parts[-1]] = value
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise ValueError(f"--set {change}: the grid has no place {key!r} to change.") from None
+    except yaml.YAMLError:
+        raise ValueError(f"--set {change}: {text!r} is no value.") from None
+    return key

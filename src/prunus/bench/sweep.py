@@ -1,0 +1,267 @@
+"""Run a grid: what is missing, in any number of processes, until nothing is missing."""
+
+import os
+import statistics
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunus.bench.cache import cache_folder
+from prunus.bench.cell import Cell
+from prunus.bench.executors import Ended, Executor, WorkerLost, closing, make_executor
+from prunus.bench.grid import Grid, cells, load_grid, make_grid
+from prunus.bench.record import Record, read_records
+from prunus.bench.work import (
+    Bench,
+    StoreError,
+    append,
+    close_writers,
+    data_available,
+    failed,
+    prepare,
+    set_up,
+    work,
+    writable,
+)
+from prunus.check import whole
+from prunus.progress import progress_bar
+
+__all__ = ["Sweep", "estimate", "finished", "run", "unique"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What a run left behind.
+
+    Attributes:
+        folder: of the records.
+        cells: of the grid, in order.
+        done: how many of them have a finished record.
+        failed: how many have a failed one.
+        ran: how many were run now.
+        lost: how often a worker died.
+    """
+
+    folder: Path
+    cells: Sequence[Cell]
+    done: int
+    failed: int
+    ran: int
+    lost: int
+
+
+def run(
+    grid: Grid | Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    executor: str | Executor = "local",
+    workers: int = 1,
+    threads: int = 1,
+    address: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    retry_failed: bool = False,
+    retries: int = 3,
+    part: tuple[int, int] = (1, 1),
+    progress: bool | None = None,
+) -> Sweep:
+    """Run the cells of a grid that have no record yet.
+
+    Every worker appends to a file of its own in `out`. Stop the run in any way and start it again:
+    what is on disk is kept and the rest is done. A cell that raises is recorded with its traceback
+    and does not stop the others.
+
+    Args:
+        grid: a `Grid`, a mapping with its fields, or the path of a YAML file.
+        out: folder of the records.
+        executor: "local", "ray" or "dask", or an `Executor`.
+        workers: processes; one local worker is this process itself.
+        threads: torch threads of each; part of a cell's identity, since sums depend on it.
+        address: of a running cluster.
+        cache: folder of trained networks.
+        data_dir: folder with the data sets; it stands before the grid's own.
+        retry_failed: run cells again whose record says failed.
+        retries: how often a cell may take its worker down before it is recorded as failed.
+        part: (i, n) does every n-th cell from the i-th on, so that n machines share one folder.
+        progress: as in `progress_bar`.
+
+    Raises:
+        ValueError: the grid has mistakes; all are named.
+        FileNotFoundError: data are missing.
+        OSError: the folder cannot be written, or the disk is full; earlier records are whole.
+    """
+    if isinstance(grid, str | os.PathLike):
+        grid = load_grid(grid)
+    elif isinstance(grid, Mapping):
+        grid = make_grid(grid)
+    whole("retries", retries, low=0)
+    place = whole("part", part[0], low=1, high=whole("part", part[1], low=1))
+    folder = data_dir if data_dir is not None else grid.data_dir
+    every = cells(grid, threads=threads)
+    mine = every[place - 1 :: part[1]]
+    bench = Bench(
+        out=writable(out),
+        cache=str(cache_folder(None if cache is None else Path(cache)).absolute()),
+        data_dir=None if folder is None else os.fspath(folder),
+        paths=(os.getcwd(),),
+        threads=threads,
+        parent=os.getpid() if executor == "local" else 0,
+    )
+    set_up(bench)
+    for name in grid.tasks:
+        data_available(name, bench.data_dir)
+    known = finished(bench.out)
+    missing = [
+        cell
+        for cell in mine
+        if cell.id not in known or (retry_failed and known[cell.id].status == "failed")
+    ]
+    lost = 0
+    if missing:
+        made = (
+            make_executor(executor, workers=workers, threads=threads, address=address)
+            if isinstance(executor, str)
+            else executor
+        )
+        try:
+            with closing(made):
+                _train(bench, made, missing, progress)
+                lost = _run(bench, made, missing, retries, progress)
+        finally:
+            close_writers()
+    known = finished(bench.out)
+    states = Counter(known[cell.id].status for cell in mine if cell.id in known)
+    return Sweep(
+        folder=Path(bench.out),
+        cells=mine,
+        done=states["done"],
+        failed=states["failed"],
+        ran=len(missing),
+        lost=lost,
+    )
+
+
+def unique(records: Sequence[Record]) -> list[Record]:
+    """One record per cell: a finished one before a failed one, the first of several.
+
+    Runs are deterministic, so several finished records of one cell say the same.
+    """
+    best: dict[str, Record] = {}
+    for record in records:
+        known = best.get(record.id)
+        if known is None or (known.status != "done" and record.status == "done"):
+            best[record.id] = record
+    return list(best.values())
+
+
+def finished(out: str | os.PathLike[str]) -> dict[str, Record]:
+    """{identity: record} of a folder, which may be empty."""
+    if not any(Path(out).glob("*.jsonl")):
+        return {}
+    return {record.id: record for record in unique(read_records(out).rows)}
+
+
+def estimate(todo: Sequence[Cell], known: Sequence[Record]) -> tuple[float, int]:
+    """Seconds of work in `todo` by the records of like cells, and how many cells have none.
+
+    Like cells share task, recipe and schedule, else task and schedule; the median counts.
+    """
+    times: dict[tuple[str, ...], list[float]] = {}
+    for record in known:
+        if record.status == "done" and record.seconds is not None:
+            times.setdefault((record.task, record.schedule, record.recipe), []).append(
+                record.seconds
+            )
+            times.setdefault((record.task, record.schedule), []).append(record.seconds)
+    total, blank = 0.0, 0
+    for cell in todo:
+        near = times.get((cell.task, cell.schedule, cell.label)) or times.get(
+            (cell.task, cell.schedule)
+        )
+        if near is None:
+            blank += 1
+        else:
+            total += statistics.median(near)
+    return total, blank
+
+
+def _train(
+    bench: Bench, executor: Executor, missing: Sequence[Cell], progress: bool | None
+) -> None:
+    """Every dense network once, before the cells that share it."""
+    if len({(cell.task, cell.seed) for cell in missing}) == 1 and executor.slots == 1:
+        return  # the first cell trains it
+    todo = deque(dict.fromkeys((cell.task, cell.seed) for cell in missing))
+    again: Counter[tuple[str, int]] = Counter()
+    flight: dict[int, tuple[str, int]] = {}
+
+    def fill() -> None:
+        while todo and len(flight) < executor.slots:
+            job = todo.popleft()
+            flight[executor.submit(prepare, bench, *job)] = job
+
+    with progress_bar("dense networks", len(todo), progress=progress) as advance:
+        fill()
+        for ended in executor.as_completed():
+            job = flight.pop(ended.job)
+            if isinstance(ended.error, WorkerLost) and again[job] < 10:
+                again[job] += 1
+                todo.append(job)
+            else:
+                advance(1)  # an error comes up again in the cells, which record it
+            fill()
+
+
+def _run(
+    bench: Bench,
+    executor: Executor,
+    missing: Sequence[Cell],
+    retries: int,
+    progress: bool | None,
+) -> int:
+    """All missing cells; how often a worker died.
+
+    A death is blamed on every cell under way. Suspects wait for the end and then run alone, so
+    that a cell which kills its worker takes no other with it.
+    """
+    todo, suspects = deque(missing), deque[Cell]()
+    deaths: Counter[str] = Counter()
+    flight: dict[int, Cell] = {}
+    lost = 0
+
+    def fill() -> None:
+        while todo and len(flight) < executor.slots:
+            cell = todo.popleft()
+            flight[executor.submit(work, bench, cell)] = cell
+        if suspects and not flight and not todo:
+            cell = suspects.popleft()
+            flight[executor.submit(work, bench, cell)] = cell
+
+    def settle(ended: Ended) -> int:
+        nonlocal lost
+        cell = flight.pop(ended.job)
+        if isinstance(ended.error, WorkerLost):
+            lost += 1
+            if cell.id in finished(bench.out):
+                return 1  # it died after writing
+            deaths[cell.id] += 1
+            if deaths[cell.id] <= retries:
+                suspects.append(cell)
+                return 0
+            reason = f"The worker process died {deaths[cell.id]} times. {ended.error}"
+            append(bench, failed(cell, reason))
+        elif isinstance(ended.error, StoreError):
+            raise ended.error
+        elif ended.error is not None:
+            reason = f"{type(ended.error).__name__}: {ended.error}"
+            append(bench, failed(cell, reason))
+        return 1
+
+    with progress_bar("cells", len(missing), progress=progress) as advance:
+        fill()
+        for ended in executor.as_completed():
+            advance(settle(ended))
+            fill()
+    return lost

@@ -1,0 +1,85 @@
+"""`prunus bench`: a grid of task × recipe × density × schedule × seed, resumable and parallel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["bench"]
+
+
+def bench(
+    config: Annotated[Path, typer.Argument(help="The grid, a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("records"),
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change the grid: key=value, keys may be dotted."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and the estimated time.")
+    ] = False,
+    executor: Annotated[str, typer.Option(help="local, ray or dask.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    threads: Annotated[int, typer.Option(help="Torch threads of each process.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a running cluster.")] = None,
+    part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th on.")] = "1/1",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed cells again.")
+    ] = False,
+    retries: Annotated[int, typer.Option(help="Worker deaths that a cell may cause.")] = 3,
+    cache: Annotated[Path | None, typer.Option(help="Folder of trained networks.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
+    ] = None,
+) -> None:
+    """Run the cells of a grid that have no record yet; start it again to go on.
+
+    Example: prunus bench grid.yaml --workers 2 --out records
+    """
+    from prunus.bench.grid import cells, load_grid
+    from prunus.bench.sweep import estimate, finished, run
+
+    grid = load_grid(config, changes or ())
+    if dry_run:
+        every = cells(grid, threads=threads)
+        known = finished(out)
+        todo = [cell for cell in every if cell.id not in known]
+        for cell in every:
+            typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
+        seconds, blank = estimate(todo, list(known.values()))
+        said = f"about {_time(seconds / workers)} with {workers} workers" if blank == 0 else (
+            f"about {_time(seconds / workers)} for those with like records, {blank} without"
+            if blank < len(todo)
+            else "no like records yet to estimate the time from"
+        )  # fmt: skip
+        typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
+        return
+    first, slash, last = part.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"--part must be i/n, such as 1/4, got {part!r}.")
+    result = run(
+        grid,
+        out=out,
+        executor=executor,
+        workers=workers,
+        threads=threads,
+        address=address,
+        cache=cache,
+        data_dir=data_dir,
+        retry_failed=retry_failed,
+        retries=retries,
+        part=(int(first), int(last)),
+    )
+    typer.echo(
+        f"{len(result.cells)} cells: {result.ran} run now, {result.done} done, "
+        f"{result.failed} failed"
+    )
+    typer.echo(str(result.folder))
+    if result.failed:
+        typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

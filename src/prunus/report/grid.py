@@ -1,0 +1,472 @@
+"""The benchmark's page: filters, curves, null baselines, Pareto fronts, ranks, tables."""
+
+import base64
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from prunus.files import write_bytes, write_text
+from prunus.report.figure import PALETTE, require
+from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
+
+__all__ = ["grid_page", "latex_table", "markdown_table", "pivot", "write_static"]
+
+Row = Mapping[str, Any]
+COSTS = {"parameters": "parameters", "macs": "multiply-adds per sample", "bytes": "bytes stored",
+         "latency": "median latency (s)"}  # fmt: skip
+LATEX = {"\\": r"\textbackslash ", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$"}
+MARKS = {
+    "random": "r",
+    "random-layers": "l",
+    "small-dense": "d",
+    "no-compensation": "c",
+    "no-retraining": "t",
+}
+TITLES = {"not_beaten": "baselines not beaten", "macs": "multiply-adds", "p_holm": "p (Holm)"}
+
+
+class Findings(Protocol):
+    """What `prunus.bench.tables.Tables` offers."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def level(self) -> float: ...
+    @property
+    def methods(self) -> Sequence[Row]: ...
+    @property
+    def baselines(self) -> Sequence[Row]: ...
+    @property
+    def differences(self) -> Sequence[Row]: ...
+    @property
+    def ranks(self) -> Row: ...
+    @property
+    def shrinkbench(self) -> Sequence[Row]: ...
+    @property
+    def failures(self) -> Sequence[Row]: ...
+    @property
+    def facts(self) -> Sequence[Row]: ...
+    @property
+    def says(self) -> Sequence[str]: ...
+
+
+def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
+    """One self-contained HTML page; equal tables give equal bytes.
+
+    The menus at the top choose task, schedule, recipe and density in every chart and table.
+    """
+    words = found.metric.replace("_", " ")
+    summary = "\n\n".join(found.says) or "The records hold no null baselines to compare with."
+    curve_rows = [_slim(row) for row in found.methods]
+    sections = [
+        Section("What the records say", [Text(summary), Drawing(_menus(found))]),
+        Section(
+            "Scores",
+            [
+                Chart("scores", _scores(curve_rows, words), curve_rows,
+                      f"Mean {words} over seeds with its {found.level:.0%} interval; hollow points "
+                      f"are recipes that do not beat every null baseline beyond the interval. A "
+                      f"click in the legend singles one out."),
+                Table("methods", [_method(row) for row in found.methods],
+                      "One row per place and recipe.", titles=TITLES),
+            ],
+        ),
+        Section(
+            "Null baselines",
+            [
+                Text(
+                    f"The advantage is the mean of paired differences over shared seeds, positive "
+                    f"where the recipe is better. A baseline counts as beaten where that is "
+                    f"positive and Holm's correction over this whole table leaves p ≤ "
+                    f"{1 - found.level:.2g}."
+                ),
+                Table("baselines", [_plain(row) for row in found.baselines],
+                      "Every recipe against its baselines.", titles=TITLES),
+            ],
+        ),
+        Section(
+            "Score against cost",
+            [
+                Chart("pareto", _pareto(curve_rows, words), curve_rows,
+                      "Filled points are on the Pareto front of their task and schedule: no recipe "
+                      "here is better at the same or a lower cost."),
+            ],
+        ),
+        Section("Ranks", _ranks(found)),
+        Section(
+            "Fixed compression ratios",
+            [
+                Table("shrinkbench", list(found.shrinkbench),
+                      "Mean score at compression 2, 4, 8, 16 and 32 of the whole network, "
+                      "interpolated in the logarithm between measured ratios."),
+            ],
+        ),
+        Section("All pairs", [Drawing(_link("differences", found.differences),
+                "Paired differences between all recipes at every place, with Holm's correction "
+                "over all of them.")]),
+    ]  # fmt: skip
+    if found.failures:
+        sections.append(Section("Failed runs", [Table("failures", list(found.failures))]))
+    sections.append(
+        Section("Conditions", [Table("conditions", list(found.facts), folded=True,
+                caption="Versions, machines and settings, with the number of records of each.")])
+    )  # fmt: skip
+    text = page(title, sections, lead=lead)
+    script = resources.files("prunus.report").joinpath("grid.js").read_text(encoding="utf-8")
+    before, end, after = text.rpartition("</body>")  # the Vega bundle holds that word too
+    return f"{before}<script>{script}</script>\n{end}{after}"
+
+
+def pivot(found: Findings, task: str, schedule: str) -> list[dict[str, str]]:
+    """The scores of one task and schedule for a paper: a row per recipe, a column per budget.
+
+    A cell is the mean ± the standard error, the best mean in bold, then a letter for every null
+    baseline that the recipe does not beat beyond the interval: r random mask, l random mask with
+    equal layer counts, d dense small network, c no compensation, t no retraining.
+    """
+    rows = [r for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)]
+    higher = bool(getattr(found, "higher", False))
+    best: dict[str, float] = {}
+    for row in rows:
+        known = best.setdefault(row["budget"], row["mean"])
+        best[row["budget"]] = max(known, row["mean"]) if higher else min(known, row["mean"])
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        text = f"{row['mean']:.4f}"
+        if row["standard_error"] is not None:
+            text += f" ± {row['standard_error']:.4f}"
+        if row["mean"] == best[row["budget"]]:
+            text = f"**{text}**"
+        if row["not_beaten"] not in (None, "none"):
+            names = row["not_beaten"].split(", ")
+            text += " " + "".join(mark for name, mark in MARKS.items() if name in names)
+        line = lines.setdefault(row["recipe"], {"recipe": row["recipe"]})
+        line[row["budget"].replace("density=", "density ")] = text
+    columns = list(dict.fromkeys(key for line in lines.values() for key in line))
+    return [{key: line.get(key, "") for key in columns} for line in lines.values()]
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A pipe table; the first column is left-aligned."""
+    columns = list(rows[0])
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[row[c].replace("|", "\\|") for c in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def latex_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A `tabular` that needs no package."""
+    columns = list(rows[0])
+
+    def cell(text: str) -> str:
+        for plain, special in LATEX.items():
+            text = text.replace(plain, special)
+        if text.startswith("**"):
+            inner, _, rest = text.removeprefix("**").partition("**")
+            text = rf"\textbf{{{inner}}}{rest}"
+        return text
+
+    lines = [
+        " & ".join(map(cell, columns)),
+        *(" & ".join(cell(r[c]) for c in columns) for r in rows),
+    ]
+    head, *rest = (f"{line} \\\\" for line in lines)
+    body = "\n".join([f"{head} \\hline", *rest])
+    return f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}\n{body}\n\\end{{tabular}}\n"
+
+
+def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
+    """CSV, Markdown and LaTeX tables, and the curves of every task as SVG and PNG."""
+    target = Path(folder)
+    written = [
+        write_text(target / f"{name}.csv", table_csv(rows))
+        for name, rows in (
+            ("methods", found.methods),
+            ("baselines", found.baselines),
+            ("differences", found.differences),
+            ("shrinkbench", found.shrinkbench),
+            ("ranks", found.ranks["recipes"]),
+            ("failures", found.failures),
+        )
+    ]
+    converter = require("vl_convert", "report")
+    for task, schedule in dict.fromkeys((r["task"], r["schedule"]) for r in found.methods):
+        stem = "-".join((_file(task), _file(schedule)))
+        rows = pivot(found, task, schedule)
+        written += [
+            write_text(target / f"{stem}.md", markdown_table(rows)),
+            write_text(target / f"{stem}.tex", latex_table(rows)),
+        ]
+        own = [_slim(r) for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)]
+        spec = _scores(own, found.metric.replace("_", " "), static=True)
+        written += [
+            write_text(target / f"{stem}.svg", converter.vegalite_to_svg(spec)),
+            write_bytes(target / f"{stem}.png", converter.vegalite_to_png(spec, scale=2)),
+        ]
+    return written
+
+
+def _file(text: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in text).strip("-")
+
+
+def _slim(row: Row) -> dict[str, Any]:
+    keep = ("task", "schedule", "recipe", "density", "budget", "mean", "low", "high", "seeds")
+    slim = {k: row[k] for k in keep} | {c: row[c] for c in COSTS if row.get(c) is not None}
+    slim |= {f"front_{c}": row[f"front_{c}"] for c in COSTS if row.get(c) is not None}
+    slim["at"] = row["density"] if row["density"] is not None else row["density_met"]
+    slim["beats"] = row["not_beaten"] in (None, "none")
+    return slim
+
+
+def _method(row: Row) -> dict[str, Any]:
+    hidden = ("budget", "latency") if row["density"] is not None else ("density", "latency")
+    shown = {k: v for k, v in row.items() if k not in hidden and not k.startswith("front_")}
+    if row.get("latency") is not None:
+        shown["latency"] = row["latency"]
+    return shown
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != ("budget" if row["density"] else "density")}
+
+
+def _menus(found: Findings) -> str:
+    """The filters; Vega and the page's script both listen to them."""
+    rows = found.methods
+    costs = [c for c in COSTS if any(r.get(c) is not None for r in rows)]
+    choices: dict[str, tuple[str, list[str], list[str]]] = {}
+    for key in ("task", "schedule"):
+        values = list(dict.fromkeys(str(r[key]) for r in rows))
+        choices[key] = (key, values, values)
+    recipes = sorted({str(r["recipe"]) for r in rows})
+    densities = [f"{d:g}" for d in sorted({r["density"] for r in rows if r["density"]})][::-1]
+    choices["recipe"] = ("recipe", ["all", *recipes], ["all", *recipes])
+    choices["density"] = ("density", ["all", *densities], ["all", *densities])
+    choices["cost"] = ("cost", costs, [COSTS[c] for c in costs])
+    parts = []
+    for key, (word, values, shown) in choices.items():
+        options = "".join(
+            f'<option value="{html.escape(v)}">{html.escape(s)}</option>'
+            for v, s in zip(values, shown, strict=True)
+        )
+        parts.append(f'<label>{word} <select id="filter-{key}">{options}</select></label>')
+    style = "display:flex;flex-wrap:wrap;gap:.4rem 1.2rem"
+    button = '<button type="button" id="shown-csv">shown rows as CSV</button>'
+    return f'<form id="filters" style="{style}">{"".join(parts)}{button}</form>'
+
+
+def _bound(*names: str, rows: Sequence[Row], static: bool) -> list[dict[str, Any]]:
+    first = rows[0] if rows else {}
+    params = []
+    for name in names:
+        value = {"cost": "parameters"}.get(name, first.get(name, "all"))
+        if name in ("recipe", "density"):
+            value = "all"
+        param: dict[str, Any] = {"name": f"f_{name}", "value": value}
+        if not static:
+            param["bind"] = {"element": f"#filter-{name}", "event": "input"}
+        params.append(param)
+    return params
+
+
+LEGEND = {"orient": "bottom", "columns": 3, "labelLimit": 260, "symbolOpacity": 1}
+FILTER = (
+    "datum.task == f_task && datum.schedule == f_schedule && "
+    "(f_recipe == 'all' || datum.recipe == f_recipe) && "
+    "(f_density == 'all' || toString(datum.density) == f_density)"
+)
+
+
+def _colour(rows: Sequence[Row]) -> dict[str, Any]:
+    names = sorted({str(r["recipe"]) for r in rows})
+    return {
+        "field": "recipe",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": names, "range": [PALETTE[i % len(PALETTE)] for i in range(len(names))]},
+        "legend": LEGEND,
+    }
+
+
+def _shape(rows: Sequence[Row]) -> dict[str, Any]:
+    """Colours repeat after eight recipes; shapes tell those apart."""
+    names = sorted({str(r["recipe"]) for r in rows})
+    shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+    chosen = [shapes[i // len(PALETTE) % len(shapes)] for i in range(len(names))]
+    scale = {"domain": names, "range": chosen}
+    return {"field": "recipe", "type": "nominal", "title": None, "legend": LEGEND, "scale": scale}
+
+
+def _spec(rows: Sequence[Row], layers: list[dict[str, Any]], static: bool) -> dict[str, Any]:
+    single = {"name": "single", "select": {"type": "point", "fields": ["recipe"]}, "bind": "legend"}
+    layers[0]["params"] = [single]
+    size: dict[str, Any] = {"width": 560, "height": 360}
+    if not static:
+        size = {"width": "container", "height": 380,
+                "autosize": {"type": "fit-x", "contains": "padding", "resize": True}}  # fmt: skip
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "data": {"values": list(rows)},
+        "params": _bound("task", "schedule", "recipe", "density", "cost", rows=rows, static=static),
+        "transform": [{"filter": FILTER}],
+        "layer": layers,
+        **size,
+    }
+
+
+def _faint(rest: float) -> dict[str, Any]:
+    return {"condition": {"param": "single", "value": 1}, "value": rest}
+
+
+def _tips(*fields: str) -> list[dict[str, Any]]:
+    number = {"type": "quantitative", "format": ".4~g"}
+    words = {"type": "nominal"}
+    return [{"field": f, **(words if f == "recipe" else number)} for f in fields]
+
+
+def _points(
+    rows: Sequence[Row],
+    x: Row,
+    y: Row,
+    which: str,
+    filled: bool,
+    tips: Sequence[str],
+    before: Sequence[Row] = (),
+) -> dict[str, Any]:
+    """The points for which the expression `which` holds."""
+    return {
+        "transform": [*before, {"filter": which}],
+        "mark": {"type": "point", "filled": filled, "size": 42},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": _colour(rows),
+            "shape": _shape(rows),
+            "opacity": _faint(0.08),
+            "tooltip": _tips("recipe", "at", "mean", *tips, "seeds"),
+        },
+    }
+
+
+def _scores(rows: Sequence[Row], words: str, static: bool = False) -> dict[str, Any]:
+    x = {"field": "at", "type": "quantitative", "title": "density",
+         "scale": {"type": "log", "nice": False, "padding": 10},
+         "axis": {"format": "~g", "values": sorted({r["at"] for r in rows})[:14],
+                  "labelOverlap": True}}  # fmt: skip
+    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
+         "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
+    colour = _colour(rows)
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.4},
+        "encoding": {"x": x, "y": y, "color": colour, "opacity": _faint(0.08)},
+    }
+    bars = {
+        "transform": [{"filter": "datum.low != null && datum.low > 0"}],
+        "mark": {"type": "rule", "strokeWidth": 1.2},
+        "encoding": {
+            "x": x,
+            "y": {**y, "field": "low"},
+            "y2": {"field": "high"},
+            "color": colour,
+            "opacity": _faint(0.05),
+        },
+    }
+    points = [
+        _points(rows, x, y, f"datum.beats == {json.dumps(filled)}", filled, ("low", "high"))
+        for filled in (True, False)
+    ]
+    return _spec(rows, [line, bars, *points], static)
+
+
+def _pareto(rows: Sequence[Row], words: str) -> dict[str, Any]:
+    x = {"field": "cost", "type": "quantitative", "title": "cost after pruning",
+         "scale": {"type": "log", "nice": False, "padding": 10},
+         "axis": {"format": "~s", "tickCount": 6}}  # fmt: skip
+    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
+         "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
+    cost = [
+        {"calculate": "datum[f_cost]", "as": "cost"},
+        {"calculate": "datum['front_' + f_cost]", "as": "front"},
+        {"filter": "isValid(datum.cost)"},
+    ]
+    front = {
+        "transform": [*cost, {"filter": "datum.front"}],
+        "mark": {"type": "line", "interpolate": "step-after", "color": "#808890",
+                 "strokeWidth": 1.2},
+        "encoding": {"x": x, "y": y},
+    }  # fmt: skip
+    points = [
+        _points(rows, x, y, "datum.front" if filled else "!datum.front", filled, ("cost",), cost)
+        for filled in (True, False)
+    ]
+    return _spec(rows, [front, *points], False)
+
+
+def _ranks(found: Findings) -> list[Any]:
+    rows = list(found.ranks["recipes"])
+    reach = found.ranks["critical_difference"]
+    text = (
+        f"Mean ranks of the recipes over {found.ranks['blocks']} blocks (a block is a task, a "
+        f"schedule and a seed; 1 is best), after Demšar (2006). "
+    )
+    if reach is None:
+        text += "A critical difference needs two blocks and two recipes."
+        return [Text(text), Table("ranks", rows)]
+    text += (
+        f"Recipes joined by a bar differ by less than {reach:.3g}, the critical difference of "
+        f"Nemenyi's test at {found.level:.0%}."
+    )
+    return [Text(text), Drawing(_critical(found.ranks)), Table("ranks", rows, folded=True)]
+
+
+def _critical(ranks: Row) -> str:
+    """A line per recipe, best on top, a dot at its rank; bars join those not told apart."""
+    rows, cliques = ranks["recipes"], ranks["cliques"]
+    left, right, top, step = 250.0, 720.0, 34.0, 20.0
+    place = {row["recipe"]: i for i, row in enumerate(rows)}
+    wide = (right - left - 90) / max(1, len(rows) - 1)
+
+    def x(rank: float) -> float:
+        return left + (rank - 1) * wide
+
+    parts = [
+        f'<line x1="{x(rank):.1f}" x2="{x(rank):.1f}" y1="{top - 8:.0f}" '
+        f'y2="{top + step * len(rows):.0f}" stroke="currentColor" stroke-opacity=".12"/>'
+        f'<text x="{x(rank):.1f}" y="{top - 14:.0f}" text-anchor="middle">{rank}</text>'
+        for rank in range(1, len(rows) + 1)
+    ]
+    for row in rows:
+        y = top + step * (place[row["recipe"]] + 0.5)
+        parts.append(
+            f'<text x="{left - 14:.0f}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{html.escape(row['recipe'])}</text>"
+            f'<circle class="unit" cx="{x(row["rank"]):.1f}" cy="{y:.1f}" r="4.5"/>'
+        )
+    for i, clique in enumerate(cliques):
+        first, last = place[clique[0]], place[clique[-1]]
+        at = right - 84 + 8 * (i % 11)
+        parts.append(
+            f'<line class="plus" stroke-width="3" x1="{at:.1f}" x2="{at:.1f}" '
+            f'y1="{top + step * (first + 0.25):.1f}" y2="{top + step * (last + 0.75):.1f}"/>'
+        )
+    height = top + step * len(rows) + 8
+    label = f"mean ranks of {len(rows)} recipes and {len(cliques)} groups not told apart"
+    return (
+        f'<svg viewBox="0 0 {right:.0f} {height:.0f}" role="img" aria-label="{label}" '
+        f'font-size="13" style="max-width:46rem"><title>{label}</title>{"".join(parts)}</svg>'
+    )
+
+
+def _link(name: str, rows: Sequence[Row]) -> str:
+    encoded = base64.b64encode(table_csv(rows).encode()).decode()
+    return (
+        f'<a class="csv" download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{encoded}">'
+        f"{name}.csv</a> ({len(rows)} rows)"
+    )

@@ -1,0 +1,142 @@
+"""Grids: every mistake at once with its place, cells once each, baselines unless switched off."""
+
+import pytest
+
+from prunus.bench import BASELINES, cells, load_grid
+from prunus.bench.cell import baselines, recipe_of
+from prunus.bench.grid import make_grid
+from prunus.selection import RandomK
+
+GOOD = """\
+tasks: [digits-mlp]
+recipes:
+  - magnitude
+  - {name: mine, recipe: "Recipe(score=Magnitude(), allocation=Global())"}
+  - wanda+ls
+densities: [0.5, 0.1]
+budgets: [{parameters: 10000}]
+schedules: [none, retrain, "Iterative(rounds=2)"]
+seeds: 2
+"""
+
+
+def write(tmp_path, text=GOOD):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_cells_are_the_product_and_the_baselines(tmp_path):
+    grid = load_grid(write(tmp_path))
+    bare = load_grid(write(tmp_path), [f"without=[{', '.join(BASELINES)}]"])
+    assert len(cells(bare)) == 3 * 3 * 3 * 2
+    every = cells(grid)
+    assert len({cell.id for cell in every}) == len(every)
+    seeds = [cell.seed for cell in every]
+    assert seeds == sorted(seeds)  # cells of one dense network together
+    # random: 9 places; its layer counts for `mine`; a small net for none and for the two that
+    # train; wanda without least squares; the one-shot twin of Iterative is in the grid already.
+    assert len(every) / 2 == 27 + 9 + 9 + 3 * 2 + 9
+    ids = {cell.id for cell in every}
+    for cell in cells(bare):
+        assert {null.id for null in baselines(cell).values()} <= ids
+
+
+def test_baselines_apply_where_they_mean_something(tmp_path):
+    by_label = {
+        (cell.label, cell.schedule): baselines(cell)
+        for cell in cells(load_grid(write(tmp_path), [f"without=[{', '.join(BASELINES)}]"]))
+    }
+    assert set(by_label["magnitude", "none"]) == {"random", "small-dense"}
+    assert set(by_label["mine", "none"]) == {"random", "random-layers", "small-dense"}
+    assert set(by_label["wanda+ls", "retrain"]) == {
+        "random", "small-dense", "no-compensation", "no-retraining",
+    }  # fmt: skip
+    found = by_label["wanda+ls", "Iterative(rounds=2)"]
+    assert found["no-retraining"].schedule == "none"
+    assert recipe_of(found["no-compensation"].recipe) == recipe_of("wanda")
+    assert isinstance(recipe_of(found["random"].recipe).selection, RandomK)
+
+
+def test_identity_is_of_content_not_of_names(tmp_path):
+    one = cells(load_grid(write(tmp_path)))
+    two = cells(load_grid(write(tmp_path), ["recipes.1.name=other"]))
+    assert {c.id for c in one} == {c.id for c in two}
+    assert not {c.id for c in one} & {c.id for c in cells(load_grid(write(tmp_path)), threads=2)}
+    three = cells(load_grid(write(tmp_path), ["calibration=500"]))
+    assert not {c.id for c in one} & {c.id for c in three}
+
+
+def test_every_mistake_at_once_with_its_line(tmp_path):
+    path = write(
+        tmp_path,
+        """\
+tasks: [digits-mpl, "nowhere.at:all", "bench_tiny:train"]
+recipes:
+  - magnitud
+  - Recipe(selection=TopK(1))
+  - TopK()
+densities: [0, 0.1, x]
+budgets:
+  - {parameters: 10.5}
+  - {weights: 10}
+schedules: [none, retrains]
+seeds: -2
+witout: [random]
+without: [rando]
+device: gpu7
+""",
+    )
+    with pytest.raises(ValueError) as caught:
+        load_grid(path)
+    message = str(caught.value)
+    for part in (
+        f"{path}: 15 mistakes\n",
+        "line 1, tasks.0: Unknown task 'digits-mpl'. Did you mean digits-mlp",
+        "line 1, tasks.1: Task 'nowhere.at:all' could not be imported: No module named 'nowhere'",
+        "line 1, tasks.2: 'bench_tiny:train' is a function, a prunus.bench.Task is needed",
+        "line 3, recipes.0: Unknown recipe 'magnitud'. Did you mean magnitude",
+        "line 4, recipes.1: TopK(1):",
+        "line 5, recipes.2: 'TopK()' is a part of a recipe",
+        "line 6, densities.0: `density` must lie in (0, 1], got 0",
+        "line 6, densities.2: a density is a number in (0, 1], got 'x'",
+        "line 8, budgets.0: `parameters` must be a whole number, got 10.5",
+        "line 9, budgets.1: Unknown budget 'weights'",
+        "line 10, schedules.1: Unknown schedule 'retrains'",
+        "line 11, seeds: `seeds` must be a whole number >= 1, got -2",
+        "line 12, witout: Unknown key 'witout'. Did you mean without?",
+        "line 13, without.0: Unknown baseline 'rando'. Did you mean random",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["densities=[0.5, 0.5]"], r"Two cells have one identity: `digits-mlp  magnitude  dens"),
+        (["recipes.1.name=magnitude"], "Two recipes are called 'magnitude'"),
+        (["recipes.7=wanda"], r"--set recipes.7=wanda: the grid has no place 'recipes.7'"),
+        (["recipes.0=wnda"], r"--set recipes.0: Unknown recipe 'wnda'. Did you mean wanda"),
+        (["seeds"], "--set takes key=value, got 'seeds'"),
+        (["densities=[]", "budgets=[]"], "densities: missing"),
+        (["tasks=[]"], "--set tasks: List should have at least 1 item"),
+    ],
+)
+def test_changes_are_checked_like_the_file(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        load_grid(write(tmp_path), changes)
+
+
+def test_no_yaml_and_no_file(tmp_path):
+    with pytest.raises(ValueError, match="is no YAML"):
+        load_grid(write(tmp_path, "tasks: [a"))
+    with pytest.raises(ValueError, match="must hold keys such as tasks"):
+        load_grid(write(tmp_path, "just words"))
+    with pytest.raises(FileNotFoundError):
+        load_grid(tmp_path / "nowhere.yaml")
+
+
+def test_n_of_m_brings_its_own_density():
+    values = {"tasks": ["digits-mlp"], "recipes": ["Recipe(granularity=NM(2, 4))"], "seeds": 1}
+    found = cells(make_grid(values))
+    assert {cell.budget for cell in found} == {"Budget(density=0.5)"}

@@ -1,0 +1,283 @@
+"""Sweeps: resume, failures, kills; the records of any way to run are those of the serial one."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import prunus
+from prunus.bench import Record, read_records, run
+from prunus.bench.sweep import estimate, finished, unique
+
+TESTS = Path(__file__).parents[1]
+GRID = {
+    "tasks": ["bench_tiny:tiny"],
+    "recipes": ["magnitude", "wanda+ls", "magnitude-global"],
+    "densities": [0.5, 0.25],
+    "schedules": ["none", "retrain"],
+    "seeds": 2,
+    "without": ["small-dense"],
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def facts(record: Record) -> tuple:
+    """All of a record that must not depend on how it was run."""
+    return (
+        record.id, record.status, record.recipe, record.seed, record.after, record.retrained,
+        record.parameters, record.macs, record.bytes, record.layer_error, record.layer_density,
+        record.extra.get("masks"), record.data,
+    )  # fmt: skip
+
+
+def table(out) -> list[tuple]:
+    stored = read_records(out)
+    assert stored.torn == ()
+    rows = sorted(map(facts, stored.rows), key=lambda row: row[0])
+    assert len({row[0] for row in rows}) == len(rows), "a cell was recorded twice"
+    return rows
+
+
+def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):
+    first = run(GRID, out=tmp_path / "records", cache=tmp_path / "cache")
+    # 12 methods and, per place, a random mask; its layer counts; wanda without least squares
+    assert (first.done, first.failed, first.lost) == (2 * (12 + 4 + 4 + 4), 0, 0)
+    rows = table(tmp_path / "records")
+    assert {row[0] for row in rows} == {cell.id for cell in first.cells}
+    again = run(GRID, out=tmp_path / "records", cache=tmp_path / "cache")
+    assert (again.ran, again.done) == (0, first.done)
+    assert table(tmp_path / "records") == rows
+    more = run({**GRID, "seeds": 3}, out=tmp_path / "records", cache=tmp_path / "cache")
+    assert (more.ran, more.done) == (24, 72)
+
+
+def test_records_tell_what_was_asked_and_met(tmp_path):
+    run(GRID, out=tmp_path / "records", cache=tmp_path / "cache")
+    rows = read_records(tmp_path / "records").rows
+    ids = {row.id: row for row in rows}
+    for row in rows:
+        assert row.status == "done"
+        assert row.density == pytest.approx(row.density_asked, abs=0.01)
+        assert (row.retrained is None) == (row.schedule == "none")
+        assert row.seconds > 0
+        assert row.peak_memory > 1e7
+        assert row.versions["prunus"] == prunus.__version__
+        assert row.host["threads"] == 1
+    wanda = next(r for r in rows if r.recipe == "wanda+ls" and r.schedule == "retrain")
+    partner = ids[wanda.extra["baselines"]["no-compensation"]]
+    assert partner.recipe == "wanda"
+    assert partner.extra["masks"] == wanda.extra["masks"]
+    assert wanda.extra["baselines"]["no-retraining"] == wanda.id
+    spread = next(r for r in rows if r.recipe == "magnitude-global")
+    blind = ids[spread.extra["baselines"]["random-layers"]]
+    assert blind.layer_density == spread.layer_density
+    assert blind.extra["masks"] != spread.extra["masks"]
+    plain = next(r for r in rows if r.recipe == "magnitude")
+    assert ids[plain.extra["baselines"]["random"]].layer_density == plain.layer_density
+
+
+def test_what_is_asked_for_is_measured(tmp_path):
+    asked = {"certificate": 40, "latency": True, "top_k": 2, "seeds": 1, "densities": [0.5]}
+    grid = {**GRID, **asked, "recipes": ["importance-node+ls", "magnitude"]}
+    done = run({**grid, "without": []}, out=tmp_path / "records", cache=tmp_path / "cache")
+    assert done.failed == 0
+    for row in read_records(tmp_path / "records").rows:
+        scores = row.retrained or row.after
+        assert scores["top2_accuracy"] == 1.0  # of two classes
+        if row.extra["role"] == "small-dense":
+            assert row.parameters[1] <= row.extra["parameters_asked"]
+            assert row.certificate is None
+            continue
+        assert row.latency["pruned"]["median"] > 0
+        assert row.latency["compact"] == ("node" in row.recipe)
+        kinds = {statement["kind"] for statement in row.certificate["statements"]}
+        assert {"sup", "predicted"} <= kinds
+        held_out = [s for s in row.certificate["held_out"] if s["kind"] == "quantile"]
+        assert all(0 <= s["measured"] <= s["value"] for s in held_out)
+        assert held_out
+
+
+def test_two_workers_give_the_records_of_one(tmp_path):
+    run(GRID, out=tmp_path / "one", cache=tmp_path / "cache1")
+    both = run(GRID, out=tmp_path / "two", cache=tmp_path / "cache2", workers=2)
+    assert both.lost == 0
+    assert table(tmp_path / "one") == table(tmp_path / "two")
+    assert len(list((tmp_path / "two").glob("*.jsonl"))) == 2  # a file per writer
+
+
+def test_parts_share_a_folder(tmp_path):
+    parts = [run(GRID, out=tmp_path / "r", cache=tmp_path / "c", part=(i, 3)) for i in (1, 2, 3)]
+    assert sum(part.ran for part in parts) == len(table(tmp_path / "r")) == 48
+
+
+def test_a_failing_cell_is_recorded_and_can_be_retried(tmp_path, monkeypatch):
+    mended = tmp_path / "mended"
+    monkeypatch.setenv("PRUNUS_TEST_MENDED", str(mended))
+    grid = {**GRID, "tasks": ["bench_tiny:broken"], "recipes": ["magnitude"], "without": ["random",
+            "small-dense"]}  # fmt: skip
+    out, cache = tmp_path / "records", tmp_path / "cache"
+    first = run(grid, out=out, cache=cache)
+    assert (first.done, first.failed) == (4, 4)
+    failed = [r for r in read_records(out).rows if r.status == "failed"]
+    assert all("RuntimeError: the rate was too high" in r.traceback for r in failed)
+    assert all("broken_retrain" in r.traceback for r in failed)
+    mended.touch()
+    assert run(grid, out=out, cache=cache).ran == 0
+    again = run(grid, out=out, cache=cache, retry_failed=True)
+    assert (again.ran, again.done, again.failed) == (4, 8, 0)
+    assert len(unique(read_records(out).rows)) == 8
+
+
+def test_a_cell_that_kills_its_worker_fails_alone(tmp_path):
+    grid = {**GRID, "tasks": ["bench_tiny:deadly"], "recipes": ["magnitude"], "densities": [0.5],
+            "seeds": 1, "without": ["random", "small-dense"]}  # fmt: skip
+    done = run(grid, out=tmp_path / "r", cache=tmp_path / "c", workers=2, retries=1)
+    assert (done.done, done.failed, done.lost >= 2) == (1, 1, True)
+    failed = next(r for r in read_records(tmp_path / "r").rows if r.status == "failed")
+    assert failed.schedule == "retrain"
+    assert failed.traceback.startswith("The worker process died 2 times.")
+
+
+SCRIPT = """
+import json, sys
+from prunus.bench import run
+if __name__ == "__main__":
+    grid, out, cache = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+    run(grid, out=out, cache=cache, workers=2, retries=1000)
+"""
+
+
+def rows_on_disk(out: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in out.glob("*.jsonl"))
+
+
+def workers_of(pid: int) -> list[int]:
+    """Child processes that do work (loky's resource tracker is none)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            line = (stat.parent / "cmdline").read_bytes()
+        except (OSError, ValueError):
+            continue
+        if parent == pid and b"loky" in line and b"resource_tracker" not in line:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def disturbed(folder: Path, grid: dict, kills: int, seed: int) -> int:
+    """Run the grid, killing the run and single workers at random moments; how many kills hit."""
+    out, cache = folder / "disturbed", folder / "cache"
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(prunus.__file__).parents[1]), str(TESTS)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(script), json.dumps(grid), str(out), str(cache)]
+    draw = random.Random(seed)
+    hits, whole = 0, seed % 2 == 0  # whole runs and single workers in turn
+    while True:
+        process = subprocess.Popen(command, env=environment)
+        try:
+            while hits < kills and process.poll() is None:
+                before = rows_on_disk(out)
+                while process.poll() is None and rows_on_disk(out) <= before:
+                    time.sleep(0.005)
+                time.sleep(draw.random() * 0.15)
+                children = workers_of(process.pid)
+                if process.poll() is not None:
+                    break
+                hits, whole = hits + 1, not whole
+                if not whole or not children:
+                    process.kill()
+                    process.wait()
+                    break
+                os.kill(draw.choice(children), signal.SIGKILL)
+            assert process.wait(240) in (0, -signal.SIGKILL)
+        finally:
+            process.kill()
+        if process.returncode == 0:
+            return hits
+
+
+def survives(tmp_path, kills: int, seeds: int) -> None:
+    grid = {**GRID, "tasks": ["bench_tiny:lazy"], "seeds": seeds}
+    hits = disturbed(tmp_path, grid, kills, seed=kills)
+    assert hits == kills, f"the run was over after {hits} kills: give it more cells"
+    run(grid, out=tmp_path / "calm", cache=tmp_path / "cache2")
+    # `table` refuses torn lines and doubled rows.
+    assert table(tmp_path / "disturbed") == table(tmp_path / "calm")
+    left = [p.name for p in (tmp_path / "cache" / "trained").iterdir()]
+    assert len(left) == seeds, left
+
+
+def test_three_kills_lose_and_double_nothing(tmp_path):
+    survives(tmp_path, kills=3, seeds=2)
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_and_double_nothing(tmp_path):
+    survives(tmp_path, kills=20, seeds=20)
+
+
+def test_missing_data_and_bad_folders_are_said_before_anything_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"tiny\.npz is missing in data"):
+        run({**GRID, "tasks": ["bench_tiny:without_data"]}, out=tmp_path / "r")
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OSError, match=r"The output folder .*file cannot be written"):
+        run(GRID, out=file)
+    with pytest.raises(ValueError, match="Unknown executor 'slurm'"):
+        run(GRID, out=tmp_path / "r", cache=tmp_path / "c", executor="slurm")
+    with pytest.raises(ValueError, match=r"`part` must be a whole number in \[1, 2\], got 3"):
+        run(GRID, out=tmp_path / "r", part=(3, 2))
+    assert not list((tmp_path / "r").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["ray", "distributed"])
+def test_a_missing_engine_names_its_extra(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    extra = {"ray": "ray", "distributed": "dask"}[name]
+    with pytest.raises(ImportError, match=rf"{name} is not installed.*'prunus\[{extra}\]'"):
+        run(GRID, out=tmp_path / "r", cache=tmp_path / "c", executor=extra)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):
+    grid = {**GRID, "seeds": 1}
+    run(grid, out=tmp_path / "calm", cache=tmp_path / "cache")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # no file may grow beyond
+    try:
+        with pytest.raises(OSError, match=r"could not be written to .*Earlier records are whole"):
+            run(grid, out=tmp_path / "full", cache=tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = table(tmp_path / "full")
+    assert 2 <= len(kept) < 24
+    run(grid, out=tmp_path / "full", cache=tmp_path / "cache")
+    assert table(tmp_path / "full") == table(tmp_path / "calm")
+
+
+def test_time_is_estimated_from_like_records(tmp_path):
+    whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
+    known = list(finished(tmp_path / "r").values())
+    seconds, blank = estimate(whole.cells, known)
+    assert blank == 0
+    assert 0.2 < seconds / sum(r.seconds for r in known) < 5
+    assert estimate(whole.cells, []) == (0.0, len(whole.cells))

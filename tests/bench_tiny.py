@@ -1,0 +1,65 @@
+"""Tasks for tests of the benchmark: a small problem, one that fails, one that ends its process."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from prunus.bench import Dataset, Task, Training, evaluate, fit
+from prunus.rng import generator_for
+
+
+def data(*, data_dir=None):
+    x = torch.randn(120, 6, generator=generator_for(0, "tiny"))
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    return Dataset(
+        name="tiny", x_train=x[:80], y_train=y[:80], x_test=x[80:], y_test=y[80:],
+        fingerprint="tiny",
+    )  # fmt: skip
+
+
+def model():
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(),
+                         nn.Linear(12, 2))  # fmt: skip
+
+
+def train(model, data, *, generator, hold=None, progress=None):
+    again = Training(epochs=2, learning_rate=1e-2, batch=16)
+    return fit(model, data, again, generator=generator, hold=hold, progress=progress)
+
+
+def slow(model, data):
+    time.sleep(0.03)  # so that a kill finds a cell under way
+    return evaluate(model, data)
+
+
+tiny = Task(name="bench_tiny:tiny", title="tiny", data=data, model=model, train=train,
+            retrain=train, definition="tiny 1")  # fmt: skip
+lazy = replace(tiny, name="bench_tiny:lazy", evaluate=slow)
+
+
+def broken_retrain(model, data, *, generator, hold=None, progress=None):
+    if not Path(os.environ["PRUNUS_TEST_MENDED"]).exists():
+        raise RuntimeError("the rate was too high")
+    return train(model, data, generator=generator)
+
+
+broken = replace(tiny, name="bench_tiny:broken", retrain=broken_retrain)
+
+
+def deadly_retrain(model, data, *, generator, hold=None, progress=None):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+deadly = replace(tiny, name="bench_tiny:deadly", retrain=deadly_retrain)
+
+
+def absent(*, data_dir=None):
+    raise FileNotFoundError("tiny.npz is missing in data. Put it there.")
+
+
+without_data = replace(tiny, name="bench_tiny:without_data", data=absent)
