@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, first_of
+from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.collect import (
     PER_WEIGHT,
     STATISTICS,
@@ -140,7 +140,7 @@ class Calibration(Mapping[str, Layer]):
                     "A calibration loaded from a folder has no model and no example to trace. "
                     "Calibrate again, or use a recipe for edges."
                 )
-            self._coupling = couple(traced, self.example)
+            self._coupling = couple(traced, to_device(self.example, device_of(traced)))
         return self._coupling
 
     def with_example(self, model: nn.Module, example: Any) -> "Calibration":
