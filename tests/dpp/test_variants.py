@@ -242,7 +242,18 @@ def test_draw_once_where_it_is_meant_to_be_used():
             assert abs((z**2).mean() - 1) < 0.5
 
 
-def test_draw_once_hands_over_what_it_cannot_serve():
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_draw_once_does_not_mind_the_kernel_s_scale(scale, monkeypatch):
+    monkeypatch.setattr(reserve, "_SMALL", 1)
+    kernel = rbf(100, 15, 0.1)
+    expected = draw_once(kernel, 30, generator=torch.Generator().manual_seed(15))
+    monkeypatch.setattr(reserve, "KDPP", None)  # served by the reserve, not handed over
+    found = draw_once(kernel * scale, 30, generator=torch.Generator().manual_seed(15))
+    assert torch.equal(found, expected)
+
+
+def test_draw_once_hands_over_what_it_cannot_serve(monkeypatch):
+    monkeypatch.setattr(reserve, "_SMALL", 1)
     g = torch.Generator().manual_seed(14)
     b = np.random.default_rng(14).normal(size=(300, 20))
     assert len(draw_once(b @ b.T, 10, generator=g)) == 10  # singular

@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from prunus.check import whole
 from prunus.dpp import tilt
+from prunus.dpp.arrays import unit_scale
 from prunus.dpp.exact import KDPP, check_kernel
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
@@ -61,7 +62,7 @@ def draw_once(L: Any, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
     n = len(kernel)
     k = whole("k", k, low=0, high=n)
     if n >= _SMALL and 0 < k < n and not kernel.is_cuda:
-        drawn = _draw(kernel.numpy(), k, generator, max(1, round(_SHARE * n)))
+        drawn = _draw(unit_scale(kernel.numpy())[0], k, generator, max(1, round(_SHARE * n)))
         if drawn is not None:
             return torch.from_numpy(drawn)
     return KDPP(kernel).sample(k, generator=generator)
