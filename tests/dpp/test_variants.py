@@ -55,6 +55,12 @@ def test_batched_edges():
         sample_batch(low, 5, generator=g)
     with pytest.raises(ValueError, match="not positive semi-definite"):
         sample_batch(low - torch.eye(8), 2, generator=g)
+    skew = low.repeat(2, 1, 1)
+    skew[1, 0, 1] += 0.1
+    with pytest.raises(ValueError, match="must be symmetric, got entries of kernel 1 that differ"):
+        sample_batch(skew, 2, generator=g)
+    with pytest.raises(TypeError, match="`kernels` must be real"):
+        sample_batch(low.to(torch.complex128), 2, generator=g)
     assert sample_batch(low, 0, generator=g).shape == (1, 0)
     assert sample_batch(low, 8, generator=g).tolist() == [list(range(8))]
 
