@@ -251,9 +251,9 @@ def test_what_is_no_projection_is_caught():
     """The residual must weigh m − t; renormalising would hide eigenvectors gone wrong."""
     vectors = np.linalg.eigh(rbf(8, 0))[1]
     vectors[:, 3] *= 1.001
-    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps.*not orthonormal"):
+    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps"):
         draw_projection(vectors, np.array([2, 3, 5]), generator())
-    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps.*not orthonormal"):
+    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps"):
         _draw_items(torch.tensor(vectors[None][:, :, [2, 3, 5]]), generator())
 
 

@@ -103,6 +103,9 @@ def test_dual_follows_the_law_and_its_numbers():
         assert dual.log_normaliser(k) == pytest.approx(
             math.log(slow.elementary(kernel, k)), abs=1e-9
         )
+    assert dual.sample(0, generator=g).tolist() == []
+    assert dual.inclusion(0).tolist() == [0.0] * 9
+    assert dual.log_normaliser(0) == 0.0
     with pytest.raises(ValueError, match="k=6 exceeds numerical rank 5"):
         DualKDPP(np.c_[b, b]).sample(6, generator=g)
     with pytest.raises(ValueError, match="`features` must not all be zero"):
@@ -244,8 +247,12 @@ def test_draw_once_where_it_is_meant_to_be_used():
                     hits[d] += 1
             total, p = len([d for d in drawn if d is not None]), exact.inclusion(k).numpy()
             z = (hits - total * p) / np.sqrt(total * p * (1 - p) + 1e-12)
-            # the mean of 300 nearly independent squared normals has a spread of 0.08
+            # The mean of 300 nearly independent squared normals has a spread of 0.08: six of
+            # them, false alarm 1e-8 a case. Negative control: marginals of half the size.
             assert abs((z**2).mean() - 1) < 0.5
+            p = exact.inclusion(k // 2).numpy()
+            z = (hits - total * p) / np.sqrt(total * p * (1 - p) + 1e-12)
+            assert abs((z**2).mean() - 1) > 0.5
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
