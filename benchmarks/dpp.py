@@ -234,7 +234,8 @@ def strong_peers(inputs: np.ndarray, weight: np.ndarray, runs: int) -> dict[str,
     layer = calibration["0"]
     rows, n = layer.weight.shape
     sweep = seconds(
-        lambda: sparsegpt(layer.weight, layer.gram, keep_in_layer(rows * n // 2, n)), runs
+        lambda: sparsegpt(layer.weight, layer.gram, keep_in_layer(rows * n // 2, layer.weight)),
+        runs,
     )
     found = {"calibration": ours / alone}
     print(f"  calibration / (forward + Gram): {ours / alone:.2f} (at most 1.3)")

@@ -82,7 +82,7 @@ def against_loops(n: int, rows: int, runs: int) -> dict[str, float]:
     fast, trace = best(lambda: obs_trace(weight[:few], gram), runs)
     same = sum(a == b for a, b in zip(trace.order[0].tolist(), order[0], strict=True)) / n
     swept, (mask, ours) = best(
-        lambda: sparsegpt(weight.double(), gram, keep_in_layer(rows * n // 2, n)), runs
+        lambda: sparsegpt(weight.double(), gram, keep_in_layer(rows * n // 2, weight)), runs
     )
     damped = gram.numpy() + 1e-2 * float(gram.diagonal().mean()) * np.eye(n)
     given = mask.numpy()
@@ -118,7 +118,7 @@ def prepare(rows: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def sweep(weight: torch.Tensor, gram: torch.Tensor) -> float:
     """SparseGPT on all rows; the density met."""
-    mask, _ = sparsegpt(weight, gram, keep_in_layer(weight.numel() // 2, weight.shape[1]))
+    mask, _ = sparsegpt(weight, gram, keep_in_layer(weight.numel() // 2, weight))
     return float(mask.float().mean())
 
 

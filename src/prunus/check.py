@@ -32,6 +32,10 @@ def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
         TypeError: `values` is complex or no array of numbers.
         ValueError: a NaN or an infinity, or not `dims` axes.
     """
+    if isinstance(values, np.ndarray) and not (
+        values.flags.writeable and all(step >= 0 for step in values.strides)
+    ):
+        values = values.copy()  # torch takes neither read-only nor reversed arrays as they are
     try:
         # Plain numbers would pass through torch's default dtype and lose half their digits.
         exact = isinstance(values, Tensor | np.ndarray)

@@ -82,6 +82,50 @@ def test_intercept_equals_regression_with_a_constant():
     assert (fit.after <= plain.after * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("solver", ["cholesky", "pinv"])
+def test_cross_moments_aim_at_the_dense_outputs(solver, intercept):
+    """Regression of the dense outputs on the pruned inputs themselves; full rows move, too."""
+    x, w, _ = layer(10)
+    rng = np.random.default_rng(10)
+    pruned = 0.8 * x + 0.5 * rng.normal(size=x.shape) + 0.3
+    bias = torch.tensor(rng.normal(size=6))
+    mask = random_mask(6, 12, 5, 10)
+    mask[0], mask[1] = True, False
+    moments = {
+        "cross": torch.tensor(x.T @ pruned / 200), "dense_gram": torch.tensor(x.T @ x / 200),
+        "dense_mean": torch.tensor(x.mean(0)), "mean": torch.tensor(pruned.mean(0)),
+    }  # fmt: skip
+    fit = least_squares(
+        w, torch.tensor(pruned.T @ pruned / 200), mask, ridge=1e-12, solver=solver, bias=bias,
+        intercept=intercept, **moments,
+    )  # fmt: skip
+    target = x @ w.numpy().T
+    for h in range(6):
+        kept = mask[h].numpy()
+        columns = np.c_[pruned[:, kept], np.ones(200)] if intercept else pruned[:, kept]
+        solved = np.linalg.lstsq(columns, target[:, h], rcond=None)[0]
+        wanted = solved[:-1] if intercept else solved
+        found = fit.weight[h].numpy()
+        np.testing.assert_allclose(found[kept], wanted, rtol=1e-6, atol=1e-7)
+        assert (found[~kept] == 0).all()
+        rest = target[:, h] - columns @ solved
+        assert float(fit.after[h]) == pytest.approx(np.mean(rest**2), rel=1e-6)
+        moved = float(fit.bias[h] - bias[h])
+        assert moved == pytest.approx(solved[-1] if intercept else 0.0, abs=1e-6)
+    with pytest.raises(ValueError, match="`cross` needs `dense_gram` beside it"):
+        least_squares(w, torch.eye(12), mask, cross=torch.eye(12))
+
+
+def test_rows_that_keep_nothing_are_not_solved(monkeypatch):
+    _, w, gram = layer(11)
+    module = importlib.import_module("prunus.compensation.least_squares")
+    monkeypatch.setattr(module, "_cholesky_solve", None)
+    fit = least_squares(w, gram, torch.zeros(6, 12, dtype=torch.bool))
+    assert (fit.weight == 0).all()
+    torch.testing.assert_close(fit.after, ((w @ gram) * w).sum(1))
+
+
 def test_equals_the_multi_weight_obs_update():
     _, w, gram = layer(2)
     mask = random_mask(6, 12, 7, 2)

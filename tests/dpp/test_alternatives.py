@@ -81,6 +81,30 @@ def test_poisson_odds_have_the_size_and_the_marginals(start):
         assert float((marginal - KDPP(kernel).inclusion(k)).abs().max()) < 0.02
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e40, 1e300])
+def test_the_kernel_s_scale_does_not_matter(scale):
+    """k-DPPs of L and of cL are one law, and so are their Poisson approximations."""
+    x = np.random.default_rng(2).normal(size=(60, 3))
+    kernel = np.exp(-0.5 * ((x[:, None] - x) ** 2).sum(-1)) + 0.01 * np.eye(60)
+    odds, log_alpha = poisson_odds(kernel, 20)
+    scaled, shifted = poisson_odds(kernel * scale, 20, log_alpha=log_alpha - math.log(scale))
+    assert shifted + math.log(scale) == pytest.approx(log_alpha, abs=0.02)
+    # both sizes are met to 5e-3, and marginals run along with them
+    torch.testing.assert_close(scaled / (1 + scaled), odds / (1 + odds), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rare_items_keep_positive_odds(seed):
+    """Rows over eleven decades of length: 1 − π rounds to one, or above it, in single precision."""
+    rng = np.random.default_rng(seed)
+    b = rng.normal(size=(560, 3)) * np.exp(rng.uniform(-8, 3, (560, 1)))
+    odds, log_alpha = poisson_odds(b @ b.T, 2)
+    assert (odds > 0).all()
+    alone = math.exp(log_alpha) * torch.tensor((b * b).sum(1))
+    assert (odds <= alone * (1 + 1e-6)).all()  # π ≤ αL/(1 + αL), in single precision
+    assert len(poisson_sample(odds, 2, generator=torch.Generator().manual_seed(seed))) == 2
+
+
 def test_bad_input():
     g = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError, match=r"`odds` must be >= 0, got -1 at item 2"):

@@ -8,6 +8,8 @@ import torch
 
 from prunus.dpp import DPP, KDPP, edge_kernel
 from prunus.dpp import exact as module
+from prunus.dpp.batched import _draw_items
+from prunus.dpp.projection import draw_projection
 from reference import chi_square, fixture
 from reference import dpp as slow
 
@@ -219,9 +221,40 @@ def test_same_seed_same_set_and_inputs_untouched():
     dpp = KDPP(kernel)
     assert torch.equal(dpp.sample(9, generator=generator(5)), dpp.sample(9, generator=generator(5)))
     assert torch.equal(kernel, before)
+
+
+def test_any_memory_layout_and_dtype_is_taken():
     readonly = rbf(6, 0, 0.01)
+    wide = np.kron(readonly, np.ones((2, 2)))[::2, ::2]
     readonly.setflags(write=False)
-    KDPP(readonly[::-1, ::-1].copy().T).sample(2, generator=generator())
+    expected = KDPP(rbf(6, 0, 0.01)).inclusion(2)
+    for same in (readonly, wide, readonly.tolist(), readonly.astype(np.float32).astype(float)):
+        torch.testing.assert_close(KDPP(same).inclusion(2), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        KDPP(readonly[::-1, ::-1]).inclusion(2), expected.flip(0), atol=1e-12, rtol=0
+    )
+    # half precision holds three digits
+    half = KDPP(readonly.astype(np.float16)).inclusion(2)
+    assert half.dtype == torch.float64
+    torch.testing.assert_close(half, expected, atol=5e-3, rtol=0)
+
+
+def test_a_row_of_zeros_is_drawn_from_uniformly():
+    """All items of w = 0 coincide: L = 11ᵀ + εI."""
+    kernel = edge_kernel(np.eye(7), np.zeros(7))
+    pairs = KDPP(kernel).pair_inclusion(3)
+    expected = torch.full((7, 7), 3 * 2 / (7 * 6), dtype=torch.float64).fill_diagonal_(3 / 7)
+    torch.testing.assert_close(pairs, expected, atol=1e-12, rtol=0)
+
+
+def test_what_is_no_projection_is_caught():
+    """The residual must weigh m − t; renormalising would hide eigenvectors gone wrong."""
+    vectors = np.linalg.eigh(rbf(8, 0))[1]
+    vectors[:, 3] *= 1.001
+    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps"):
+        draw_projection(vectors, np.array([2, 3, 5]), generator())
+    with pytest.raises(ArithmeticError, match="must weigh 3 after 0 steps"):
+        _draw_items(torch.tensor(vectors[None][:, :, [2, 3, 5]]), generator())
 
 
 def test_bad_input():

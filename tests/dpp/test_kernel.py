@@ -12,6 +12,7 @@ from prunus.dpp import (
     edge_kernel,
     gaussian_from_features,
     gaussian_kernel,
+    kernel_entries,
     linear_from_features,
     linear_kernel,
     median_bandwidth,
@@ -61,6 +62,20 @@ def test_edge_kernel_is_the_gaussian_of_the_edge_gram():
     torch.testing.assert_close(
         edge_kernel(gram, w, bandwidth=0.3), torch.tensor(direct), rtol=1e-10, atol=0
     )
+
+
+@pytest.mark.parametrize("bandwidth", [50.0, "median", None])
+def test_entries_on_demand_are_the_kernel(bandwidth):
+    rng = np.random.default_rng(5)
+    x, w = rng.normal(size=(300, 40)) * 1e3, rng.normal(size=40)
+    gram, every = x.T @ x / 300, np.arange(40)
+    block = kernel_entries(gram, w, bandwidth=bandwidth, jitter=0.01)(every, every)
+    if bandwidth is None:
+        expected = linear_kernel(edge_gram(gram, w), jitter=0.01)
+    else:
+        expected = edge_kernel(gram, w, bandwidth=bandwidth, jitter=0.01)
+        assert (block.diagonal() == 1.01).all()
+    torch.testing.assert_close(torch.tensor(block), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_node_kernel_with_and_without_bias():

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from prunus.dpp import tilt
-from reference import chi_square
+from reference import chi_square, fixture
+from reference import dpp as slow
 
 # name: (log10 of the eigenvalues, size); the first spans 400 decades
 STRESS = {
@@ -48,6 +49,16 @@ def test_closed_forms():
     single = tilt.single_probabilities(np.r_[12.0, np.full(999, -9.0)] * math.log(10), 300)
     assert single[0] == pytest.approx(1.0, abs=1e-12)
     np.testing.assert_allclose(single[1:], 299 / 999, rtol=1e-10)
+
+
+def test_fixture_tilt():
+    x = fixture.inputs()
+    kernel = slow.gaussian_edges(x, fixture.ROW, fixture.BETA, fixture.JITTER)
+    logs = np.log(np.linalg.eigvalsh(kernel))
+    alpha = tilt.tilt(logs, 3)
+    p, q = tilt.coins(logs, alpha)
+    assert math.exp(alpha) == pytest.approx(0.7663700645, abs=1e-8)
+    assert tilt.size_table(p, q, 3)[8, 3] == pytest.approx(0.3053384226, abs=1e-8)
 
 
 def enumerated(values, k):

@@ -55,6 +55,12 @@ def test_batched_edges():
         sample_batch(low, 5, generator=g)
     with pytest.raises(ValueError, match="not positive semi-definite"):
         sample_batch(low - torch.eye(8), 2, generator=g)
+    skew = low.repeat(2, 1, 1)
+    skew[1, 0, 1] += 0.1
+    with pytest.raises(ValueError, match="must be symmetric, got entries of kernel 1 that differ"):
+        sample_batch(skew, 2, generator=g)
+    with pytest.raises(TypeError, match="`kernels` must be real"):
+        sample_batch(low.to(torch.complex128), 2, generator=g)
     assert sample_batch(low, 0, generator=g).shape == (1, 0)
     assert sample_batch(low, 8, generator=g).tolist() == [list(range(8))]
 
@@ -97,6 +103,9 @@ def test_dual_follows_the_law_and_its_numbers():
         assert dual.log_normaliser(k) == pytest.approx(
             math.log(slow.elementary(kernel, k)), abs=1e-9
         )
+    assert dual.sample(0, generator=g).tolist() == []
+    assert dual.inclusion(0).tolist() == [0.0] * 9
+    assert dual.log_normaliser(0) == 0.0
     with pytest.raises(ValueError, match="k=6 exceeds numerical rank 5"):
         DualKDPP(np.c_[b, b]).sample(6, generator=g)
     with pytest.raises(ValueError, match="`features` must not all be zero"):
@@ -238,11 +247,26 @@ def test_draw_once_where_it_is_meant_to_be_used():
                     hits[d] += 1
             total, p = len([d for d in drawn if d is not None]), exact.inclusion(k).numpy()
             z = (hits - total * p) / np.sqrt(total * p * (1 - p) + 1e-12)
-            # the mean of 300 nearly independent squared normals has a spread of 0.08
+            # The mean of 300 nearly independent squared normals has a spread of 0.08: six of
+            # them, false alarm 1e-8 a case. Negative control: marginals of half the size.
             assert abs((z**2).mean() - 1) < 0.5
+            p = exact.inclusion(k // 2).numpy()
+            z = (hits - total * p) / np.sqrt(total * p * (1 - p) + 1e-12)
+            assert abs((z**2).mean() - 1) > 0.5
 
 
-def test_draw_once_hands_over_what_it_cannot_serve():
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_draw_once_does_not_mind_the_kernel_s_scale(scale, monkeypatch):
+    monkeypatch.setattr(reserve, "_SMALL", 1)
+    kernel = rbf(100, 15, 0.1)
+    expected = draw_once(kernel, 30, generator=torch.Generator().manual_seed(15))
+    monkeypatch.setattr(reserve, "KDPP", None)  # served by the reserve, not handed over
+    found = draw_once(kernel * scale, 30, generator=torch.Generator().manual_seed(15))
+    assert torch.equal(found, expected)
+
+
+def test_draw_once_hands_over_what_it_cannot_serve(monkeypatch):
+    monkeypatch.setattr(reserve, "_SMALL", 1)
     g = torch.Generator().manual_seed(14)
     b = np.random.default_rng(14).normal(size=(300, 20))
     assert len(draw_once(b @ b.T, 10, generator=g)) == 10  # singular

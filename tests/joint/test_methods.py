@@ -85,14 +85,35 @@ def test_obs_leaves_less_error_than_sparsegpt():
     assert errors[0] < errors[1]
 
 
-def test_weights_gone_before_go_first():
+@pytest.mark.parametrize(
+    ("method", "granularity", "counts"),
+    [
+        (OBS(), EdgePerRow(), (15, 14, 9)),
+        (OBS(), Edge(), (120, 119, 60)),
+        (OBC(), EdgePerRow(), (15, 14, 9)),
+        (OBC(), NM(3, 4), (3, 2, 1)),
+        (SparseGPT(block=8), EdgePerRow(), (15, 14, 9)),
+        (SparseGPT(block=8), Edge(), (120, 119, 60)),
+        (SparseGPT(), NM(3, 4), (3, 2, 1)),
+    ],
+    ids=str,
+)
+def test_weights_gone_before_go_first(method, granularity, counts):
     """With several steps, what an earlier step zeroed is never chosen again."""
-    layer = a_layer()
-    first = OBS()(layer, EdgePerRow(), torch.full((8,), 15))
-    second = OBS()(
-        Layer(name="fc", weight=first.weight, gram=layer.gram), EdgePerRow(), torch.full((8,), 9)
-    )
-    assert not (second.mask & ~first.mask).any()
+    for seed in range(5):
+        layer = a_layer(seed=seed)
+        pools = len(granularity.pool("fc", layer.weight))
+        before = torch.ones(8, 24, dtype=torch.bool)
+        weight = layer.weight
+        for count in counts:
+            part = Layer(name="fc", weight=weight, gram=layer.gram)
+            answer = method(part, granularity, torch.full((pools,), count))
+            assert not (answer.mask & ~before).any()
+            assert int(answer.mask.sum()) == pools * count
+            before, weight = answer.mask, answer.weight
+    # more than is left: the counts still hold
+    answer = method(part, granularity, torch.full((pools,), counts[0]))
+    assert int(answer.mask.sum()) == pools * counts[0]
 
 
 def test_refusals():

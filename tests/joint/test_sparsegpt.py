@@ -60,16 +60,16 @@ def test_prices_are_those_of_the_weights_at_the_slice_start():
 def test_counts_are_exact(block):
     w, gram = layer(3)
     counts = torch.tensor([0, 1, 5, 17, 24, 30, 40, 47, 48, 3])
-    mask, new = sparsegpt(w, gram, keep_in_rows(counts, 48), block=block)
+    mask, new = sparsegpt(w, gram, keep_in_rows(counts, w), block=block)
     assert torch.equal(mask.sum(1), counts)
     assert (new[~mask] == 0).all()
-    mask, _ = sparsegpt(w, gram, keep_in_layer(133, 48), block=block)
+    mask, _ = sparsegpt(w, gram, keep_in_layer(133, w), block=block)
     assert int(mask.sum()) == 133
 
 
 def test_least_squares_after_the_sweep_always_helps():
     w, gram = layer(4)
-    mask, new = sparsegpt(w, gram, keep_in_rows(torch.full((10,), 24), 48))
+    mask, new = sparsegpt(w, gram, keep_in_rows(torch.full((10,), 24), w))
     rest = w - new
     swept = ((rest @ gram) * rest).sum(1)
     assert (least_squares(w, gram, mask).after <= swept * (1 + 1e-9)).all()
@@ -81,20 +81,20 @@ def test_dtype_and_inputs():
     w, gram = layer(5)
     w32, g0 = w.to(torch.float32), gram.clone()
     before = w32.clone()
-    _, new = sparsegpt(w32, gram, keep_in_rows(torch.full((10,), 10), 48))
+    _, new = sparsegpt(w32, gram, keep_in_rows(torch.full((10,), 10), w))
     assert new.dtype == torch.float32
     assert torch.equal(w32, before)
     assert torch.equal(gram, g0)
-    mask, new = sparsegpt(w, torch.zeros_like(gram), keep_in_layer(100, 48))
+    mask, new = sparsegpt(w, torch.zeros_like(gram), keep_in_layer(100, w))
     assert torch.equal(new, w * mask)
 
 
 def test_bad_input():
     w, gram = layer(6)
     with pytest.raises(ValueError, match="`gram` is not positive definite with ridge 1e-02"):
-        sparsegpt(w, gram - 0.5 * torch.diag(gram.diagonal()), keep_in_layer(9, 48))
+        sparsegpt(w, gram - 0.5 * torch.diag(gram.diagonal()), keep_in_layer(9, w))
     with pytest.raises(ValueError, match="`gram` must be 48 x 48"):
-        sparsegpt(w, gram[1:, 1:], keep_in_layer(9, 48))
+        sparsegpt(w, gram[1:, 1:], keep_in_layer(9, w))
     with pytest.raises(ValueError, match="`ridge` must be a finite number > 0"):
         SparseGPT(ridge=0.0)
     with pytest.raises(ValueError, match="`block` must be a whole number >= 1"):

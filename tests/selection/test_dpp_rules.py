@@ -133,6 +133,15 @@ def test_the_result_says_how_it_was_drawn(memory, kept, way):
     assert int(choice.mask.sum()) == kept
 
 
+@pytest.mark.parametrize("rule", [DPPMap, DPPPoisson])
+def test_rules_with_one_way_say_what_memory_they_need(rule, monkeypatch):
+    layer = a_layer(rows=1, n=200)
+    assert int(choose(rule(KDPP(memory=2e6)), layer, [12]).mask.sum()) == 12
+    monkeypatch.setattr(Pool, "matrix", None)  # refused before anything is formed
+    with pytest.raises(ValueError, match=r"GB for 200 items and may take 0\.0009 GB\. Raise"):
+        choose(rule(KDPP(memory=9e5)), layer, [12])
+
+
 def test_the_chain_never_forms_the_kernel(monkeypatch):
     monkeypatch.setattr(Pool, "matrix", None)
     layer = a_layer(rows=1, n=200)

@@ -485,6 +485,8 @@ def test_options():
     near(shared.Q, 0.5 * FIXTURE.Q)
     gained = pruned_error(FIXTURE, "magnitude-edge", 0.5, gain="norm").order
     near(gained.Q.diagonal(), FIXTURE.Q.diagonal())
+    dead = OrderParameters(np.diag([0.0, 1]), np.zeros((2, 1)), [[1]], [1, 1], [1])
+    near(pruned_error(dead, "magnitude-edge", 0.5, gain="norm").order.Q, dead.Q)
     near(
         pruned_error(FIXTURE, "magnitude-edge", 0.5, gain=[2, 1, 1, 1]).order.R[0],
         2 * prune_edges(FIXTURE, edge_moments("magnitude", 0.5)).R[0],

@@ -194,6 +194,41 @@ def test_closed_forms_meet_the_published_numbers():
     assert abs(off / 0.90 - 1) > 0.02
 
 
+# Mean and deviation over 30 random starts and teachers, the learning equations alone.
+WITHOUT_FIT = {
+    (0.0, "dpp-node"): ((3.87, 0.18), (2.42, 0.12), (1.51, 0.06), (0.80, 0.03), (0.295, 0.013)),
+    (0.0, "random-edge"): ((3.74, 0.16), (2.56, 0.10), (1.64, 0.06), (0.95, 0.03), (0.409, 0.013)),
+    (0.0, "dpp-edge"): ((2.37, 0.09), (1.18, 0.04), (0.544, 0.016), (0.211, 0.006), (0.058, 0.002)),
+    (0.25, "dpp-edge"): (
+        (2.32, 0.09), (1.18, 0.04), (0.585, 0.019), (0.282, 0.009), (0.146, 0.004),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.0, 0.25])
+def test_learning_equations_alone_meet_the_published_table(noise):
+    """30 starts of ours against 30 of the table, 5 standard errors: false alarm 6e-7 a number."""
+    generator = torch.Generator().manual_seed(0)
+    orders = train_students(6, 2, noise, starts=30, generator=generator)
+
+    def distance(method, k, wanted, **options):
+        kept = k if method.endswith("node") else paper.published_density(k)
+        found = np.array([float(pruned_error(o, method, kept, **options)) for o in orders])
+        return (found.mean() - wanted[0]) / math.sqrt((found.var() + wanted[1] ** 2) / 30)
+
+    worst = 0.0
+    for (sigma, method), table in WITHOUT_FIT.items():
+        if sigma == noise:
+            for k, wanted in enumerate(table, start=1):
+                worst = max(worst, abs(distance(method, k, wanted, counted_noise=noise)))
+    print(f"sigma={noise}: worst distance {worst:.2f} standard errors")
+    assert worst < 5
+    # Negative control: the table of the other noise.
+    other = WITHOUT_FIT[0.25 - noise, "dpp-edge"][4]
+    assert abs(distance("dpp-edge", 5, other, counted_noise=noise)) > 5
+
+
 FURTHER = {
     (0.25, "random-node", None, "readout"): (4.0081, 2.7281, 1.6993, 0.9218, 0.3956),
     (0.25, "importance-node", None, "readout"): (3.9641, 2.9282, 1.5910, 0.7464, 0.3690),

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunus.check import finite, whole
+from prunus.check import as_float64, whole
 
 __all__ = ["bytes_per_kernel", "sample_batch"]
 
@@ -31,14 +31,17 @@ def sample_batch(
         generator: source of randomness, on the CPU.
 
     Raises:
-        ValueError: NaN, a kernel that is not positive semi-definite, or k beyond a kernel's rank.
+        TypeError: complex kernels.
+        ValueError: NaN, a kernel that is not square, symmetric to 1e-8 and positive semi-definite
+            to 1e-8, or k beyond a kernel's rank.
     """
+    kernels = _checked(kernels)
     batch, n, _ = kernels.shape
     k = whole("k", k, low=0, high=n)
     device = kernels.device
     if k in (0, n):
         return torch.arange(k, device=device).expand(batch, k).clone()
-    values, vectors = torch.linalg.eigh(finite("kernels", kernels.to(torch.float64)))
+    values, vectors = torch.linalg.eigh(kernels)
     top = values[:, -1:]
     if bool((values[:, :1] < -1e-8 * top).any()):
         raise ValueError(
@@ -65,6 +68,23 @@ def sample_batch(
     if complement:
         inside = ~inside
     return inside.nonzero()[:, 1].view(batch, k)
+
+
+def _checked(kernels: Tensor) -> Float[Tensor, "batch n n"]:
+    """Finite, square, symmetric float64 kernels: what `check_kernel` asks of one."""
+    stack = as_float64("kernels", kernels, dims=3)
+    if stack.shape[1] != stack.shape[2]:
+        raise ValueError(f"`kernels` must be square, got shape {tuple(stack.shape)}.")
+    if stack.numel() == 0:
+        return stack
+    skew = (stack - stack.mT).abs().amax((1, 2))
+    worst = int((skew - 1e-8 * stack.abs().amax((1, 2))).argmax())
+    if float(skew[worst]) > 1e-8 * float(stack[worst].abs().max()):
+        raise ValueError(
+            f"`kernels` must be symmetric, got entries of kernel {worst} that differ from their "
+            f"mirror image by {float(skew[worst]):.3g}. Average both if that is what you mean."
+        )
+    return (stack + stack.mT) / 2
 
 
 def _draw_columns(logs: Tensor, ranks: Tensor, k: int, generator: Generator) -> Tensor:

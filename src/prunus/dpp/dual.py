@@ -71,25 +71,28 @@ class DualKDPP:
             ValueError: k is no whole number in 0..rank.
         """
         k = whole("k", k, low=0, high=min(self.features.shape))
+        device = self.features.device
         if k == 0:
-            return torch.empty(0, dtype=torch.int64)
+            return torch.empty(0, dtype=torch.int64, device=device)
         logs, vectors = self._checked(k)
         chosen = np.arange(len(logs))
         if k < len(logs):
             p, _ = tilt.coins(logs, tilt.tilt(logs, k))
             chosen, _ = tilt.draw_by_rejection(p, k, generator)
-        return torch.from_numpy(draw_projection(vectors, chosen, generator))
+        return torch.from_numpy(draw_projection(vectors, chosen, generator)).to(device)
 
     def inclusion(self, k: int) -> Float[Tensor, " n"]:
         """P(i ∈ S) for every item; they sum to k."""
-        k = whole("k", k, low=1, high=min(self.features.shape))
+        k = whole("k", k, low=0, high=min(self.features.shape))
+        if k == 0:
+            return torch.zeros(len(self.features), dtype=torch.float64)
         logs, vectors = self._checked(k)
         return torch.from_numpy(vectors**2 @ tilt.single_probabilities(logs, k))
 
     def log_normaliser(self, k: int) -> float:
         """log e_k(λ)."""
-        k = whole("k", k, low=1, high=min(self.features.shape))
-        return tilt.log_elementary(self._checked(k)[0], k)
+        k = whole("k", k, low=0, high=min(self.features.shape))
+        return 0.0 if k == 0 else tilt.log_elementary(self._checked(k)[0], k)
 
     def _checked(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         if k > self.rank:

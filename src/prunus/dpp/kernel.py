@@ -270,6 +270,8 @@ def kernel_entries(
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function (rows, columns) -> that block of `edge_kernel(gram, row)`, which is never formed.
 
+    The diagonal of the Gaussian kernel is exactly 1 + ε.
+
     Args:
         gram: G (n, n).
         row: w (n,).
@@ -286,7 +288,9 @@ def kernel_entries(
         if beta is not None:
             distance = power[rows, None] + power[columns] - 2 * block
             block = np.exp(-beta * np.maximum(distance, 0.0))
-        block[rows[:, None] == columns] += epsilon
+            block[rows[:, None] == columns] = 1.0 + epsilon  # never by the formula
+        else:
+            block[rows[:, None] == columns] += epsilon
         return block
 
     return entries

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from prunus.check import whole
 from prunus.dpp import tilt
-from prunus.dpp.arrays import float64
+from prunus.dpp.arrays import float64, unit_scale
 from prunus.dpp.exact import check_kernel
 from prunus.dpp.reserve import scaling
 
@@ -76,7 +76,8 @@ def poisson_odds(
     """
     kernel = check_kernel("L", L)
     k = whole("k", k, low=1, high=len(kernel) - 1)
-    matrix = kernel.cpu().numpy()
+    matrix, exponent = unit_scale(kernel.cpu().numpy())
+    shift = exponent * float(np.log(2.0))
     scale = float(np.trace(matrix)) / len(matrix)
     widest = float(np.abs(matrix).sum(1).max())  # no eigenvalue is larger
     if scale <= 0:
@@ -84,17 +85,22 @@ def poisson_odds(
     if log_alpha is None:  # the signs are fixed: the odds are a function of the kernel
         x = scaling(matrix, k, torch.Generator().manual_seed(0))
     else:
-        x = log_alpha
+        x = log_alpha + shift
     low, high, below, above = -np.inf, np.inf, 0.0, 0.0  # sizes in log-odds at both ends
     goal = np.log(k / (len(matrix) - k))
     # Outside these, αL is rounding beside I, or its null space is.
     first, last = -np.log(scale) - 80.0, -np.log(np.finfo(np.float64).eps * np.trace(matrix)) - 3.0
     x = min(max(x, first), last)
     for _ in range(100):
-        absent = _absence(matrix, float(x), exact=np.exp(x) * widest > _FLOAT32)
+        alpha = float(np.exp(x))
+        absent = _absence(matrix, float(x), exact=alpha * widest > _FLOAT32)
         size = len(matrix) - float(absent.sum())
         if abs(size - k) <= accuracy * k:
-            return torch.from_numpy((1.0 - absent) / absent).to(kernel.device), float(x)
+            # λ/(1 + λ) is concave, so π_i lies between αL_ii/(1 + αλ₁) and αL_ii/(1 + αL_ii):
+            # rounding may not take a rare item's probability to zero, or below.
+            alone = alpha * matrix.diagonal()
+            present = np.clip(1.0 - absent, alone / (1 + alpha * widest), alone / (1 + alone))
+            return torch.from_numpy(present / absent).to(kernel.device), float(x) - shift
         at = np.log(max(size, 1e-300) / (len(matrix) - size))
         if size < k:
             low, below = x, at

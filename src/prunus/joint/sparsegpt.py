@@ -33,7 +33,9 @@ def sparsegpt(
     With U the upper Cholesky factor of (G + λI)⁻¹, weight w_ij costs w_ij²/U_jj², and removing it
     changes the rest of its row by −U_j: w_ij/U_jj. Columns left of j stay as they are, which makes
     this a sweep of O(out · in²) rather than the least-squares optimum for its mask. Updates right
-    of a block wait until the block is done and then go as one matrix product.
+    of a block wait until the block is done and then go as one matrix product. Weights that are zero
+    at the start, as an earlier step leaves what it removed, have the lowest price of all: the sweep
+    would give them values, and a price, before it comes to them.
 
     Args:
         weight: W.
@@ -64,7 +66,7 @@ def sparsegpt(
     factor = _upper_factor(finite("gram", gram).to(torch.float64), ridge).to(weight.device)
     # Columns of W are what the sweep reads and writes, so they lie as rows.
     w = finite("weight", weight).to(torch.float64).T.contiguous()
-    kept = torch.ones_like(w, dtype=torch.bool)
+    kept, gone = torch.ones_like(w, dtype=torch.bool), w == 0
     diagonal = factor.diagonal()
     for start in range(0, n, block):
         stop = min(start + block, n)
@@ -75,7 +77,7 @@ def sparsegpt(
                 end = min(j + stride, stop)
                 if done:  # what the slices before did to this one
                     w[j:end] -= factor[start:j, j:end].T @ errors[:done]
-                price = (w[j:end] / diagonal[j:end, None]).square()
+                price = (w[j:end] / diagonal[j:end, None]).square().masked_fill_(gone[j:end], -1.0)
                 kept[j:end] = choose(price, j)
                 first = j
             elif j > first:  # what the columns before did, within the slice
@@ -86,27 +88,29 @@ def sparsegpt(
     return kept.T.contiguous(), w.T.contiguous().to(weight.dtype)
 
 
-def keep_in_rows(kept: Int[Tensor, " out"], width: int) -> Choose:
-    """Exactly `kept[h]` weights in row h, in each slice of columns its share (sums rounded)."""
-    counts = kept.to(torch.int64)
+def keep_in_rows(kept: Int[Tensor, " out"], weight: Float[Tensor, "out in"]) -> Choose:
+    """Exactly `kept[h]` weights in row h, in each slice its share by the non-zero weights there."""
+    counts = kept.to(weight.device, torch.int64)
+    live = weight != 0
+    upto = _up_to(live | (live.sum(1) < counts)[:, None])
 
     def choose(price: Tensor, start: int) -> Tensor:
         stop = start + len(price)
-        here = _share(counts.to(price.device), stop, width) - _share(
-            counts.to(price.device), start, width
-        )
-        return _best(price, here)
+        below = _share(counts, upto[:, start], upto[:, -1])
+        here = _share(counts, upto[:, stop], upto[:, -1]) - below
+        return _best(price, here.to(price.device))
 
     return choose
 
 
-def keep_in_layer(kept: int, width: int) -> Choose:
-    """Exactly `kept` weights, in each slice of columns its share, wherever its rows need them."""
+def keep_in_layer(kept: int, weight: Float[Tensor, "out in"]) -> Choose:
+    """Exactly `kept` weights, in each slice its share likewise, wherever its rows need them."""
+    count, live = torch.tensor(kept, device=weight.device), weight != 0
+    upto = _up_to(live | (live.sum() < count)).sum(0)
 
     def choose(price: Tensor, start: int) -> Tensor:
         stop = start + len(price)
-        counts = torch.tensor([kept])
-        here = int(_share(counts, stop, width) - _share(counts, start, width))
+        here = int(_share(count, upto[stop], upto[-1]) - _share(count, upto[start], upto[-1]))
         flat = torch.zeros(price.numel(), dtype=torch.bool, device=price.device)
         flat[price.flatten().argsort(descending=True, stable=True)[:here]] = True
         return flat.view_as(price)
@@ -130,9 +134,15 @@ def _best(price: Tensor, kept: Tensor) -> Tensor:
     return rank.less(kept)
 
 
-def _share(kept: Tensor, columns: int, width: int) -> Tensor:
-    """round(kept · columns / width) in whole numbers, halves up."""
-    share: Tensor = (2 * kept * columns + width) // (2 * width)
+def _up_to(live: Bool[Tensor, "out in"]) -> Int[Tensor, "out columns"]:
+    """How many of each row's weights lie left of each column, and of the end."""
+    return torch.nn.functional.pad(live.cumsum(1), (1, 0))
+
+
+def _share(kept: Tensor, part: Tensor | int, total: Tensor | int) -> Tensor:
+    """round(kept · part / total) in whole numbers, halves up; 0 of nothing."""
+    whole = torch.as_tensor(total).clamp_min(1)
+    share: Tensor = (2 * kept * part + whole) // (2 * whole)
     return share
 
 
@@ -190,16 +200,16 @@ class SparseGPT:
         masks, weights, used = [], [], 0
         parts = layer.blocks()
         for index, part in enumerate(parts):
-            rows, n = part.weight.shape
+            rows = len(part.weight)
             stride = None
             if isinstance(granularity, EdgePerRow):
-                choose = keep_in_rows(kept[index * rows : (index + 1) * rows], n)
+                choose = keep_in_rows(kept[index * rows : (index + 1) * rows], part.weight)
             elif isinstance(granularity, NM):
                 stride = granularity.m
                 choose = keep_in_blocks(kept.view(len(parts), rows, -1)[index])
             elif isinstance(granularity, Edge):
                 upto = int(_share(kept, index + 1, len(parts)))
-                choose, used = keep_in_layer(upto - used, n), upto
+                choose, used = keep_in_layer(upto - used, part.weight), upto
             else:
                 raise ValueError(
                     f"SparseGPT removes edges, got {granularity!r}. "

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 import prunus.dpp as dpp
 from prunus.selection.choice import Choice
-from prunus.selection.dpp_sets import Pool, each_pool
+from prunus.selection.dpp_sets import Pool, each_pool, require_memory
 from prunus.selection.k_dpp import KDPP, kernel_facts
 
 __all__ = ["DPPMap"]
@@ -20,7 +20,7 @@ class DPPMap:
     """Each unit raises the determinant most, as in `greedy_map`; no eigenvectors, no randomness.
 
     Attributes:
-        process: the k-DPP whose mode is sought; its kernel fields count.
+        process: the k-DPP whose mode is sought; its kernel fields and its memory limit count.
 
     References:
         Chen, Zhang, Zhou (2018), Fast greedy MAP inference for determinantal point process.
@@ -45,10 +45,15 @@ class DPPMap:
         """The mask of each pool's greedy mode.
 
         Where the kernel's rank ends before k, the lowest indices fill up.
+
+        Raises:
+            ValueError: the kernel and k columns take more than the process's memory.
         """
         del generator
 
         def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+            n = len(pool.row)
+            require_memory(n, 8 * (3 * n * n + k * n), self.process.memory)
             kernel = pool.matrix()
             chosen = dpp.greedy_map(kernel, k)
             facts = kernel_facts(kernel)

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 import prunus.dpp as dpp
 from prunus.selection.choice import Choice
-from prunus.selection.dpp_sets import Pool, each_pool
+from prunus.selection.dpp_sets import Pool, each_pool, require_memory
 from prunus.selection.k_dpp import KDPP, kernel_facts
 
 __all__ = ["DPPPoisson"]
@@ -22,7 +22,7 @@ class DPPPoisson:
     from uniform draws is repulsion.
 
     Attributes:
-        process: the k-DPP that is approximated; its kernel fields count.
+        process: the k-DPP that is approximated; its kernel fields and its memory limit count.
         accuracy: relative accuracy of the expected size at which marginals are read off. The draw
             is scaled to the exact count in any case.
     """
@@ -44,9 +44,15 @@ class DPPPoisson:
         layer: Any,
         generator: Generator,
     ) -> Choice:
-        """The mask of one draw for each pool."""
+        """The mask of one draw for each pool.
+
+        Raises:
+            ValueError: the kernel and its factors take more than the process's memory.
+        """
 
         def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+            n = len(pool.row)
+            require_memory(n, 8 * 3 * n * n, self.process.memory)
             kernel = pool.matrix()
             odds, _ = dpp.poisson_odds(kernel, k, accuracy=self.accuracy)
             return dpp.poisson_sample(odds, k, generator=generator), kernel_facts(kernel)

@@ -13,7 +13,7 @@ import prunus.dpp as dpp
 from prunus.layer import Layer
 from prunus.selection.choice import Choice, checked_counts
 
-__all__ = ["EXACT_ITEMS", "KernelRule", "Pool", "each_pool", "how_to_draw"]
+__all__ = ["EXACT_ITEMS", "KernelRule", "Pool", "each_pool", "how_to_draw", "require_memory"]
 
 EXACT_ITEMS = 4608  # 512 channels of 3 × 3 taps; beyond, an exact draw takes minutes
 Way = Literal["exact", "poisson", "chain"]
@@ -90,6 +90,20 @@ def how_to_draw(n: int, k: int, memory: float) -> Way:
         f"A determinantal draw of {k} of {n} items needs {min(chain, poisson) / 1e9:.1f} GB and "
         f"may take {memory / 1e9:.1f} GB. Raise `memory`, or choose another selection."
     )
+
+
+def require_memory(n: int, needed: float, memory: float) -> None:
+    """Raise where a rule that has one way only needs more than `memory` bytes for n items.
+
+    Raises:
+        ValueError: it does; with what it needs.
+    """
+    if needed > memory:
+        raise ValueError(
+            f"This selection needs {needed / 1e9:.2g} GB for {n} items and may take "
+            f"{memory / 1e9:.2g} GB. Raise `memory`, or choose the k-DPP, which has ways that take "
+            f"less."
+        )
 
 
 def each_pool(

@@ -337,7 +337,8 @@ def _with_gain(before: OrderParameters, after: OrderParameters, gain: Any) -> Or
     if isinstance(gain, str):
         if gain != "norm":
             raise unknown("gain", gain, ["norm"])
-        factor = (before.Q.diagonal() / after.Q.diagonal()).sqrt()
+        old, new = before.Q.diagonal(), after.Q.diagonal()
+        factor = torch.where(new > 0, old / new, 1.0).sqrt()  # a dead node has no norm to restore
     else:
         factor = as_float64("gain", gain, dims=1)
         if len(factor) != len(before.v):
