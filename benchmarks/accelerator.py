@@ -4,7 +4,7 @@ Correctness first: each recipe prunes a network on the GPU and on the CPU from o
 the masks of rules without draws must agree up to ties of rounding. Then calibration, least
 squares, SparseGPT and batched k-DPP draws are timed on both, with the ratio CPU / CUDA.
 
-    python benchmarks/cuda.py [--small]
+    python benchmarks/accelerator.py [--small]
 """
 
 import argparse
@@ -23,7 +23,7 @@ from prunus.joint import SparseGPT
 from prunus.layer import Layer
 from prunus.schedules import AtInit
 
-RESULTS = Path(__file__).parent / "results" / "cuda.json"
+RESULTS = Path(__file__).parent / "results" / "accelerator.json"
 
 
 def network(seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
