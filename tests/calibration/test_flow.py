@@ -233,7 +233,8 @@ def test_arguments():
     for wrong, message in {
         "gramm": "Unknown statistic 'gramm'. Did you mean gram, grad?",
         "cross": "The statistic 'cross' belongs to two models. Use a recipe with inputs='pruned'.",
-        (): "`statistics` must name one or more of diag, gram, cross, mean, max, zeros, grad.",
+        (): "`statistics` must name one or more of diag, gram, cross, mean, max, zeros, grad, "
+        "hessian_grad, flow.",
     }.items():
         with pytest.raises(ValueError, match=exactly(message)):
             calibrate(model, x, wrong)

@@ -330,5 +330,5 @@ def test_float32_data_are_summed_in_float64():
 
 
 def test_every_statistic_is_covered():
-    assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross"}
+    assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross", "hessian_grad", "flow"}
     assert isinstance(calibrate(*build("mlp-relu")), Calibration)
