@@ -13,7 +13,7 @@ from prunus.calibration import collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
-from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.calibration.store import Calibration, calibrate, checked_device, device_of
 from prunus.check import whole
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, measure_latency, node_cost
@@ -109,7 +109,7 @@ def prune(
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
     home = device_of(model)
-    where = torch.device(device) if device is not None else home
+    where = checked_device(device) if device is not None else home
     work = copy.deepcopy(model).to(where)
     run = _Run(
         dense=model if where == home else copy.deepcopy(model).to(where),
