@@ -1,5 +1,6 @@
 """The main commands: demo, prune, list, report, each with what goes wrong."""
 
+import importlib
 import json
 import re
 from dataclasses import replace
@@ -16,6 +17,7 @@ from prunus.bench.models import mlp
 from prunus.bench.record import Record
 from prunus.cli import app as program
 from prunus.cli.app import main
+from prunus.surgery import CompactionError
 
 FACTORY = """
 import torch
@@ -162,6 +164,13 @@ def test_prune_with_weights_globs_and_a_recipe_in_words(home, monkeypatch, capsy
         (("prune", NET, "--density", "0.5", "--density", "0=1"), "must be one number, or GLOB"),
         (("prune", NET, "--density", "fc*=0.5", "--recipe", "magnitude"), "fc*"),
         (("prune", NET, "--budget", "params=3"), "Did you mean parameters"),
+        (("prune", NET, "--budget", "macs=inf"), "--budget macs must be a whole number"),
+        (("prune", NET, "--budget", "bytes=nan"), "--budget bytes must be a whole number"),
+        (("prune", NET, "--budget", "macs=9.5"), "--budget macs must be a whole number"),
+        (
+            ("prune", NET, "--recipe", "magnitude", "--density", "0.5", "--device", "nope"),
+            "`device` must name a torch device",
+        ),
         (("prune", NET, "--budget", "latency=0.5"), "--budget latency needs --data"),
         (("prune", NET, "--budget", "macs=5", "--density", "0.5"), "not both"),
         (("prune", NET, "--density", "0.5", "--recipe", "wanda"), "needs data"),
@@ -337,3 +346,20 @@ def test_pruning_page_of_a_small_net(tmp_path):
     assert text.count('role="img"') == 4  # before, after, and a mask for each of two layers
     assert "Before" in text
     assert "multiply-adds per sample" in text
+
+
+@pytest.mark.parametrize("error", [CompactionError("layer `0` differs"), MemoryError("too wide")])
+def test_a_refusal_costs_one_line_and_a_fault_of_ours_its_traceback(
+    home, monkeypatch, capsys, error
+):
+    engine = importlib.import_module("prunus.engine")
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(engine, "prune", refuse)
+    code, _, err = run(monkeypatch, capsys, "prune", NET, "--density", "0.5")
+    assert (code, err) == (2, f"prunus: {error}\n")
+    error = RuntimeError("a fault of ours")
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run(monkeypatch, capsys, "prune", NET, "--density", "0.5")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,3 +69,34 @@ def test_compare_takes_labels_and_says_what_is_wrong():
         prunus.compare(model, [], [0.5], data=x, evaluate=evaluate)
     with pytest.raises(ValueError, match=r"gives \['gap', 'zero'\], not 'loss'"):
         prunus.compare(model, ["magnitude"], [0.5], data=x, evaluate=evaluate, metric="loss")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"recipes": "magnitude"}, TypeError, r"`recipes` must be a list.*Pass \['magnitude'\]"),
+        ({"densities": 0.5}, TypeError, "`densities` must be a list of densities, got float"),
+        ({"seeds": []}, ValueError, "`seeds` must not be empty"),
+        ({"evaluate": lambda m: None}, TypeError, "`evaluate` must return a number or a dict"),
+        ({"evaluate": lambda m: {}}, ValueError, "`evaluate` returned an empty dict"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    model, x, evaluate = setup()
+    given = {"recipes": ["magnitude"], "densities": [0.5], "data": x, "evaluate": evaluate}
+    with pytest.raises(error, match=message):
+        prunus.compare(model, **{**given, **change})
+
+
+def test_an_iterator_serves_all_that_need_one_pass_and_no_more():
+    model, x, evaluate = setup()
+    found = prunus.compare(
+        model, ["wanda", "dpp-node"], [0.5], data=iter([x]), evaluate=evaluate, seeds=1,
+        latency=True,
+    )  # fmt: skip
+    whole = prunus.compare(model, ["wanda", "dpp-node"], [0.5], data=x, evaluate=evaluate, seeds=1)
+    assert [r["gap"] for r in found.records] == [r["gap"] for r in whole.records]
+    assert [r["batch"] for r in found.latencies] == [64]
+    again = replace(prunus.recipes["wanda"], inputs="pruned")
+    with pytest.raises(ValueError, match="an iterator that can be read only once"):
+        prunus.compare(model, [again], [0.5], data=iter([x]), evaluate=evaluate, seeds=1)

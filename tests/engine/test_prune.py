@@ -454,3 +454,27 @@ def test_gap_budgets_of_other_recipes_are_refused():
         prunus.prune(model, "magnitude", Budget(gap=0.1), data=prunus.calibrate(model, x))
     with pytest.raises(ValueError, match="plans every layer of the network"):
         prunus.prune(model, "magnitude", Budget(gap=0.1), data=x, layers="layers.0")
+
+
+def test_a_calibration_with_other_biases_is_refused():
+    model, x = mlp()
+    calibration = prunus.calibrate(model, x)
+    with torch.no_grad():
+        model.layers[0].bias.add_(1.0)
+    with pytest.raises(ValueError, match=r"has other biases than when it was calibrated"):
+        prunus.prune(model, "wanda", 0.5, data=calibration)
+
+
+@pytest.mark.parametrize("nothing", [(), {}, [()], [{}, []]])
+def test_batches_with_nothing_in_them_are_no_data(nothing):
+    model, _ = mlp()
+    with pytest.raises(ValueError, match="`data` must hold at least one sample, got none"):
+        prunus.prune(model, "wanda", 0.5, data=nothing)
+
+
+def test_targets_that_no_edge_recipe_can_meet_say_so():
+    model, x = mlp()
+    with pytest.raises(ValueError, match=r"latency budget needs a recipe for nodes, got Edge\(\)"):
+        prunus.prune(model, "magnitude", Budget(latency=0.5, example=x), data=x)
+    with pytest.raises(ValueError, match="`density` must not be empty"):
+        prunus.prune(model, "magnitude", {})

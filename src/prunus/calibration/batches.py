@@ -45,7 +45,7 @@ class Batches:
         self._spent = True
         empty = True
         for batch in self._source:
-            if size_of(batch) != 0:
+            if size_of(batch) != 0 and not _nothing(batch):
                 empty = False
                 yield batch
         if empty:
@@ -59,6 +59,11 @@ class Batches:
             self._source = chain([first], iterator)
             self._spent = False
         return first
+
+
+def _nothing(batch: Any) -> bool:
+    """True for a batch such as `()` or `{}`."""
+    return isinstance(batch, list | tuple | Mapping) and len(batch) == 0
 
 
 def mapped(change: Callable[[Tensor], Tensor], batch: Any) -> Any:

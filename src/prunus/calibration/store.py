@@ -348,7 +348,7 @@ def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[torc
         ValueError: a model that lies on several devices was asked to move.
     """
     home = device_of(model)
-    where = home if device is None else torch.device(device)
+    where = home if device is None else checked_device(device)
     if where == home:
         yield where
         return
@@ -363,6 +363,16 @@ def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[torc
         yield where
     finally:
         model.to(home)
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """`device` as a torch device, or a ValueError."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"`device` must name a torch device, such as cpu or cuda:0, got {device!r}."
+        ) from None
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -34,6 +34,18 @@ def main() -> None:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"prunus: {message}", file=sys.stderr)
         sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not _expected(error):
+            raise
+        print(f"prunus: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("prunus: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _expected(error: Exception) -> bool:
+    """True where the message is meant for the user: a refused compaction, or a memory limit."""
+    from prunus.surgery import CompactionError
+
+    return isinstance(error, CompactionError | MemoryError)

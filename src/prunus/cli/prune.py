@@ -191,8 +191,12 @@ def _target(density: list[str] | None, budget: str | None, batches: Any) -> Any:
             if batches is None:
                 raise ValueError("--budget latency needs --data: the first batch is timed.")
             return Budget(latency=number, example=batches[0][0][:64])
-        target: Any = int(number) if name in ("parameters", "macs", "bytes") else number
-        return Budget(**{name: target})
+        if name == "density":
+            return Budget(density=number)
+        if not number.is_integer():
+            raise ValueError(f"--budget {name} must be a whole number >= 1, got {value!r}.")
+        whole: dict[str, Any] = {name: int(number)}
+        return Budget(**whole)
     if not density:
         return None
     pairs = [text.rpartition("=") for text in density]

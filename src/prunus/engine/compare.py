@@ -130,6 +130,13 @@ def compare(
     Returns:
         a `Comparison`.
     """
+    if isinstance(recipes, str | Recipe):
+        raise TypeError(f"`recipes` must be a list of recipes, got one. Pass [{recipes!r}].")
+    if not isinstance(densities, Sequence) or isinstance(densities, str):
+        raise TypeError(
+            f"`densities` must be a list of densities, got {type(densities).__name__}. "
+            f"Pass them as a list."
+        )
     labelled = recipes if isinstance(recipes, Mapping) else {resolve(r)[0]: r for r in recipes}
     methods = {label: resolve(recipe)[1] for label, recipe in labelled.items()}
     if not methods or not densities:
@@ -139,12 +146,16 @@ def compare(
         if isinstance(seeds, int)
         else [int(s) for s in seeds]
     )
+    if not chosen:
+        raise ValueError("`seeds` must not be empty. Give a number of seeds, or which.")
+    # One reading of a one-shot iterator, known to all that would read it again.
+    source = data if isinstance(data, Calibration) else Batches(data)
+    timing = first_of(source.peek(), 64) if isinstance(source, Batches) else source.example
     dense = _as_metrics(evaluate(model))
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
-    shared = _shared_calibration(model, methods, data, loss, device, progress)
-    example = shared.example if isinstance(shared, Calibration) else None
+    shared = _shared_calibration(model, methods, source, loss, device, progress)
     cells = [
         (label, density, seed)
         for density in densities
@@ -168,7 +179,7 @@ def compare(
                 model,
                 method,
                 density,
-                data=_data_for(method, shared, data),
+                data=_data_for(method, shared, source),
                 layers=layers,
                 exclude=exclude,
                 loss=loss,
@@ -183,8 +194,8 @@ def compare(
             records.append(_record(label, density, seed, pruned, dense, after, seconds))
             if seed == chosen[0] and isinstance(density, int | float):
                 pictures[label, float(density)] = replace(pruned, dense=None)
-                if latency and isinstance(method.granularity, Node) and example is not None:
-                    latencies.append(_timed(label, density, model, pruned, data))
+                if latency and isinstance(method.granularity, Node) and timing is not None:
+                    latencies.append(_timed(label, density, model, pruned, timing))
             advance(1)
     return Comparison(
         records=records,
@@ -223,9 +234,16 @@ def _random(method: Recipe) -> bool:
 
 
 def _as_metrics(value: Any) -> dict[str, float]:
-    if isinstance(value, Mapping):
-        return {str(k): float(v) for k, v in value.items()}
-    return {"metric": float(value)}
+    given = value if isinstance(value, Mapping) else {"metric": value}
+    try:
+        found = {str(key): float(number) for key, number in given.items()}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`evaluate` must return a number or a dict of numbers, got {value!r}."
+        ) from None
+    if not found:
+        raise ValueError("`evaluate` returned an empty dict. Give at least one metric.")
+    return found
 
 
 def _record(
@@ -266,11 +284,10 @@ def _shown(density: Any) -> str:
     return str(density)
 
 
-def _timed(label: str, density: Any, model: nn.Module, pruned: Pruned, data: Any) -> dict[str, Any]:
+def _timed(
+    label: str, density: Any, model: nn.Module, pruned: Pruned, example: Any
+) -> dict[str, Any]:
     """Latency of the compact network beside the dense one, at the batch sizes 1 and 64 at most."""
-    example = pruned.example
-    if not isinstance(data, Calibration):
-        example = first_of(Batches(data).peek(), 64)
     batch = to_device(example, device_of(model))
     smaller = pruned.compact(batch)
     full, small = measure_latency(

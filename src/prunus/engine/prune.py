@@ -13,7 +13,7 @@ from prunus.calibration import collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
-from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.calibration.store import Calibration, calibrate, checked_device, device_of
 from prunus.check import whole
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, measure_latency, node_cost
@@ -109,7 +109,7 @@ def prune(
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
     home = device_of(model)
-    where = torch.device(device) if device is not None else home
+    where = checked_device(device) if device is not None else home
     work = copy.deepcopy(model).to(where)
     run = _Run(
         dense=model if where == home else copy.deepcopy(model).to(where),
@@ -477,14 +477,14 @@ class _Run:
         for name, layer in calibration.items():
             if name not in modules:
                 raise ValueError(f"The calibration has layer {name!r}, which the model lacks.")
-            own = layer_of(name, modules[name]).weight
-            if own.shape != layer.weight.shape or not torch.equal(
-                own.cpu(), layer.weight.cpu().to(own.dtype)
-            ):
-                raise ValueError(
-                    f"Layer {name!r} has other weights than when it was calibrated. Calibrate the "
-                    f"model again."
-                )
+            own = layer_of(name, modules[name])
+            for part in ("weight", "bias"):
+                if not _equal(getattr(own, part), getattr(layer, part)):
+                    shown = "weights" if part == "weight" else "biases"
+                    raise ValueError(
+                        f"Layer {name!r} has other {shown} than when it was calibrated. Calibrate "
+                        f"the model again."
+                    )
 
     def _remembered(self, name: str, layer: Layer, scores: Tensor, kept: Tensor) -> Any:
         """The layer's choice, drawn once for all recipes that share masks."""
@@ -549,6 +549,12 @@ def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
     view = view_of(module)
     assert view is not None  # selected layers have one
     return view.matrix(module, mask)
+
+
+def _equal(own: Tensor | None, stored: Tensor | None) -> bool:
+    if own is None or stored is None:
+        return own is stored
+    return own.shape == stored.shape and torch.equal(own.cpu(), stored.cpu().to(own.dtype))
 
 
 def _on(layer: Layer, device: torch.device) -> Layer:

@@ -20,7 +20,7 @@ from prunus.budget import (
 )
 from prunus.calibration import Calibration
 from prunus.check import unknown
-from prunus.granularity import NM, Edge
+from prunus.granularity import NM, Edge, Node
 from prunus.guarantee import plan
 from prunus.recipe import Recipe
 from prunus.schedules import OneShot
@@ -140,8 +140,15 @@ def target_of(density: Any, recipe: Recipe) -> Target:
     if isinstance(density, Plan):
         return Target(plan=density)
     if isinstance(density, Budget):
+        if density.target == "latency" and not isinstance(recipe.granularity, Node):
+            raise ValueError(
+                f"A latency budget needs a recipe for nodes, got {recipe.granularity!r}: zeros "
+                f"inside a dense weight save no time. Use Node(), or a budget of density."
+            )
         return Target(budget=density)
     if isinstance(density, Mapping):
+        if not density:
+            raise ValueError("`density` must not be empty, got {}. Give {glob: density}.")
         return Target(by_name=dict(density))
     if isinstance(density, int | float) and not isinstance(density, bool):
         return Target(budget=Budget(density=checked_density(density)))
