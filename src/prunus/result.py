@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan
 from prunus.calibration.batches import call, size_of, to_device
-from prunus.calibration.store import device_of, stored_json
+from prunus.calibration.store import apart, device_of, stored_json
 from prunus.cost import Cost, Latency, measure_latency
 from prunus.files import write_bytes, write_text
 from prunus.granularity import Node
+from prunus.layer import layer_of, view_of
 from prunus.recipe import Recipe, parse
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
@@ -230,10 +232,10 @@ class Pruned:
             "dtypes": {k: str(v.dtype) for k, v in self.model.state_dict().items()},
             "mask_shapes": {k: list(v.shape) for k, v in self.masks.items()},
         }
-        parts = {"weights": save_tensors(_apart({**packed, **extra}))}
+        parts = {"weights": save_tensors(apart({**packed, **extra}))}
         if example is not None:
             smaller = {k: v.detach().cpu() for k, v in self.compact(example).state_dict().items()}
-            parts["compact"] = save_tensors(_apart(smaller))
+            parts["compact"] = save_tensors(apart(smaller))
         # Files are named by their content and the account is replaced last: an interrupted save
         # leaves the old network whole.
         digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
@@ -324,8 +326,6 @@ def weights_digest(model: nn.Module) -> str:
 def _layers(
     model: nn.Module, masks: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> dict[str, LayerResult]:
-    from prunus.layer import layer_of, view_of
-
     found = {}
     for name, entry in facts.items():
         module = model.get_submodule(name)
@@ -414,18 +414,10 @@ def _unpacked(key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any])
 
 
 def _bits(mask: Tensor) -> Tensor:
-    import numpy as np
-
     return torch.from_numpy(np.packbits(mask.contiguous().reshape(-1).numpy()))
 
 
 def _unbits(bits: Tensor, shape: list[int]) -> Tensor:
-    import numpy as np
-
     count = int(torch.tensor(shape).prod()) if shape else 1
     flat = np.unpackbits(bits.numpy(), count=count).astype(bool)
     return torch.from_numpy(flat).reshape(shape)
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.clone().contiguous() for key, value in tensors.items()}

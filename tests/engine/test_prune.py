@@ -200,6 +200,8 @@ def test_sequential_calibration_aims_at_the_dense_outputs():
         with torch.no_grad():
             gap = [(model(x) - p.model(x)).square().mean() for p in (dense, pruned)]
         assert gap[1] < gap[0]
+    with pytest.raises(ValueError, match=r"finished Calibration cannot\. Pass batches as data"):
+        prunus.prune(model, Recipe(inputs="pruned"), 0.3, data=prunus.calibrate(model, x))
     with pytest.raises(ValueError, match="can be read only once"):
         prunus.prune(
             model, Recipe(compensation=LeastSquares(), inputs="pruned"), 0.3, data=iter([x])

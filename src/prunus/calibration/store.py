@@ -185,7 +185,7 @@ class Calibration(Mapping[str, Layer]):
                 for name, layer in self._bare.items()
             },
         }
-        data = save(_apart(tensors))
+        data = save(apart(tensors))
         facts["hash"] = hashlib.sha256(data).hexdigest()  # both files come from one saving
         write_bytes(target / "statistics.safetensors", data)
         write_text(target / "calibration.json", json.dumps(facts, indent=1) + "\n")
@@ -428,12 +428,12 @@ def _with(layer: Layer, moments: Moments, samples: int) -> Layer:
     return replace(layer, **values)
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors that share no memory, as safetensors wants them."""
     seen: set[int] = set()
     apart = {}
     for key, value in tensors.items():
-        value = value.detach().cpu()
+        value = value.detach().cpu().contiguous()
         if value.untyped_storage().data_ptr() in seen:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())

@@ -17,7 +17,14 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
 
-__all__ = ["NodeCost", "choose_classes", "class_pools", "node_results", "selected_groups"]
+__all__ = [
+    "NodeCost",
+    "choose_classes",
+    "class_masks",
+    "class_pools",
+    "node_results",
+    "selected_groups",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,26 +105,36 @@ def choose_classes(
     return choice
 
 
-def node_results(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    views: Sequence[ClassView],
-    choices: Mapping[str, Any],
-    recipe: Recipe,
-) -> tuple[dict[str, LayerResult], dict[str, Tensor]]:
-    """New weights of every producer and consumer, and the masks of all parameters involved."""
+def class_masks(
+    model: nn.Module, views: Sequence[ClassView], choices: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """What the chosen classes of all groups together leave of every parameter involved."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     masks: dict[str, Tensor] = {}
     for view in views:
         own = parameter_masks(view.group, choices[view.name].mask[0].cpu(), shapes)
         for name, mask in own.items():
             masks[name] = masks[name] & mask if name in masks else mask
+    return masks
+
+
+def node_results(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    views: Sequence[ClassView],
+    choices: Mapping[str, Any],
+    recipe: Recipe,
+    masks: Mapping[str, Tensor],
+    *,
+    only: str | None = None,
+) -> dict[str, LayerResult]:
+    """New weights of every producer and consumer, or of the one layer `only`."""
     scales = (
         _column_scales(views, choices) if isinstance(recipe.compensation, NoCompensation) else {}
     )
     results = {}
     involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
-    for name in involved:
+    for name in involved if only is None else (only,):
         module: Any = model.get_submodule(name)
         layer = layers[name]
         view_ = view_of(module)
@@ -145,7 +162,7 @@ def node_results(
             scale=scale,
             ridge=ridge,
         )
-    return results, masks
+    return results
 
 
 def _column_scales(

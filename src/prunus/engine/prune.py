@@ -22,6 +22,7 @@ from prunus.engine.edges import EdgeCost, edge_result, pools_of, put
 from prunus.engine.nodes import (
     NodeCost,
     choose_classes,
+    class_masks,
     class_pools,
     node_results,
     selected_groups,
@@ -35,6 +36,7 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import LayerResult, Pruned
+from prunus.rng import generator_for
 from prunus.schedules import AtInit, Step
 from prunus.surgery.compact import compact
 from prunus.surgery.connected import connection
@@ -196,6 +198,11 @@ class _Run:
         )
         self.example = None
         if self.calibration is not None:
+            if self.recipe.inputs == "pruned":
+                raise ValueError(
+                    "A recipe with inputs='pruned' reads the data again for every layer, which a "
+                    "finished Calibration cannot. Pass batches as data."
+                )
             self.example = self.calibration.example
             self._same_weights(self.calibration)
         elif self.batches is not None:
@@ -365,7 +372,8 @@ class _Run:
         if self.recipe.inputs == "pruned":
             self.results = self._sequential_nodes(views, choices, layers)
         else:
-            self.results, masks = node_results(self.work, layers, views, choices, self.recipe)
+            masks = class_masks(self.work, views, choices)
+            self.results = node_results(self.work, layers, views, choices, self.recipe, masks)
             self.masks.update(masks)
             for result in self.results.values():
                 put(self.work, result)
@@ -380,7 +388,7 @@ class _Run:
         """Groups in order of execution; consumers aim at the dense outputs."""
         assert self.batches is not None
         dense = copy.deepcopy(self.work)
-        _, masks = node_results(self.work, layers, views, choices, self.recipe)
+        masks = class_masks(self.work, views, choices)
         consumers = {name for view in views for name in view.consumers}
         results: dict[str, LayerResult] = {}
         involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
@@ -390,7 +398,9 @@ class _Run:
                 layer = sequential_layers(
                     dense, self.work, (name,), self.batches, device=self.device
                 )[name]
-            own, _ = node_results(self.work, {**layers, name: layer}, views, choices, self.recipe)
+            own = node_results(
+                self.work, {**layers, name: layer}, views, choices, self.recipe, masks, only=name
+            )
             results[name] = own[name]
             put(self.work, own[name])
             # What does not lie in this layer's weight: its bias and the norms behind it.
@@ -494,8 +504,6 @@ class _Run:
 
         def choose() -> Any:
             if key not in self.memo:  # type: ignore[operator]
-                from prunus.rng import generator_for
-
                 self.memo[key] = self.recipe.selection(  # type: ignore[index]
                     scores, kept, layer=layer, generator=generator_for(self.seed, name)
                 )
