@@ -41,6 +41,7 @@ class Layer:
         max: max |x|, (in,) or (groups, in).
         zeros: share of inputs that are exactly 0, (in,) or (groups, in).
         grad: E[∂L/∂W] over samples, (out, in), sign kept.
+        sensitivity: E Σ_o (∂F_o/∂W)² over samples, summed over the outputs o, (out, in).
         hessian_grad: H g, Hessian times gradient of the mean loss, logits over 200, (out, in).
         flow: ∂R/∂|W| of the flow R along all paths, (out, in).
         samples: number of input vectors averaged (samples × positions).
@@ -61,6 +62,7 @@ class Layer:
     max: Statistic = None
     zeros: Statistic = None
     grad: Statistic = None
+    sensitivity: Statistic = None
     hessian_grad: Statistic = None
     flow: Statistic = None
     samples: int = 0
@@ -75,7 +77,7 @@ class Layer:
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
             changes: dict[str, Any] = {"weight": self.weight[own], "groups": 1}
-            for name in ("bias", "grad", "hessian_grad", "flow"):
+            for name in ("bias", "grad", "sensitivity", "hessian_grad", "flow"):
                 values = getattr(self, name)
                 changes[name] = None if values is None else values[own]
             for name in PER_GROUP:
@@ -128,6 +130,10 @@ class View(Protocol):
         """The input vectors that W multiplies, one row per sample and position."""
         ...
 
+    def responses(self, module: Any, outputs: Tensor) -> Float[Tensor, "positions groups out"]:
+        """The outputs (or their gradients), a row for each row of `vectors`."""
+        ...
+
     def channels(self, module: Any, inputs: Tensor) -> Tensor:
         """The inputs with positions before channels, as `attention_mask` counts them."""
         ...
@@ -147,6 +153,9 @@ class LinearView:
 
     def vectors(self, module: Any, inputs: Tensor) -> Tensor:
         return inputs.reshape(-1, 1, inputs.shape[-1])
+
+    def responses(self, module: Any, outputs: Tensor) -> Tensor:
+        return outputs.reshape(-1, 1, outputs.shape[-1])
 
     def channels(self, module: Any, inputs: Tensor) -> Tensor:
         return inputs
@@ -175,6 +184,10 @@ class ConvView:
         positions = batch * math.prod(padded.shape[2 : 2 + axes])
         width = channels // module.groups * math.prod(module.kernel_size)
         return padded.permute(order).reshape(positions, module.groups, width)
+
+    def responses(self, module: Any, outputs: Tensor) -> Tensor:
+        rows = batched(module, outputs).movedim(1, -1)
+        return rows.reshape(-1, module.groups, rows.shape[-1] // module.groups)
 
     def channels(self, module: Any, inputs: Tensor) -> Tensor:
         raise ValueError(

@@ -11,7 +11,7 @@ from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit
-from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, SynFlow
+from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, Sensitivity, SynFlow
 from prunus.selection import KDPP, DPPMap, DPPPoisson, RandomK
 
 __all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
@@ -67,6 +67,11 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=EdgePerRow(), score=RemovalError()),
         "Sun et al. (2024), A simple and effective pruning approach for large language models",
         "largest |weight| · input norm into each output",
+    ),
+    "gap-gradient": Preset(
+        Recipe(score=Sensitivity(), allocation=Global()),
+        "derived in docs/gap.md",
+        "weights of all layers whose removal moves the outputs most, to first order",
     ),
     "importance-node": Preset(
         Recipe(granularity=Node()),

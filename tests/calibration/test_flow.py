@@ -234,7 +234,7 @@ def test_arguments():
         "gramm": "Unknown statistic 'gramm'. Did you mean gram, grad?",
         "cross": "The statistic 'cross' belongs to two models. Use a recipe with inputs='pruned'.",
         (): "`statistics` must name one or more of diag, gram, cross, mean, max, zeros, grad, "
-        "hessian_grad, flow.",
+        "sensitivity, hessian_grad, flow.",
     }.items():
         with pytest.raises(ValueError, match=exactly(message)):
             calibrate(model, x, wrong)

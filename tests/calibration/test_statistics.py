@@ -330,6 +330,10 @@ def test_float32_data_are_summed_in_float64():
 
 
 def test_every_statistic_is_covered():
-    elsewhere = {"hessian_grad", "flow"}  # tests/at_init/test_scores.py
+    elsewhere = {
+        "hessian_grad",
+        "flow",
+        "sensitivity",
+    }  # at_init/test_scores.py, test_sensitivity.py
     assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross", *elsewhere}
     assert isinstance(calibrate(*build("mlp-relu")), Calibration)

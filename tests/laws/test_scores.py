@@ -48,6 +48,7 @@ def test_permuting_inputs_permutes_the_scores(name):
         max=layer.max[order],
         zeros=layer.zeros[order],
         grad=layer.grad[:, order],
+        sensitivity=layer.sensitivity[:, order],
         hessian_grad=layer.hessian_grad[:, order],
         flow=layer.flow[:, order],
     )

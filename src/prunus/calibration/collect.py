@@ -20,15 +20,18 @@ from prunus.calibration.batches import (
 )
 from prunus.calibration.curvature import hessian_gradients
 from prunus.calibration.flow import ones_like_input, path_flow
-from prunus.calibration.forward import loss_of
+from prunus.calibration.gradient import gradient_sums
 from prunus.layer import ConvView, Layer, View, add_second_moment, batched, mirror, view_of
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 
 __all__ = ["STATISTICS", "Moments", "collect", "watched"]
 
-STATISTICS = ("diag", "gram", "cross", "mean", "max", "zeros", "grad", "hessian_grad", "flow")
-PER_WEIGHT = {"grad", "hessian_grad", "flow"}  # of the weights, not of their inputs
+STATISTICS = (
+    "diag", "gram", "cross", "mean", "max", "zeros", "grad", "sensitivity", "hessian_grad", "flow",
+)  # fmt: skip
+BY_GRADIENT = {"grad", "sensitivity"}  # sums over samples that need a backward pass
+PER_WEIGHT = BY_GRADIENT | {"hessian_grad", "flow"}  # of the weights, not of their inputs
 BLOCK_BYTES = 2**25  # of float64 input vectors handled at a time
 GRAM_BYTES = 2**31  # a single Gram matrix above this is refused unless the caller allows more
 
@@ -88,6 +91,7 @@ def collect(
     wanted = set(statistics) - PER_WEIGHT
     used: list[Any] = []
     current: dict[str, Any] = {"mask": None}
+    signs = generator_for(seed, "signs of the outputs")
     drawn = {
         name: None if max_positions is None else (max_positions, generator_for(seed, name))
         for name in names
@@ -114,8 +118,19 @@ def collect(
                     used = [*used, part] if max_samples is not None else used or [part]
                 on_device = to_device(part, device)
                 current["mask"] = attention_mask(on_device)
-                if "grad" in statistics:
-                    _gradients(model, names, on_device, size, loss, found)
+                if BY_GRADIENT & set(statistics):
+                    sums = gradient_sums(
+                        model,
+                        names,
+                        on_device,
+                        BY_GRADIENT & set(statistics),
+                        loss=loss,
+                        generator=signs,
+                    )
+                    for key, values in sums.items():
+                        for name, value in values.items():
+                            if name in found:  # it has run
+                                _add(found[name].sums, key, value)
                 else:
                     with torch.no_grad():
                         call(model, on_device)
@@ -275,42 +290,6 @@ def guard_memory(layers: Mapping[str, Layer]) -> None:
                 f"needs the diagonal only (`wanda`), or raise "
                 f"prunus.calibration.collect.GRAM_BYTES."
             )
-
-
-def _gradients(
-    model: nn.Module,
-    names: Mapping[str, nn.Module],
-    batch: Any,
-    size: int,
-    loss: Any,
-    found: dict[str, Moments],
-) -> None:
-    """Add size · ∂L/∂W of one batch, sign kept; parameters' own `.grad` stay as they are.
-
-    Times its number of samples, a loss that is a mean adds up to the same however it is batched.
-    """
-    weights: list[Any] = [module.weight for module in names.values()]
-    flags = [w.requires_grad for w in weights]
-    for w in weights:
-        w.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            value = loss_of(call(model, batch), batch, loss)
-            grads = torch.autograd.grad(value, weights, allow_unused=True)
-    finally:
-        for w, flag in zip(weights, flags, strict=True):
-            w.requires_grad_(flag)
-    for (name, module), weight, grad in zip(names.items(), weights, grads, strict=True):
-        if name not in found:  # it has not run
-            continue
-        total = torch.zeros_like(weight) if grad is None else grad
-        if not bool(torch.isfinite(total).all()):
-            raise ValueError(
-                f"Layer {name!r} has NaN or infinite gradients. Check the data and the loss."
-            )
-        view = view_of(module)
-        assert view is not None  # the caller selected modules that have one
-        _add(found[name].sums, "grad", size * view.matrix(module, total.detach()).to(torch.float64))
 
 
 @contextmanager

@@ -1,10 +1,24 @@
-"""The loss of a batch, for statistics that need gradients."""
+"""What a model says of a batch: its output as a tensor, and its loss."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["loss_of"]
+__all__ = ["loss_of", "tensor_of"]
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The output as a tensor: itself, its `.logits`, or the first of a tuple.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    tensor = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if tensor is None and isinstance(output, tuple | list):
+        tensor = output[0]
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"the model returns {type(output).__name__}, and no tensor or `.logits`.")
+    return tensor
 
 
 def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:

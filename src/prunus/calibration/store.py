@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.collect import (
+    BY_GRADIENT,
     PER_WEIGHT,
     STATISTICS,
     Moments,
@@ -260,7 +261,7 @@ def calibrate(
         model: the network; it comes back in the mode, on the device and with the flags it had.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
         statistics: one or more of `diag`, `gram`, `mean`, `max`, `zeros`, `grad`,
-            `hessian_grad`, `flow`.
+            `sensitivity`, `hessian_grad`, `flow`.
         layers: names or globs of the layers to watch; all prunable ones where None.
         exclude: names or globs to leave out.
         max_samples: stop after this many samples (a batch whose tensors differ in length is taken
@@ -269,7 +270,7 @@ def calibrate(
             `seed` for each layer on its own.
         loss: for `grad` and `hessian_grad`, a function (output, batch) -> scalar, a mean over the
             batch's samples.
-        seed: of the drawn positions.
+        seed: of the drawn positions, and of the signs for `sensitivity` with many outputs.
         device: where to run; the model's own where None.
         progress: show a bar; None shows it on a terminal after two seconds.
 
@@ -414,7 +415,7 @@ def _with(layer: Layer, moments: Moments, samples: int) -> Layer:
     """The layer with its sums turned into means; gradients are means over the model's samples."""
     values: dict[str, Any] = {"samples": moments.count or samples}
     for key, total in moments.sums.items():
-        if key == "grad":
+        if key in BY_GRADIENT:
             values[key] = total / samples
         elif key in PER_WEIGHT:
             values[key] = total

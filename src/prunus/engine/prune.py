@@ -318,6 +318,7 @@ class _Run:
                         name: replace(
                             layer,
                             grad=layers[name].grad,
+                            sensitivity=layers[name].sensitivity,
                             hessian_grad=layers[name].hessian_grad,
                             flow=layers[name].flow,
                         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, parts
+from prunus.calibration.forward import tensor_of
 from prunus.check import fraction, positive
 from prunus.guarantee.extract import Unsupported, extract, pruned_model
 from prunus.modes import evaluating
@@ -163,9 +164,4 @@ def _from_outputs(
 
 def _rows(output: Any) -> Tensor:
     """One row of outputs per sample, from a tensor or something with `.logits`."""
-    tensor = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if tensor is None and isinstance(output, tuple | list):
-        tensor = output[0]
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"the model returns {type(output).__name__}, and no tensor or `.logits`.")
-    return tensor.detach().cpu().double().flatten(1)
+    return tensor_of(output).detach().cpu().double().flatten(1)

@@ -15,6 +15,7 @@ from prunus.scores.constant import Constant
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
 from prunus.scores.removal_error import RemovalError, removal_error
+from prunus.scores.sensitivity import Sensitivity
 from prunus.scores.snip import SNIP, snip, snip_normalised
 from prunus.scores.synflow import SynFlow, synflow
 
@@ -26,6 +27,7 @@ __all__ = [
     "Magnitude",
     "RemovalError",
     "Score",
+    "Sensitivity",
     "SynFlow",
     "grasp",
     "removal_error",
@@ -48,4 +50,5 @@ SCORES = {
     "SNIP": SNIP,
     "GraSP": GraSP,
     "SynFlow": SynFlow,
+    "Sensitivity": Sensitivity,
 }

@@ -1,0 +1,35 @@
+"""Sensitivity: how much the network's outputs move when a weight goes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from prunus.layer import Layer
+from prunus.theory.gap.sensitivity import sensitivity_scores
+
+__all__ = ["Sensitivity"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """|w| √S, S = E Σ_o (∂F_o/∂w)²: to first order, the rms gap if this weight alone goes.
+
+    Needs inputs and no labels. Scores of different layers are in one unit, that of the output.
+    S + 10⁻³ mean S stands for S, so that no weight is called free for want of samples. For
+    nodes, the root of the sum of squares over the consumers' weights of a class.
+
+    References:
+        docs/gap.md, "A mask from gradients".
+    """
+
+    side: ClassVar[str] = "consumer"
+    reduction: ClassVar[str] = "l2"
+    statistics: ClassVar[tuple[str, ...]] = ("sensitivity",)
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "out in"]:
+        """Scores in units of the output, float64."""
+        layer.require("sensitivity")
+        assert layer.sensitivity is not None  # just required
+        return sensitivity_scores(layer.weight, layer.sensitivity)
