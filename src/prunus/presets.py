@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prunus.allocation import ERK, LAMP, Global, Uniform
+from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
@@ -12,7 +12,7 @@ from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit
 from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, Sensitivity, SynFlow
-from prunus.selection import KDPP, DPPMap, DPPPoisson, RandomK
+from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
 
 __all__ = ["PRESETS", "Preset", "Recipes", "recipes", "resolve"]
 
@@ -72,6 +72,12 @@ PRESETS: dict[str, Preset] = {
         Recipe(score=Sensitivity(), allocation=Global()),
         "derived in docs/gap.md",
         "weights of all layers whose removal moves the outputs most, to first order",
+    ),
+    "variance-optimal": Preset(
+        Recipe(score=Sensitivity(), allocation=LeastVariance(), selection=Proportional()),
+        "derived in docs/gap.md; Horvitz and Thompson (1952), A generalization of sampling without "
+        "replacement from a finite universe",
+        "weights drawn with the odds of least variance of the outputs, and scaled up by them",
     ),
     "importance-node": Preset(
         Recipe(granularity=Node()),

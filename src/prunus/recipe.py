@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from prunus.allocation import ALLOCATIONS, ERK, Uniform
+from prunus.allocation import ALLOCATIONS, ERK, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, LeastSquares, NoCompensation
 from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node
@@ -63,7 +63,7 @@ class Recipe:
                 f"{self.granularity!r} fixes every count, so `allocation` must be Uniform(), got "
                 f"{self.allocation!r}."
             )
-        if isinstance(self.allocation, ERK) and isinstance(self.granularity, Node):
+        if isinstance(self.allocation, ERK | LeastVariance) and isinstance(self.granularity, Node):
             raise ValueError(
                 f"{self.allocation!r} shares single weights among layers, so `granularity` must "
                 f"not be Node(). Use Uniform() or Global()."

@@ -178,7 +178,7 @@ def test_batching_and_duplication_change_nothing():
 
 def test_calibration_serves_many_prunings():
     model, x = mlp()
-    shared = prunus.calibrate(model, x)
+    shared = prunus.calibrate(model, x, ("gram", "mean", "sensitivity"))
     for name in NAMES:
         one = prunus.prune(model, name, 0.5, data=shared)
         two = prunus.prune(model, name, 0.5, data=x)
@@ -480,3 +480,36 @@ def test_targets_that_no_edge_recipe_can_meet_say_so():
         prunus.prune(model, "magnitude", Budget(latency=0.5, example=x), data=x)
     with pytest.raises(ValueError, match="`density` must not be empty"):
         prunus.prune(model, "magnitude", {})
+
+
+def test_variance_optimal_masks_are_unbiased_and_beat_magnitude():
+    """Scaled by the inverse of their odds, the drawn weights average to the dense ones."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 3)).eval()
+    x = torch.randn(100, 20) * torch.logspace(0, -2, 20)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    gaps: dict[str, list[float]] = {"variance-optimal": [], "magnitude-global": []}
+    for seed in range(40):
+        for recipe, own in gaps.items():
+            pruned = prunus.prune(model, recipe, 0.5, data=x, seed=seed)
+            own.append(float((model(x) - pruned.model(x)).detach().square().sum(1).mean()))
+            if recipe == "variance-optimal":
+                for name, value in pruned.model.named_parameters():
+                    total[name] += value.detach()
+                result = pruned.layers["0"]  # its odds are those of every seed
+                assert result.scale is not None
+                torch.testing.assert_close(
+                    result.weight, (model[0].weight * result.scale * result.mask).detach()
+                )
+                assert float(result.scale.max()) <= 20 + 1e-3
+    kept = sum(int(r.mask.sum()) for r in pruned.layers.values())
+    assert kept == 345  # half of 690
+    assert sum(gaps["variance-optimal"]) < 0.5 * sum(gaps["magnitude-global"])
+    # Each weight is unbiased: in units of its deviation, the mean of 40 draws has mean square 1.
+    dense = model[0].weight.detach()
+    variance = dense.square() * (result.scale - 1) / 40
+    drawn = result.scale > 1
+    z = ((total["0.weight"] / 40 - dense) / variance.sqrt())[drawn]
+    assert int(drawn.sum()) > 300
+    assert 0.8 < float(z.square().mean()) < 1.2  # 300 squares: deviation of the mean about 0.08
+    assert abs(float((z * dense[drawn].sign()).mean())) < 5 / int(drawn.sum()) ** 0.5

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from laws.families import instances
 from models import build
-from prunus.allocation import ALLOCATIONS, ERK, LAMP, Global, Uniform, lamp_scores
+from prunus.allocation import ALLOCATIONS, ERK, LAMP, Global, LeastVariance, Uniform, lamp_scores
 from prunus.budget import Budget
 from prunus.cost import anatomy
 from prunus.coupling import couple
@@ -21,6 +21,7 @@ from prunus.engine.nodes import NodeCost
 
 RULES = instances(ALLOCATIONS)
 each = pytest.mark.parametrize("name", RULES)
+EDGES_ONLY = ("ERK", "LeastVariance")
 MODEL, X = build("cnn-relu")
 COST = EdgeCost(anatomy(MODEL, lambda: len(MODEL(X))))
 NAMES = ("conv1", "conv2", "fc1", "fc2")
@@ -169,7 +170,7 @@ def prefixes(name, pools):
         yield dict(plan)
 
 
-@pytest.mark.parametrize("name", [n for n in RULES if n != "ERK"])
+@pytest.mark.parametrize("name", [n for n in RULES if n not in EDGES_ONLY])
 @pytest.mark.parametrize("net", ["mlp-relu", "cnn-relu"])
 @pytest.mark.parametrize(
     ("target", "share"),
@@ -218,9 +219,29 @@ def test_erk_is_its_definition():
         for key, k in plan.kept.items():
             assert abs(k - wanted[key]) < 1.5  # the total is rounded, and so is every part
         assert total_of(plan) == int(density * SIZE + 0.5)
-    message = "ERK() shares single weights among layers, got nodes. Use Uniform() or Global()."
+
+
+@pytest.mark.parametrize("name", EDGES_ONLY)
+def test_rules_for_single_weights_refuse_nodes(name):
+    message = f"{name}() shares single weights among layers, got nodes. Use Uniform() or Global()."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        ERK()(*node_pools(), Budget(density=0.5))
+        RULES[name](*node_pools(), Budget(density=0.5))
+
+
+def test_least_variance_keeps_what_one_rate_for_all_layers_expects():
+    pools = {k: p * 10.0 ** (i - 2) for i, (k, p) in enumerate(pools_of().items())}
+    plan = LeastVariance(smallest=0.1)(pools, COST, Budget(density=0.3))
+    low, high = 0.0, 1e6  # λ by plain bisection
+    for _ in range(200):
+        rate = (low + high) / 2
+        odds = {k: (rate * p).clamp(0.1, 1).sum().item() for k, p in pools.items()}
+        low, high = (rate, high) if sum(odds.values()) < 0.3 * SIZE else (low, rate)
+    for key, k in plan.kept.items():
+        assert abs(k - odds[key]) < 1
+    with pytest.raises(
+        ValueError, match=r"^sampling in proportion needs scores >= 0, got -1\. Use a sco"
+    ):
+        LeastVariance()({"fc": torch.tensor([[1.0, -1.0]])}, COST, Budget(density=0.5))
 
 
 @given(

@@ -127,3 +127,50 @@ def test_random_draws_are_uniform_and_rescaling_is_unbiased():
     choice = rule(scores, kept, layer=None, generator=generator)
     assert torch.equal(choice.scale, torch.full((1, 5), 2.5))
     assert float((choice.scale * choice.mask).sum()) == 5.0
+
+
+def test_inclusion_is_the_clamped_proportion():
+    from prunus.theory.gap.inclusion import inclusion
+
+    scores = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0, -torch.inf], dtype=torch.float64)
+    p = inclusion(scores, 3, smallest=0.1)
+    assert float(p.sum()) == pytest.approx(3, abs=1e-12)
+    assert p[0] == 1
+    assert p[-1] == 0
+    assert float(p[-2]) == pytest.approx(0.1)
+    inner = (p > 0.1 + 1e-12) & (p < 1)
+    ratio = p[inner] / scores[inner]
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
+    # least Σ s² (1/π − 1) among probabilities of that sum and floor: moving mass only raises it
+    s2 = scores[:6].square()
+    best = float((s2 * (1 / p[:6] - 1)).sum())
+    for i, j in ((1, 2), (2, 1), (3, 1), (1, 3), (2, 3)):
+        moved = p[:6].clone()
+        moved[i] += 0.02
+        moved[j] -= 0.02
+        if moved[i] <= 1 and moved[j] >= 0.1:
+            assert float((s2 * (1 / moved - 1)).sum()) > best
+
+
+def test_proportional_draws_keep_their_odds_and_are_unbiased():
+    from prunus.selection import Proportional
+    from prunus.theory.gap.inclusion import inclusion
+
+    generator = generator_for(5, "draws")
+    scores = torch.tensor([[5.0, 3.0, 2.0, 1.0, 1.0, 0.2]], dtype=torch.float64)
+    kept, draws = torch.tensor([3]), 6000
+    odds = inclusion(scores[0], 3)
+    counts = torch.zeros(6, dtype=torch.float64)
+    total = torch.zeros(6, dtype=torch.float64)
+    for _ in range(draws):
+        choice = Proportional()(scores, kept, layer=None, generator=generator)
+        counts += choice.mask[0]
+        total += choice.mask[0] * choice.scale[0]
+    torch.testing.assert_close(choice.scale[0], 1 / odds)
+    deviation = (draws * odds * (1 - odds)).sqrt()
+    error = (counts - draws * odds).abs()
+    # six binomial counts; each beyond 5.3 deviations has probability 1.2e-7, together < 1e-6
+    assert (error <= 5.3 * deviation + 1e-9).all()
+    wrong = inclusion(scores[0] ** 0.8, 3)  # the same test rejects slightly other odds
+    assert ((counts - draws * wrong).abs() > 5.3 * (draws * wrong * (1 - wrong)).sqrt()).any()
+    torch.testing.assert_close(total / draws, torch.ones(6, dtype=torch.float64), atol=0.1, rtol=0)

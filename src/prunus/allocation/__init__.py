@@ -3,6 +3,7 @@
 from prunus.allocation.erk import ERK
 from prunus.allocation.growth import CostOf, Pools, largest
 from prunus.allocation.lamp import LAMP, lamp_scores
+from prunus.allocation.least_variance import LeastVariance
 from prunus.allocation.rules import Allocation, Global, Uniform
 
 __all__ = [
@@ -12,10 +13,17 @@ __all__ = [
     "Allocation",
     "CostOf",
     "Global",
+    "LeastVariance",
     "Pools",
     "Uniform",
     "lamp_scores",
     "largest",
 ]
 
-ALLOCATIONS = {"Uniform": Uniform, "Global": Global, "ERK": ERK, "LAMP": LAMP}
+ALLOCATIONS = {
+    "Uniform": Uniform,
+    "Global": Global,
+    "ERK": ERK,
+    "LAMP": LAMP,
+    "LeastVariance": LeastVariance,
+}

@@ -4,6 +4,7 @@ from prunus.selection.choice import Choice, Selection
 from prunus.selection.dpp_map import DPPMap
 from prunus.selection.dpp_poisson import DPPPoisson
 from prunus.selection.k_dpp import KDPP
+from prunus.selection.proportional import Proportional
 from prunus.selection.random_k import RandomK
 from prunus.selection.top_k import TopK, top_k_mask
 
@@ -13,6 +14,7 @@ __all__ = [
     "Choice",
     "DPPMap",
     "DPPPoisson",
+    "Proportional",
     "RandomK",
     "Selection",
     "TopK",
@@ -25,4 +27,5 @@ SELECTIONS = {
     "KDPP": KDPP,
     "DPPMap": DPPMap,
     "DPPPoisson": DPPPoisson,
+    "Proportional": Proportional,
 }

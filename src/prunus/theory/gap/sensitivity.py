@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from prunus.check import fraction, positive, whole
 from prunus.theory.gap.certificate import check_stages
+from prunus.theory.gap.inclusion import inclusion
 from prunus.theory.gap.propagate import (
     LinearPair,
     Residual,
@@ -196,15 +197,9 @@ def optimal_densities(
     kept = fraction("density", density, one=True)
     floor = min(positive("smallest", smallest), kept)
     scores = {name: sensitivity_scores(weights[name], sensitivity[name]) for name in weights}
-    total = sum(score.numel() for score in scores.values())
-
-    def at(log_rate: float) -> dict[str, Tensor]:
-        rate = math.exp(log_rate)
-        return {name: (rate * score).clamp(floor, 1.0) for name, score in scores.items()}
-
-    low, high = -80.0, 80.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        expected = sum(float(p.sum()) for p in at(middle).values())
-        low, high = (middle, high) if expected <= kept * total else (low, middle)
-    return at(high) if kept == 1 else at(low)
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    odds = inclusion(flat, kept * len(flat), smallest=floor)
+    parts = torch.split(odds, [score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)
+    }
