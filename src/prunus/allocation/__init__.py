@@ -4,6 +4,7 @@ from prunus.allocation.erk import ERK
 from prunus.allocation.growth import CostOf, Pools, largest
 from prunus.allocation.lamp import LAMP, lamp_scores
 from prunus.allocation.least_variance import LeastVariance
+from prunus.allocation.planned import Planned
 from prunus.allocation.rules import Allocation, Global, Uniform
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "CostOf",
     "Global",
     "LeastVariance",
+    "Planned",
     "Pools",
     "Uniform",
     "lamp_scores",
@@ -26,4 +28,5 @@ ALLOCATIONS = {
     "ERK": ERK,
     "LAMP": LAMP,
     "LeastVariance": LeastVariance,
+    "Planned": Planned,
 }

@@ -1,0 +1,144 @@
+"""Plans for uniformly random masks that are not drawn yet: the laws of the mask decide."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from prunus.guarantee.extract import extract
+from prunus.guarantee.solve import GRID, Problem
+from prunus.theory.gap import VacuousWarning
+from prunus.theory.gap.given_weights import drawn_mean_square, drawn_sup
+from prunus.theory.gap.propagate import LinearPair, Residual, Stage, layer_norms, linear_stages, run
+from prunus.theory.gap.sensitivity import sensitivities
+
+__all__ = ["drawn_problem"]
+
+
+class _Masks:
+    """Random masks over trained weights, kept unscaled or scaled up to be unbiased."""
+
+    def __init__(
+        self, stages: tuple[Stage, ...], sizes: Mapping[str, int], x: Tensor | None, rescaled: bool
+    ) -> None:
+        self.stages, self.sizes, self.x, self.rescaled = stages, sizes, x, rescaled
+        self.pairs = {pair.name: pair for pair in linear_stages(stages)}
+        self.power: dict[str, float] = {}
+        if x is not None:
+            reaction = sensitivities(stages, x)
+            self.power = {
+                name: float((self.pairs[name].weight.square() * reaction[name]).sum())
+                for name in sizes
+            }
+
+    def noise(self, name: str, p: float) -> float:
+        """First-order variance of the output from one layer's draw."""
+        return self.power[name] * ((1 - p) / max(p, 1e-12) if self.rescaled else p * (1 - p))
+
+    def square(self, densities: Mapping[str, float]) -> float:
+        """Predicted mean squared gap."""
+        found = sum(self.noise(name, p) for name, p in densities.items())
+        if not self.rescaled:
+            assert self.x is not None  # the prediction asks for data
+            thin = _thinned(self.stages, densities)
+            difference = run(self.stages, self.x) - run(thin, self.x, pruned=True)
+            found += float(difference.flatten(1).square().sum(dim=1).mean())
+        return found
+
+
+def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[Stage, ...]:
+    """The network whose pruned weights are the mean of the unscaled masks' weights."""
+    out: list[Stage] = []
+    for stage in stages:
+        if isinstance(stage, LinearPair) and stage.name in densities:
+            stage = replace(stage, pruned_weight=densities[stage.name] * stage.weight)
+        elif isinstance(stage, Residual):
+            branch, shortcut = (
+                _thinned(stage.branch, densities),
+                _thinned(stage.shortcut, densities),
+            )
+            stage = replace(stage, branch=branch, shortcut=shortcut)
+        out.append(stage)
+    return tuple(out)
+
+
+def drawn_problem(
+    model: nn.Module,
+    kind: str,
+    *,
+    rescaled: bool,
+    samples: Tensor | None,
+    radius: float | None,
+    delta: float,
+) -> tuple[Problem, float | None]:
+    """The planning problem, and the rms output on the samples.
+
+    Raises:
+        Unsupported: a module without a rule, by its name.
+        ValueError: no theorem covers this kind and method.
+    """
+    if kind == "mean_square" and not rescaled:
+        raise ValueError(
+            "no mean square theorem covers unscaled random masks of trained weights. Use "
+            "random_rescaled, or kind='predicted'."
+        )
+    if kind == "changed":
+        raise ValueError(
+            "kind='changed' needs a mask that is known before it is drawn: use magnitude."
+        )
+    found = extract(model, model, None if samples is None else samples[:1])
+    x = None if samples is None else samples.double()
+    sizes = {name: weight.numel() for name, weight in found.weights.items()}
+    scale = None
+    centre: Any = None
+    if x is not None:
+        scale = float(run(found.stages, x).flatten(1).square().sum(dim=1).mean().sqrt())
+        centre = x.mean(dim=0)
+        radius = radius or float((x - centre).flatten(1).norm(dim=1).max()) or 1.0
+    masks = _Masks(found.stages, sizes, x if kind == "predicted" else None, rescaled)
+    options = {name: n - np.unique(np.floor(GRID * n).astype(int)) for name, n in sizes.items()}
+
+    def exact(kept: Mapping[str, int]) -> float:
+        densities = {name: count / sizes[name] for name, count in kept.items()}
+        if kind == "predicted":
+            return math.sqrt(masks.square(densities))
+        if kind == "mean_square":
+            assert x is not None  # the caller asks for data
+            return drawn_mean_square(found.stages, densities, x).value
+        assert radius is not None  # the caller asks for it without data
+        with warnings.catch_warnings():  # a plan asks many bounds; its answer says if it is empty
+            warnings.simplefilter("ignore", VacuousWarning)
+            return drawn_sup(
+                found.stages,
+                {name: p for name, p in densities.items() if p < 1},
+                radius=radius,
+                centre=centre,
+                delta=delta,
+                rescaled=rescaled,
+                fixed_size=True,
+            ).value
+
+    errors = []
+    norms = {pair.name: layer_norms(pair).dense for pair in linear_stages(found.stages)}
+    for name, counts in options.items():
+        pair, row = masks.pairs[name], [0.0]
+        others = math.prod(value for key, value in norms.items() if key != name)
+        for k in counts[1:]:
+            p = float(k) / sizes[name]
+            if kind == "predicted":
+                row.append(masks.square({name: p}))
+            else:
+                row.append(others * (radius or 1.0) * math.sqrt(1 - p) * float(pair.weight.norm()))
+        errors.append(np.array(row))
+    problem = Problem(
+        kept=options,
+        errors=errors,
+        exact=exact,
+        cost=lambda kept: float(sum(kept.values())),
+        squared=kind == "predicted",
+    )
+    return problem, scale
