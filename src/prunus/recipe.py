@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from prunus.allocation import ALLOCATIONS, ERK, LeastVariance, Uniform
+from prunus.allocation import ALLOCATIONS, ERK, LeastVariance, Planned, Uniform
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, LeastSquares, NoCompensation
 from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node
@@ -103,7 +103,8 @@ class Recipe:
     def needs_data(self) -> bool:
         """True where data must be given."""
         nodes = isinstance(self.granularity, Node)
-        return bool(self.statistics) or nodes or self.inputs == "pruned"
+        curves = isinstance(self.allocation, Planned) and not self.allocation.curves
+        return bool(self.statistics) or nodes or curves or self.inputs == "pruned"
 
     def __repr__(self) -> str:
         parts = []

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,14 @@ from torch import nn
 
 import models
 import prunus
-from prunus.allocation import Uniform
+from prunus.allocation import Planned, Uniform
 from prunus.budget import Budget, Plan, count_of
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
 from prunus.recipe import Recipe, parse
 from prunus.schedules import AtInit
 from prunus.scores import Constant
-from prunus.selection import RandomK
+from prunus.selection import RandomK, TopK
 
 # Recipes at initialisation need labels and keep no minimum: tests/at_init/test_scores.py
 NAMES = [n for n in prunus.recipes if not isinstance(prunus.recipes[n].schedule, AtInit)]
@@ -429,6 +430,8 @@ def test_a_gap_budget_prunes_as_far_as_the_limit_lets(kind):
     model, x = mlp(12, 32, 10)
     x = x.float()
     model = model.float()
+    if kind == "changed":
+        x = torch.randn(600, x.shape[1], generator=torch.Generator().manual_seed(1))
     limit = {"predicted": 0.2, "mean_square": 0.5, "sup": 0.9, "changed": 0.1}[kind]
     pruned = prunus.prune(model, "magnitude", Budget(gap=limit, kind=kind), data=x)
     assert pruned.plan.kind == kind
@@ -444,18 +447,74 @@ def test_a_gap_budget_prunes_as_far_as_the_limit_lets(kind):
         assert relative <= limit * (1.3 if kind == "predicted" else 1)
 
 
-def test_gap_budgets_of_other_recipes_are_refused():
+GAP_RECIPES = [
+    *(n for n in NAMES if "+ls" not in n or n in ("magnitude+ls", "importance-node+ls")),
+]
+
+
+@pytest.mark.parametrize("name", GAP_RECIPES)
+def test_a_gap_budget_serves_every_recipe_of_one_step(name):
+    """The gap measured on the planning data is the plan's value, within the limit and near it."""
+    torch.manual_seed(0)
+    model, x = models.build("mlp-relu")
+    x = torch.randn(64, *x.shape[1:], dtype=x.dtype)
+    limit = 0.4
+    pruned = prunus.prune(model, name, Budget(gap=limit), data=x)
+    with torch.no_grad():
+        gap = (model(x) - pruned.model(x)).square().sum(1).mean()
+        relative = float((gap / model(x).square().sum(1).mean()).sqrt())
+    assert relative == pytest.approx(pruned.plan.value, rel=1e-3, abs=1e-6)
+    assert relative <= limit * (1 + 1e-6)
+    assert pruned.plan.feasible
+    assert pruned.cost_after.parameters < pruned.cost_before.parameters
+    again = prunus.prune(model, name, pruned.plan, data=x)  # the plan is as good as the budget
+    assert all(torch.equal(again.masks[k], m) for k, m in pruned.masks.items())
+    # Where masks are nested: one share for all layers leaves a larger gap, or nearly the same.
+    nested = isinstance(pruned.recipe.selection, TopK)
+    if nested and not isinstance(pruned.recipe.granularity, Node):
+        uniform = replace(pruned.recipe, allocation=Uniform())
+        other = prunus.prune(model, uniform, pruned.cost_after.density, data=x)
+        with torch.no_grad():
+            rival = float((model(x) - other.model(x)).square().sum(1).mean())
+        assert float(gap) <= rival * 1.1
+
+
+def test_gap_budgets_on_some_layers_and_what_is_refused():
     model, x = mlp()
-    for name, message in [
-        ("wanda", "not for 'wanda'. Use 'magnitude'"),
-        ("importance-node", "not for 'importance-node'"),
+    some = prunus.prune(model, "magnitude", Budget(gap=0.2), data=x, layers="layers.0")
+    assert set(some.plan.kept) == {"layers.0"}
+    shared = prunus.calibrate(model, x)
+    for recipe, data, message in [
+        (Recipe(granularity=NM(2, 4)), x, r"NM\(n=2, m=4\) fixes the density"),
+        (Recipe(inputs="pruned"), x, "A gap budget needs the error of each layer alone, and with"),
+        ("snip", x, "A gap budget is met in one step, not by AtInit"),
+        ("magnitude", shared, "A gap budget needs the inputs themselves. Pass batches as data."),
+        ("magnitude", None, "A gap budget needs the inputs themselves. Pass batches as data."),
     ]:
-        with pytest.raises(ValueError, match=message):
-            prunus.prune(model, name, Budget(gap=0.1), data=x)
-    with pytest.raises(ValueError, match="needs the inputs themselves"):
-        prunus.prune(model, "magnitude", Budget(gap=0.1), data=prunus.calibrate(model, x))
-    with pytest.raises(ValueError, match="plans every layer of the network"):
-        prunus.prune(model, "magnitude", Budget(gap=0.1), data=x, layers="layers.0")
+        with pytest.raises(ValueError, match=f"^{message}"):
+            prunus.prune(model, recipe, Budget(gap=0.1), data=data)
+    with pytest.raises(ValueError, match=r"^Unknown kind 'worst'"):
+        prunus.prune(model, "magnitude", Budget(gap=0.1, kind="worst"), data=x)
+
+
+def test_planned_measures_its_curves_and_leaves_less_error_than_uniform():
+    torch.manual_seed(0)
+    model, x = models.build("mlp-relu")
+    x = torch.randn(64, *x.shape[1:], dtype=x.dtype)
+    gaps = {}
+    for allocation in (Planned(), Uniform()):
+        pruned = prunus.prune(model, Recipe(allocation=allocation), 0.5, data=x)
+        assert abs(pruned.cost_after.density - 0.5) < 0.01
+        assert pruned.recipe == Recipe(allocation=allocation)
+        with torch.no_grad():
+            gaps[allocation] = float((model(x) - pruned.model(x)).square().sum(1).mean())
+    assert gaps[Planned()] < gaps[Uniform()]
+    by_macs = prunus.prune(
+        model, Recipe(allocation=Planned()), Budget(macs=pruned.cost_after.macs), data=x
+    )
+    assert by_macs.cost_after.macs <= pruned.cost_after.macs
+    with pytest.raises(ValueError, match=r"^Planned\(\) needs the inputs themselves"):
+        prunus.prune(model, Recipe(allocation=Planned()), 0.5, data=prunus.calibrate(model, x))
 
 
 def test_a_calibration_with_other_biases_is_refused():

@@ -8,7 +8,16 @@ from torch import nn
 from prunus.calibration import STATISTICS, calibrate
 from prunus.layer import Layer
 
-ARGUMENTS = {"NM": {"n": 2, "m": 4}}  # entries that cannot be made without arguments
+CURVES = {  # of tests/models.py's "cnn-relu"
+    "conv1": ((1, 3.0), (20, 1.0)),
+    "conv2": ((1, 4.0), (50, 3.0), (100, 0.5)),
+    "fc1": ((1, 2.0), (90, 1.0)),
+    "fc2": ((1, 1.5), (10, 1.4)),
+}
+ARGUMENTS = {  # entries that cannot be made, or used, without arguments
+    "NM": {"n": 2, "m": 4},
+    "Planned": {"curves": CURVES},
+}
 
 
 def instances(table: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -21,7 +22,7 @@ from prunus.engine.nodes import NodeCost
 
 RULES = instances(ALLOCATIONS)
 each = pytest.mark.parametrize("name", RULES)
-EDGES_ONLY = ("ERK", "LeastVariance")
+EDGES_ONLY = ("ERK", "LeastVariance", "Planned")
 MODEL, X = build("cnn-relu")
 COST = EdgeCost(anatomy(MODEL, lambda: len(MODEL(X))))
 NAMES = ("conv1", "conv2", "fc1", "fc2")
@@ -107,14 +108,14 @@ def test_other_budgets_are_used_up_to_one_unit(name, target, share):
 def test_a_minimum_of_zero_lets_layers_collapse_and_bad_ones_are_refused(name):
     pools = pools_of()
     pools["conv1"] = pools["conv1"] * 1e-6  # ranks below all others
-    free = type(RULES[name])(minimum=0)(pools, COST, Budget(density=0.001))
+    free = replace(RULES[name], minimum=0)(pools, COST, Budget(density=0.001))
     held = RULES[name](pools, COST, Budget(density=0.001))
     assert min(free.kept.values()) == 0 or name == "LAMP"  # its best unit always scores 1
     assert min(held.kept.values()) == 1
     for wrong in (-1, 1.5):
         message = f"`minimum` must be a whole number >= 0, got {wrong}."
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-            type(RULES[name])(minimum=wrong)
+            replace(RULES[name], minimum=wrong)
 
 
 def test_global_takes_the_minimum_from_the_lowest_ranked_elsewhere():
@@ -201,7 +202,7 @@ def test_multiples(name, multiple):
         for key, k in plan.kept.items():
             assert k % multiple == 0 or k == pools[key].shape[1]
         assert not plan.feasible or plan.density <= density
-    empty = type(RULES[name])(minimum=0)(pools, cost, Budget(density=0.001))
+    empty = replace(RULES[name], minimum=0)(pools, cost, Budget(density=0.001))
     assert set(empty.kept.values()) == {0}
 
 

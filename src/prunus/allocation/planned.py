@@ -53,17 +53,17 @@ class Planned:
         Raises:
             ValueError: there are no curves, or none for a layer; or the units are nodes.
         """
+        if cost.nodes:
+            raise ValueError(
+                "Planned() shares single weights among layers, got nodes. Use Uniform() or "
+                "Global()."
+            )
         curves = dict(self.curves)
         missing = [name for name in pools if name not in curves]
         if missing:
             raise ValueError(
                 f"Planned() has no error curve for {missing[0]!r}. Let `prune` measure the curves "
                 f"on its data, or give one (kept, error), … per layer."
-            )
-        if cost.nodes:
-            raise ValueError(
-                "Planned() shares single weights among layers, got nodes. Use Uniform() or "
-                "Global(), or a budget of gap."
             )
         if budget.gap is not None:
             return self._within(pools, cost, budget.gap)

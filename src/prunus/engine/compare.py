@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.allocation import Planned
 from prunus.budget import Budget, Plan
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.store import Calibration, calibrate, device_of
@@ -179,7 +180,7 @@ def compare(
                 model,
                 method,
                 density,
-                data=_data_for(method, shared, source),
+                data=_data_for(method, density, shared, source),
                 layers=layers,
                 exclude=exclude,
                 loss=loss,
@@ -223,10 +224,13 @@ def _shared_calibration(
     )
 
 
-def _data_for(method: Recipe, shared: Any, data: Any) -> Any:
-    """The shared statistics, or the batches where a recipe collects its own along the way."""
+def _data_for(method: Recipe, density: Any, shared: Any, data: Any) -> Any:
+    """The shared statistics, or the batches where a recipe or a plan reads the inputs itself."""
     several = len(list(method.schedule())) > 1
-    return data if method.inputs == "pruned" or several else shared
+    planned = isinstance(method.allocation, Planned) or (
+        isinstance(density, Budget) and density.gap is not None
+    )
+    return data if method.inputs == "pruned" or several or planned else shared
 
 
 def _random(method: Recipe) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.allocation import Planned
 from prunus.calibration import collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.select import matching, prunable
@@ -27,8 +28,11 @@ from prunus.engine.nodes import (
     node_results,
     selected_groups,
 )
-from prunus.engine.target import Target, gap_plan, target_of
+from prunus.engine.planned import NodeFamily, check_plannable, edge_family
+from prunus.engine.target import Target, target_of
 from prunus.granularity import Node
+from prunus.guarantee.family import Family
+from prunus.guarantee.plan import measured_curves, plan_family
 from prunus.layer import Layer, layer_of, view_of
 from prunus.modes import evaluating
 from prunus.nodes import class_view, parameter_masks
@@ -94,12 +98,6 @@ def prune(
     name, method = resolve(recipe)
     target = target_of(density, method)
     whole("seed", seed, low=0)
-    if target.budget is not None and target.budget.target == "gap":
-        if layers is not None or exclude is not None:
-            raise ValueError(
-                "A gap budget plans every layer of the network. Leave out `layers` and `exclude`."
-            )
-        target = Target(plan=gap_plan(model, name, method, target.budget, data))
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if method.needs_data and data is None:
@@ -110,6 +108,7 @@ def prune(
         )
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
+    check_plannable(name, method, target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
     work = copy.deepcopy(model).to(where)
@@ -117,6 +116,7 @@ def prune(
         dense=model if where == home else copy.deepcopy(model).to(where),
         work=work,
         recipe=method,
+        name=name,
         target=target,
         source=data,
         layers=layers,
@@ -163,6 +163,7 @@ class _Run:
     dense: nn.Module
     work: nn.Module
     recipe: Recipe
+    name: str
     target: Target
     source: Any
     layers: Any
@@ -184,6 +185,7 @@ class _Run:
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
+        self.planner = self.recipe  # with the error curves, where its allocation measures them
         modules, refused = prunable(self.dense)
         self.names = matching(list(modules), self.layers, self.exclude, refused)
         for name in modules:
@@ -303,8 +305,12 @@ class _Run:
         }
         cost = EdgeCost(self.sizes)
         pools = pools_of({name: layers[name] for name in names}, self.recipe, before)
-        plan, kept = self._plan(pools, cost, part)
-        self.plan = plan
+        self._plan_ahead(
+            lambda: edge_family(
+                self.dense, layers, pools, self.recipe, name=self.name, seed=self.seed
+            )
+        )
+        self.plan, kept = self._plan(pools, cost, part)
         dense = copy.deepcopy(self.work) if self.recipe.inputs == "pruned" else None
         for name in sorted(names, key=_position(self.order)):
             layer, scores = targets[name], pools[name]
@@ -365,6 +371,12 @@ class _Run:
         if budget is not None and budget.target == "latency":
             latency = self._latency_share(groups, budget.example)
         cost = NodeCost(self.sizes, groups, multiple, latency=latency)
+        self._plan_ahead(
+            lambda: NodeFamily(
+                self.dense, layers, views, pools, self.recipe, self.sizes,
+                name=self.name, seed=self.seed,
+            )
+        )  # fmt: skip
         self.plan, kept = self._plan(pools, cost, part)
         choices = {
             view.name: self._remembered_classes(view, pools[view.name], kept[view.name])
@@ -409,6 +421,23 @@ class _Run:
         self.masks.update(masks)
         return results
 
+    def _plan_ahead(self, family: Callable[[], Family]) -> None:
+        """Turn a gap budget into a plan; measure the error curves that `Planned()` lacks."""
+        budget, allocation = self.target.budget, self.recipe.allocation
+        if budget is not None and budget.gap is not None:
+            found = plan_family(
+                self.dense,
+                family(),
+                budget.gap,
+                kind=budget.kind,
+                delta=budget.delta,
+                data=self.batches,
+            )
+            self.target = Target(plan=found)
+        elif budget is not None and isinstance(allocation, Planned) and not allocation.curves:
+            curves = measured_curves(self.dense, family(), self.batches)
+            self.planner = replace(self.recipe, allocation=replace(allocation, curves=curves))
+
     def _plan(self, pools: Any, cost: Any, part: float) -> Any:
         dense: dict[str, float] = {}
         full = {name: torch.full((s.shape[0],), s.shape[1]) for name, s in pools.items()}
@@ -419,7 +448,7 @@ class _Run:
                 for key in ("parameters", "macs", "bytes")
                 if (value := getattr(whole_cost, key)) is not None
             }
-        return self.target.plan_for(pools, cost, self.recipe, part, dense)
+        return self.target.plan_for(pools, cost, self.planner, part, dense)
 
     def _statistics(
         self, names: Sequence[str], *, of: nn.Module | None = None, measure: bool = True

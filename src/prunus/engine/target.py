@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.allocation import CostOf, Pools
 from prunus.allocation.rules import plan_of
@@ -18,16 +18,11 @@ from prunus.budget import (
     densities_of,
     share,
 )
-from prunus.calibration import Calibration
 from prunus.check import unknown
-from prunus.granularity import NM, Edge, Node
-from prunus.guarantee import plan
+from prunus.granularity import NM, Node
 from prunus.recipe import Recipe
-from prunus.schedules import OneShot
-from prunus.scores import Constant, Magnitude
-from prunus.selection import RandomK, TopK
 
-__all__ = ["Target", "gap_plan", "target_of"]
+__all__ = ["Target", "target_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,38 +81,6 @@ class Target:
         plan = recipe.allocation(pools, cost, budget)
         kept = {name: as_counts(name, plan.kept[name], own) for name, own in sizes.items()}
         return plan, kept
-
-
-def gap_plan(model: nn.Module, name: str, recipe: Recipe, budget: Budget, data: Any) -> Plan:
-    """The plan of a gap budget, for recipes whose masks the theory of gaps knows.
-
-    Raises:
-        ValueError: another recipe than magnitude or uniform sampling over whole layers, a
-            `Calibration` as data, several steps, or no plan meets the limit.
-    """
-    theirs = {
-        (Magnitude, TopK(), Edge()): "magnitude",
-        (Constant, RandomK(), Edge()): "random",
-        (Constant, RandomK(rescaled=True), Edge()): "random_rescaled",
-    }
-    method = theirs.get((type(recipe.score), recipe.selection, recipe.granularity))
-    if method is None:
-        raise ValueError(
-            f"A gap budget is planned for magnitude or uniformly random weights of whole layers, "
-            f"not for {name!r}. Use 'magnitude', or a Recipe with Edge(), Constant() and RandomK()."
-        )
-    if not isinstance(recipe.schedule, OneShot):
-        raise ValueError(f"A gap budget is met in one step, not by {recipe.schedule!r}.")
-    if isinstance(data, Calibration):
-        raise ValueError("A gap budget needs the inputs themselves. Pass batches as data.")
-    assert budget.gap is not None  # the caller looked
-    found = plan(model, budget.gap, kind=budget.kind, method=method, delta=budget.delta, data=data)
-    if not found.feasible:
-        raise ValueError(
-            f"No pruning meets gap <= {budget.gap:g} of kind {budget.kind!r}. Raise the limit, or "
-            f"plan another kind."
-        )
-    return found
 
 
 def target_of(density: Any, recipe: Recipe) -> Target:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, call, first_of, parts, size_of
+from prunus.calibration.batches import Batches, call, first_of, parts, size_of, to_device
 from prunus.calibration.forward import tensor_of
+from prunus.calibration.store import device_of
 from prunus.guarantee.extract import extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
@@ -58,9 +59,10 @@ class Outputs:
 
     def _run(self, network: nn.Module) -> Tensor:
         found = []
+        where = device_of(network)
         with evaluating(network), torch.no_grad():
             for batch in self._batches:
-                output = tensor_of(call(network, batch)).detach().cpu().double()
+                output = tensor_of(call(network, to_device(batch, where))).detach().cpu().double()
                 found.append(output.flatten(1) if output.ndim > 1 else output[:, None])
         return torch.cat(found)
 

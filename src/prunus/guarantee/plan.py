@@ -14,11 +14,12 @@ from prunus.guarantee.family import Family, magnitude_family
 from prunus.guarantee.solve import (
     Choice,
     Problem,
+    careful_first,
     error_curves,
     grid_of,
+    in_order,
     least_error,
     solve,
-    verified,
 )
 from prunus.theory.gap.held_out import clopper_pearson, sample_size_for_quantile
 from prunus.theory.gap.laws import Method
@@ -236,7 +237,10 @@ def _verified(
     needed = sample_size_for_quantile(1 - limit, delta) if 0 < limit < 1 else 1
     choice: Choice = (0,) * len(problem.kept)
     if limit > 0 and fresh.samples >= needed:
-        choice, _ = verified(problem, limit, test)
+        passed, _ = in_order(
+            careful_first(problem, limit), limit, lambda c: test(problem.counts(c))
+        )
+        choice = choice if passed is None else passed
     elif limit > 0:
         notes += (
             f"{fresh.samples} samples verify, but a share of {limit:g} needs {needed} even where "

@@ -9,7 +9,16 @@ from prunus.guarantee.criteria import Bounds, Outputs
 from prunus.guarantee.family import Family
 from prunus.theory.gap.plan import allocate, tighten
 
-__all__ = ["GRID", "Problem", "error_curves", "grid_of", "least_error", "solve", "verified"]
+__all__ = [
+    "GRID",
+    "Problem",
+    "careful_first",
+    "error_curves",
+    "grid_of",
+    "in_order",
+    "least_error",
+    "solve",
+]
 
 GRID = np.concatenate([[0.0], np.geomspace(0.003, 0.99, 36)])  # pruned shares
 STEPS = 46  # plans that are put to the test, from the most careful on
@@ -126,41 +135,42 @@ def _uniform(problem: Problem, target: float) -> Choice:
     return at(low)
 
 
-def verified(
-    problem: Problem, target: float, test: Callable[[Mapping[str, int]], float]
-) -> tuple[Choice, float]:
-    """The furthest plan of a sequence that passes a test on samples that did not plan.
+def in_order(
+    sequence: Sequence[Choice], target: float, test: Callable[[Choice], float]
+) -> tuple[Choice | None, float]:
+    """The last of a sequence of plans before the first that fails a test on other samples.
 
-    Plans on the way from nothing pruned to beyond what the planning samples allow are made
-    first; then they are tested in that order, and the first that fails ends it. So many tests
-    need no correction: a plan beyond the target is accepted only if the first such plan of the
-    sequence passes its test, which has probability at most δ.
+    So many tests need no correction: a plan beyond the target is accepted only if the first such
+    plan of the sequence passes its test, which has probability at most δ.
 
     Args:
-        problem: on the planning samples.
+        sequence: from the most careful plan on, made without the samples of the test.
         target: limit of the test's value.
-        test: an upper confidence limit at 1 − δ of the true value of counts.
+        test: an upper confidence limit at 1 − δ of a plan's true value.
 
     Returns:
-        the choice and its confidence limit; nothing pruned, and 0, where no plan passes.
+        the plan and its confidence limit; None, and 0, where already the first fails.
 
     References:
         Maurer, Hothorn and Lehmacher (1995), Multiple comparisons in drug clinical trials and
         preclinical assays: a-priori ordered hypotheses; Angelopoulos et al. (2021), Learn then
         test, section 2.2.
     """
-    nothing = (0,) * len(problem.kept)
-    found, reached = nothing, 0.0
-    for choice in _sequence(problem, target):
-        value = test(problem.counts(choice))
+    found, reached = None, 0.0
+    for choice in sequence:
+        value = test(choice)
         if value > target:
             break
-        if problem.total(choice) < problem.total(found):
-            found, reached = choice, value
+        found, reached = choice, value
     return found, reached
 
 
-def _sequence(problem: Problem, target: float) -> list[Choice]:
+def careful_first(problem: Problem, target: float) -> list[Choice]:
+    """Plans from far inside what the planning samples allow to somewhat beyond it.
+
+    Along the budgets of the dynamic programme, or of one share for all layers where that prunes
+    more on the planning samples.
+    """
     costs = problem.costs
     total = sum(float(e[-1]) for e in problem.errors)
 
@@ -175,12 +185,16 @@ def _sequence(problem: Problem, target: float) -> list[Choice]:
     planned = at(total * 2**low)
     uniform = _uniform(problem, target)
     if problem.total(uniform) < problem.total(planned):
-        place = max(uniform)
         last = [len(options) - 1 for options in problem.kept.values()]
-        deepest = min(max(last), place + 3)
-        return [tuple(min(p, end) for end in last) for p in range(1, deepest + 1)]
+        deepest = min(max(last), max(uniform) + 3)
+        return [tuple(min(place, end) for end in last) for place in range(1, deepest + 1)]
     budgets = total * 2 ** np.linspace(low - 14, low + 1, STEPS)
-    return list(dict.fromkeys(at(float(b)) for b in budgets))
+    choices = dict.fromkeys(at(float(b)) for b in budgets)
+    falling: list[Choice] = []
+    for choice in choices:  # rounding may keep more at a larger budget: such a plan is no step
+        if any(choice) and (not falling or problem.total(choice) < problem.total(falling[-1])):
+            falling.append(choice)
+    return falling
 
 
 def least_error(problem: Problem, most: float) -> Choice:
