@@ -85,9 +85,7 @@ def test_too_few_samples_say_how_many_are_needed():
     plan = prunus.plan(model, 0.005, kind="changed", data=draw(300))
     assert plan.density == 1
     assert any("samples verify, but a share of 0.005 needs 598" in n for n in plan.notes)
-    with pytest.raises(
-        ValueError, match=r"^`limit` of kind 'changed' is a share of predictions <= 1, got 2"
-    ):
+    with pytest.raises(ValueError, match=r"is a share of predictions <= 1, got 2"):
         prunus.plan(model, 2, kind="changed", data=draw(300))
     with pytest.raises(ValueError, match=r"counts predicted classes, the network has one output"):
         prunus.plan(nn.Sequential(nn.Linear(10, 1)), 0.1, kind="changed", data=draw(300))
