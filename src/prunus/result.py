@@ -172,11 +172,16 @@ class Pruned:
 
         return summary(self)
 
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one self-contained HTML page about this pruning; needs the extra `report`."""
+    def report(self, path: str | os.PathLike[str], *, certificate: Any = None) -> Path:
+        """Write one self-contained HTML page about this pruning; needs the extra `report`.
+
+        Args:
+            path: of the page.
+            certificate: what `certify` found, to stand on the page.
+        """
         from prunus.report.pruning import write_report
 
-        return write_report(self, path)
+        return write_report(self, path, certificate)
 
     def _repr_html_(self) -> str:
         from prunus.report.summary import summary_html

@@ -6,7 +6,7 @@ from typing import Any
 
 from prunus.report.figure import PALETTE, require
 
-__all__ = ["bars", "curves", "intervals", "layer_map", "summarise"]
+__all__ = ["bars", "curves", "filling", "intervals", "layer_map", "summarise"]
 
 Rows = Sequence[Mapping[str, Any]]
 # Where eight colours do not reach: Tol (2021), muted.
@@ -150,7 +150,7 @@ def curves(
     layers[0] = layers[0].add_params(single)
     if len(present) > 1:
         layers[0] = layers[0].add_params(shown)
-    return _filling(alt.layer(*layers), height)
+    return filling(alt.layer(*layers), height)
 
 
 def layer_map(
@@ -215,7 +215,7 @@ def layer_map(
         color=alt.condition(f"datum['{value}'] > 0.4", alt.value("#FFFFFF"), alt.value("#123047")),
     )
     chart = alt.layer(cells.add_params(target), words if len(layers) <= 12 else cells)
-    return _filling(chart, 24 * len(methods) + 4)
+    return filling(chart, 24 * len(methods) + 4)
 
 
 def intervals(
@@ -269,7 +269,7 @@ def intervals(
         .mark_rule(strokeWidth=1, color="#808890")
         .encode(x=alt.X("at:Q", title=x_title))
     )
-    return _filling(alt.layer(rule, bars, points), max(120, 15 * len(names) * len(kinds)))
+    return filling(alt.layer(rule, bars, points), max(120, 15 * len(names) * len(kinds)))
 
 
 def bars(
@@ -305,10 +305,10 @@ def bars(
             tooltip=[alt.Tooltip(f"{label}:N"), alt.Tooltip(f"{value}:Q", format=".4~g")],
         )
     )
-    return _filling(chart, 24 * len(names) + 4)
+    return filling(chart, 24 * len(names) + 4)
 
 
-def _filling(chart: Any, height: int) -> Any:
+def filling(chart: Any, height: int) -> Any:
     """The chart as wide as its place on the page, with names that do not count up."""
     alt = require("altair", "report")
     chart = chart.properties(

@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.files import write_text
 from prunus.layer import layer_of
+from prunus.report.certificate import certificate_sections
 from prunus.report.charts import bars
 from prunus.report.network import chain, draw_mask, draw_network, drawable
 from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
@@ -20,18 +21,18 @@ __all__ = ["network_drawings", "pruning_page", "write_report"]
 MASKS_SHOWN = 12
 
 
-def write_report(pruned: Any, path: str | os.PathLike[str]) -> Path:
-    """Write the page of a `Pruned`.
+def write_report(pruned: Any, path: str | os.PathLike[str], certificate: Any = None) -> Path:
+    """Write the page of a `Pruned`, with what is guaranteed of it where a certificate is given.
 
     Raises:
         ImportError: the extra `report` is not installed.
         OSError: the file cannot be written.
     """
-    return write_text(path, pruning_page(pruned))
+    return write_text(path, pruning_page(pruned, certificate))
 
 
-def pruning_page(pruned: Any) -> str:
-    """The HTML text of a `Pruned`: costs, layers, masks, and the network where it is small."""
+def pruning_page(pruned: Any, certificate: Any = None) -> str:
+    """The HTML text of a `Pruned`: costs, certificate, layers, masks, and a small network drawn."""
     cost = pruned.cost_after
     lead = (
         f"Recipe **{pruned.name}**, seed {pruned.seed}: {100 * cost.density:.4g} % of the selected "
@@ -65,6 +66,7 @@ def pruning_page(pruned: Any) -> str:
         cost_blocks.append(Table("scores", scores, "What `evaluate` said at each stage."))
     sections = [
         Section("Costs", cost_blocks),
+        *([] if certificate is None else certificate_sections(certificate)),
         Section("Layers", [charts, Table("layers", layers, "Every pruned layer.")]),
     ]
     drawings = network_drawings(pruned)

@@ -101,11 +101,24 @@ class Statement:
         fields["assumptions"] = list(self.assumptions)
         return {key: _plain(value) for key, value in fields.items()}
 
+    @staticmethod
+    def from_dict(given: Mapping[str, Any]) -> "Statement":
+        """The statement that `to_dict` wrote; a value that it left out is ∞."""
+        fields = {key: value for key, value in given.items() if key != "tightness"}
+        fields["value"] = _unbounded(fields["value"])
+        fields["ledger"] = tuple((str(event), float(share)) for event, share in fields["ledger"])
+        fields["assumptions"] = tuple(fields["assumptions"])
+        return Statement(**fields)
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _unbounded(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def judge(value: float, trivial: float | None, scale: float | None) -> tuple[bool, str]:
@@ -183,6 +196,31 @@ class Certificate:
             "notes": list(self.notes),
         }
         return json.dumps(value, indent=1, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> "Certificate":
+        """The certificate that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no such certificate.
+        """
+        try:
+            given = json.loads(text)
+            return Certificate(
+                statements=tuple(Statement.from_dict(s) for s in given["statements"]),
+                held_out=tuple(Statement.from_dict(s) for s in given["held_out"]),
+                per_layer={
+                    name: {key: _unbounded(v) for key, v in row.items()}
+                    for name, row in given["per_layer"].items()
+                },
+                gaps=tuple(given["gaps"]),
+                radius=given["radius"],
+                notes=tuple(given["notes"]),
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"the text is no certificate as `to_json` writes it ({error!r})."
+            ) from None
 
 
 def warn_vacuous(statements: Sequence[Statement]) -> None:
