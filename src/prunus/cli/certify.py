@@ -29,6 +29,7 @@ def certify(
         Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the certificate.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page for the certificate.")] = None,
 ) -> None:
     """Print bounds, predictions and measurements of the gap between two networks.
 
@@ -49,6 +50,11 @@ def certify(
         other = _network(pruned, None, None)
     elif Path(pruned).is_dir():
         other = load(pruned, copy.deepcopy(dense))
+    elif not Path(pruned).is_file():
+        raise ValueError(
+            f"PRUNED: {pruned} is no folder that `prunus prune` wrote, no .safetensors file and no "
+            f"package.module:factory."
+        )
     else:
         other = copy.deepcopy(dense)
         _load_weights(other, Path(pruned))
@@ -62,3 +68,7 @@ def certify(
     typer.echo(found.summary())
     if out is not None:
         typer.echo(write_text(out, found.to_json() + "\n"))
+    if report is not None:
+        from prunus.report.certificate import write_certificate
+
+        typer.echo(write_certificate(found, report))

@@ -27,9 +27,21 @@ def plan(
         float | None, typer.Option(help="Radius of the ball of inputs, for kind sup.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, mnist, …, or an .npz; its training part plans.")
+        str | None, typer.Option(help="digits, mnist, …, or an .npz with arrays x and y.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Training samples to plan with.")] = 512,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Which part of the data plans: train, or test, the default for kind changed, "
+            "whose guarantee needs inputs that did not train the network."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples to plan with; all that the plan can use by default.")
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="Keep at most this share of the weights.")
+    ] = None,
     factory: Annotated[
         str | None, typer.Option(help="`package.module:factory` of a saved folder.")
     ] = None,
@@ -43,19 +55,31 @@ def plan(
 ) -> None:
     """Print how many weights each layer keeps so that the gap stays within the limit.
 
-    Example: prunus plan prunus.bench.zoo:digits_mlp --limit 0.1 --data digits
+    Examples:
+
+    prunus plan prunus.bench.zoo:digits_mlp --limit 0.1 --data digits
+
+    prunus plan prunus.bench.zoo:digits_mlp --limit 0.02 --kind changed --data digits
     """
     import json
     import math
 
     from prunus.bench import load_data
+    from prunus.check import unknown, whole
     from prunus.cli.prune import _network
     from prunus.files import write_text
     from prunus.guarantee import plan as run
 
+    chosen = part or ("test" if kind == "changed" else "train")
+    if chosen not in ("train", "test"):
+        raise unknown("part of the data", chosen, ("train", "test"))
+    if samples is not None:
+        whole("samples", samples, low=1)
     batches = None
     if data is not None:
-        batches = load_data(data, data_dir=data_dir).batches(limit=samples)
+        loaded = load_data(data, data_dir=data_dir)
+        inputs = loaded.x_test if chosen == "test" else loaded.x_train
+        batches = [inputs[:samples]]
     found = run(
         _network(model, factory, weights),
         limit,
@@ -65,6 +89,7 @@ def plan(
         relative=not absolute,
         radius=radius,
         data=batches,
+        density=density,
     )
     typer.echo(found.summary())
     if out is not None:

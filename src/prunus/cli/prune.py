@@ -24,8 +24,15 @@ def prune(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Instead of a density: parameters=N, macs=N, bytes=N or latency=SHARE."),
+        typer.Option(
+            help="Instead of a density: parameters=N, macs=N, bytes=N, latency=SHARE, or gap=LIMIT "
+            "as in `prunus plan`."
+        ),
     ] = None,
+    kind: Annotated[
+        str, typer.Option(help="Of a gap: predicted, mean_square, sup or changed.")
+    ] = "predicted",
+    delta: Annotated[float, typer.Option(help="Failure probability of a gap.")] = 0.05,
     data: Annotated[
         str | None,
         typer.Option(help="digits, mnist, fashion-mnist, cifar10, or an .npz with arrays x and y."),
@@ -101,7 +108,7 @@ def prune(
     pruned = run(
         network,
         chosen,
-        _target(density, budget, batches),
+        _target(density, budget, batches, kind, delta),
         data=batches,
         layers=layers or None,
         exclude=exclude or None,
@@ -174,7 +181,9 @@ def _load_weights(network: Any, weights: Path) -> None:
         raise ValueError(f"--weights: {weights} does not fit the network: {reason}") from None
 
 
-def _target(density: list[str] | None, budget: str | None, batches: Any) -> Any:
+def _target(
+    density: list[str] | None, budget: str | None, batches: Any, kind: str, delta: float
+) -> Any:
     """A density, {glob: density} or Budget from the options; None where a recipe fixes it."""
     from prunus.budget import Budget
     from prunus.check import unknown
@@ -183,7 +192,7 @@ def _target(density: list[str] | None, budget: str | None, batches: Any) -> Any:
         raise ValueError("Give --density or --budget, not both.")
     if budget is not None:
         name, _, value = budget.partition("=")
-        known = ("density", "parameters", "macs", "bytes", "latency")
+        known = ("density", "parameters", "macs", "bytes", "latency", "gap")
         if name not in known:
             raise unknown("budget", name, known)
         number = _number("--budget", value)
@@ -193,6 +202,8 @@ def _target(density: list[str] | None, budget: str | None, batches: Any) -> Any:
             return Budget(latency=number, example=batches[0][0][:64])
         if name == "density":
             return Budget(density=number)
+        if name == "gap":
+            return Budget(gap=number, kind=kind, delta=delta)
         if not number.is_integer():
             raise ValueError(f"--budget {name} must be a whole number >= 1, got {value!r}.")
         whole: dict[str, Any] = {name: int(number)}

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, call, parts
+from prunus.calibration.batches import Batches, call, first_of, parts
 from prunus.calibration.forward import tensor_of
 from prunus.check import fraction, positive
-from prunus.guarantee.extract import Unsupported, extract, pruned_model
+from prunus.guarantee.extract import AVAILABLE, Unsupported, extract, pruned_model
 from prunus.modes import evaluating
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
@@ -58,6 +58,10 @@ def certify(
         raise ValueError("`certify` needs `data`, or the `radius` of a ball around 0.")
     other = pruned_model(model, pruned)
     batches = None if data is None else Batches(data)
+    if batches is not None:
+        for network in (model, other):  # data that do not fit are refused in the model's words
+            with evaluating(network), torch.no_grad():
+                call(network, first_of(batches.peek(), 2))
     inputs = None if batches is None else _inputs(batches)
     in_sample = batches is not None and _same_data(pruned, batches)
     try:
@@ -65,7 +69,8 @@ def certify(
     except Unsupported as error:
         if batches is None:
             raise
-        return _from_outputs(model, other, batches, delta, in_sample, str(error))
+        reason = str(error).removesuffix(AVAILABLE).strip().rstrip(".")
+        return _from_outputs(model, other, batches, delta, in_sample, reason)
     x = None if inputs is None else inputs.double()
     centre = None if x is None else x.mean(dim=0)
     covers = radius is not None
@@ -158,7 +163,6 @@ def _from_outputs(
         statements=(sup, *changed),
         held_out=tuple(held_out),
         gaps=tuple((first - second).norm(dim=1).tolist()),
-        notes=(reason,),
     )
 
 

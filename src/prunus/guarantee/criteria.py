@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of, to_device
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.store import device_of
-from prunus.guarantee.extract import extract
+from prunus.guarantee.extract import AVAILABLE, Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 from prunus.theory.gap.certificate import sample_bound
@@ -147,7 +147,11 @@ class Bounds:
         """
         self._model = model
         self._example = None if samples is None else samples[:1]
-        found = extract(model, model, self._example)
+        try:
+            found = extract(model, model, self._example)
+        except Unsupported as error:
+            reason = str(error).removesuffix(AVAILABLE).strip()
+            raise Unsupported(f"{reason} Kinds 'predicted' and 'changed' need no bound.") from None
         self.samples = None if samples is None else samples.double()
         self._centre = torch.zeros(1, *found.shape, dtype=torch.float64)
         if self.samples is not None:

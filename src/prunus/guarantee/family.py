@@ -114,7 +114,7 @@ def magnitude_family(model: nn.Module) -> EdgeFamily:
     """
     modules, refused = prunable(model)
     if not modules:
-        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        reasons = "; ".join(f"{name or 'itself'}: {why}" for name, why in refused.items())
         raise ValueError(f"The model has no layer to prune ({reasons or 'none has weights'}).")
     weights = {name: layer_of(name, module).weight for name, module in modules.items()}
     order = {

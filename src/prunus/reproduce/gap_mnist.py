@@ -28,7 +28,7 @@ from prunus.theory.gap.sensitivity import (
 
 __all__ = ["reproduce"]
 
-PLANS = (("predicted", 0.1), ("predicted", 0.3), ("changed", 0.005), ("mean_square", 0.3))
+PLANS = (("predicted", 0.1), ("predicted", 0.3), ("changed", 0.02), ("mean_square", 0.3))
 
 
 def reproduce(
@@ -51,8 +51,13 @@ def reproduce(
         model = trained(chosen, data, seed=seed, progress=progress).model.eval()
         calibration, fresh, labels = data.x_train[:512], data.x_test, data.y_test
         for kind, limit in PLANS:
+            what = f"plan {kind} ≤ {limit:g}"
+            if kind == "changed":  # its guarantee needs inputs that did not train: half of the test
+                found = plan(model, limit, kind=kind, data=fresh[::2])
+                rows.append(_row(name, model, what, found, fresh[1::2], labels[1::2]))
+                continue
             found = plan(model, limit, kind=kind, data=calibration)
-            rows.append(_row(name, model, f"plan {kind} ≤ {limit:g}", found, fresh, labels))
+            rows.append(_row(name, model, what, found, fresh, labels))
             if kind == "predicted":
                 same = found.density
                 row = _row(name, model, f"uniform, density of {kind} ≤ {limit:g}", same, fresh,
@@ -78,6 +83,7 @@ def reproduce(
             "gaps in shares of the root mean square output on the test data",
             "plans use 512 training samples; certificates use the test data, which neither "
             "trained nor planned; ball around the test mean that covers the test data",
+            "plans of changed predictions use every other test image, and the others certify",
             "δ = 0.05 for each held-out statement; 'changed' is the Clopper-Pearson limit",
             "masks by score and by sampling keep 50 % of all weights together; sampled masks: "
             "mean of 10 draws",
