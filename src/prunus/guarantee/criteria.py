@@ -29,9 +29,9 @@ from prunus.theory.gap.propagate import (
     run,
 )
 
-__all__ = ["Bounds", "Outputs", "float_inputs", "halves", "sampled"]
+__all__ = ["Bounds", "Outputs", "float_inputs", "sampled", "split"]
 
-PIECE = 64  # rows of a piece of the data, by which halves are made
+PIECE = 64  # rows of a piece of the data, which is not split further
 
 
 class Outputs:
@@ -102,16 +102,16 @@ def sampled(data: Any, largest: int) -> list[Any]:
     return found
 
 
-def halves(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
-    """The samples split at random, whatever their values: `first` of them or half, and the rest."""
+def split(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
+    """The samples split at random, whatever their values: `first` or a third, and the rest."""
     total = sum(size_of(b) or 1 for b in batches)
     rows = max(1, min(PIECE, total // 16))
     pieces = [piece for batch in batches for piece in parts(batch, rows)]
-    order = torch.randperm(len(pieces), generator=generator_for(0, "halves")).tolist()
+    order = torch.randperm(len(pieces), generator=generator_for(0, "split")).tolist()
     one, other, count = [], [], 0
     for place in order:
         size = size_of(pieces[place]) or 1
-        if count + size <= min(first, total // 2):
+        if count + size <= min(first, total // 3):
             one.append(pieces[place])
             count += size
         else:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan, checked_density
 from prunus.check import finite, fraction, positive, unknown
-from prunus.guarantee.criteria import Bounds, Outputs, float_inputs, halves, sampled
+from prunus.guarantee.criteria import Bounds, Outputs, float_inputs, sampled, split
 from prunus.guarantee.drawn import drawn_problem
 from prunus.guarantee.family import Family, magnitude_family
 from prunus.guarantee.solve import (
@@ -123,7 +123,7 @@ def plan_family(
     batches = [] if data is None else sampled(data, LARGEST if kind == "changed" else SAMPLES)
     planning, verifying = batches, list[Any]()
     if kind == "changed":
-        planning, verifying = halves(batches, SAMPLES)
+        planning, verifying = split(batches, SAMPLES)
     outputs = Outputs(model, planning) if planning else None
     bounds = None
     if kind in ("mean_square", "sup"):

@@ -28,7 +28,7 @@ from prunus.theory.gap.sensitivity import (
 
 __all__ = ["reproduce"]
 
-PLANS = (("predicted", 0.1), ("predicted", 0.3), ("changed", 0.02), ("mean_square", 0.3))
+PLANS = (("predicted", 0.1), ("predicted", 0.3), ("changed", 0.05), ("mean_square", 0.3))
 
 
 def reproduce(
