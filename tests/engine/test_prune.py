@@ -479,6 +479,23 @@ def test_a_gap_budget_serves_every_recipe_of_one_step(name):
         assert float(gap) <= rival * 1.1
 
 
+@pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
+@pytest.mark.parametrize("name", ["wanda", "gap-gradient", "random-edge", "importance-node+ls"])
+@pytest.mark.parametrize("kind", ["sup", "mean_square"])
+def test_a_gap_budget_of_a_bound_is_what_the_certificate_says(name, kind):
+    model, x = mlp(12, 32, 10)
+    model, x = model.float(), x.float()
+    limit = {"sup": 6.0 if "node" in name else 2.0, "mean_square": 1.0}[kind]
+    pruned = prunus.prune(model, name, Budget(gap=limit, kind=kind), data=x)
+    assert pruned.plan.value <= limit
+    assert pruned.cost_after.parameters < pruned.cost_before.parameters
+    with torch.no_grad():
+        scale = float(model(x).double().square().sum(1).mean().sqrt())
+    found = pruned.certify(x).of(kind)[0]
+    assert found.value <= limit * scale * (1 + 1e-6)
+    assert found.value == pytest.approx(pruned.plan.value * scale, rel=1e-3)
+
+
 def test_gap_budgets_on_some_layers_and_what_is_refused():
     model, x = mlp()
     some = prunus.prune(model, "magnitude", Budget(gap=0.2), data=x, layers="layers.0")

@@ -13,7 +13,7 @@ from prunus.calibration.store import device_of
 from prunus.guarantee.extract import AVAILABLE, Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
-from prunus.theory.gap.certificate import sample_bound
+from prunus.theory.gap.certificate import UNITS, sample_bound
 from prunus.theory.gap.norms import conv_norm, spectral_norm
 from prunus.theory.gap.propagate import (
     LayerNorms,
@@ -26,6 +26,7 @@ from prunus.theory.gap.propagate import (
     layer_norms,
     linear_stages,
     product_bound,
+    rounding_error,
     run,
 )
 
@@ -152,6 +153,7 @@ class Bounds:
         except Unsupported as error:
             reason = str(error).removesuffix(AVAILABLE).strip()
             raise Unsupported(f"{reason} Kinds 'predicted' and 'changed' need no bound.") from None
+        self._dtype = found.dtype
         self.samples = None if samples is None else samples.double()
         self._centre = torch.zeros(1, *found.shape, dtype=torch.float64)
         if self.samples is not None:
@@ -177,7 +179,7 @@ class Bounds:
 
     def sup(self, network: nn.Module) -> float:
         """Bound on the gap over the ball."""
-        return certificate(self.stages(network), self._radius, self._centre)
+        return certificate(self.stages(network), self._radius, self._centre, self._dtype)
 
     def alone(self, kind: str, network: nn.Module) -> float:
         """The product of norms around the layers that differ from the dense network, summed.
@@ -226,8 +228,10 @@ def _inputs_of(stages: tuple[Stage, ...], x: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def certificate(stages: tuple[Stage, ...], radius: float, centre: Tensor) -> float:
-    """The sup bound without the rounding term: the least of product route and chain."""
+def certificate(
+    stages: tuple[Stage, ...], radius: float, centre: Tensor, dtype: torch.dtype
+) -> float:
+    """The sup bound of `certify` on this ball: product route or chain, and rounding in `dtype`."""
     start = Reach(dense=radius, pruned=radius, gap=0.0, centre=centre, pruned_centre=centre)
     cache: dict[str, LayerNorms] = {}
 
@@ -239,4 +243,5 @@ def certificate(stages: tuple[Stage, ...], radius: float, centre: Tensor) -> flo
     value = product_bound(stages, start, norms).gap
     chain: Callable[..., float | None] = chain_bound
     found = chain(stages, radius, centre)
-    return value if found is None else min(value, found)
+    best = value if found is None else min(value, found)
+    return best * (1 + 1e-12) + rounding_error(stages, radius, centre, UNITS[dtype], norms)
