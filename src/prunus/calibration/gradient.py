@@ -15,7 +15,7 @@ from prunus.layer import view_of
 __all__ = ["PROBES", "gradient_sums"]
 
 PROBES = 64  # outputs beyond which random signs replace one backward pass per output
-CHUNK_BYTES = 2**25  # of float64 gradients of single samples held at a time
+CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held at a time
 
 
 def gradient_sums(
@@ -137,8 +137,7 @@ def _squared(
     size: int,
 ) -> dict[str, Tensor]:
     ran = [name for name in names if calls[name]]
-    vectors = {name: _by_sample(name, names[name], calls[name], 0, size) for name in ran}
-    totals = {name: torch.zeros(0) for name in ran}
+    totals: dict[str, Tensor] = {}
     outputs = [out for name in ran for _, out in calls[name]]
     for place, signal in enumerate(signals):
         last = place + 1 == len(signals)
@@ -147,46 +146,65 @@ def _squared(
         )
         slopes = iter(grads)
         for name in ran:
-            own = [
+            pairs = [
                 (given, torch.zeros_like(out) if slope is None else slope)
                 for (given, out), slope in zip(calls[name], slopes, strict=False)
             ]
-            reaction = _by_sample(name, names[name], own, 1, size)
-            square = _summed_squares(reaction, vectors[name])
+            square = _summed_squares(name, names[name], pairs, size)
             totals[name] = square if place == 0 else totals[name] + square
     return totals
 
 
-def _by_sample(
-    name: str, module: nn.Module, pairs: list[tuple[Tensor, Tensor]], side: int, size: int
+def _by_sample(name: str, turn: Any, module: nn.Module, part: Tensor, size: int) -> Tensor:
+    """Inputs or output gradients of so many samples as (samples, positions, groups, width)."""
+    turned: Tensor = turn(module, part)
+    if turned.shape[0] % size:
+        raise ValueError(
+            f"Layer {name!r} sees {turned.shape[0]} vectors for {size} samples, so squared "
+            f"gradients of single samples cannot be told apart. Exclude the layer."
+        )
+    exact = turned.dtype in (torch.float32, torch.float64)
+    return turned.reshape(size, -1, *turned.shape[1:]).to(turned.dtype if exact else torch.float32)
+
+
+def _summed_squares(
+    name: str, module: nn.Module, pairs: list[tuple[Tensor, Tensor]], size: int
 ) -> Tensor:
-    """Inputs (side 0) or output gradients (1) as (samples, positions, groups, width), float64."""
+    """Σ over samples of (Σ over positions and calls of slope · input)², as (out, in).
+
+    Samples are taken in blocks, so that neither their patches nor their gradients fill the memory.
+    """
     view = view_of(module)
     assert view is not None  # the caller selected modules that have one
-    rows = []
-    for pair in pairs:
-        turned = (view.responses if side else view.vectors)(module, pair[side])
-        if turned.shape[0] % size:
-            raise ValueError(
-                f"Layer {name!r} sees {turned.shape[0]} vectors for {size} samples, so squared "
-                f"gradients of single samples cannot be told apart. Exclude the layer."
-            )
-        rows.append(turned.reshape(size, -1, *turned.shape[1:]).to(torch.float64))
-    return torch.cat(rows, dim=1)
 
+    def block(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        found = []
+        for side, turn in enumerate((view.vectors, view.responses)):
+            rows = [
+                _by_sample(name, turn, module, pair[side][start:stop] if apart else pair[side],
+                           stop - start)
+                for pair in pairs
+            ]  # fmt: skip
+            found.append(torch.cat(rows, dim=1))
+        return found[0], found[1]
 
-def _summed_squares(slopes: Tensor, vectors: Tensor) -> Tensor:
-    """Σ over samples of (Σ over positions of slope · vector)², as (out, in)."""
-    samples, positions, groups, out = slopes.shape
-    width = vectors.shape[-1]
-    if positions == 1:
-        flat, inputs = slopes[:, 0].square(), vectors[:, 0].square()
-        return torch.einsum("ngo,ngi->goi", flat, inputs).reshape(groups * out, width)
-    total = slopes.new_zeros(groups, out, width)
-    step = max(1, CHUNK_BYTES // (8 * groups * out * width))
-    for start in range(0, samples, step):
-        part = slice(start, start + step)
-        one = slopes[part].permute(0, 2, 3, 1)
-        other = vectors[part].permute(0, 2, 1, 3)
-        total += (one @ other).square().sum(dim=0)
-    return total.reshape(groups * out, width)
+    apart = all(len(given) == size == len(slope) for given, slope in pairs)
+    step = size
+    if apart:
+        one, other = block(0, 1)
+        needed = one.numel() + other.numel()
+        if one.shape[1] > 1:  # gradients of single samples are formed
+            needed += one.shape[2] * one.shape[3] * other.shape[3]
+        step = max(1, CHUNK_BYTES // (8 * needed))
+    total: Tensor | None = None
+    for start in range(0, size, step):
+        vectors, slopes = block(start, min(size, start + step))
+        if vectors.shape[1] == 1:
+            powers = [x[:, 0].to(torch.float64).square() for x in (slopes, vectors)]
+            part = torch.einsum("ngo,ngi->goi", *powers)
+        else:
+            gradients = slopes.permute(0, 2, 3, 1) @ vectors.permute(0, 2, 1, 3)
+            part = gradients.to(torch.float64).square().sum(dim=0)
+        total = part if total is None else total + part
+    assert total is not None  # there is a sample
+    return total.reshape(-1, total.shape[-1])
