@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -13,12 +14,22 @@ from hypothesis import strategies as st
 
 from laws.families import instances
 from models import build
-from prunus.allocation import ALLOCATIONS, ERK, LAMP, Global, LeastVariance, Uniform, lamp_scores
+from prunus.allocation import (
+    ALLOCATIONS,
+    ERK,
+    LAMP,
+    Global,
+    LeastVariance,
+    Planned,
+    Uniform,
+    lamp_scores,
+)
 from prunus.budget import Budget
 from prunus.cost import anatomy
 from prunus.coupling import couple
 from prunus.engine.edges import EdgeCost
 from prunus.engine.nodes import NodeCost
+from prunus.recipe import parse
 
 RULES = instances(ALLOCATIONS)
 each = pytest.mark.parametrize("name", RULES)
@@ -277,3 +288,52 @@ def test_uniform_reports_where_the_minimum_binds():
     plan = Uniform()(pools_of(rows=True), COST, Budget(density=0.06))
     assert plan.notes[0] == "the minimum of 1 per pool binds in fc2"
     assert Uniform()(pools_of(rows=True), COST, Budget(density=0.5)).notes == ()
+
+
+def small_curves(generator, sizes):
+    """Convex error curves at every count, from measured-looking gaps to 0."""
+    curves = {}
+    for name, size in sizes.items():
+        drops = torch.rand(size, generator=generator, dtype=torch.float64).sort().values.tolist()
+        curves[name] = [(k, math.fsum(drops[: size - k])) for k in range(size + 1)]
+    return curves
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planned_leaves_the_least_error(seed):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = {"conv1": 5, "conv2": 4, "fc1": 6}
+    curves = small_curves(generator, sizes)
+    pools = {k: torch.rand(1, n, generator=generator) for k, n in sizes.items()}
+    by_count = {k: dict(c) for k, c in curves.items()}
+    every = list(itertools.product(*(range(1, n + 1) for n in sizes.values())))
+
+    def error(counts):
+        return math.fsum(by_count[k][c] for k, c in zip(sizes, counts, strict=True))
+
+    for total in range(3, 16):
+        plan = Planned(curves)(pools, COST, Budget(density=total / 15))
+        best = min(error(c) for c in every if sum(c) == total)
+        assert error(plan.kept.values()) == pytest.approx(best)
+        assert sum(plan.kept.values()) == total
+    for gap in (0.0, 0.5, 1.0, 1.5):
+        if gap:
+            plan = Planned(curves)(pools, COST, Budget(gap=gap))
+            best = min(sum(c) for c in every if error(c) <= gap**2)
+            assert error(plan.kept.values()) <= gap**2 + 1e-12
+            assert plan.value == pytest.approx(error(plan.kept.values()) ** 0.5)
+            assert sum(plan.kept.values()) <= best + 1  # a layer may also end empty
+
+
+def test_planned_curves_are_checked_and_come_back_from_text():
+    given = Planned({"fc": [(3, 1.0), (1, 2.5)]})
+    assert given.curves == (("fc", ((1, 2.5), (3, 1.0))),)
+    assert parse(repr(given)) == given
+    assert parse(repr(Planned())) == Planned()
+    pools = {"fc": torch.rand(1, 4), "other": torch.rand(1, 4)}
+    with pytest.raises(ValueError, match=r"^Planned\(\) has no error curve for 'other'"):
+        given(pools, COST, Budget(density=0.5))
+    with pytest.raises(ValueError, match=r"^The error curve of 'fc' must be \(kept, error\), …"):
+        Planned({"fc": [(3, -1.0)]})
+    with pytest.raises(ValueError, match=r"^The error curve of 'fc' leaves its 2 units\."):
+        given({"fc": torch.rand(1, 2)}, COST, Budget(density=0.5))

@@ -1,15 +1,14 @@
 """What is guaranteed of a pruned model, beside what is predicted and what is measured."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.calibration.batches import Batches, call, first_of, parts
-from prunus.calibration.forward import tensor_of
 from prunus.check import fraction, positive
+from prunus.guarantee.criteria import Outputs, float_inputs, sampled
 from prunus.guarantee.extract import AVAILABLE, Unsupported, extract, pruned_model
 from prunus.modes import evaluating
 from prunus.theory.gap import Certificate, Statement
@@ -62,7 +61,8 @@ def certify(
         for network in (model, other):  # data that do not fit are refused in the model's words
             with evaluating(network), torch.no_grad():
                 call(network, first_of(batches.peek(), 2))
-    inputs = None if batches is None else _inputs(batches)
+    read = [] if batches is None else sampled(batches, LARGEST)
+    inputs = float_inputs(read)
     in_sample = batches is not None and _same_data(pruned, batches)
     try:
         found = extract(model, other, inputs)
@@ -70,7 +70,7 @@ def certify(
         if batches is None:
             raise
         reason = str(error).removesuffix(AVAILABLE).strip().rstrip(".")
-        return _from_outputs(model, other, batches, delta, in_sample, reason)
+        return _from_outputs(model, other, read, delta, in_sample, reason)
     x = None if inputs is None else inputs.double()
     centre = None if x is None else x.mean(dim=0)
     covers = radius is not None
@@ -94,24 +94,6 @@ def certify(
     )
 
 
-def _inputs(batches: Batches) -> Tensor | None:
-    """All inputs as one tensor, at most `LARGEST`; None where an input is no single tensor."""
-    rows: list[Tensor] = []
-    count = 0
-    for batch in batches:
-        for part in parts(batch):
-            given = part[0] if isinstance(part, tuple | list) else part
-            if isinstance(given, Mapping) or not isinstance(given, Tensor):
-                return None
-            if not given.is_floating_point():
-                return None
-            rows.append(given.detach().cpu())
-            count += len(given)
-        if count >= LARGEST or batches.one_shot:
-            break
-    return torch.cat(rows)[:LARGEST]
-
-
 def _same_data(pruned: Any, batches: Batches) -> bool:
     """Whether these are the data that calibrated the pruning."""
     known = getattr(pruned, "data_fingerprint", None)
@@ -129,23 +111,14 @@ def _same_data(pruned: Any, batches: Batches) -> bool:
 def _from_outputs(
     model: nn.Module,
     pruned: nn.Module,
-    batches: Batches,
+    batches: list[Any],
     delta: float,
     in_sample: bool,
     reason: str,
 ) -> Certificate:
     """Held-out statements alone, for a network without a sup bound."""
-    sides: list[list[Tensor]] = [[], []]
-    count = 0
-    for batch in batches:
-        for part in parts(batch):
-            for side, network in zip(sides, (model, pruned), strict=True):
-                with evaluating(network), torch.no_grad():
-                    side.append(_rows(call(network, part)))
-        count = sum(len(rows) for rows in sides[0])
-        if count >= LARGEST or batches.one_shot:
-            break
-    first, second = (torch.cat(side) for side in sides)
+    outputs = Outputs(model, batches)
+    first, second = outputs.dense, outputs.of(pruned)
     changed, held_out = data_statements(first, second, delta=delta, in_sample=in_sample)
     sup = Statement(
         kind="sup",
@@ -164,8 +137,3 @@ def _from_outputs(
         held_out=tuple(held_out),
         gaps=tuple((first - second).norm(dim=1).tolist()),
     )
-
-
-def _rows(output: Any) -> Tensor:
-    """One row of outputs per sample, from a tensor or something with `.logits`."""
-    return tensor_of(output).detach().cpu().double().flatten(1)

@@ -39,6 +39,7 @@ class Outputs:
     """The outputs of a network on a sample, to compare pruned networks with.
 
     Attributes:
+        dense: outputs of the dense network, a row per sample, float64.
         samples: how many.
         scale: root mean square of the dense outputs' norm.
     """
@@ -50,15 +51,16 @@ class Outputs:
             ValueError: an output is NaN or infinite, or the batches do not fit the model.
         """
         self._batches = batches
-        self._dense = self._run(model)
-        if not bool(torch.isfinite(self._dense).all()):
+        self.dense = self.of(model)
+        if not bool(torch.isfinite(self.dense).all()):
             raise ValueError(
                 "The network's outputs on the data are NaN or infinite. Check the data."
             )
-        self.samples = len(self._dense)
-        self.scale = float(self._dense.square().sum(dim=1).mean().sqrt())
+        self.samples = len(self.dense)
+        self.scale = float(self.dense.square().sum(dim=1).mean().sqrt())
 
-    def _run(self, network: nn.Module) -> Tensor:
+    def of(self, network: nn.Module) -> Tensor:
+        """Outputs of a network on the samples, a row each, float64."""
         found = []
         where = device_of(network)
         with evaluating(network), torch.no_grad():
@@ -69,7 +71,7 @@ class Outputs:
 
     def square(self, network: nn.Module) -> float:
         """Mean squared gap."""
-        value = float((self._run(network) - self._dense).square().sum(dim=1).mean())
+        value = float((self.of(network) - self.dense).square().sum(dim=1).mean())
         return value if math.isfinite(value) else math.inf
 
     def changed(self, network: nn.Module) -> int:
@@ -78,9 +80,9 @@ class Outputs:
         Raises:
             ValueError: the network has one output, which predicts no class.
         """
-        if self._dense.shape[1] < 2:
+        if self.dense.shape[1] < 2:
             raise ValueError("kind='changed' counts predicted classes, the network has one output.")
-        moved = self._run(network).argmax(dim=1) != self._dense.argmax(dim=1)
+        moved = self.of(network).argmax(dim=1) != self.dense.argmax(dim=1)
         return int(moved.sum())
 
 
