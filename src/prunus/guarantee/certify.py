@@ -8,8 +8,8 @@ from torch import nn
 
 from prunus.calibration.batches import Batches, call, first_of, parts
 from prunus.check import fraction, positive
-from prunus.guarantee.criteria import Outputs, float_inputs, sampled
-from prunus.guarantee.extract import AVAILABLE, Unsupported, extract, pruned_model
+from prunus.guarantee.criteria import Outputs, float_inputs, reason_of, sampled
+from prunus.guarantee.extract import Unsupported, extract, pruned_model
 from prunus.modes import evaluating
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
@@ -69,8 +69,7 @@ def certify(
     except Unsupported as error:
         if batches is None:
             raise
-        reason = str(error).removesuffix(AVAILABLE).strip().rstrip(".")
-        return _from_outputs(model, other, read, delta, in_sample, reason)
+        return _from_outputs(model, other, read, delta, in_sample, reason_of(error))
     x = None if inputs is None else inputs.double()
     centre = None if x is None else x.mean(dim=0)
     covers = radius is not None

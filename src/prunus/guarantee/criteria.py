@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of, to_device
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.store import device_of
-from prunus.guarantee.extract import AVAILABLE, Unsupported, extract
+from prunus.guarantee.extract import Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 from prunus.theory.gap.certificate import UNITS, sample_bound
@@ -30,7 +30,7 @@ from prunus.theory.gap.propagate import (
     run,
 )
 
-__all__ = ["Bounds", "Outputs", "float_inputs", "sampled", "split"]
+__all__ = ["Bounds", "Outputs", "float_inputs", "reason_of", "sampled", "split"]
 
 PIECE = 64  # rows of a piece of the data, which is not split further
 
@@ -122,6 +122,11 @@ def split(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
     return one, other
 
 
+def reason_of(error: Unsupported) -> str:
+    """Which part has no rule, without the advice to pass data."""
+    return str(error).partition(" Held-out statements")[0].rstrip(".")
+
+
 def float_inputs(batches: list[Any]) -> Tensor | None:
     """The inputs of all batches as one tensor; None where an input is no single float tensor."""
     rows: list[Tensor] = []
@@ -153,8 +158,9 @@ class Bounds:
         try:
             found = extract(model, model, self._example)
         except Unsupported as error:
-            reason = str(error).removesuffix(AVAILABLE).strip()
-            raise Unsupported(f"{reason} Kinds 'predicted' and 'changed' need no bound.") from None
+            raise Unsupported(
+                f"{reason_of(error)}. Kinds 'predicted' and 'changed' need no bound."
+            ) from None
         self._dtype = found.dtype
         self.samples = None if samples is None else samples.double()
         self._centre = torch.zeros(1, *found.shape, dtype=torch.float64)
