@@ -121,6 +121,7 @@ def test_bad_input_costs_one_line(monkeypatch, capsys, data, arguments, message)
             ("prune", f"{HERE}:net", "--recipe", "magnitude", "--budget", "gap=0.1"),
             "A gap budget needs the inputs",
         ),
+        (("prune", f"{HERE}:net", "--density", 0.5, "--certify"), "--certify needs --data"),
         (("prune", f"{HERE}:net", "--budget", "gap=-1"), "`gap` must be a finite number > 0"),
         (
             ("prune", f"{HERE}:net", "--budget", "gaps=1"),
@@ -149,8 +150,11 @@ def test_plan_prune_and_certify_from_the_shell(monkeypatch, capsys, tmp_path, da
     assert "NOT FEASIBLE" in out
     assert json.loads((tmp_path / "plan.json").read_text())["feasible"] is False
     code, out, _ = run(monkeypatch, capsys, "prune", model, "--recipe", "gap-gradient",
-                       "--budget", "gap=0.2", "--data", data, "--out", "pruned")  # fmt: skip
+                       "--budget", "gap=0.2", "--data", data, "--out", "pruned",
+                       "--certify")  # fmt: skip
     assert code == 0
+    assert "share of changed predictions" in out
+    assert "What is guaranteed" in (tmp_path / "pruned" / "report.html").read_text()
     assert "planned for the masks of gap-gradient" in out
     code, out, _ = run(monkeypatch, capsys, "certify", model, "pruned", "--data", data,
                        "--out", "c.json", "--report", "c.html")  # fmt: skip

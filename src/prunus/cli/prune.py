@@ -64,6 +64,9 @@ def prune(
     data_dir: Annotated[
         Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
     ] = None,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Certify on the test part; it stands in the report.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
 ) -> None:
@@ -80,6 +83,7 @@ def prune(
     prunus prune prunus.bench.zoo:digits_cnn --recipe importance-node+ls --density 0.3
     --data digits --train prunus.bench.zoo:retrain_digits --rounds 3 --out smaller
     """
+    import warnings
     from dataclasses import replace
 
     from prunus.bench import evaluate, load_data
@@ -91,7 +95,10 @@ def prune(
     from prunus.presets import resolve
     from prunus.recipe import parse
     from prunus.schedules import Iterative
+    from prunus.theory.gap import VacuousWarning
 
+    if certify and data is None:
+        raise ValueError("--certify needs --data: its test part is fresh.")
     _new_folder(out)
     whole("rounds", rounds, low=1)
     if samples is not None:
@@ -120,9 +127,15 @@ def prune(
     if batches is not None:
         pruned = pruned.measured(batches[0][0][:64])
     typer.echo(pruned.summary())
+    certificate = None
+    if certify and found is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VacuousWarning)  # the summary says it in words
+            certificate = pruned.certify([found.x_test])
+        typer.echo(certificate.summary())
     nodes = isinstance(chosen.granularity, Node)
     pruned.save(out, example=batches[0][0][:8] if nodes and batches is not None else None)
-    pruned.report(out / "report.html")
+    pruned.report(out / "report.html", certificate=certificate)
     write_text(out / "run.json", _facts(model, recipe, data, seed, found))
     typer.echo(out / "report.html")
     typer.echo(out)
