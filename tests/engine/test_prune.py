@@ -1,6 +1,7 @@
 """`prune`: counts, untouched inputs, seeds, metamorphic laws, and bad input."""
 
 import copy
+import importlib
 import re
 from dataclasses import replace
 
@@ -494,6 +495,36 @@ def test_a_gap_budget_of_a_bound_is_what_the_certificate_says(name, kind):
     found = pruned.certify(x).of(kind)[0]
     assert found.value <= limit * scale * (1 + 1e-6)
     assert found.value == pytest.approx(pruned.plan.value * scale, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
+def test_what_verifies_a_plan_had_no_part_in_the_masks(monkeypatch):
+    engine = importlib.import_module("prunus.engine.prune")  # the module, not its function
+    model, _ = mlp(12, 32, 10)
+    model = model.float()
+    x = torch.randn(600, 12, generator=torch.Generator().manual_seed(1))
+    seen: dict[str, list[torch.Tensor]] = {"calibrated": [], "verified": []}
+    calibrate, plan = engine.calibrate, engine.plan_family
+
+    def spy(model, batches, *args, **kwargs):
+        seen["calibrated"] += list(batches)
+        return calibrate(model, batches, *args, **kwargs)
+
+    def also(*args, **kwargs):
+        seen["verified"] += kwargs["verify"]
+        return plan(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "calibrate", spy)
+    monkeypatch.setattr(engine, "plan_family", also)
+    budget = Budget(gap=0.2, kind="changed")
+    pruned = prunus.prune(model, "gap-gradient+ls", budget, data=x)
+    rows = {key: {tuple(r.tolist()) for r in torch.cat(own)} for key, own in seen.items()}
+    assert rows["calibrated"].isdisjoint(rows["verified"])
+    assert len(rows["calibrated"]) + len(rows["verified"]) == 600
+    assert len(rows["verified"]) >= 300
+    assert 0 < pruned.plan.value <= 0.2
+    # and all of them are known as data that planned
+    assert all(s.in_sample for s in pruned.certify(x).held_out)
 
 
 def test_gap_budgets_on_some_layers_and_what_is_refused():

@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from prunus.allocation import Planned
 from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
+from prunus.calibration.batches import Batches, Fingerprint, parts
 from prunus.cost import Anatomy, node_cost
 from prunus.engine.edges import edge_result, put
 from prunus.engine.nodes import choose_classes, class_masks, node_results
 from prunus.granularity import NM, Node
+from prunus.guarantee.criteria import sampled, size_of_all, split
 from prunus.guarantee.family import EdgeFamily
-from prunus.guarantee.plan import checked_limit
+from prunus.guarantee.plan import LARGEST, checked_limit
 from prunus.layer import Layer
 from prunus.nodes import ClassView
 from prunus.recipe import Recipe
 from prunus.schedules import OneShot
 from prunus.surgery.masked import apply_masks
 
-__all__ = ["NodeFamily", "check_plannable", "edge_family"]
+__all__ = ["NodeFamily", "check_plannable", "edge_family", "set_apart"]
 
 
 def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any) -> None:
@@ -55,6 +57,29 @@ def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any)
             f"{what} needs the error of each layer alone, and with inputs='pruned' it depends on "
             f"the layers before it. Use inputs='dense' in {name!r}."
         )
+
+
+def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, str | None]:
+    """The data that calibrate and plan, those that verify, and the fingerprint of all.
+
+    Only a gap budget of kind "changed" sets samples apart, half of the first 8192: what verifies
+    a plan must have had no part in scores, masks or compensation.
+    """
+    if budget is None or budget.gap is None or budget.kind != "changed":
+        return data, None, None
+    batches = Batches(data)
+    fingerprint = None
+    if not batches.one_shot:
+        found = Fingerprint()
+        for batch in batches:
+            for part in parts(batch):
+                found.add(part)
+        fingerprint = found.value
+    read = sampled(batches, LARGEST)
+    calibrating, verifying = split(read, size_of_all(read) // 2)
+    if not calibrating:
+        raise ValueError("kind='changed' needs at least three samples, to plan and to verify.")
+    return calibrating, verifying, fingerprint
 
 
 def edge_family(

@@ -28,7 +28,7 @@ from prunus.engine.nodes import (
     node_results,
     selected_groups,
 )
-from prunus.engine.planned import NodeFamily, check_plannable, edge_family
+from prunus.engine.planned import NodeFamily, check_plannable, edge_family, set_apart
 from prunus.engine.target import Target, target_of
 from prunus.granularity import Node
 from prunus.guarantee.family import Family
@@ -109,6 +109,7 @@ def prune(
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
     check_plannable(name, method, target.budget, data)
+    source, verifying, fingerprint = set_apart(target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
     work = copy.deepcopy(model).to(where)
@@ -118,7 +119,8 @@ def prune(
         recipe=method,
         name=name,
         target=target,
-        source=data,
+        source=source,
+        verifying=verifying,
         layers=layers,
         exclude=exclude,
         loss=loss,
@@ -153,6 +155,7 @@ def prune(
             advance(1)
     if evaluate is not None and "pruned" not in metrics:
         metrics["pruned"] = evaluate(work)
+    run.fingerprint = fingerprint or run.fingerprint  # of all that planned, not of a part
     return run.answer(work.to(home), model, name, metrics)
 
 
@@ -166,6 +169,7 @@ class _Run:
     name: str
     target: Target
     source: Any
+    verifying: list[Any] | None
     layers: Any
     exclude: Any
     loss: Any
@@ -432,6 +436,7 @@ class _Run:
                 kind=budget.kind,
                 delta=budget.delta,
                 data=self.batches,
+                verify=self.verifying,
             )
             self.target = Target(plan=found)
         elif budget is not None and isinstance(allocation, Planned) and not allocation.curves:

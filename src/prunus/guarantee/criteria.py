@@ -30,7 +30,7 @@ from prunus.theory.gap.propagate import (
     run,
 )
 
-__all__ = ["Bounds", "Outputs", "float_inputs", "reason_of", "sampled", "split"]
+__all__ = ["Bounds", "Outputs", "float_inputs", "reason_of", "sampled", "size_of_all", "split"]
 
 PIECE = 64  # rows of a piece of the data, which is not split further
 
@@ -106,20 +106,25 @@ def sampled(data: Any, largest: int) -> list[Any]:
 
 
 def split(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
-    """The samples split at random, whatever their values: `first` or a third, and the rest."""
-    total = sum(size_of(b) or 1 for b in batches)
+    """At most `first` samples drawn at random whatever their values, in pieces, and the rest."""
+    total = size_of_all(batches)
     rows = max(1, min(PIECE, total // 16))
     pieces = [piece for batch in batches for piece in parts(batch, rows)]
     order = torch.randperm(len(pieces), generator=generator_for(0, "split")).tolist()
     one, other, count = [], [], 0
     for place in order:
         size = size_of(pieces[place]) or 1
-        if count + size <= min(first, total // 3):
+        if count + size <= first:
             one.append(pieces[place])
             count += size
         else:
             other.append(pieces[place])
     return one, other
+
+
+def size_of_all(batches: list[Any]) -> int:
+    """Number of samples in all batches."""
+    return sum(size_of(batch) or 1 for batch in batches)
 
 
 def reason_of(error: Unsupported) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan, checked_density
 from prunus.check import finite, fraction, positive, unknown
-from prunus.guarantee.criteria import Bounds, Outputs, float_inputs, sampled, split
+from prunus.guarantee.criteria import Bounds, Outputs, float_inputs, sampled, size_of_all, split
 from prunus.guarantee.drawn import drawn_problem
 from prunus.guarantee.family import Family, magnitude_family
 from prunus.guarantee.solve import (
@@ -24,7 +24,7 @@ from prunus.guarantee.solve import (
 from prunus.theory.gap.held_out import clopper_pearson, sample_size_for_quantile
 from prunus.theory.gap.laws import Method
 
-__all__ = ["KINDS", "measured_curves", "plan", "plan_family"]
+__all__ = ["KINDS", "LARGEST", "measured_curves", "plan", "plan_family"]
 
 METHODS = get_args(Method)
 KINDS = ("predicted", "mean_square", "sup", "changed")
@@ -112,18 +112,27 @@ def plan_family(
     radius: float | None = None,
     data: Any = None,
     density: float | None = None,
+    verify: list[Any] | None = None,
 ) -> Plan:
-    """`plan` for any method whose pruned networks are known before they are asked for."""
+    """`plan` for any method whose pruned networks are known before they are asked for.
+
+    Args:
+        model, limit, kind, delta, relative, radius, data, density: as for `plan`.
+        family: the pruned networks.
+        verify: batches that verify a plan of kind "changed"; part of `data` where None. They must
+            have had no part in what the family does.
+    """
     checked_limit(limit, kind, delta)
     if radius is not None:
         positive("radius", radius)
     if density is not None:
         checked_density(density)
     _enough(kind, data, relative, radius)
-    batches = [] if data is None else sampled(data, LARGEST if kind == "changed" else SAMPLES)
-    planning, verifying = batches, list[Any]()
-    if kind == "changed":
-        planning, verifying = split(batches, SAMPLES)
+    splits = kind == "changed" and verify is None
+    batches = [] if data is None else sampled(data, LARGEST if splits else SAMPLES)
+    planning, verifying = batches, verify or []
+    if splits:
+        planning, verifying = split(batches, min(SAMPLES, size_of_all(batches) // 3))
     outputs = Outputs(model, planning) if planning else None
     bounds = None
     if kind in ("mean_square", "sup"):
@@ -138,8 +147,8 @@ def plan_family(
     )
     notes = (f"planned for {family.method}",)
     if kind == "changed":
-        if not verifying:
-            raise ValueError("kind='changed' needs at least two samples, to plan and to verify.")
+        if not planning or not verifying:
+            raise ValueError("kind='changed' needs at least three samples, to plan and to verify.")
         return _verified(problem, family, Outputs(model, verifying), limit, delta, density, notes)
     scale = None if outputs is None else outputs.scale
     return _planned(problem, limit, kind, _unit(scale, relative, kind), density, notes)
