@@ -14,7 +14,8 @@ from torch import Tensor
 from prunus.check import fraction, unknown
 from prunus.progress import progress_bar
 from prunus.theory.at_init.data import Setting, as_densities, check_density
-from prunus.theory.at_init.predict import TRAIN_LOSS, initialisation_regime, predict
+from prunus.theory.at_init.growth import initialisation_regime
+from prunus.theory.at_init.predict import TRAIN_LOSS, predict
 from prunus.theory.at_init.simulate import simulate
 from prunus.theory.at_init.thresholds import (
     SignalLoss,
