@@ -9,7 +9,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import prunus
-from prunus.bench.at_init import CONTROL, DENSE, METHODS, sweep
+from prunus.bench.at_init import CONTROL, DENSE, METHODS, _problem, sweep
 from prunus.bench.data import Dataset
 from prunus.bench.init_cells import holm
 from prunus.bench.init_masks import he_mlp, masks_at_init
@@ -93,6 +93,21 @@ def test_stacked_training_is_training_one_after_another():
                 assert bool((trained[name][i][~masks[name][i]] == 0).all())
         final = nn.functional.cross_entropy(own(data.x_train), data.y_train)
         assert float(losses[i]) == pytest.approx(float(final.detach()), rel=1e-3)
+
+
+def test_noisy_inputs_are_standardised_by_their_training_part():
+    quiet, noisy = (_problem(blobs(), 0, 60, 50, noise) for noise in (0.0, 2.0))
+    for problem in (quiet, noisy):
+        torch.testing.assert_close(problem.inputs.mean(0), torch.zeros(12), rtol=0, atol=1e-6)
+        assert float(problem.inputs.std()) == pytest.approx(1, abs=1e-6)
+    # per unit of signal the noise is what was asked for, in the test part too
+    kept = float((noisy.inputs * quiet.inputs).mean())
+    for clean, rough in (
+        (quiet.inputs, noisy.inputs),
+        (quiet.test_inputs, noisy.test_inputs),
+    ):
+        ratio = float((rough - kept * clean).std()) / kept
+        assert ratio == pytest.approx(2.0, rel=0.1)  # 600 draws, 3 standard errors
 
 
 def test_cells_are_paired_with_the_dense_network(found):

@@ -254,7 +254,8 @@ def safe_density(
         x, y = x[chosen], y[chosen]
     if input_noise < 0:
         raise ValueError(f"`input_noise` must be >= 0, got {input_noise}.")
-    x = (x - x.mean(0)) / x.std()
+    x = x - x.mean(0)
+    x = x / x.std()
     if input_noise:
         x = x + input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     layers = [int(value) for value in numbers("widths", widths)]
