@@ -2,7 +2,9 @@
 
 import json
 
+import numpy
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from prunus.cli.app import app, main
@@ -68,6 +70,25 @@ def test_safe_density_on_digits(tmp_path):
     assert "random masks" in result.output
 
 
+def test_safe_density_of_the_users_own_model_and_data(tmp_path, monkeypatch):
+    """A factory in the user's folder and arrays of theirs, as on the command line of a user."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 3
+    x = torch.randn(120, 10, generator=generator)
+    x[torch.arange(120), y] += 3
+    numpy.savez(tmp_path / "mine.npz", x=x.numpy(), y=y.numpy())
+    (tmp_path / "at_init_user_net.py").write_text(
+        "from torch import nn\n"
+        "def make(features, classes, seed):\n"
+        "    return nn.Sequential(nn.Linear(features, 40), nn.ReLU(), nn.Linear(40, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "mine.npz", "--samples", "0"]
+    own = run("safe-density", *data, "--model", "at_init_user_net:make")
+    assert own.exit_code == 0, own.output
+    assert own.output == run("safe-density", *data, "--widths", "40").output
+
+
 def test_numbers():
     assert numbers("x", "0.1, 1") == [0.1, 1.0]
     assert numbers("x", "0.01:1:3") == pytest.approx([0.01, 0.1, 1.0])
@@ -84,6 +105,8 @@ def test_numbers():
         (["phase", "--axis", "width"], "Unknown axis 'width'"),
         (["phase", "--axis", "neurons", "--values", "1.5"], "`values` must be whole numbers"),
         (["safe-density", "--samples", "-1"], "`samples` must be >= 0"),
+        (["safe-density", "--model", "no_such:net"], "--model: there is no module 'no_such'"),
+        (["sweep", "--model", "math:pj"], "--model: math has no 'pj'. Did you mean pi"),
     ],
 )
 def test_mistakes_cost_one_line(arguments, message, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import prunus
 from prunus.bench.at_init import CONTROL, DENSE, METHODS, _problem, sweep
 from prunus.bench.data import Dataset
 from prunus.bench.init_cells import holm
-from prunus.bench.init_masks import he_mlp, masks_at_init
+from prunus.bench.init_masks import he_mlp, hidden_widths, masks_at_init
 from prunus.bench.stacked import FullBatch, stacked_fit
 from prunus.cli.app import app
 
@@ -166,6 +166,24 @@ def test_users_own_model_and_data():
     )  # fmt: skip
     assert [c.method for c in found.cells] == [DENSE, "random-init", CONTROL]
     assert found.cells[0].accuracy > 0.6
+
+
+def test_hidden_widths_of_the_users_model():
+    assert hidden_widths(he_mlp(12, [16, 8], 3, seed=0)) == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), "'0' is a Conv2d"),
+        (nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)]), "3 outputs and '1' after it 4 inputs"),
+        (nn.Sequential(nn.Linear(4, 2)), "has 1 linear layers, so no hidden layer"),
+        (nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2)), "cannot read layer '0': Embedding"),
+    ],
+)
+def test_models_that_the_estimate_does_not_cover(model, message):
+    with pytest.raises(ValueError, match=message):
+        hidden_widths(model)
 
 
 def test_disconnected_masks_are_said_before_training():

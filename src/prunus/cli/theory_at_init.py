@@ -219,7 +219,15 @@ def safe_density(
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
     ] = "digits",
-    widths: Annotated[str, typer.Option(help="Hidden widths, with commas.")] = "100",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "--widths",
+            help="Hidden widths of a ReLU network, or package.module:function, a function "
+            "(features, classes, seed) -> module, a chain of linear layers.",
+        ),
+    ] = "100",
     samples: Annotated[int, typer.Option(help="Training points to use; 0 takes all.")] = 300,
     input_noise: Annotated[
         float, typer.Option(help="Noise added to the inputs, in units of their deviation.")
@@ -235,11 +243,13 @@ def safe_density(
 ) -> None:
     """How far a fully connected network may be pruned at random before training.
 
-    Example: prunus theory at-init safe-density --data digits --widths 100,100
+    Example: prunus theory at-init safe-density --data digits --model 100,100
     """
     import torch
 
     from prunus.bench.data import load_data
+    from prunus.bench.init_masks import hidden_widths
+    from prunus.cli.imports import named_function
     from prunus.files import write_text
     from prunus.rng import generator_for
     from prunus.theory import at_init
@@ -258,7 +268,11 @@ def safe_density(
     x = x / x.std()
     if input_noise:
         x = x + input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    layers = [int(value) for value in numbers("widths", widths)]
+    if ":" in model:
+        network = named_function("--model", model)(x.shape[1], int(y.max()) + 1, seed)
+        layers = hidden_widths(network)
+    else:
+        layers = [int(value) for value in numbers("model", model)]
     found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)
     lines = {
         "safe density": found.density,
@@ -325,9 +339,14 @@ def sweep(
     from prunus.bench.at_init import sweep as run_sweep
     from prunus.bench.data import load_data
     from prunus.bench.stacked import FullBatch
+    from prunus.cli.imports import named_function
     from prunus.report.at_init import sweep_figure
 
-    network = _factory(model) if ":" in model else [int(w) for w in numbers("model", model)]
+    network = (
+        named_function("--model", model)
+        if ":" in model
+        else [int(w) for w in numbers("model", model)]
+    )
     found = run_sweep(
         load_data(data, data_dir=data_dir),
         network,
@@ -368,18 +387,6 @@ def sweep(
     if out is not None:
         chart, records = sweep_figure(found)
         _save(out, [vars(cell) for cell in found.cells], chart, records)
-
-
-def _factory(name: str) -> Any:
-    import importlib
-
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"`model` {name!r} could not be imported: {error}. Name it package.module:function."
-        ) from None
 
 
 def _with_error(value: float | None, error: float | None, sign: str) -> str:
