@@ -340,7 +340,7 @@ def sweep(
     from prunus.bench.data import load_data
     from prunus.bench.stacked import FullBatch
     from prunus.cli.imports import named_function
-    from prunus.report.at_init import sweep_figure
+    from prunus.report.at_init import alignment_figure, sweep_figure
 
     network = (
         named_function("--model", model)
@@ -387,6 +387,9 @@ def sweep(
     if out is not None:
         chart, records = sweep_figure(found)
         _save(out, [vars(cell) for cell in found.cells], chart, records)
+        if found.cells[0].alignment is not None:
+            chart, records = alignment_figure(found)
+            _save(out.with_name(out.name + "-alignment"), None, chart, records)
 
 
 def _with_error(value: float | None, error: float | None, sign: str) -> str:
