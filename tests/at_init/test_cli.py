@@ -50,7 +50,13 @@ def test_phase_predicted_and_measured(tmp_path):
         "predicted (heuristic)",
         "measured, 1 seeds",
     }
-    assert sum("panel" in r for r in records) == 12
+    assert sum("value" in r for r in records) == 12
+    for panel in ("predicted (heuristic)", "measured, 1 seeds"):
+        own = [r for r in records if r.get("panel") == panel]
+        for best in (r for r in own if "series" in r):
+            row = {r["x"]: r["value"] for r in own if "value" in r and r["y"] == best["y"]}
+            assert row[best["x"]] == max(row.values())
+        assert sum("series" in r for r in own) == 2
 
 
 def test_cells_meet_at_the_middle():
@@ -137,4 +143,5 @@ def test_reproduction_shows_the_claims():
     assert all("BROKEN" not in r["note"] for r in proved)
     assert set(found.figures) == {
         "at-init-accuracy", "at-init-learning", "at-init-certificate", "at-init-phase",
+        "at-init-phase-width",
     }  # fmt: skip

@@ -77,7 +77,8 @@ def reproduce(
         ),
         "at-init-learning": _learning_figure(found),
         "at-init-certificate": _certificate_figure(found),
-        "at-init-phase": _phase_figure(full, seed, progress),
+        "at-init-phase": _phase_figure("noise", 0.5, 2.0, full, seed, progress),
+        "at-init-phase-width": _phase_figure("neurons", 6, 100, full, seed, progress),
     }
     return Reproduction(
         name="yang2023",
@@ -418,17 +419,21 @@ def _certificate_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
     return chart, records
 
 
-def _phase_figure(full: bool, seed: int, progress: bool | None) -> tuple[Any, list[dict[str, Any]]]:
-    """Density against noise, predicted and measured side by side."""
+def _phase_figure(
+    axis: str, low: float, high: float, full: bool, seed: int, progress: bool | None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Density against noise or width from `low` to `high`, predicted and measured side by side."""
     n_values, n_densities, seeds = (10, 14, 6) if full else (5, 7, 2)
-    values = [0.5 * 4 ** (i / (n_values - 1)) for i in range(n_values)]
+    values = [low * (high / low) ** (i / (n_values - 1)) for i in range(n_values)]
+    if axis == "neurons":
+        values = [round(value) for value in values]
     densities = [4e-4 ** (1 - i / (n_densities - 1)) for i in range(n_densities)]
     chosen = [int(generator_for(seed, "phase", i).initial_seed() % 2**31) for i in range(seeds)]
-    diagrams = {"predicted (heuristic)": phase_diagram(A, "noise", values, densities)}
-    for _ in track([0], "Mapping phases", progress=progress):
+    diagrams = {"predicted (heuristic)": phase_diagram(A, axis, values, densities)}
+    for _ in track([0], f"Mapping phases over {axis}", progress=progress):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned cells memorise late
             diagrams[f"measured, {seeds} seeds"] = phase_diagram(
-                A, "noise", values, densities, engine="dual", seeds=chosen, progress=False
+                A, axis, values, densities, engine="dual", seeds=chosen, progress=False
             )
     return phase_figure(diagrams)
