@@ -243,7 +243,7 @@ def test_command(tmp_path):
     assert "over control" in result.output
     drawn = json.loads((tmp_path / "sweep-alignment.json").read_text())
     assert [(r["series"], r["density"]) for r in drawn] == [
-        (DENSE, 1.0), ("random-init", 0.5), ("snip", 0.5), (CONTROL, 0.5),
+        ("random-init", 0.5), ("snip", 0.5), (CONTROL, 0.5), (DENSE, 1.0),
     ]  # fmt: skip
     assert all(r["low"] < r["alignment"] < r["high"] for r in drawn)
     rows = json.loads((tmp_path / "sweep-table.json").read_text())

@@ -192,7 +192,7 @@ def alignment_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
         ValueError: no alignment is known, since the first layer does not see the inputs.
     """
     records: list[dict[str, Any]] = []
-    for cell in found.cells:
+    for cell in sorted(found.cells, key=lambda c: c.density == 1):  # colours as in `sweep_figure`
         if cell.alignment is None:
             continue
         half = cell.alignment_interval or 0.0
