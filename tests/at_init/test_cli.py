@@ -1,6 +1,7 @@
 """`prunus theory at-init` and `prunus reproduce yang2023`."""
 
 import json
+import warnings
 
 import numpy
 import pytest
@@ -8,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from prunus.cli.app import app, main
-from prunus.cli.theory_at_init import numbers
+from prunus.cli.theory_at_init import numbers, said_plainly
 from prunus.report.heat_map import cells
 
 SMALL = ["--dimension", "600", "--neurons", "10", "--samples", "24", "--classes", "3"]
@@ -35,6 +36,19 @@ def test_simulate_prints_and_saves(tmp_path):
 def test_few_seeds_are_noted_in_one_line():
     result = run("simulate", *SMALL, "--densities", "0.5", "--seeds", "2")
     assert "prunus: note: 2 seeds are fewer than 5: no interval is given.\n" in result.stderr
+
+
+def test_notes_come_at_once_and_once_each(capsys):
+    """A disconnecting mask is said before its networks are trained, also on the command line."""
+    with said_plainly():
+        for text in ("cut off", "cut off", "late"):
+            warnings.warn(text, RuntimeWarning, stacklevel=1)
+            said = capsys.readouterr().err
+            if text == "late":
+                assert said == "prunus: note: late\n"
+    assert not capsys.readouterr().err
+    with pytest.warns(RuntimeWarning, match="as before"):  # the handler is put back
+        warnings.warn("as before", RuntimeWarning, stacklevel=1)
 
 
 def test_phase_predicted_and_measured(tmp_path):
@@ -111,6 +125,10 @@ def test_numbers():
         (["phase", "--axis", "width"], "Unknown axis 'width'"),
         (["phase", "--axis", "neurons", "--values", "1.5"], "`values` must be whole numbers"),
         (["safe-density", "--samples", "-1"], "`samples` must be >= 0"),
+        (["phase", "--measured", "-1"], "`measured` must be >= 0"),
+        (["safe-density", "--samples", "5"], "`samples` of 5 leave 0 of some class"),
+        (["safe-density", "--model", "10.5"], "`model` must be whole numbers"),
+        (["sweep", "--model", "10.5"], "`model` must be whole numbers"),
         (["safe-density", "--model", "no_such:net"], "--model: there is no module 'no_such'"),
         (["sweep", "--model", "math:pj"], "--model: math has no 'pj'. Did you mean pi"),
     ],

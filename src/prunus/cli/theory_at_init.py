@@ -34,12 +34,19 @@ Support = Annotated[int, typer.Option(help="Coordinates that carry a class's mea
 
 @contextmanager
 def said_plainly() -> Iterator[None]:
-    """Warnings as single lines on standard error, each once."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Warnings as single lines on standard error at once, each text once."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            typer.echo(f"prunus: note: {text}", err=True)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = say
         yield
-    for text in dict.fromkeys(str(w.message) for w in caught):
-        typer.echo(f"prunus: note: {text}", err=True)
 
 
 def numbers(name: str, text: str) -> list[float]:
@@ -58,6 +65,14 @@ def numbers(name: str, text: str) -> list[float]:
             f"`{name}` must be numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 and "
             f"COUNT >= 2, got {text!r}."
         ) from None
+
+
+def hidden(text: str) -> list[int]:
+    """Hidden widths `100,50` as whole numbers."""
+    found = numbers("model", text)
+    if any(value != round(value) for value in found):
+        raise ValueError(f"`model` must be whole numbers with commas, the widths, got {text!r}.")
+    return [round(value) for value in found]
 
 
 @app.command()
@@ -182,6 +197,8 @@ def phase(
         noise=noise,
         init_scale=init_scale,
     )
+    if measured < 0:
+        raise ValueError(f"`measured` must be >= 0, got {measured}.")
     found = numbers("values", values)
     if axis in ("neurons", "classes", "samples"):
         if any(value != round(value) for value in found) and ":" not in values:
@@ -261,6 +278,11 @@ def safe_density(
         raise ValueError(f"`samples` must be >= 0, got {samples}.")
     if samples:
         chosen = torch.randperm(len(x), generator=generator)[:samples]
+        fewest = int(torch.bincount(y[chosen], minlength=int(y.max()) + 1).min())
+        if fewest < 2:
+            raise ValueError(
+                f"`samples` of {samples} leave {fewest} of some class, and 2 are needed. Raise it."
+            )
         x, y = x[chosen], y[chosen]
     if input_noise < 0:
         raise ValueError(f"`input_noise` must be >= 0, got {input_noise}.")
@@ -272,7 +294,7 @@ def safe_density(
         network = named_function("--model", model)(x.shape[1], int(y.max()) + 1, seed)
         layers = hidden_widths(network)
     else:
-        layers = [int(value) for value in numbers("model", model)]
+        layers = hidden(model)
     found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)
     lines = {
         "safe density": found.density,
@@ -342,11 +364,7 @@ def sweep(
     from prunus.cli.imports import named_function
     from prunus.report.at_init import alignment_figure, sweep_figure
 
-    network = (
-        named_function("--model", model)
-        if ":" in model
-        else [int(w) for w in numbers("model", model)]
-    )
+    network = named_function("--model", model) if ":" in model else hidden(model)
     found = run_sweep(
         load_data(data, data_dir=data_dir),
         network,
