@@ -297,7 +297,7 @@ def safe_density(
         layers = hidden(model)
     found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)
     lines = {
-        "safe density": found.density,
+        "safe density (measured rule)": found.density,
         "coverage limit (heuristic)": found.coverage_limit,
         "hard limit (proved, no recommendation)": found.hard_limit,
         "live paths per input and output": found.paths,

@@ -104,7 +104,7 @@ def phase_figure(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Any, list[dict[s
         )
     first = next(iter(diagrams.values()))
     drawn = {
-        "p_over: a random guesser (proved)": (first.p_over, "bound"),
+        "p_over: no class seen with P ≥ 1 − K/log d (proved)": (first.p_over, "bound"),
         "p_keep: every class likely keeps its signal (proved)": (first.p_keep, "theory"),
         "log d / m (paper, order only)": (first.p_mild, "order"),
     }

@@ -127,8 +127,9 @@ class PhaseDiagram:
         engine: "closed" (predicted [HEURISTIC]) or an engine of `simulate` (measured).
         accuracy: test accuracy, from chance 1/K to 1.
         valid: False where a prediction is not to be relied on.
-        p_over: per row; below it the network is a random guesser [PROVED].
-        p_keep: per row; above it every class keeps its signal [PROVED].
+        p_over: per row; below it no neuron sees any class with probability ≥ 1 − K/log d, and the
+            network guesses [PROVED].
+        p_keep: per row; above it every class keeps its signal with probability ≥ 1 − δ [PROVED].
         p_mild: per row; order of magnitude only.
         best: density of the highest accuracy in the row.
         unit_snr: noise level at which ρ_0 = 1, for the noise axis; else None.
