@@ -131,7 +131,7 @@ class PhaseDiagram:
             network guesses [PROVED].
         p_keep: per row; above it every class keeps its signal with probability ≥ 1 − δ [PROVED].
         p_mild: per row; order of magnitude only.
-        best: density of the highest accuracy in the row.
+        best: density of the highest accuracy in the row, the largest of equals.
         unit_snr: noise level at which ρ_0 = 1, for the noise axis; else None.
     """
 
@@ -225,6 +225,6 @@ def phase_diagram(
         p_over=curve([p_over(r.classes, r.neurons, r.dimension) for r in rows]),
         p_keep=curve([p_keep(r.neurons, r.classes, delta, r.support) for r in rows]),
         p_mild=curve([p_mild(r.neurons, r.dimension) for r in rows]),
-        best=curve([columns[int(i)] for i in accuracy.argmax(1)]),
+        best=curve([max(zip(row, columns, strict=True))[1] for row in accuracy.tolist()]),
         unit_snr=template if axis == "noise" else None,
     )
