@@ -112,7 +112,7 @@ def test_safe_density_of_the_users_own_model_and_data(tmp_path, monkeypatch):
 def test_numbers():
     assert numbers("x", "0.1, 1") == [0.1, 1.0]
     assert numbers("x", "0.01:1:3") == pytest.approx([0.01, 0.1, 1.0])
-    with pytest.raises(ValueError, match=r"`x` must be numbers with commas, or LOW:HIGH:COUNT"):
+    with pytest.raises(ValueError, match=r"`x` must be finite numbers with commas, or LOW"):
         numbers("x", "0:1:3")
 
 
@@ -130,6 +130,10 @@ def test_numbers():
         (["safe-density", "--model", "10.5"], "`model` must be whole numbers"),
         (["sweep", "--model", "10.5"], "`model` must be whole numbers"),
         (["safe-density", "--model", "no_such:net"], "--model: there is no module 'no_such'"),
+        (["safe-density", "--model", "inf"], "`model` must be finite numbers"),
+        (["phase", "--axis", "neurons", "--values", "5,nan"], "`values` must be finite numbers"),
+        (["sweep", "--model", "math:hypot"], "got a float from it"),
+        (["safe-density", "--model", "math:erf"], "`model` erf must be a function (features,"),
         (["sweep", "--model", "math:pj"], "--model: math has no 'pj'. Did you mean pi"),
     ],
 )

@@ -21,6 +21,7 @@ from prunus.bench.init_cells import CONTROL, DENSE, Cell, Outcome, cells_of
 from prunus.bench.init_masks import (
     METHODS,
     Masks,
+    built,
     he_mlp,
     masks_at_init,
     parameter_of,
@@ -260,7 +261,7 @@ def _network(
 ) -> nn.Module:
     features = problem.inputs[0].numel()
     if callable(model):
-        network = model(features, problem.classes, seed)
+        network = built(model, features, problem.classes, seed)
     else:
         network = he_mlp(features, [whole("model", w, low=1) for w in model],
                          problem.classes, seed)  # fmt: skip

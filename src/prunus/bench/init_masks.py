@@ -1,8 +1,9 @@
 """Masks at initialisation for many densities at once, and He's first weights."""
 
+import inspect
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from prunus.selection import top_k_mask
 __all__ = [
     "METHODS",
     "Masks",
+    "built",
     "he_mlp",
     "hidden_widths",
     "masks_at_init",
@@ -46,6 +48,31 @@ def he_mlp(features: int, widths: Sequence[int], classes: int, seed: int) -> nn.
                 module.weight.normal_(0, math.sqrt(2 / module.in_features), generator=generator)
                 module.bias.zero_()
     return model
+
+
+def built(
+    make: Callable[[int, int, int], nn.Module], features: int, classes: int, seed: int
+) -> nn.Module:
+    """The user's untrained network.
+
+    Raises:
+        ValueError: `make` does not take (features, classes, seed), or returns no module.
+    """
+    name = getattr(make, "__name__", type(make).__name__)
+    want = f"`model` {name} must be a function (features, classes, seed) -> torch.nn.Module"
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # some functions written in C have none; the call itself will tell
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(features, classes, seed)
+        except TypeError as error:
+            raise ValueError(f"{want}: {error}.") from None
+    network = make(features, classes, seed)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{want}, got a {type(network).__name__} from it.")
+    return network
 
 
 def hidden_widths(model: nn.Module) -> list[int]:

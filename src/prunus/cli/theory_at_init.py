@@ -1,6 +1,7 @@
 """`prunus theory at-init`: pruning before training, simulated, mapped and measured."""
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,15 +56,18 @@ def numbers(name: str, text: str) -> list[float]:
         if ":" in text:
             low, high, count = text.split(":")
             first, last, n = float(low), float(high), int(count)
-            if n < 2 or first <= 0 or last <= 0:
+            if n < 2 or not (0 < first < math.inf and 0 < last < math.inf):
                 raise ValueError
             step = (last / first) ** (1 / (n - 1))
             return [first * step**i for i in range(n - 1)] + [last]
-        return [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()]
+        if not all(math.isfinite(value) for value in found):
+            raise ValueError
+        return found
     except ValueError:
         raise ValueError(
-            f"`{name}` must be numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 and "
-            f"COUNT >= 2, got {text!r}."
+            f"`{name}` must be finite numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 "
+            f"and COUNT >= 2, got {text!r}."
         ) from None
 
 
@@ -265,7 +269,7 @@ def safe_density(
     import torch
 
     from prunus.bench.data import load_data
-    from prunus.bench.init_masks import hidden_widths
+    from prunus.bench.init_masks import built, hidden_widths
     from prunus.cli.imports import named_function
     from prunus.files import write_text
     from prunus.rng import generator_for
@@ -291,8 +295,8 @@ def safe_density(
     if input_noise:
         x = x + input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
     if ":" in model:
-        network = named_function("--model", model)(x.shape[1], int(y.max()) + 1, seed)
-        layers = hidden_widths(network)
+        make = named_function("--model", model)
+        layers = hidden_widths(built(make, x.shape[1], int(y.max()) + 1, seed))
     else:
         layers = hidden(model)
     found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)

@@ -1,6 +1,6 @@
 """Rough laws of what small weights learn: growth in one step, SNR, and when weights are small.
 
-They explain the closed form of `predict` and are less exact; none of them is used for numbers.
+They explain the closed form of `predict` and are less exact; no prediction is made with them.
 """
 
 import math
