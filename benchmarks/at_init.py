@@ -1,10 +1,11 @@
-"""Speed of pruning at initialisation: each engine against masked gradient descent in PyTorch.
+"""Speed of pruning at initialisation, against masked training in PyTorch in the same process.
 
-The peer is the usual primal loop: masked weights as one batched parameter, autograd, a gradient
-step, the mask again. Both run in float32 on one thread on the same draws, in this process.
-Processor time is reported beside wall time, for a shared machine.
+The peer of the simulation is the usual primal loop (masked weights as one parameter, autograd, a
+gradient step, the mask again), that of the sweep one network after another with Adam. All run in
+float32 on one thread on the same draws. Processor time is reported beside wall time, for a shared
+machine; `target_s` is the goal for a quiet one.
 
-    python benchmarks/at_init.py [--small]
+    python benchmarks/at_init.py [--small] [--only WORD]   (rows whose name has WORD)
 """
 
 import argparse
@@ -12,13 +13,14 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from prunus.bench.at_init import sweep
-from prunus.bench.data import load_data
+from prunus.bench.data import Dataset, load_data
+from prunus.bench.init_masks import he_mlp, masks_at_init
 from prunus.rng import generator_for
 from prunus.theory.at_init import (
     Setting,
@@ -100,64 +102,139 @@ def grid(engine: str, densities: int, seeds: int) -> dict[str, float]:
     return {"densities": densities, "seeds": seeds, "wall_s": wall, "processor_s": cpu}
 
 
-def rows(small: bool) -> Iterator[tuple[str, dict[str, float]]]:
-    """The measurements one by one, the long one last."""
-    yield "one network, dual against primal loop", training_ratio(30 if small else STEPS)
-    n_densities, seeds = (10, 2) if small else (40, 10)
-    yield "dual, densities x seeds", grid("dual", n_densities, seeds)
-    yield "reduced, densities x seeds", grid("reduced", n_densities, seeds)
+def timed_row(work: Callable[[], object], count: int = 1) -> dict[str, float]:
+    """Seconds of one of the `count` pieces of `work`."""
+    wall, cpu, _ = timed(work)
+    return {"wall_s": wall / count, "processor_s": cpu / count}
+
+
+def closed_form() -> dict[str, float]:
+    """One point of the closed form, over densities."""
     predict(A, 0.3)  # warm up
     points = torch.logspace(-2, 0, 20, dtype=torch.float64).clamp_max(1).tolist()
-    wall, cpu, _ = timed(lambda: [predict(A, p) for p in points])
-    yield "closed form, one point", {"wall_s": wall / 20, "processor_s": cpu / 20}
-    side = 10 if small else 40
+    return timed_row(lambda: [predict(A, p) for p in points], len(points))
+
+
+def diagram(side: int) -> dict[str, float]:
+    """Density against noise, by the closed form."""
     axis = torch.logspace(-2.5, 0, side, dtype=torch.float64).clamp_max(1).tolist()
-    wall, cpu, _ = timed(
-        lambda: phase_diagram(
-            A, "noise", [0.5 + 1.5 * i / (side - 1) for i in range(side)], axis, progress=False
-        )
-    )
-    yield f"closed form, {side} x {side} diagram", {"wall_s": wall, "processor_s": cpu}
-    wall, cpu, _ = timed(lambda: hard_limit([100], 14, 10))
-    yield "hard limit", {"wall_s": wall, "processor_s": cpu}
+    noise = [0.5 + 1.5 * i / (side - 1) for i in range(side)]
+    return timed_row(lambda: phase_diagram(A, "noise", noise, axis, progress=False))
+
+
+def safe() -> dict[str, float]:
+    """The estimate of how far a network may be pruned, 16 densities, 300 points."""
     generator = generator_for(0, "benchmark")
     labels = torch.arange(300) % 10
     x = torch.randn(300, 64, generator=generator, dtype=torch.float64)
     x[torch.arange(300), labels] += 4
-    wall, cpu, _ = timed(lambda: safe_density(x, labels, [100], generator=generator))
-    yield "safe density, 16 points, n = 300", {"wall_s": wall, "processor_s": cpu}
-    yield "digits sweep, 4 methods + control x 9 densities", digits_sweep(1 if small else 20)
+    return timed_row(lambda: safe_density(x, labels, [100], generator=generator))
 
 
-def digits_sweep(seeds: int) -> dict[str, float]:
-    """Four methods and the control on the digits, [100]."""
-    densities = (0.8, 0.65, 0.5, 0.35, 0.25, 0.18, 0.1, 0.05, 0.02)
-    data = load_data("digits")
-    wall, cpu, _ = timed(
-        lambda: sweep(data, (100,), densities=densities, seeds=seeds, input_noise=1.0)
+SWEPT = (0.8, 0.65, 0.5, 0.35, 0.25, 0.18, 0.1, 0.05, 0.02)
+
+
+def swept(data: Dataset, seeds: int) -> dict[str, float]:
+    """Four methods, the control and the dense network, [100], 9 densities."""
+    found = timed_row(
+        lambda: sweep(data, (100,), densities=SWEPT, seeds=seeds, input_noise=1.0, progress=False)
     )
-    return {"seeds": seeds, "wall_s": wall, "processor_s": cpu}
+    return {"seeds": seeds, "networks": seeds * (1 + 5 * len(SWEPT)), **found}
+
+
+def one_after_another(data: Dataset) -> dict[str, float]:
+    """The sweep's peer: random masks at 9 densities, each network trained by itself with Adam."""
+    x = data.x_train[:300].flatten(1).float()
+    x, y = (x - x.mean(0)) / x.std(), data.y_train[:300].long()
+    first = he_mlp(x.shape[1], [100], 10, seed=0)
+    names = ("fc1", "fc2")
+
+    def peer() -> None:
+        masks = masks_at_init(first, "random-init", SWEPT, (x, y), names=names, seed=0)
+        for own in masks:
+            network = he_mlp(x.shape[1], [100], 10, seed=0)
+            kept = {f"{name}.weight": mask.float() for name, mask in own.items()}
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter.mul_(kept.get(name, torch.ones(())))
+            optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+            for _ in range(200):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(network(x), y).backward()
+                for name, parameter in network.named_parameters():
+                    if name in kept:
+                        parameter.grad.mul_(kept[name])
+                optimizer.step()
+
+    def ours() -> None:
+        sweep(
+            data, (100,), methods=("random-init",), densities=SWEPT, seeds=[0], test_samples=1,
+            progress=False,
+        )  # fmt: skip
+
+    peer_row, our_row = timed_row(peer, len(SWEPT)), timed_row(ours, 1 + 2 * len(SWEPT))
+    return {
+        "sweep_s_per_network": our_row["processor_s"],
+        "peer_s_per_network": peer_row["processor_s"],
+        "ratio_processor": peer_row["processor_s"] / our_row["processor_s"],
+        "ratio_wall": peer_row["wall_s"] / our_row["wall_s"],
+    }
+
+
+def table(small: bool) -> dict[str, tuple[Callable[[], dict[str, float]], float | None]]:
+    """Row name -> what measures it, and the target in wall seconds; the long ones last."""
+    densities, seeds = (10, 2) if small else (40, 10)
+    side = 10 if small else 40
+    return {
+        "one network, dual against primal loop": (
+            lambda: training_ratio(30 if small else STEPS),
+            None,
+        ),
+        "closed form, one point": (closed_form, 0.005),
+        f"closed form, {side} x {side} diagram": (lambda: diagram(side), 8),
+        "hard limit": (lambda: timed_row(lambda: hard_limit([100], 14, 10)), 0.1),
+        "safe density, 16 points, n = 300": (safe, 7),
+        f"dual, {densities} densities x {seeds} seeds": (
+            lambda: grid("dual", densities, seeds),
+            20,
+        ),
+        f"reduced, {densities} densities x {seeds} seeds": (
+            lambda: grid("reduced", densities, seeds),
+            15,
+        ),
+        f"dual, 16 densities x {2 * seeds} seeds": (lambda: grid("dual", 16, 2 * seeds), 25),
+        "digits, one network after another": (lambda: one_after_another(load_data("digits")), None),
+        "digits sweep": (lambda: swept(load_data("digits"), 1 if small else 20), 60),
+        "mnist sweep": (lambda: swept(load_data("mnist"), 1 if small else 10), 150),
+    }
 
 
 def main() -> None:
-    """Print each row as it comes, and write all of them to benchmarks/results/."""
+    """Print each row as it comes, and keep all of them in benchmarks/results/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a tenth of the work")
-    small = parser.parse_args().small
+    parser.add_argument("--only", default="", help="rows whose name has this word")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned networks memorise late
-    path = Path(__file__).parent / "results" / ("at_init-small.json" if small else "at_init.json")
+    name = "at_init-small.json" if given.small else "at_init.json"
+    path = Path(__file__).parent / "results" / name
     path.parent.mkdir(exist_ok=True)
-    found = {}
-    for name, row in rows(small):
-        found[name] = row
+    rows = table(given.small)
+    kept = json.loads(path.read_text())["rows"] if path.exists() else {}
+    found = {name: row for name, row in kept.items() if name in rows}
+    for name, (measure, target) in rows.items():
+        if given.only not in name:
+            continue
+        if name == "mnist sweep" and not os.environ.get("PRUNUS_DATA"):
+            print(f"{name}: left out, PRUNUS_DATA is not set", flush=True)
+            continue
+        row = measure()
+        if target is not None and not given.small:
+            row["target_s"] = target
+        found[name] = {**row, "load": os.getloadavg()[0]}
         print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
-        facts = {
-            "small": small,
-            "torch": torch.__version__,
-            "load": os.getloadavg()[0],
-            "rows": found,
-        }
+        facts = {"small": given.small, "torch": torch.__version__, "rows": found}
         path.write_text(json.dumps(facts, indent=1) + "\n")
 
 

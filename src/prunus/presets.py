@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
             schedule=AtInit(),
         ),
         "Yang et al. (2025), Random pruning over-parameterized neural networks can improve "
-        "generalization: a training dynamics analysis",
+        "generalization: a training dynamics analysis (arXiv 2301.00335, 2023)",
         "before training: weights of each layer drawn uniformly, nested over densities",
     ),
     "snip": Preset(

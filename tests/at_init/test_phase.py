@@ -76,6 +76,14 @@ def test_curves_follow_the_axis():
     assert found.unit_snr is None
 
 
+def test_of_equally_good_densities_the_largest_is_best():
+    """Without noise to speak of every density is right: nothing is gained by pruning."""
+    easy = dataclasses.replace(A, dimension=400, neurons=20, signal=60.0)
+    found = phase_diagram(easy, "samples", [24], [0.5, 1.0, 0.8], engine="dual", seeds=1)
+    assert found.accuracy.tolist() == [[1.0, 1.0, 1.0]]
+    assert found.best.tolist() == [1.0]
+
+
 def test_measured_diagram_is_the_simulation():
     small = Setting(classes=3, samples=24, dimension=500, neurons=10, signal=5.0)
     densities = [1.0, 0.3]

@@ -167,6 +167,9 @@ def test_given_counts_against_training_on_random_settings():
 def test_validity_flag():
     assert not predict(A, 0.01).valid  # p d = 41 < 180 and p m = 0.5 < 3
     assert predict(A, 0.05).valid
+    few = dataclasses.replace(A, samples=20)  # 5 points a class: signal neurons may sleep
+    assert not predict(few, 0.1).valid
+    assert predict(few, 0.2).valid  # 10 signal neurons a class
 
 
 def test_no_initial_weights():

@@ -236,7 +236,9 @@ def test_at_init_is_a_part_of_theory():
         ({"neurons": 0}, "`neurons` must be a whole number >= 1"),
         ({"signal": -1.0}, "`signal` must be a finite number >= 0"),
         ({"signal": math.inf}, "`signal` must be a finite number >= 0"),
+        ({"signal": math.nan}, "`signal` must be a finite number >= 0"),
         ({"noise": 0.0}, "`noise` must be a finite number > 0"),
+        ({"noise": math.nan}, "`noise` must be a finite number > 0"),
         ({"init_scale": -1e-3}, "`init_scale` must be a finite number >= 0"),
     ],
 )

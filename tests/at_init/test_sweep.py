@@ -9,10 +9,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import prunus
-from prunus.bench.at_init import CONTROL, DENSE, METHODS, sweep
+from prunus.bench.at_init import CONTROL, DENSE, METHODS, _problem, sweep
 from prunus.bench.data import Dataset
 from prunus.bench.init_cells import holm
-from prunus.bench.init_masks import he_mlp, masks_at_init
+from prunus.bench.init_masks import he_mlp, hidden_widths, masks_at_init
 from prunus.bench.stacked import FullBatch, stacked_fit
 from prunus.cli.app import app
 
@@ -95,6 +95,21 @@ def test_stacked_training_is_training_one_after_another():
         assert float(losses[i]) == pytest.approx(float(final.detach()), rel=1e-3)
 
 
+def test_noisy_inputs_are_standardised_by_their_training_part():
+    quiet, noisy = (_problem(blobs(), 0, 60, 50, noise) for noise in (0.0, 2.0))
+    for problem in (quiet, noisy):
+        torch.testing.assert_close(problem.inputs.mean(0), torch.zeros(12), rtol=0, atol=1e-6)
+        assert float(problem.inputs.std()) == pytest.approx(1, abs=1e-6)
+    # per unit of signal the noise is what was asked for, in the test part too
+    kept = float((noisy.inputs * quiet.inputs).mean())
+    for clean, rough in (
+        (quiet.inputs, noisy.inputs),
+        (quiet.test_inputs, noisy.test_inputs),
+    ):
+        ratio = float((rough - kept * clean).std()) / kept
+        assert ratio == pytest.approx(2.0, rel=0.1)  # 600 draws, 3 standard errors
+
+
 def test_cells_are_paired_with_the_dense_network(found):
     dense = found.accuracy[DENSE, 1.0]
     assert found.cells[0].method == DENSE
@@ -153,6 +168,24 @@ def test_users_own_model_and_data():
     assert found.cells[0].accuracy > 0.6
 
 
+def test_hidden_widths_of_the_users_model():
+    assert hidden_widths(he_mlp(12, [16, 8], 3, seed=0)) == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), "'0' is a Conv2d"),
+        (nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 2)]), "3 outputs and '1' after it 4 inputs"),
+        (nn.Sequential(nn.Linear(4, 2)), "has 1 linear layers, so no hidden layer"),
+        (nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2)), "cannot read layer '0': Embedding"),
+    ],
+)
+def test_models_that_the_estimate_does_not_cover(model, message):
+    with pytest.raises(ValueError, match=message):
+        hidden_widths(model)
+
+
 def test_disconnected_masks_are_said_before_training():
     with pytest.warns(RuntimeWarning) as caught:
         found = sweep(
@@ -208,6 +241,11 @@ def test_command(tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "over control" in result.output
+    drawn = json.loads((tmp_path / "sweep-alignment.json").read_text())
+    assert [(r["series"], r["density"]) for r in drawn] == [
+        ("random-init", 0.5), ("snip", 0.5), (CONTROL, 0.5), (DENSE, 1.0),
+    ]  # fmt: skip
+    assert all(r["low"] < r["alignment"] < r["high"] for r in drawn)
     rows = json.loads((tmp_path / "sweep-table.json").read_text())
     assert [row["method"] for row in rows] == [DENSE, "random-init", "snip", CONTROL]
 

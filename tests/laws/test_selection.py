@@ -1,5 +1,6 @@
 """The laws of selection rules, over the whole table."""
 
+import math
 import re
 
 import pytest
@@ -95,12 +96,28 @@ def test_bad_counts(name):
             choose(name, scores, torch.full((POOLS,), wrong))
 
 
-@given(scores=ties, kept=counts)
+@given(scores=ties, kept=counts | st.integers(0, UNITS).map(lambda k: torch.tensor([k] * POOLS)))
 def test_top_k_takes_the_best_and_of_equals_the_first(scores, kept):
     mask = top_k_mask(scores, kept)
     for row, own, k in zip(scores.tolist(), mask.tolist(), kept.tolist(), strict=True):
         best = sorted(range(UNITS), key=lambda i: (-row[i], i))[:k]
         assert {i for i in range(UNITS) if own[i]} == set(best)
+
+
+@pytest.mark.parametrize("kept", [[2, 2], [2, 3]])  # equal counts are selected without sorting
+def test_top_k_of_infinite_scores_and_nan(kept):
+    inf, nan = math.inf, math.nan
+    scores = torch.tensor([[-inf, 1.0, inf, inf, -inf], [-inf, nan, -inf, -inf, -inf]])
+    mask = top_k_mask(scores, torch.tensor(kept))
+    assert mask[0].tolist() == [False, False, True, True, False]
+    assert mask[1].tolist() == [True, True, kept[1] == 3, False, False]
+
+
+def test_top_k_of_empty_pools():
+    for shape in ((0, 3), (2, 0)):
+        mask = top_k_mask(torch.zeros(shape), torch.zeros(shape[0], dtype=torch.long))
+        assert mask.shape == shape
+        assert mask.dtype == torch.bool
 
 
 def test_random_draws_are_uniform_and_rescaling_is_unbiased():

@@ -21,6 +21,7 @@ from prunus.bench.init_cells import CONTROL, DENSE, Cell, Outcome, cells_of
 from prunus.bench.init_masks import (
     METHODS,
     Masks,
+    built,
     he_mlp,
     masks_at_init,
     parameter_of,
@@ -92,7 +93,7 @@ def sweep(
         samples: training points of each seed.
         test_samples: at most so many test points.
         input_noise: standard deviation of noise added to all inputs, in units of the training
-            inputs' deviation.
+            inputs' deviation; the noisy inputs are standardised, so their scale stays.
         training: full-batch Adam; None takes 200 steps at rate 0.01.
         layers: names or globs of the layers that are pruned; all where None.
         exclude: names or globs to leave alone.
@@ -224,7 +225,7 @@ class _Problem:
 def _problem(
     data: Dataset, seed: int, samples: int, test_samples: int, input_noise: float
 ) -> _Problem:
-    """One split and one noise draw; inputs centred and divided by their overall deviation."""
+    """One split and one noise draw; the noisy inputs are standardised by their training part."""
     total = len(data.x_train) + len(data.x_test)
     whole("samples", samples, low=2, high=total - 1)
     whole("test_samples", test_samples, low=1)
@@ -239,14 +240,20 @@ def _problem(
 
     x, y = take(order[:samples])
     x_test, y_test = take(order[samples : samples + test_samples])
-    mean = x.mean(0)
-    deviation = (x - mean).std().clamp_min(1e-12)
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
+    x, x_test = _standardised(x, x_test)
     if input_noise > 0:
         x = x + input_noise * torch.randn(x.shape, generator=generator)
         x_test = x_test + input_noise * torch.randn(x_test.shape, generator=generator)
+        x, x_test = _standardised(x, x_test)
     classes = int(torch.cat([data.y_train, data.y_test]).max()) + 1
     return _Problem(x, y, x_test, y_test, classes)
+
+
+def _standardised(x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both centred by the mean of `x` and divided by its overall deviation about it."""
+    mean = x.mean(0)
+    deviation = (x - mean).std().clamp_min(1e-12)
+    return (x - mean) / deviation, (other - mean) / deviation
 
 
 def _network(
@@ -254,7 +261,7 @@ def _network(
 ) -> nn.Module:
     features = problem.inputs[0].numel()
     if callable(model):
-        network = model(features, problem.classes, seed)
+        network = built(model, features, problem.classes, seed)
     else:
         network = he_mlp(features, [whole("model", w, low=1) for w in model],
                          problem.classes, seed)  # fmt: skip

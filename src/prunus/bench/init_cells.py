@@ -59,6 +59,7 @@ class Cell:
     disconnected: float
     collapsed: float
     alignment: float | None
+    alignment_interval: float | None
     alignment_start: float | None
 
 
@@ -138,6 +139,7 @@ def cells_of(
                 disconnected=_mean([float(bool(o.link.dead_outputs)) for o in outcomes]),
                 collapsed=_mean([float(o.link.collapsed) for o in outcomes]),
                 alignment=_mean_or_none([o.alignment for o in outcomes]),
+                alignment_interval=_interval_or_none([o.alignment for o in outcomes]),
                 alignment_start=_mean_or_none([o.alignment_start for o in outcomes]),
             )
         )
@@ -151,3 +153,8 @@ def _mean(values: Sequence[float]) -> float:
 def _mean_or_none(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return _mean(known) if known else None
+
+
+def _interval_or_none(values: Sequence[float | None]) -> float | None:
+    known = torch.tensor([v for v in values if v is not None], dtype=torch.float64)
+    return spread(known)[1]

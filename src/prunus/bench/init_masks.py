@@ -1,7 +1,9 @@
 """Masks at initialisation for many densities at once, and He's first weights."""
 
+import inspect
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from prunus.bench.models import mlp
 from prunus.budget import count_of
 from prunus.calibration import calibrate
 from prunus.calibration.flow import ones_like_input, path_flow
+from prunus.calibration.select import prunable
 from prunus.check import unknown
 from prunus.presets import recipes
 from prunus.rng import generator_for
@@ -19,7 +22,16 @@ from prunus.schedules import AtInit
 from prunus.scores import grasp, snip, synflow
 from prunus.selection import top_k_mask
 
-__all__ = ["METHODS", "Masks", "he_mlp", "masks_at_init", "parameter_of", "weight_of"]
+__all__ = [
+    "METHODS",
+    "Masks",
+    "built",
+    "he_mlp",
+    "hidden_widths",
+    "masks_at_init",
+    "parameter_of",
+    "weight_of",
+]
 
 METHODS = ("random-init", "snip", "grasp", "synflow")
 
@@ -36,6 +48,62 @@ def he_mlp(features: int, widths: Sequence[int], classes: int, seed: int) -> nn.
                 module.weight.normal_(0, math.sqrt(2 / module.in_features), generator=generator)
                 module.bias.zero_()
     return model
+
+
+def built(
+    make: Callable[[int, int, int], nn.Module], features: int, classes: int, seed: int
+) -> nn.Module:
+    """The user's untrained network.
+
+    Raises:
+        ValueError: `make` does not take (features, classes, seed), or returns no module.
+    """
+    name = getattr(make, "__name__", type(make).__name__)
+    want = f"`model` {name} must be a function (features, classes, seed) -> torch.nn.Module"
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # some functions written in C have none; the call itself will tell
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(features, classes, seed)
+        except TypeError as error:
+            raise ValueError(f"{want}: {error}.") from None
+    network = make(features, classes, seed)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{want}, got a {type(network).__name__} from it.")
+    return network
+
+
+def hidden_widths(model: nn.Module) -> list[int]:
+    """Hidden widths of a chain of linear layers, as `safe_density` takes them.
+
+    Raises:
+        ValueError: a layer that is not linear, layers that do not feed one another in the order
+            in which the model holds them, or no hidden layer.
+    """
+    found, refused = prunable(model)
+    cure = "Give the hidden widths of the nearest fully connected network instead."
+    layers: list[tuple[str, nn.Linear]] = []
+    for name, module in found.items():
+        if not isinstance(module, nn.Linear):
+            raise ValueError(
+                f"The estimate covers chains of linear layers, but {name!r} is a "
+                f"{type(module).__name__}. {cure}"
+            )
+        layers.append((name, module))
+    if refused:
+        name, reason = next(iter(refused.items()))
+        raise ValueError(f"The estimate cannot read layer {name!r}: {reason}. {cure}")
+    for (first, before), (second, after) in itertools.pairwise(layers):
+        if before.out_features != after.in_features:
+            raise ValueError(
+                f"{first!r} has {before.out_features} outputs and {second!r} after it "
+                f"{after.in_features} inputs: no chain of layers. {cure}"
+            )
+    if len(layers) < 2:
+        raise ValueError(f"The model has {len(layers)} linear layers, so no hidden layer. {cure}")
+    return [module.out_features for _, module in layers[:-1]]
 
 
 def masks_at_init(

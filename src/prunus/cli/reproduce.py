@@ -7,6 +7,8 @@ import typer
 
 __all__ = ["reproduce"]
 
+WIDE = 400
+
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="The reproduction, or `list`.")] = "list",
@@ -42,6 +44,8 @@ def reproduce(
     for row in result.rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # a file or a pipe has no edge to wrap at
     console.print(table)
     for line in result.conditions:
         console.print(f"- {line}", markup=False)

@@ -1,6 +1,7 @@
 """`prunus theory at-init`: pruning before training, simulated, mapped and measured."""
 
 import json
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,12 +35,19 @@ Support = Annotated[int, typer.Option(help="Coordinates that carry a class's mea
 
 @contextmanager
 def said_plainly() -> Iterator[None]:
-    """Warnings as single lines on standard error, each once."""
-    with warnings.catch_warnings(record=True) as caught:
+    """Warnings as single lines on standard error at once, each text once."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = str(message)
+        if text not in said:
+            said.add(text)
+            typer.echo(f"prunus: note: {text}", err=True)
+
+    with warnings.catch_warnings():
         warnings.simplefilter("always", RuntimeWarning)
+        warnings.showwarning = say
         yield
-    for text in dict.fromkeys(str(w.message) for w in caught):
-        typer.echo(f"prunus: note: {text}", err=True)
 
 
 def numbers(name: str, text: str) -> list[float]:
@@ -48,16 +56,27 @@ def numbers(name: str, text: str) -> list[float]:
         if ":" in text:
             low, high, count = text.split(":")
             first, last, n = float(low), float(high), int(count)
-            if n < 2 or first <= 0 or last <= 0:
+            if n < 2 or not (0 < first < math.inf and 0 < last < math.inf):
                 raise ValueError
             step = (last / first) ** (1 / (n - 1))
             return [first * step**i for i in range(n - 1)] + [last]
-        return [float(part) for part in text.split(",") if part.strip()]
+        found = [float(part) for part in text.split(",") if part.strip()]
+        if not all(math.isfinite(value) for value in found):
+            raise ValueError
+        return found
     except ValueError:
         raise ValueError(
-            f"`{name}` must be numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 and "
-            f"COUNT >= 2, got {text!r}."
+            f"`{name}` must be finite numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 "
+            f"and COUNT >= 2, got {text!r}."
         ) from None
+
+
+def hidden(text: str) -> list[int]:
+    """Hidden widths `100,50` as whole numbers."""
+    found = numbers("model", text)
+    if any(value != round(value) for value in found):
+        raise ValueError(f"`model` must be whole numbers with commas, the widths, got {text!r}.")
+    return [round(value) for value in found]
 
 
 @app.command()
@@ -182,6 +201,8 @@ def phase(
         noise=noise,
         init_scale=init_scale,
     )
+    if measured < 0:
+        raise ValueError(f"`measured` must be >= 0, got {measured}.")
     found = numbers("values", values)
     if axis in ("neurons", "classes", "samples"):
         if any(value != round(value) for value in found) and ":" not in values:
@@ -219,7 +240,15 @@ def safe_density(
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
     ] = "digits",
-    widths: Annotated[str, typer.Option(help="Hidden widths, with commas.")] = "100",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "--widths",
+            help="Hidden widths of a ReLU network, or package.module:function, a function "
+            "(features, classes, seed) -> module, a chain of linear layers.",
+        ),
+    ] = "100",
     samples: Annotated[int, typer.Option(help="Training points to use; 0 takes all.")] = 300,
     input_noise: Annotated[
         float, typer.Option(help="Noise added to the inputs, in units of their deviation.")
@@ -235,11 +264,13 @@ def safe_density(
 ) -> None:
     """How far a fully connected network may be pruned at random before training.
 
-    Example: prunus theory at-init safe-density --data digits --widths 100,100
+    Example: prunus theory at-init safe-density --data digits --model 100,100
     """
     import torch
 
     from prunus.bench.data import load_data
+    from prunus.bench.init_masks import built, hidden_widths
+    from prunus.cli.imports import named_function
     from prunus.files import write_text
     from prunus.rng import generator_for
     from prunus.theory import at_init
@@ -251,16 +282,26 @@ def safe_density(
         raise ValueError(f"`samples` must be >= 0, got {samples}.")
     if samples:
         chosen = torch.randperm(len(x), generator=generator)[:samples]
+        fewest = int(torch.bincount(y[chosen], minlength=int(y.max()) + 1).min())
+        if fewest < 2:
+            raise ValueError(
+                f"`samples` of {samples} leave {fewest} of some class, and 2 are needed. Raise it."
+            )
         x, y = x[chosen], y[chosen]
     if input_noise < 0:
         raise ValueError(f"`input_noise` must be >= 0, got {input_noise}.")
-    x = (x - x.mean(0)) / x.std()
+    x = x - x.mean(0)
+    x = x / x.std()
     if input_noise:
         x = x + input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    layers = [int(value) for value in numbers("widths", widths)]
+    if ":" in model:
+        make = named_function("--model", model)
+        layers = hidden_widths(built(make, x.shape[1], int(y.max()) + 1, seed))
+    else:
+        layers = hidden(model)
     found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)
     lines = {
-        "safe density": found.density,
+        "safe density (measured rule)": found.density,
         "coverage limit (heuristic)": found.coverage_limit,
         "hard limit (proved, no recommendation)": found.hard_limit,
         "live paths per input and output": found.paths,
@@ -324,9 +365,10 @@ def sweep(
     from prunus.bench.at_init import sweep as run_sweep
     from prunus.bench.data import load_data
     from prunus.bench.stacked import FullBatch
-    from prunus.report.at_init import sweep_figure
+    from prunus.cli.imports import named_function
+    from prunus.report.at_init import alignment_figure, sweep_figure
 
-    network = _factory(model) if ":" in model else [int(w) for w in numbers("model", model)]
+    network = named_function("--model", model) if ":" in model else hidden(model)
     found = run_sweep(
         load_data(data, data_dir=data_dir),
         network,
@@ -367,18 +409,9 @@ def sweep(
     if out is not None:
         chart, records = sweep_figure(found)
         _save(out, [vars(cell) for cell in found.cells], chart, records)
-
-
-def _factory(name: str) -> Any:
-    import importlib
-
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"`model` {name!r} could not be imported: {error}. Name it package.module:function."
-        ) from None
+        if found.cells[0].alignment is not None:
+            chart, records = alignment_figure(found)
+            _save(out.with_name(out.name + "-alignment"), None, chart, records)
 
 
 def _with_error(value: float | None, error: float | None, sign: str) -> str:

@@ -14,7 +14,7 @@ from prunus.theory.at_init import (
     predict,
 )
 
-__all__ = ["AXIS_TITLES", "accuracy_figure", "phase_figure", "sweep_figure"]
+__all__ = ["AXIS_TITLES", "accuracy_figure", "alignment_figure", "phase_figure", "sweep_figure"]
 
 AXIS_TITLES = {
     "noise": "noise σ_n",
@@ -25,6 +25,8 @@ AXIS_TITLES = {
     "init_scale": "first weights' scale σ_0",
 }
 CURVE = 40  # densities at which curves are evaluated
+CLOSED = "closed form (heuristic)"
+UNRELIABLE = "closed form out of its range"
 
 
 def accuracy_figure(
@@ -42,7 +44,7 @@ def accuracy_figure(
     for panel, (setting, rows) in experiments.items():
         loss = math.exp(sum(math.log(row.train_loss) for row in rows) / len(rows))
         low = math.log(min(row.density for row in rows))
-        curve = [math.exp(low * (1 - i / (CURVE - 1))) for i in range(CURVE)]
+        curve = [math.exp(low * i / (CURVE - 1)) for i in range(CURVE)]
         for row in rows:
             error = row.accuracy_error or 0.0
             records.append(
@@ -58,9 +60,9 @@ def accuracy_figure(
             )
         for density in curve:
             if setting.support == 1:
-                closed = predict(setting, density, train_loss=loss).accuracy
-                series = "closed form (heuristic)"
-                records.append(_point(panel, density, closed, series, "theory"))
+                closed = predict(setting, density, train_loss=loss)
+                series = CLOSED if closed.valid else UNRELIABLE
+                records.append(_point(panel, density, closed.accuracy, series, "theory"))
             bound = mean_accuracy_bound(density, setting.classes, setting.neurons, setting.support)
             series = "upper bound on the mean (proved)"
             records.append(_point(panel, density, bound, series, "bound"))
@@ -102,16 +104,21 @@ def phase_figure(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Any, list[dict[s
         )
     first = next(iter(diagrams.values()))
     drawn = {
-        "p_over: a random guesser (proved)": (first.p_over, "bound"),
-        "p_keep: every class keeps its signal (proved)": (first.p_keep, "theory"),
+        "p_over: no class seen with P ≥ 1 − K/log d (proved)": (first.p_over, "bound"),
+        "p_keep: every class likely keeps its signal (proved)": (first.p_keep, "theory"),
         "log d / m (paper, order only)": (first.p_mild, "order"),
-        "best density": (first.best, "points"),
     }
     for series, (values, kind) in drawn.items():
         curves += [
             {"x": density, "y": value, "series": series, "kind": kind}
             for value, density in zip(first.values, values.tolist(), strict=True)
         ]
+    curves += [
+        {"x": density, "y": value, "series": "best density of the panel", "kind": "points",
+         "panel": title}
+        for title, diagram in diagrams.items()
+        for value, density in zip(diagram.values, diagram.best.tolist(), strict=True)
+    ]  # fmt: skip
     if first.unit_snr is not None:
         curves += [
             {"x": density, "y": first.unit_snr, "series": "ρ_0 = 1", "kind": "order"}
@@ -167,6 +174,45 @@ def sweep_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
         y="gain",
         x_title="density (kept / total)",
         y_title="gain in test accuracy over the dense network",
+        x_scale="log",
+    )
+    return chart, records
+
+
+def alignment_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """How much trained first-layer units look at class means, over density, for every method.
+
+    Args:
+        found: what `prunus.bench.at_init.sweep` returns; the dense network stands at density 1.
+
+    Returns:
+        the chart, and the tidy records it draws; bands are 95 % intervals (none below 5 seeds).
+
+    Raises:
+        ValueError: no alignment is known, since the first layer does not see the inputs.
+    """
+    records: list[dict[str, Any]] = []
+    for cell in sorted(found.cells, key=lambda c: c.density == 1):  # colours as in `sweep_figure`
+        if cell.alignment is None:
+            continue
+        half = cell.alignment_interval or 0.0
+        records.append(
+            {
+                "density": cell.density,
+                "alignment": cell.alignment,
+                "low": cell.alignment - half,
+                "high": cell.alignment + half,
+                "before training": cell.alignment_start,
+                "series": cell.method,
+                "kind": "measured",
+            }
+        )
+    chart = figure(
+        records,
+        x="density",
+        y="alignment",
+        x_title="density (kept / total)",
+        y_title="alignment with class means after training",
         x_scale="log",
     )
     return chart, records

@@ -69,7 +69,7 @@ def figure(
         f"{series}:N",
         title=None,
         scale=alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))]),
-        legend=alt.Legend(orient="bottom", columns=columns * 2, labelLimit=320),
+        legend=alt.Legend(orient="bottom", columns=columns * 2, labelLimit=320, symbolOpacity=1),
     )
     at = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(type=x_scale, zero=False, nice=False))
     up = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(type=y_scale, zero=False))

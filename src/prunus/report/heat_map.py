@@ -70,12 +70,13 @@ def heat_map(
     width: int = 320,
     height: int = 260,
 ) -> Any:
-    """Panels of coloured cells on one scale of colour, with the same curves over each.
+    """Panels of coloured cells on one scale of colour, with curves over them.
 
     Args:
         records: from `cells`; cells that are not valid are drawn pale with a cross.
         curves: records with `x`, `y`, `series` and `kind`: "theory" is drawn solid, "bound"
-            dashed, "order" (an order of magnitude only) dotted, "points" as dots.
+            dashed, "order" (an order of magnitude only) dotted, "points" as dots. One with a
+            `panel` is drawn over that panel alone.
         x_title: quantity and unit.
         y_title: quantity and unit.
         value_title: what the colour means.
@@ -135,7 +136,8 @@ def heat_map(
                 .mark_point(shape="cross", size=14, color="black", opacity=0.5)
                 .encode(x=alt.X("x:Q", title=x_title), y=alt.Y("y:Q", title=y_title))
             )
-        over = alt.Chart(alt.Data(values=lines))
+        mine = [line for line in lines if line.get("panel", panel) == panel]
+        over = alt.Chart(alt.Data(values=mine))
         for kind, dash in DASHES.items():
             layers.append(
                 over.transform_filter(alt.datum.kind == kind)

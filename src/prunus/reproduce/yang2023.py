@@ -30,10 +30,19 @@ from prunus.theory.at_init import (
 __all__ = ["reproduce"]
 
 A = Setting()
-GAIN = "improves as the pruned fraction grows, up to a threshold (abstract)"
-COLLAPSE = "training loss goes to 0, yet no better than random guessing (abstract)"
-FEATURES = "pruning changes the feature-learning process (abstract)"
+GAIN = "(i) improves"
+COLLAPSE = "(ii) guesses"
+FEATURES = "(iii) features change"
 OURS = "-"  # a control of our own, no claim of the paper
+CLAIMS = (
+    "claims of the paper's abstract: (i) generalisation improves as the pruned fraction grows, up "
+    "to a threshold; (ii) beyond it training loss goes to 0, yet the network is no better than "
+    "random guessing; (iii) pruning changes the feature-learning process"
+)
+EXPERIMENTS = (
+    "experiments: A small first weights, C as A with m = 100, B as A with σ_0 = 0.01 (lazy), "
+    "B control dense with σ_0 √p, A8 as A with μ = 8; support s: the class mean on s coordinates"
+)
 
 
 def reproduce(
@@ -59,9 +68,9 @@ def reproduce(
     c = found.run("C", dataclasses.replace(A, neurons=100), wide)
     lazy = dataclasses.replace(A, init_scale=1e-2)
     b = found.run("B", lazy, [1, 0.45, 0.25, 0.12, 0.05, 0.03, 0.01, 6e-4])
-    rows += _accuracy_rows("A: small first weights, m = 50", a)
-    rows += _accuracy_rows("C: as A, m = 100", c)
-    rows += _accuracy_rows("B: as A, lazy (σ_0 = 0.01)", b)
+    rows += _accuracy_rows("A", a)
+    rows += _accuracy_rows("C", c)
+    rows += _accuracy_rows("B", b)
     rows += _rescaled_rows(found, lazy, b)
     rows += _growth_rows(a)
     rows += _support_rows(found)
@@ -77,7 +86,8 @@ def reproduce(
         ),
         "at-init-learning": _learning_figure(found),
         "at-init-certificate": _certificate_figure(found),
-        "at-init-phase": _phase_figure(full, seed, progress),
+        "at-init-phase": _phase_figure("noise", 0.5, 2.0, full, seed, progress),
+        "at-init-phase-width": _phase_figure("neurons", 6, 100, full, seed, progress),
     }
     return Reproduction(
         name="yang2023",
@@ -88,15 +98,17 @@ def reproduce(
             "(arXiv 2301.00335, 2023): the claims of its abstract"
         ),
         conditions=(
+            CLAIMS,
+            EXPERIMENTS,
             f"{seeds} seeds; one seed fixes data, first weights, mask uniforms and test draws for "
             "all densities (nested masks), so gains are paired",
             "n = 60, d = 4096, K = 4, μ = 6, σ_n = 1, σ_0 = 1e-4, 150 steps of full-batch gradient "
             "descent at lr 2 (step size scaled by the curvature), where not said otherwise",
-            "theory: our closed form (heuristic) unless the column says proved; the paper's "
-            "theorems and constants are not used, its claims are quoted from the abstract",
+            "theory: our closed form (heuristic; out of range where it is not to be relied on) "
+            "unless the column says proved; the paper's theorems and constants are not used",
             "B: a dense network with first weights scaled by √density gains as well, so there the "
             "gain is one of a smaller start; in A smaller first weights gain nothing",
-            "asymptotic: the dimension-free reduced level (heuristic) at d = 1e7",
+            "d = 1e7: the dimension-free reduced level (heuristic) at d = 1e7",
         ),
         rows=rows,
         figures=charts,
@@ -163,7 +175,7 @@ def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
     rows = []
     for row in summarised(run):
         ruined = row.density <= over
-        claim = COLLAPSE if ruined else GAIN if row.predicted and row.predicted > dense else OURS
+        claim = COLLAPSE if ruined else _claim(row, dense)
         gain = (
             ""
             if row.gain is None or row.density == 1
@@ -176,7 +188,7 @@ def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
                 row.density,
                 claim,
                 row.predicted,
-                "heuristic" if row.valid else "heuristic, out of range",
+                "heuristic" if row.valid else "out of range",
                 row.accuracy,
                 row.accuracy_error,
                 f"{gain}{', ' if gain else ''}train loss {row.train_loss:.4f}, "
@@ -188,7 +200,7 @@ def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
             rows.append(
                 _row(
                     experiment,
-                    "mean test accuracy at most",
+                    "mean accuracy at most",
                     row.density,
                     COLLAPSE,
                     row.accuracy_bound,
@@ -201,6 +213,12 @@ def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
     return rows
 
 
+def _claim(row: DensitySummary, dense: float) -> str:
+    """Claim (i) where the closed form expects a gain over the dense network."""
+    better = row.density < 1 and row.predicted is not None and row.predicted > dense
+    return GAIN if better else OURS
+
+
 def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[dict[str, Any]]:
     """The control of B: dense networks whose first weights are √p times smaller."""
     rows = []
@@ -211,7 +229,7 @@ def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[dict
         own, _ = _mean(pruned.test_accuracy[pruned.densities.index(density)])
         rows.append(
             _row(
-                "B: control, dense with σ_0 √p",
+                "B control",
                 "test accuracy",
                 density,
                 OURS,
@@ -232,16 +250,14 @@ def _growth_rows(run: Simulation) -> list[dict[str, Any]]:
         i = run.densities.index(density)
         theory = predict(run.setting, density, train_loss=float(run.train_loss[i].mean()))
         for name, value, title in (
-            ("signal_own", theory.signal, "signal coefficient of signal neurons"),
+            ("signal_own", theory.signal, "signal, signal neurons"),
             ("noise_signal_neurons", theory.noise_signal_neurons, "noise, signal neurons"),
             ("noise_only_neurons", theory.noise_only_neurons, "noise, noise-only neurons"),
         ):
             values = run.trajectory[name][i, :, -1]
             if not bool(torch.isnan(values).any()):
                 mean, error = _mean(values)
-                rows.append(
-                    _row("A: features", title, density, FEATURES, value, "heuristic", mean, error)
-                )
+                rows.append(_row("A", title, density, FEATURES, value, "heuristic", mean, error))
     return rows
 
 
@@ -251,17 +267,21 @@ def _support_rows(found: _Runs) -> list[dict[str, Any]]:
     for support in (1, 2, 4, 16, 64):
         setting = dataclasses.replace(A, support=support)
         run = found.run(f"support {support}", setting, [1.0, 0.6, 0.35, 0.2, 0.1])
-        for row in summarised(run)[1:]:
+        dense, *pruned = summarised(run)
+        for row in pruned:
             kept = retention(row.density, row.density * A.neurons)
             assert row.gain is not None
+            closed = None
+            if row.predicted is not None and dense.predicted is not None:
+                closed = row.predicted - dense.predicted
             rows.append(
                 _row(
                     f"support {support}",
                     "gain over dense",
                     row.density,
                     OURS,
-                    None,
-                    "",
+                    closed,
+                    "" if closed is None else "heuristic",
                     row.gain,
                     row.gain_error,
                     f"SNR² retained {kept:.3f} (heuristic law for many coordinates)",
@@ -289,7 +309,7 @@ def _certificate_rows(found: _Runs) -> list[dict[str, Any]]:
         )
         claim = OURS if density == 1 else GAIN
         rows.append(
-            _row("A8: μ = 8", "test error at most", density, claim, certificate, "proved", error,
+            _row("A8", "test error at most", density, claim, certificate, "proved", error,
                  spread, note)
         )  # fmt: skip
     return rows
@@ -314,6 +334,7 @@ def _asymptotic_rows(found: _Runs, full: bool) -> list[dict[str, Any]]:
             steps=200,
             seeds=found.seeds[:5],
         )
+        dense = predict(setting, 1.0).accuracy
         for row in summarised(run):
             ruined = row.density == over
             note = f"train loss {row.train_loss:.4f}, test loss {row.test_loss:.3f}"
@@ -321,12 +342,12 @@ def _asymptotic_rows(found: _Runs, full: bool) -> list[dict[str, Any]]:
                 note += f" (log K = {math.log(setting.classes):.3f})"
             rows.append(
                 _row(
-                    f"asymptotic: d = 1e7, K = {setting.classes}",
+                    f"d = 1e7, K = {setting.classes}",
                     "test accuracy",
                     row.density,
-                    COLLAPSE if ruined else GAIN if row.density < 1 else OURS,
+                    COLLAPSE if ruined else _claim(row, dense),
                     row.predicted,
-                    "heuristic" if row.valid else "heuristic, out of range",
+                    "heuristic" if row.valid else "out of range",
                     row.accuracy,
                     row.accuracy_error,
                     note,
@@ -418,17 +439,21 @@ def _certificate_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
     return chart, records
 
 
-def _phase_figure(full: bool, seed: int, progress: bool | None) -> tuple[Any, list[dict[str, Any]]]:
-    """Density against noise, predicted and measured side by side."""
+def _phase_figure(
+    axis: str, low: float, high: float, full: bool, seed: int, progress: bool | None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Density against noise or width from `low` to `high`, predicted and measured side by side."""
     n_values, n_densities, seeds = (10, 14, 6) if full else (5, 7, 2)
-    values = [0.5 * 4 ** (i / (n_values - 1)) for i in range(n_values)]
+    values = [low * (high / low) ** (i / (n_values - 1)) for i in range(n_values)]
+    if axis == "neurons":
+        values = [round(value) for value in values]
     densities = [4e-4 ** (1 - i / (n_densities - 1)) for i in range(n_densities)]
     chosen = [int(generator_for(seed, "phase", i).initial_seed() % 2**31) for i in range(seeds)]
-    diagrams = {"predicted (heuristic)": phase_diagram(A, "noise", values, densities)}
-    for _ in track([0], "Mapping phases", progress=progress):
+    diagrams = {"predicted (heuristic)": phase_diagram(A, axis, values, densities)}
+    for _ in track([0], f"Mapping phases over {axis}", progress=progress):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned cells memorise late
             diagrams[f"measured, {seeds} seeds"] = phase_diagram(
-                A, "noise", values, densities, engine="dual", seeds=chosen, progress=False
+                A, axis, values, densities, engine="dual", seeds=chosen, progress=False
             )
     return phase_figure(diagrams)

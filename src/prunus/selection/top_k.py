@@ -1,5 +1,6 @@
 """Keep the best units of each pool."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,12 +17,30 @@ def top_k_mask(
 ) -> Bool[Tensor, "pools units"]:
     """Keep the `kept[p]` highest scores of each pool p; ties go to the lower index.
 
-    Ranks are compared, never values, so equal scores cannot change the count.
+    The places that the units above the worst kept score leave go to the units that equal it, so
+    equal scores cannot change the count. NaN ranks as +inf.
     Raises ValueError if a count lies outside its pool.
     """
     checked_counts(scores, kept)
-    best_first = scores.argsort(dim=1, descending=True, stable=True)
-    return best_first.argsort(dim=1) < kept.to(scores.device)[:, None]
+    if not scores.numel():
+        return scores.bool()
+    kept = kept.to(scores.device)
+    ordered = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    worst = _worst_kept(ordered, kept)
+    above, level = ordered > worst, ordered == worst
+    missing = kept - above.sum(1)
+    return above | (level & (level.cumsum(1) <= missing[:, None]))
+
+
+def _worst_kept(
+    scores: Float[Tensor, "pools units"], kept: Int[Tensor, " pools"]
+) -> Float[Tensor, "pools 1"]:
+    """The `kept[p]`-th largest score of each pool; the largest where none is kept."""
+    counts = kept.clamp_min(1)
+    if bool((counts == counts[0]).all()):  # selection is cheaper than sorting
+        rank = scores.shape[1] + 1 - int(counts[0])
+        return scores.kthvalue(rank, dim=1, keepdim=True).values
+    return scores.sort(dim=1, descending=True).values.gather(1, counts[:, None] - 1)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,15 @@ Docstrings say what is PROVED, what is HEURISTIC and what was MEASURED.
 
 from prunus.theory.at_init.data import Problem, Setting, draw_problem
 from prunus.theory.at_init.evaluate import PreactivationLaw, certificate, preactivation_law
-from prunus.theory.at_init.phase import PhaseDiagram, Regime, classify_regime, phase_diagram
-from prunus.theory.at_init.predict import (
+from prunus.theory.at_init.growth import (
     OneStepGrowth,
-    Prediction,
-    best_density,
     critical_init_scale,
-    generalisation_bound,
     initialisation_regime,
     one_step_growth,
-    predict,
     template_snr,
 )
+from prunus.theory.at_init.phase import PhaseDiagram, Regime, classify_regime, phase_diagram
+from prunus.theory.at_init.predict import Prediction, best_density, generalisation_bound, predict
 from prunus.theory.at_init.safe import (
     SafeDensity,
     coverage_limit,

@@ -1,9 +1,9 @@
 """The data and the network at initialisation: sparse signals in Gaussian noise, nested masks.
 
-The setting is that of Yang et al. (2025): x = μ e_y + ξ with ξ ~ N(0, σ_n² I_d), and a two-layer
-network F_k(x) = Σ_r relu(⟨m_kr ∘ w_kr, x⟩) with m neurons for each of K classes and a fixed second
-layer. All statements about it in this package are our own; the constants of their theorems are not
-used anywhere.
+The setting is that of Yang et al. (2025; arXiv 2301.00335, 2023): x = μ e_y + ξ with
+ξ ~ N(0, σ_n² I_d), and a two-layer network F_k(x) = Σ_r relu(⟨m_kr ∘ w_kr, x⟩) with m neurons for
+each of K classes and a fixed second layer. All statements about it in this package are our own;
+the constants of their theorems are not used anywhere.
 """
 
 import math

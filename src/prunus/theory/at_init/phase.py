@@ -14,7 +14,8 @@ from torch import Tensor
 from prunus.check import fraction, unknown
 from prunus.progress import progress_bar
 from prunus.theory.at_init.data import Setting, as_densities, check_density
-from prunus.theory.at_init.predict import TRAIN_LOSS, initialisation_regime, predict
+from prunus.theory.at_init.growth import initialisation_regime
+from prunus.theory.at_init.predict import TRAIN_LOSS, predict
 from prunus.theory.at_init.simulate import simulate
 from prunus.theory.at_init.thresholds import (
     SignalLoss,
@@ -126,10 +127,11 @@ class PhaseDiagram:
         engine: "closed" (predicted [HEURISTIC]) or an engine of `simulate` (measured).
         accuracy: test accuracy, from chance 1/K to 1.
         valid: False where a prediction is not to be relied on.
-        p_over: per row; below it the network is a random guesser [PROVED].
-        p_keep: per row; above it every class keeps its signal [PROVED].
+        p_over: per row; below it no neuron sees any class with probability ≥ 1 − K/log d, and the
+            network guesses [PROVED].
+        p_keep: per row; above it every class keeps its signal with probability ≥ 1 − δ [PROVED].
         p_mild: per row; order of magnitude only.
-        best: density of the highest accuracy in the row.
+        best: density of the highest accuracy in the row, the largest of equals.
         unit_snr: noise level at which ρ_0 = 1, for the noise axis; else None.
     """
 
@@ -223,6 +225,6 @@ def phase_diagram(
         p_over=curve([p_over(r.classes, r.neurons, r.dimension) for r in rows]),
         p_keep=curve([p_keep(r.neurons, r.classes, delta, r.support) for r in rows]),
         p_mild=curve([p_mild(r.neurons, r.dimension) for r in rows]),
-        best=curve([columns[int(i)] for i in accuracy.argmax(1)]),
+        best=curve([max(zip(row, columns, strict=True))[1] for row in accuracy.tolist()]),
         unit_snr=template if axis == "noise" else None,
     )

@@ -293,7 +293,7 @@ def safe_density(
     loss: float = 0.1,
     generator: torch.Generator | None = None,
 ) -> SafeDensity:
-    """How far a fully connected network may be pruned at random before training.
+    """How far a fully connected network may be pruned at random before training [MEASURED rule].
 
     min(1, 2.1 · max(hard limit, coverage limit)), from the training data and the widths alone.
     The factor was chosen on 20 settings, where it was safe in all, and was safe in 5 further ones;
