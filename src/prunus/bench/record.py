@@ -14,7 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Record", "RecordWriter", "Records", "content_id", "host_facts", "read_records"]
+__all__ = [
+    "Record",
+    "RecordIndex",
+    "RecordWriter",
+    "Records",
+    "content_id",
+    "host_facts",
+    "read_records",
+]
 
 FORMAT = 1  # raised when a field changes its meaning
 Metrics = Mapping[str, float]
@@ -206,6 +214,46 @@ class RecordWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class RecordIndex:
+    """Which cells a folder of records holds; a question reads only what was added since the last.
+
+    Lines that are cut off or damaged count as absent; `read_records` tells of them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._files: dict[str, tuple[int, dict[str, str]]] = {}
+
+    def status(self, identity: str) -> str | None:
+        """ "done", "failed", or None without a record."""
+        found: dict[str, tuple[int, dict[str, str]]] = {}
+        for entry in os.scandir(self._folder):
+            if entry.name.endswith(".jsonl"):
+                size, known = self._files.get(entry.name, (0, {}))
+                if entry.stat().st_size > size:
+                    size += _take(Path(entry.path), size, known)
+                found[entry.name] = size, known
+        self._files = found  # files that were taken away are forgotten
+        states = {known[identity] for _, known in found.values() if identity in known}
+        return "done" if "done" in states else next(iter(states), None)
+
+
+def _take(file: Path, begin: int, known: dict[str, str]) -> int:
+    """Read on from a place in a file; the bytes of the whole lines there."""
+    with file.open("rb") as stream:
+        stream.seek(begin)
+        text = stream.read()
+    whole = text.rfind(b"\n") + 1
+    for line in text[:whole].splitlines():
+        try:
+            row = json.loads(line)
+            if known.get(row["id"]) != "done":
+                known[row["id"]] = row["status"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return whole
 
 
 @dataclass(frozen=True)

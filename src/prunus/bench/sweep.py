@@ -20,7 +20,9 @@ from prunus.bench.work import (
     close_writers,
     data_available,
     failed,
+    pinned,
     prepare,
+    recorded,
     set_up,
     work,
     writable,
@@ -57,7 +59,7 @@ def run(
     *,
     out: str | os.PathLike[str],
     executor: str | Executor = "local",
-    workers: int = 1,
+    workers: int | None = None,
     threads: int = 1,
     address: str | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -77,7 +79,8 @@ def run(
         grid: a `Grid`, a mapping with its fields, or the path of a YAML file.
         out: folder of the records.
         executor: "local", "ray" or "dask", or an `Executor`.
-        workers: processes; one local worker is this process itself.
+        workers: cells at once; None for one, or for as many as the cluster at `address` takes.
+            One local worker is this process itself.
         threads: torch threads of each; part of a cell's identity, since sums depend on it.
         address: of a running cluster.
         cache: folder of trained networks.
@@ -108,20 +111,37 @@ def run(
         paths=(os.getcwd(),),
         threads=threads,
         parent=os.getpid() if executor == "local" else 0,
+        retry_failed=retry_failed,
     )
+    with pinned(threads):
+        return _sweep(bench, grid.tasks, mine, executor, workers, address, retries, progress)
+
+
+def _sweep(
+    bench: Bench,
+    tasks: Sequence[str],
+    mine: Sequence[Cell],
+    executor: str | Executor,
+    workers: int | None,
+    address: str | None,
+    retries: int,
+    progress: bool | None,
+) -> Sweep:
     set_up(bench)
-    for name in grid.tasks:
+    for name in tasks:
         data_available(name, bench.data_dir)
     known = finished(bench.out)
     missing = [
         cell
         for cell in mine
-        if cell.id not in known or (retry_failed and known[cell.id].status == "failed")
+        if cell.id not in known or (bench.retry_failed and known[cell.id].status == "failed")
     ]
     lost = 0
     if missing:
         made = (
-            make_executor(executor, workers=workers, threads=threads, address=address)
+            make_executor(
+                executor, workers=workers, threads=bench.threads, address=address, retries=retries
+            )
             if isinstance(executor, str)
             else executor
         )
@@ -243,10 +263,10 @@ def _run(
         nonlocal lost
         cell = flight.pop(ended.job)
         if isinstance(ended.error, WorkerLost):
-            lost += 1
-            if cell.id in finished(bench.out):
+            lost += ended.error.deaths
+            if recorded(bench, cell):
                 return 1  # it died after writing
-            deaths[cell.id] += 1
+            deaths[cell.id] += ended.error.deaths
             if deaths[cell.id] <= retries:
                 suspects.append(cell)
                 return 0

@@ -1,5 +1,6 @@
 """What a worker does: train a dense network once, run one cell, write its record."""
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -7,10 +8,11 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from prunus.bench.cache import Checkpoint, trained
 from prunus.bench.cell import Cell, baselines, budget_of, recipe_of, schedule_of
 from prunus.bench.comparison import versions
 from prunus.bench.data import Dataset
-from prunus.bench.record import Record, RecordWriter, host_facts
+from prunus.bench.record import Record, RecordIndex, RecordWriter, host_facts
 from prunus.bench.tasks import Task, fresh_model, task
 from prunus.budget import Budget, Plan
 from prunus.calibration.store import Calibration, calibrate
@@ -42,12 +44,17 @@ __all__ = [
     "close_writers",
     "data_available",
     "failed",
+    "pinned",
     "prepare",
+    "recorded",
     "run_cell",
     "set_up",
     "work",
     "writable",
 ]
+
+
+_alone = threading.Lock()  # a cluster's worker may have threads; cells set the process's state
 
 
 class StoreError(OSError):
@@ -65,6 +72,7 @@ class Bench:
         paths: folders where the tasks' modules are looked for.
         threads: torch threads.
         parent: process that a worker must not outlive; 0 for none.
+        retry_failed: whether a cell that is recorded as failed is still to be done.
     """
 
     out: str
@@ -73,10 +81,35 @@ class Bench:
     paths: tuple[str, ...] = ()
     threads: int = 1
     parent: int = 0
+    retry_failed: bool = False
+
+
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """So many threads for torch and for BLAS, whose sums depend on it; the old numbers return."""
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    with threadpool_limits(limits=threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@functools.cache
+def _pin(process: int, threads: int) -> None:
+    """Pin a worker for good, once."""
+    from threadpoolctl import threadpool_limits
+
+    del process
+    threadpool_limits(limits=threads)
 
 
 def set_up(bench: Bench) -> None:
     """Make a process ready: its threads pinned, the tasks' modules in reach."""
+    _pin(os.getpid(), bench.threads)
     torch.set_num_threads(bench.threads)
     for path in bench.paths:
         if path not in sys.path:
@@ -109,21 +142,40 @@ def _calibration(
 
 def prepare(bench: Bench, name: str, seed: int) -> float:
     """Train the dense network of a task and seed unless the cache has it; seconds it took."""
-    set_up(bench)
-    found = _dense(name, seed, bench.data_dir, bench.cache)
-    return found.seconds
+    with _alone:
+        set_up(bench)
+        return _dense(name, seed, bench.data_dir, bench.cache).seconds
 
 
 def work(bench: Bench, cell: Cell) -> str:
     """Run a cell and write its record, done or failed; its status.
 
+    A cell that is recorded already is left alone: an engine starts a job again when its worker is
+    lost, which may have written before, or may live on behind a broken connection.
+
     Raises:
         StoreError: the record could not be written.
     """
-    set_up(bench)
-    record = run_cell(bench, cell)
-    append(bench, record)
-    return record.status
+    with _alone:
+        set_up(bench)
+        status = recorded(bench, cell)
+        if status is None:
+            record = run_cell(bench, cell)
+            status = recorded(bench, cell)
+            if status is None:
+                append(bench, record)
+                status = record.status
+        return status
+
+
+_indices: dict[str, RecordIndex] = {}
+
+
+def recorded(bench: Bench, cell: Cell) -> str | None:
+    """The status of a cell's record; None where there is none, or a failed one to be mended."""
+    index = _indices.setdefault(bench.out, RecordIndex(bench.out))
+    status = index.status(cell.id)
+    return None if status == "failed" and bench.retry_failed else status
 
 
 def run_cell(bench: Bench, cell: Cell) -> Record:

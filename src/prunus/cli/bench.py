@@ -19,7 +19,10 @@ def bench(
         bool, typer.Option("--dry-run", help="Print the cells and the estimated time.")
     ] = False,
     executor: Annotated[str, typer.Option(help="local, ray or dask.")] = "local",
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Cells at once; left out: one, or all that the cluster takes."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Torch threads of each process.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running cluster.")] = None,
     part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th on.")] = "1/1",
@@ -47,8 +50,9 @@ def bench(
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
         seconds, blank = estimate(todo, list(known.values()))
-        said = f"about {_time(seconds / workers)} with {workers} workers" if blank == 0 else (
-            f"about {_time(seconds / workers)} for those with like records, {blank} without"
+        at_once = workers or 1
+        said = f"about {_time(seconds / at_once)} with {at_once} workers" if blank == 0 else (
+            f"about {_time(seconds / at_once)} for those with like records, {blank} without"
             if blank < len(todo)
             else "no like records yet to estimate the time from"
         )  # fmt: skip
