@@ -2,8 +2,9 @@
 
 import os
 import statistics
+import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from prunus.bench.work import (
     writable,
 )
 from prunus.check import whole
-from prunus.progress import progress_bar
+from prunus.progress import progress_board
 
 __all__ = ["Sweep", "estimate", "finished", "run", "unique"]
 
@@ -88,7 +89,7 @@ def run(
         retry_failed: run cells again whose record says failed.
         retries: how often a cell may take its worker down before it is recorded as failed.
         part: (i, n) does every n-th cell from the i-th on, so that n machines share one folder.
-        progress: as in `progress_bar`.
+        progress: as in `progress_board`.
 
     Raises:
         ValueError: the grid has mistakes; all are named.
@@ -148,7 +149,7 @@ def _sweep(
         try:
             with closing(made):
                 _train(bench, made, missing, progress)
-                lost = _run(bench, made, missing, retries, progress)
+                lost = _run(bench, made, missing, _Times(known.values()), retries, progress)
         finally:
             close_writers()
     known = finished(bench.out)
@@ -183,28 +184,36 @@ def finished(out: str | os.PathLike[str]) -> dict[str, Record]:
     return {record.id: record for record in unique(read_records(out).rows)}
 
 
+class _Times:
+    """Seconds that like cells took: same task, recipe and schedule, else task and schedule."""
+
+    def __init__(self, known: Iterable[Record] = ()) -> None:
+        self._times: dict[tuple[str, ...], list[float]] = {}
+        for record in known:
+            if record.status == "done" and record.seconds is not None:
+                self.add(record.task, record.schedule, record.recipe, record.seconds)
+
+    def add(self, task: str, schedule: str, recipe: str, seconds: float) -> None:
+        """One more cell that is done."""
+        for key in ((task, schedule, recipe), (task, schedule)):
+            self._times.setdefault(key, []).append(seconds)
+
+    def expected(self, cell: Cell) -> float | None:
+        """The median over like cells; None without any."""
+        near = self._times.get((cell.task, cell.schedule, cell.label)) or self._times.get(
+            (cell.task, cell.schedule)
+        )
+        return statistics.median(near) if near else None
+
+
 def estimate(todo: Sequence[Cell], known: Sequence[Record]) -> tuple[float, int]:
     """Seconds of work in `todo` by the records of like cells, and how many cells have none.
 
     Like cells share task, recipe and schedule, else task and schedule; the median counts.
     """
-    times: dict[tuple[str, ...], list[float]] = {}
-    for record in known:
-        if record.status == "done" and record.seconds is not None:
-            times.setdefault((record.task, record.schedule, record.recipe), []).append(
-                record.seconds
-            )
-            times.setdefault((record.task, record.schedule), []).append(record.seconds)
-    total, blank = 0.0, 0
-    for cell in todo:
-        near = times.get((cell.task, cell.schedule, cell.label)) or times.get(
-            (cell.task, cell.schedule)
-        )
-        if near is None:
-            blank += 1
-        else:
-            total += statistics.median(near)
-    return total, blank
+    times = _Times(known)
+    expected = [times.expected(cell) for cell in todo]
+    return sum(e for e in expected if e is not None), expected.count(None)
 
 
 def _train(
@@ -220,17 +229,20 @@ def _train(
     def fill() -> None:
         while todo and len(flight) < executor.slots:
             job = todo.popleft()
-            flight[executor.submit(prepare, bench, *job)] = job
+            number = executor.submit(prepare, bench, *job)
+            flight[number] = job
+            board.begin(number, f"{job[0]}  seed {job[1]}", None)
 
-    with progress_bar("dense networks", len(todo), progress=progress) as advance:
+    with progress_board("dense networks", len(todo), progress=progress) as board:
         fill()
         for ended in executor.as_completed():
             job = flight.pop(ended.job)
-            if isinstance(ended.error, WorkerLost) and again[job] < 10:
+            lost = isinstance(ended.error, WorkerLost) and again[job] < 10
+            if lost:
                 again[job] += 1
                 todo.append(job)
-            else:
-                advance(1)  # an error comes up again in the cells, which record it
+            # any other error comes up again in the cells, which record it
+            board.end(ended.job, 0 if lost else 1)
             fill()
 
 
@@ -238,6 +250,7 @@ def _run(
     bench: Bench,
     executor: Executor,
     missing: Sequence[Cell],
+    times: _Times,
     retries: int,
     progress: bool | None,
 ) -> int:
@@ -249,15 +262,20 @@ def _run(
     todo, suspects = deque(missing), deque[Cell]()
     deaths: Counter[str] = Counter()
     flight: dict[int, Cell] = {}
+    begun: dict[int, float] = {}
     lost = 0
+
+    def begin(cell: Cell) -> None:
+        number = executor.submit(work, bench, cell)
+        flight[number] = cell
+        begun[number] = time.monotonic()
+        board.begin(number, str(cell), times.expected(cell))
 
     def fill() -> None:
         while todo and len(flight) < executor.slots:
-            cell = todo.popleft()
-            flight[executor.submit(work, bench, cell)] = cell
+            begin(todo.popleft())
         if suspects and not flight and not todo:
-            cell = suspects.popleft()
-            flight[executor.submit(work, bench, cell)] = cell
+            begin(suspects.popleft())
 
     def settle(ended: Ended) -> int:
         nonlocal lost
@@ -277,11 +295,14 @@ def _run(
         elif ended.error is not None:
             reason = f"{type(ended.error).__name__}: {ended.error}"
             append(bench, failed(cell, reason))
+        else:
+            seconds = time.monotonic() - begun[ended.job]
+            times.add(cell.task, cell.schedule, cell.label, seconds)
         return 1
 
-    with progress_bar("cells", len(missing), progress=progress) as advance:
+    with progress_board("cells", len(missing), progress=progress) as board:
         fill()
         for ended in executor.as_completed():
-            advance(settle(ended))
+            board.end(ended.job, settle(ended))
             fill()
     return lost
