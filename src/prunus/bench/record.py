@@ -8,7 +8,7 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ __all__ = [
     "content_id",
     "host_facts",
     "read_records",
+    "record_files",
 ]
 
 FORMAT = 1  # raised when a field changes its meaning
@@ -269,25 +270,41 @@ class Records:
     torn: Sequence[Path]
 
 
-def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Records:
-    """Read `.jsonl` files, or all of them in folders.
+def record_files(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files of records at `places`: `.jsonl` and `.parquet` files, or all those in folders.
 
     Raises:
         FileNotFoundError: a place that is not there, or a folder without records.
-        ValueError: a damaged line that is not the last of its file; it names file and line.
     """
     given = [places] if isinstance(places, str | os.PathLike) else list(places)
     files: list[Path] = []
     for place in map(Path, given):
-        found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+        found = [place]
+        if place.is_dir():
+            found = sorted([*place.glob("*.jsonl"), *place.glob("*.parquet")])
         if not found or not found[0].exists():
             raise FileNotFoundError(
-                f"No records at {place}: name a .jsonl file, or a folder that holds some."
+                f"No records at {place}: name a .jsonl or .parquet file, or a folder that holds "
+                f"some."
             )
         files += found
+    return files
+
+
+def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Records:
+    """Read `.jsonl` files and the `.parquet` files of `sql.compact`, or all of them in folders.
+
+    Raises:
+        ImportError: a Parquet file, and no DuckDB; the message names the extra.
+        FileNotFoundError: a place that is not there, or a folder without records.
+        ValueError: a damaged line that is not the last of its file; it names file and line.
+    """
     rows: list[Record] = []
     torn: list[Path] = []
-    for file in files:
+    for file in record_files(places):
+        if file.suffix == ".parquet":
+            rows += map(Record.from_row, _parquet(file))
+            continue
         *lines, rest = file.read_bytes().split(b"\n")
         if rest:
             torn.append(file)
@@ -302,3 +319,9 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from None
     return Records(tuple(rows), tuple(torn))
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    from prunus.bench.sql import parquet_rows
+
+    return parquet_rows(file)

@@ -13,7 +13,7 @@ from prunus.bench.cache import cache_folder
 from prunus.bench.cell import Cell
 from prunus.bench.executors import Ended, Executor, WorkerLost, closing, make_executor
 from prunus.bench.grid import Grid, cells, load_grid, make_grid
-from prunus.bench.record import Record, read_records
+from prunus.bench.record import Record, read_records, record_files
 from prunus.bench.work import (
     Bench,
     StoreError,
@@ -179,9 +179,11 @@ def unique(records: Sequence[Record]) -> list[Record]:
 
 def finished(out: str | os.PathLike[str]) -> dict[str, Record]:
     """{identity: record} of a folder, which may be empty."""
-    if not any(Path(out).glob("*.jsonl")):
+    try:
+        files = record_files(out)
+    except FileNotFoundError:
         return {}
-    return {record.id: record for record in unique(read_records(out).rows)}
+    return {record.id: record for record in unique(read_records(files).rows)}
 
 
 class _Times:
