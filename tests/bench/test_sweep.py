@@ -1,5 +1,6 @@
 """Sweeps: resume, failures, parts, full disks; two workers give the records of one."""
 
+import os
 import resource
 
 import pytest
@@ -59,11 +60,12 @@ def test_what_is_asked_for_is_measured(tmp_path):
     for row in read_records(tmp_path / "records").rows:
         scores = row.retrained or row.after
         assert scores["top2_accuracy"] == 1.0  # of two classes
+        assert row.latency["pruned"]["median"] > 0
         if row.extra["role"] == "small-dense":
+            assert row.latency["compact"]
             assert row.parameters[1] <= row.extra["parameters_asked"]
             assert row.certificate is None
             continue
-        assert row.latency["pruned"]["median"] > 0
         assert row.latency["compact"] == ("node" in row.recipe)
         kinds = {statement["kind"] for statement in row.certificate["statements"]}
         assert {"sup", "predicted"} <= kinds
@@ -78,6 +80,16 @@ def test_two_workers_give_the_records_of_one(tmp_path):
     assert both.lost == 0
     assert table(tmp_path / "one") == table(tmp_path / "two")
     assert len(list((tmp_path / "two").glob("*.jsonl"))) == 2  # a file per writer
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")
+def test_peak_memory_is_of_the_run_alone(tmp_path):
+    large = torch.ones(300_000_000, dtype=torch.uint8)
+    del large
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run({**GRID, "seeds": 1, "densities": [0.5]}, out=tmp_path / "r", cache=tmp_path / "c")
+    peaks = [row.peak_memory for row in read_records(tmp_path / "r").rows]
+    assert max(peaks) < before - 200e6
 
 
 def test_threads_of_blas_are_pinned_and_given_back(tmp_path):

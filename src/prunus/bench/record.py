@@ -58,7 +58,8 @@ class Record:
         bytes: storage, dense and pruned.
         latency: of the compact network, with the dense one's and interval; None if not measured.
         seconds: wall time of the run.
-        peak_memory: highest resident bytes of the process; None if unknown.
+        peak_memory: highest resident bytes of the process during the run (on Linux; elsewhere since
+            its start); None if unknown.
         certificate: of the run, as JSON; None if not asked for.
         data: fingerprint of the calibration data.
         versions: of prunus, torch, numpy and Python.
