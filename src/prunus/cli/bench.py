@@ -50,12 +50,7 @@ def bench(
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
         seconds, blank = estimate(todo, list(known.values()))
-        at_once = workers or 1
-        said = f"about {_time(seconds / at_once)} with {at_once} workers" if blank == 0 else (
-            f"about {_time(seconds / at_once)} for those with like records, {blank} without"
-            if blank < len(todo)
-            else "no like records yet to estimate the time from"
-        )  # fmt: skip
+        said = _guess(seconds, blank, len(todo), workers or 1)
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
     first, slash, last = part.partition("/")
@@ -81,6 +76,15 @@ def bench(
     typer.echo(str(result.folder))
     if result.failed:
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
+
+
+def _guess(seconds: float, blank: int, cells: int, workers: int) -> str:
+    if cells and blank == cells:
+        return "no like records yet to estimate the time from"
+    time = f"about {_time(seconds / workers)}"
+    if blank:
+        return f"{time} for those with like records, {blank} without"
+    return f"{time} with {workers} worker{'s' if workers > 1 else ''}"
 
 
 def _time(seconds: float) -> str:
