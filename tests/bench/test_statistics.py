@@ -195,6 +195,21 @@ def test_null_records_raise_few_alarms():
     assert raw > 0.3 * sets  # the negative control: without the correction most sets err
 
 
+@pytest.mark.slow
+def test_many_null_records_raise_few_alarms():
+    """The rates that the docs quote."""
+    draw = generator_for(3, "many null records")
+    sets, beaten, differing = 1500, 0, 0
+    for _ in range(sets):
+        records = record_set(draw)
+        beaten += any(row["beats"] for row in against_baselines(records, "test_error"))
+        differing += any(row["differs"] for row in differences(records, "test_error"))
+    print(f"{sets} null record sets: {beaten / sets:.1%} beat, {differing / sets:.1%} differ")
+    assert beaten <= 0.05 * sets
+    # At a true rate of 5 %, 109 or more of 1500 come up with probability 1e-4.
+    assert differing < 109
+
+
 def test_few_test_samples_raise_few_alarms():
     """Errors of 450 test images, three seeds: equal differences are common and prove nothing."""
     draw = generator_for(2, "rounded null records")
