@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.imports import look_here
+
 __all__ = ["bench"]
 
 
@@ -42,6 +44,7 @@ def bench(
     from prunus.bench.grid import cells, load_grid
     from prunus.bench.sweep import estimate, finished, run
 
+    look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())
     if dry_run:
         every = cells(grid, threads=threads)
