@@ -1,8 +1,9 @@
 """What the benchmark's harness itself costs: per cell, per record, per page.
 
 Overhead per cell is the wall time of a run beyond the cells' own, with the dense networks trained
-and the process warm; append and load are of a store with 10 000 records. Processor seconds stand
-beside wall seconds, which a busy machine stretches.
+and the process warm; the engines' is of jobs without work (extras ray and dask); append and load
+are of a store with 10 000 records. Processor seconds stand beside wall seconds, which a busy
+machine stretches.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from prunus.bench import RecordWriter, host_facts, read_records, run
+from prunus.bench import Executor, RecordWriter, host_facts, make_executor, read_records, run
 from prunus.bench.comparison import versions
+from prunus.bench.executors import EXECUTORS, closing
+from prunus.bench.statistics import higher_is_better
 from prunus.bench.sweep import unique
 from prunus.bench.tables import tables
 from prunus.files import write_text
@@ -46,6 +49,32 @@ def overhead(folder: Path, small: bool) -> dict[str, Any]:
         "overhead_ms_per_cell": 1000 * (wall - work) / done.ran,
         "second_run_s": time.perf_counter() - begun,
     }
+
+
+def engines(small: bool) -> dict[str, Any]:
+    """Milliseconds per job that does next to nothing, with two workers."""
+    found = {}
+    for name in EXECUTORS:
+        with closing(make_executor(name, workers=2)) as executor:
+            _handed_out(executor, 20)  # workers start and import
+            jobs = 20 if small else 500
+            begun = time.perf_counter()
+            _handed_out(executor, jobs)
+            found[f"{name}_ms_per_job"] = 1000 * (time.perf_counter() - begun) / jobs
+    return found
+
+
+def _handed_out(executor: Executor, jobs: int) -> None:
+    """Jobs as a sweep hands them out, one per free worker."""
+    left = jobs
+    for _ in range(min(left, executor.slots)):
+        executor.submit(higher_is_better, "loss")
+        left -= 1
+    for ended in executor.as_completed():
+        assert ended.value is False
+        if left:
+            executor.submit(higher_is_better, "loss")
+            left -= 1
 
 
 def store(folder: Path, small: bool) -> dict[str, Any]:
@@ -91,7 +120,7 @@ def main() -> None:
     small = parser.parse_args().small
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = {**overhead(folder, small), **store(folder, small)}
+        found = {**overhead(folder, small), **engines(small), **store(folder, small)}
     for key, value in found.items():
         print(f"{key:<24}{value:.4g}")
     if not small:

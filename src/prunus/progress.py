@@ -11,15 +11,22 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.table import Column
+from rich.text import Text
 
-__all__ = ["progress_bar", "track"]
+__all__ = ["Board", "progress_bar", "progress_board", "track"]
 
 Item = TypeVar("Item")
 PATIENCE = 2.0  # seconds before a bar appears
+WIDTH = 20  # characters of a board's bars
 
 
 @contextmanager
@@ -63,6 +70,91 @@ def progress_bar(
     finally:
         if started:
             bar.stop()
+
+
+class Board:
+    """One bar for all jobs, and below it one for each job under way.
+
+    A job's bar fills with the seconds that are expected of it, or pulses where nothing is known.
+    """
+
+    def __init__(self, bars: Progress | None, description: str, total: int) -> None:
+        self._bars = bars
+        self._jobs: dict[int, TaskID] = {}
+        self._all = None if bars is None else bars.add_task(description, total=total)
+
+    def begin(self, job: int, words: str, seconds: float | None) -> None:
+        """Show a job that is under way, expected to take so many seconds."""
+        if self._bars is not None:
+            self._jobs[job] = self._bars.add_task(f"  {words}", total=seconds, job=True)
+
+    def end(self, job: int, steps: int) -> None:
+        """Take a job's bar away; it did so many steps of the whole."""
+        if self._bars is not None and self._all is not None:
+            self._bars.remove_task(self._jobs.pop(job))
+            self._bars.advance(self._all, steps)
+
+
+class _Words(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """What is done, cut where the terminal is narrow."""
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
+class _Bar(BarColumn):
+    def render(self, task: Task) -> ProgressBar:
+        """By steps; for a job by its seconds."""
+        if "job" not in task.fields:
+            return super().render(task)
+        done = min(task.elapsed or 0.0, task.total or 0.0)
+        return ProgressBar(total=task.total, completed=done, width=WIDTH, pulse=task.total is None)
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps done of all; for a job its seconds and those expected."""
+        if "job" not in task.fields:
+            return Text(f"{task.completed:.0f}/{task.total:.0f}")
+        expected = "" if task.total is None else f" of about {task.total:.0f}"
+        return Text(f"{task.elapsed or 0:.0f}{expected} s")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """For the whole: time gone and time left, from the pace so far."""
+        if "job" in task.fields:
+            return Text("")
+        gone = _clock(task.elapsed or 0.0)
+        rest = task.time_remaining
+        return Text(gone if rest is None else f"{gone}, about {_clock(rest)} left")
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+@contextmanager
+def progress_board(
+    description: str, total: int, *, progress: bool | None = None
+) -> Iterator[Board]:
+    """A `Board` on standard error, gone at the end; silent when that is no terminal.
+
+    Args:
+        description: what is being done, as shown left of the whole's bar.
+        total: number of steps.
+        progress: True shows it, False does not; None shows it on a terminal.
+    """
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield Board(None, description, total)
+        return
+    kept = Column(no_wrap=True)
+    columns = (_Words(), _Bar(WIDTH), _Count(table_column=kept), _Left(table_column=kept.copy()))
+    pace = 3600.0  # seconds of history from which the time left is taken
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=pace
+    ) as bars:
+        yield Board(bars, description, total)
 
 
 def track(

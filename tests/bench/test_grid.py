@@ -1,10 +1,13 @@
 """Grids: every mistake at once with its place, cells once each, baselines unless switched off."""
 
+import sys
+
 import pytest
 
 from prunus.bench import BASELINES, cells, load_grid
 from prunus.bench.cell import baselines, recipe_of
 from prunus.bench.grid import make_grid
+from prunus.cli.app import main
 from prunus.selection import RandomK
 
 GOOD = """\
@@ -140,3 +143,32 @@ def test_n_of_m_brings_its_own_density():
     values = {"tasks": ["digits-mlp"], "recipes": ["Recipe(granularity=NM(2, 4))"], "seeds": 1}
     found = cells(make_grid(values))
     assert {cell.budget for cell in found} == {"Budget(density=0.5)"}
+
+
+def test_tasks_of_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "mine_good": "from bench_tiny import tiny as thing",
+        "mine_lacks": "import not_installed_anywhere",
+        "mine_errs": "thing = no_such_name",
+        "mine_torn": "def f(:",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        config = write(tmp_path, f"tasks: ['{name}:thing']\nrecipes: [wanda]\ndensities: [0.5]\n")
+        monkeypatch.setattr("sys.argv", ["prunus", "bench", str(config), "--dry-run"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        if name == "mine_good":
+            assert (stop.value.code or 0, err) == (0, "")
+            assert "15 cells, 15 to do" in out
+            continue
+        says = {
+            "mine_lacks": "No module named 'not_installed_anywhere'",
+            "mine_errs": "NameError in mine_errs: name 'no_such_name' is not defined",
+            "mine_torn": "SyntaxError in mine_torn: ",
+        }[name]
+        assert stop.value.code == 2
+        assert says in err
+        assert len(err.splitlines()) == 2

@@ -124,7 +124,7 @@ def test_from_grid_to_page_on_the_command_line(tmp_path, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, *common)
     assert (code, out.splitlines()[0]) == (0, "10 cells: 10 run now, 10 done, 0 failed")
     code, out, _ = run(monkeypatch, capsys, *common, "--dry-run", "--set", "seeds=3")
-    assert re.search(r"15 cells, 5 to do: about \d+ s with 1 workers", out)
+    assert re.search(r"15 cells, 5 to do: about \d+ s with 1 worker", out)
     page = tmp_path / "page.html"
     code, out, _ = run(
         monkeypatch, capsys, "report", tmp_path / "records", "--out", page,

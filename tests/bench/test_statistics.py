@@ -98,7 +98,10 @@ def test_paired_by_hand():
     assert found["p"] == pytest.approx(0.0741799, abs=1e-7)
     assert found["low"] == pytest.approx(2 - 4.302653 / math.sqrt(3))
     assert paired({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})["p"] == 1.0
-    assert paired({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0})["p"] == 0.0
+    # all alike, up to the arithmetic: a sign test over five seeds, 2 · 2⁻⁵
+    alike = paired({s: 0.1 * s + 0.3 for s in range(5)}, {s: 0.1 * s for s in range(5)})
+    assert (alike["p"], alike["low"]) == (0.0625, None)
+    assert alike["mean"] == pytest.approx(0.3)
     assert paired({0: 2.0}, {0: 1.0}) == {
         "seeds": 1, "mean": 1.0, "low": None, "high": None, "p": 1.0,
     }  # fmt: skip
@@ -190,6 +193,39 @@ def test_null_records_raise_few_alarms():
     # At a true rate of 5 %, 22 or more of 200 come up with probability 4e-4.
     assert differing < 22
     assert raw > 0.3 * sets  # the negative control: without the correction most sets err
+
+
+@pytest.mark.slow
+def test_many_null_records_raise_few_alarms():
+    """The rates that the docs quote."""
+    draw = generator_for(3, "many null records")
+    sets, beaten, differing = 1500, 0, 0
+    for _ in range(sets):
+        records = record_set(draw)
+        beaten += any(row["beats"] for row in against_baselines(records, "test_error"))
+        differing += any(row["differs"] for row in differences(records, "test_error"))
+    print(f"{sets} null record sets: {beaten / sets:.1%} beat, {differing / sets:.1%} differ")
+    assert beaten <= 0.05 * sets
+    # At a true rate of 5 %, 109 or more of 1500 come up with probability 1e-4.
+    assert differing < 109
+
+
+def test_few_test_samples_raise_few_alarms():
+    """Errors of 450 test images, three seeds: equal differences are common and prove nothing."""
+    draw = generator_for(2, "rounded null records")
+    sets, beaten, careless = 200, 0, 0
+    for _ in range(sets):
+        rows = []
+        for record in record_set(draw):
+            error = round(20 + 0.5 * record.after["test_error"]) / 450
+            if record.seed < 3:
+                rows.append(replace(record, after={"test_error": error}))
+        nulls = against_baselines(rows, "test_error")
+        beaten += any(row["beats"] for row in nulls)
+        careless += any(row["low"] is None and row["advantage"] > 0 for row in nulls)
+    print(f"{sets} null record sets: {beaten} beat a baseline, {careless} with zero spread")
+    assert beaten <= 0.05 * sets
+    assert careless > 3 * 0.05 * sets  # the negative control: zero spread taken for certainty
 
 
 def test_planted_effects_are_found():

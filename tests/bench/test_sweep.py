@@ -1,55 +1,17 @@
-"""Sweeps: resume, failures, kills; the records of any way to run are those of the serial one."""
+"""Sweeps: resume, failures, parts, full disks; two workers give the records of one."""
 
-import json
 import os
-import random
 import resource
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+import threadpoolctl
 import torch
 
 import prunus
-from prunus.bench import Record, read_records, run
+from bench_runs import GRID, table
+from prunus.bench import read_records, run
 from prunus.bench.sweep import estimate, finished, unique
-
-TESTS = Path(__file__).parents[1]
-GRID = {
-    "tasks": ["bench_tiny:tiny"],
-    "recipes": ["magnitude", "wanda+ls", "magnitude-global"],
-    "densities": [0.5, 0.25],
-    "schedules": ["none", "retrain"],
-    "seeds": 2,
-    "without": ["small-dense"],
-}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def facts(record: Record) -> tuple:
-    """All of a record that must not depend on how it was run."""
-    return (
-        record.id, record.status, record.recipe, record.seed, record.after, record.retrained,
-        record.parameters, record.macs, record.bytes, record.layer_error, record.layer_density,
-        record.extra.get("masks"), record.data,
-    )  # fmt: skip
-
-
-def table(out) -> list[tuple]:
-    stored = read_records(out)
-    assert stored.torn == ()
-    rows = sorted(map(facts, stored.rows), key=lambda row: row[0])
-    assert len({row[0] for row in rows}) == len(rows), "a cell was recorded twice"
-    return rows
+from prunus.bench.work import pinned
 
 
 def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):
@@ -98,11 +60,12 @@ def test_what_is_asked_for_is_measured(tmp_path):
     for row in read_records(tmp_path / "records").rows:
         scores = row.retrained or row.after
         assert scores["top2_accuracy"] == 1.0  # of two classes
+        assert row.latency["pruned"]["median"] > 0
         if row.extra["role"] == "small-dense":
+            assert row.latency["compact"]
             assert row.parameters[1] <= row.extra["parameters_asked"]
             assert row.certificate is None
             continue
-        assert row.latency["pruned"]["median"] > 0
         assert row.latency["compact"] == ("node" in row.recipe)
         kinds = {statement["kind"] for statement in row.certificate["statements"]}
         assert {"sup", "predicted"} <= kinds
@@ -117,6 +80,31 @@ def test_two_workers_give_the_records_of_one(tmp_path):
     assert both.lost == 0
     assert table(tmp_path / "one") == table(tmp_path / "two")
     assert len(list((tmp_path / "two").glob("*.jsonl"))) == 2  # a file per writer
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")
+def test_peak_memory_is_of_the_run_alone(tmp_path):
+    large = torch.ones(300_000_000, dtype=torch.uint8)
+    del large
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    run({**GRID, "seeds": 1, "densities": [0.5]}, out=tmp_path / "r", cache=tmp_path / "c")
+    peaks = [row.peak_memory for row in read_records(tmp_path / "r").rows]
+    assert max(peaks) < before - 200e6
+
+
+def test_threads_of_blas_are_pinned_and_given_back(tmp_path):
+    def threads():
+        pools = threadpoolctl.threadpool_info()
+        found = {p["num_threads"] for p in pools if p["user_api"] == "blas"}
+        return *found, torch.get_num_threads()
+
+    with threadpoolctl.threadpool_limits(limits=2):
+        torch.set_num_threads(2)
+        with pinned(1):
+            assert threads() == (1, 1)
+        run({**GRID, "seeds": 1}, out=tmp_path / "r", cache=tmp_path / "c")
+        assert threads() == (2, 2)
+        torch.set_num_threads(1)
 
 
 def test_parts_share_a_folder(tmp_path):
@@ -152,90 +140,6 @@ def test_a_cell_that_kills_its_worker_fails_alone(tmp_path):
     assert failed.traceback.startswith("The worker process died 2 times.")
 
 
-SCRIPT = """
-import json, sys
-from prunus.bench import run
-if __name__ == "__main__":
-    grid, out, cache = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-    run(grid, out=out, cache=cache, workers=2, retries=1000)
-"""
-
-
-def rows_on_disk(out: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in out.glob("*.jsonl"))
-
-
-def workers_of(pid: int) -> list[int]:
-    """Child processes that do work (loky's resource tracker is none)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            line = (stat.parent / "cmdline").read_bytes()
-        except (OSError, ValueError):
-            continue
-        if parent == pid and b"loky" in line and b"resource_tracker" not in line:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def disturbed(folder: Path, grid: dict, kills: int, seed: int) -> int:
-    """Run the grid, killing the run and single workers at random moments; how many kills hit."""
-    out, cache = folder / "disturbed", folder / "cache"
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(prunus.__file__).parents[1]), str(TESTS)]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(script), json.dumps(grid), str(out), str(cache)]
-    draw = random.Random(seed)
-    hits, whole = 0, seed % 2 == 0  # whole runs and single workers in turn
-    while True:
-        process = subprocess.Popen(command, env=environment)
-        try:
-            while hits < kills and process.poll() is None:
-                before = rows_on_disk(out)
-                while process.poll() is None and rows_on_disk(out) <= before:
-                    time.sleep(0.005)
-                time.sleep(draw.random() * 0.15)
-                children = workers_of(process.pid)
-                if process.poll() is not None:
-                    break
-                hits, whole = hits + 1, not whole
-                if not whole or not children:
-                    process.kill()
-                    process.wait()
-                    break
-                os.kill(draw.choice(children), signal.SIGKILL)
-            assert process.wait(240) in (0, -signal.SIGKILL)
-        finally:
-            process.kill()
-        if process.returncode == 0:
-            return hits
-
-
-def survives(tmp_path, kills: int, seeds: int) -> None:
-    grid = {**GRID, "tasks": ["bench_tiny:lazy"], "seeds": seeds}
-    hits = disturbed(tmp_path, grid, kills, seed=kills)
-    assert hits == kills, f"the run was over after {hits} kills: give it more cells"
-    run(grid, out=tmp_path / "calm", cache=tmp_path / "cache2")
-    # `table` refuses torn lines and doubled rows.
-    assert table(tmp_path / "disturbed") == table(tmp_path / "calm")
-    left = [p.name for p in (tmp_path / "cache" / "trained").iterdir()]
-    assert len(left) == seeds, left
-
-
-def test_three_kills_lose_and_double_nothing(tmp_path):
-    survives(tmp_path, kills=3, seeds=2)
-
-
-@pytest.mark.slow
-def test_twenty_kills_lose_and_double_nothing(tmp_path):
-    survives(tmp_path, kills=20, seeds=20)
-
-
 def test_missing_data_and_bad_folders_are_said_before_anything_runs(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tiny\.npz is missing in data"):
         run({**GRID, "tasks": ["bench_tiny:without_data"]}, out=tmp_path / "r")
@@ -248,14 +152,6 @@ def test_missing_data_and_bad_folders_are_said_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match=r"`part` must be a whole number in \[1, 2\], got 3"):
         run(GRID, out=tmp_path / "r", part=(3, 2))
     assert not list((tmp_path / "r").glob("*.jsonl"))
-
-
-@pytest.mark.parametrize("name", ["ray", "distributed"])
-def test_a_missing_engine_names_its_extra(tmp_path, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)
-    extra = {"ray": "ray", "distributed": "dask"}[name]
-    with pytest.raises(ImportError, match=rf"{name} is not installed.*'prunus\[{extra}\]'"):
-        run(GRID, out=tmp_path / "r", cache=tmp_path / "c", executor=extra)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):

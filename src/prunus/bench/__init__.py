@@ -13,6 +13,7 @@ from prunus.bench.record import (
     host_facts,
     read_records,
 )
+from prunus.bench.sql import compact, query
 from prunus.bench.sweep import Sweep, run, unique
 from prunus.bench.tasks import TASKS, Task, fresh_model, task
 from prunus.bench.train import Training, accuracy, evaluate, fit
@@ -35,6 +36,7 @@ __all__ = [
     "accuracy",
     "cache_folder",
     "cells",
+    "compact",
     "content_id",
     "evaluate",
     "fit",
@@ -43,6 +45,7 @@ __all__ = [
     "load_data",
     "load_grid",
     "make_executor",
+    "query",
     "read_records",
     "run",
     "stratified_split",

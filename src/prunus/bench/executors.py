@@ -1,7 +1,7 @@
-"""Where jobs run: in this process, in worker processes, on a Ray or a Dask cluster.
+"""Where jobs run: in this process, in worker processes, or on a cluster (`clusters`).
 
 An executor takes jobs (`submit`), gives back each as it ends (`as_completed`) and lets go of the
-rest (`cancel`). The store gives the resume, not the engine: a job may run twice.
+rest (`cancel`). The store gives the resume, not the engine: a job may begin twice.
 """
 
 import contextlib
@@ -16,12 +16,24 @@ from typing import Any, Protocol
 
 from prunus.check import unknown, whole
 
-__all__ = ["EXECUTORS", "DaskExecutor", "Executor", "LocalExecutor", "RayExecutor",
-           "SerialExecutor", "WorkerLost", "make_executor"]  # fmt: skip
+__all__ = [
+    "EXECUTORS",
+    "Ended",
+    "Executor",
+    "LocalExecutor",
+    "SerialExecutor",
+    "WorkerLost",
+    "closing",
+    "make_executor",
+]
 
 
 class WorkerLost(RuntimeError):
-    """The process that ran a job has died."""
+    """The process that ran a job has died; `deaths` counts the engine's own further attempts."""
+
+    def __init__(self, words: str, deaths: int = 1) -> None:
+        super().__init__(words)
+        self.deaths = deaths
 
 
 @dataclass(frozen=True)
@@ -174,136 +186,44 @@ class LocalExecutor:
             pool.shutdown(wait=True, kill_workers=True)
 
 
-class RayExecutor:
-    """Ray Core tasks; Ray starts a lost task again by itself.
-
-    Args:
-        workers: jobs at once; also the CPUs of a cluster started here.
-        threads: CPUs per job.
-        address: of a running cluster; None starts one on this machine.
-        options: further arguments of `ray.init`.
-    """
-
-    isolated = True
-
-    def __init__(
-        self, workers: int, threads: int, *, address: str | None = None, **options: Any
-    ) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray = _need("ray")
-        self.slots = workers
-        self._threads = threads
-        self._ray = ray
-        self._references: dict[Any, int] = {}
-        self._count = 0
-        size = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
-        ray.init(address=address, log_to_driver=False, **{**size, **options})
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
-        """Hand a job to the cluster; its number."""
-        self._count += 1
-        remote = self._ray.remote(num_cpus=self._threads, max_retries=3)(function)
-        self._references[remote.remote(*arguments)] = self._count
-        return self._count
-
-    def as_completed(self) -> Iterator[Ended]:
-        """Each job as it ends."""
-        while self._references:
-            done, _ = self._ray.wait(list(self._references), num_returns=1)
-            for reference in done:
-                job = self._references.pop(reference)
-                try:
-                    yield Ended(job, self._ray.get(reference))
-                except self._ray.exceptions.WorkerCrashedError as error:
-                    yield Ended(job, error=WorkerLost(str(error)))
-                except self._ray.exceptions.RayTaskError as error:
-                    yield Ended(job, error=error.cause)
-
-    def cancel(self) -> None:
-        """Stop what runs and leave the cluster."""
-        for reference in self._references:
-            self._ray.cancel(reference, force=True)
-        self._references.clear()
-        self._ray.shutdown()
-
-
-class DaskExecutor:
-    """Futures of `distributed`; Dask starts a lost task again by itself.
-
-    Args:
-        workers: worker processes of a cluster started here, one thread each.
-        threads: torch threads per job.
-        address: of a running scheduler; None starts one on this machine.
-    """
-
-    isolated = True
-
-    def __init__(self, workers: int, threads: int, *, address: str | None = None) -> None:
-        distributed = _need("distributed", extra="dask")
-        self.slots = workers
-        self._distributed = distributed
-        self._cluster = None
-        if address is None:
-            self._cluster = distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None, processes=True
-            )
-        self._client = distributed.Client(self._cluster or address)
-        self._futures: dict[Any, int] = {}
-        self._count = 0
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
-        """Hand a job to the cluster; its number."""
-        self._count += 1
-        future = self._client.submit(function, *arguments, pure=False, retries=3)
-        self._futures[future] = self._count
-        return self._count
-
-    def as_completed(self) -> Iterator[Ended]:
-        """Each job as it ends."""
-        while self._futures:
-            done, _ = self._distributed.wait(list(self._futures), return_when="FIRST_COMPLETED")
-            for future in done:
-                job = self._futures.pop(future)
-                error = future.exception()
-                if isinstance(error, self._distributed.scheduler.KilledWorker):
-                    yield Ended(job, error=WorkerLost(str(error)))
-                elif error is not None:
-                    yield Ended(job, error=error)
-                else:
-                    yield Ended(job, future.result())
-
-    def cancel(self) -> None:
-        """Stop what runs and leave the cluster."""
-        self._client.cancel(list(self._futures))
-        self._futures.clear()
-        self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
-
-
 EXECUTORS = ("local", "ray", "dask")
 
 
 def make_executor(
-    name: str, *, workers: int = 1, threads: int = 1, address: str | None = None
+    name: str,
+    *,
+    workers: int | None = None,
+    threads: int = 1,
+    address: str | None = None,
+    retries: int = 3,
 ) -> Executor:
     """The executor called `name`: local (one worker: this very process), ray or dask.
+
+    Args:
+        name: one of `EXECUTORS`.
+        workers: jobs at once; None for all that the cluster at `address` takes, one without.
+        threads: of every job.
+        address: of a running cluster.
+        retries: how often an engine may start a job again whose worker died.
 
     Raises:
         ValueError: an unknown name, or an address without a cluster.
         ImportError: the engine is not installed; the message names the extra.
+        OSError: no cluster answers at `address`.
     """
-    whole("workers", workers, low=1)
+    if workers is not None:
+        whole("workers", workers, low=1)
     whole("threads", threads, low=1)
+    if name not in EXECUTORS:
+        raise unknown("executor", name, EXECUTORS)
     if name == "local":
         if address is not None:
             raise ValueError("The local executor has no address. Use --executor ray or dask.")
-        return SerialExecutor() if workers == 1 else LocalExecutor(workers, threads)
-    if name == "ray":
-        return RayExecutor(workers, threads, address=address)
-    if name == "dask":
-        return DaskExecutor(workers, threads, address=address)
-    raise unknown("executor", name, EXECUTORS)
+        return SerialExecutor() if workers in (None, 1) else LocalExecutor(workers, threads)
+    from prunus.bench import clusters
+
+    made = clusters.RayExecutor if name == "ray" else clusters.DaskExecutor
+    return made(workers, threads, address=address, retries=retries)
 
 
 @contextlib.contextmanager
@@ -313,15 +233,3 @@ def closing(executor: Executor) -> Iterator[Executor]:
         yield executor
     finally:
         executor.cancel()
-
-
-def _need(module: str, extra: str | None = None) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(
-            f"{module} is not installed; it comes with an extra: "
-            f"pip install 'prunus[{extra or module}]'."
-        ) from None

@@ -1,6 +1,7 @@
 """The image sets from OpenML, for those who name no folder."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,15 @@ def fetch(source: Source) -> dict[str, np.ndarray]:
         ) from None
     home = Path(os.environ.get("PRUNUS_CACHE") or Path.home() / ".cache" / "prunus") / "openml"
     try:
-        table = fetch_openml(
-            source.name, version=source.version, as_frame=False, parser="liac-arff", data_home=home
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # told of every retry
+            table = fetch_openml(
+                source.name,
+                version=source.version,
+                as_frame=False,
+                parser="liac-arff",
+                data_home=home,
+            )
     except OSError as error:
         raise OSError(
             f"{source.name} could not be fetched from OpenML ({error}). No network: give a local "

@@ -8,13 +8,22 @@ import os
 import platform
 import socket
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Record", "RecordWriter", "Records", "content_id", "host_facts", "read_records"]
+__all__ = [
+    "Record",
+    "RecordIndex",
+    "RecordWriter",
+    "Records",
+    "content_id",
+    "host_facts",
+    "read_records",
+    "record_files",
+]
 
 FORMAT = 1  # raised when a field changes its meaning
 Metrics = Mapping[str, float]
@@ -49,7 +58,8 @@ class Record:
         bytes: storage, dense and pruned.
         latency: of the compact network, with the dense one's and interval; None if not measured.
         seconds: wall time of the run.
-        peak_memory: highest resident bytes of the process; None if unknown.
+        peak_memory: highest resident bytes of the process during the run (on Linux; elsewhere since
+            its start); None if unknown.
         certificate: of the run, as JSON; None if not asked for.
         data: fingerprint of the calibration data.
         versions: of prunus, torch, numpy and Python.
@@ -208,6 +218,46 @@ class RecordWriter:
         self.close()
 
 
+class RecordIndex:
+    """Which cells a folder of records holds; a question reads only what was added since the last.
+
+    Lines that are cut off or damaged count as absent; `read_records` tells of them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._files: dict[str, tuple[int, dict[str, str]]] = {}
+
+    def status(self, identity: str) -> str | None:
+        """ "done", "failed", or None without a record."""
+        found: dict[str, tuple[int, dict[str, str]]] = {}
+        for entry in os.scandir(self._folder):
+            if entry.name.endswith(".jsonl"):
+                size, known = self._files.get(entry.name, (0, {}))
+                if entry.stat().st_size > size:
+                    size += _take(Path(entry.path), size, known)
+                found[entry.name] = size, known
+        self._files = found  # files that were taken away are forgotten
+        states = {known[identity] for _, known in found.values() if identity in known}
+        return "done" if "done" in states else next(iter(states), None)
+
+
+def _take(file: Path, begin: int, known: dict[str, str]) -> int:
+    """Read on from a place in a file; the bytes of the whole lines there."""
+    with file.open("rb") as stream:
+        stream.seek(begin)
+        text = stream.read()
+    whole = text.rfind(b"\n") + 1
+    for line in text[:whole].splitlines():
+        try:
+            row = json.loads(line)
+            if known.get(row["id"]) != "done":
+                known[row["id"]] = row["status"]
+        except (ValueError, KeyError, TypeError):
+            continue
+    return whole
+
+
 @dataclass(frozen=True)
 class Records:
     """What lies in a folder of records.
@@ -221,25 +271,41 @@ class Records:
     torn: Sequence[Path]
 
 
-def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Records:
-    """Read `.jsonl` files, or all of them in folders.
+def record_files(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files of records at `places`: `.jsonl` and `.parquet` files, or all those in folders.
 
     Raises:
         FileNotFoundError: a place that is not there, or a folder without records.
-        ValueError: a damaged line that is not the last of its file; it names file and line.
     """
     given = [places] if isinstance(places, str | os.PathLike) else list(places)
     files: list[Path] = []
     for place in map(Path, given):
-        found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+        found = [place]
+        if place.is_dir():
+            found = sorted([*place.glob("*.jsonl"), *place.glob("*.parquet")])
         if not found or not found[0].exists():
             raise FileNotFoundError(
-                f"No records at {place}: name a .jsonl file, or a folder that holds some."
+                f"No records at {place}: name a .jsonl or .parquet file, or a folder that holds "
+                f"some."
             )
         files += found
+    return files
+
+
+def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Records:
+    """Read `.jsonl` files and the `.parquet` files of `sql.compact`, or all of them in folders.
+
+    Raises:
+        ImportError: a Parquet file, and no DuckDB; the message names the extra.
+        FileNotFoundError: a place that is not there, or a folder without records.
+        ValueError: a damaged line that is not the last of its file; it names file and line.
+    """
     rows: list[Record] = []
     torn: list[Path] = []
-    for file in files:
+    for file in record_files(places):
+        if file.suffix == ".parquet":
+            rows += map(Record.from_row, _parquet(file))
+            continue
         *lines, rest = file.read_bytes().split(b"\n")
         if rest:
             torn.append(file)
@@ -254,3 +320,9 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from None
     return Records(tuple(rows), tuple(torn))
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    from prunus.bench.sql import parquet_rows
+
+    return parquet_rows(file)

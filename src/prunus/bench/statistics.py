@@ -32,6 +32,7 @@ __all__ = [
 
 COMPRESSIONS = (2, 4, 8, 16, 32)  # Blalock et al. (2020), section 6
 DRAWS = 10_000  # of the bootstrap
+ROUNDING = 1e-12  # differences below it, as a share of the scores, are those of the arithmetic
 Row = dict[str, Any]
 Place = tuple[str, str, str]
 Key = tuple[str, str, str, str]
@@ -185,9 +186,12 @@ def group_rows(
 def paired(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) -> Row:
     """The mean of a − b over the seeds that both have, with Student's interval and test.
 
+    Differences that are all alike, as few test samples give them, have no spread to judge by: they
+    get no interval, and the p-value of the sign test, 2^(1 − n), or 1 where they are zero.
+
     Returns:
         `seeds`, `mean`, `low`, `high` and the two-sided `p`. Fewer than two shared seeds give no
-        interval and p = 1. Differences that are all alike give p = 1 where they are zero, else 0.
+        interval and p = 1.
     """
     from scipy.special import stdtr
 
@@ -195,16 +199,18 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95) 
     gaps = [a[s] - b[s] for s in seeds]
     n = len(gaps)
     mean = statistics.fmean(gaps) if gaps else None
+    found: Row = {"seeds": n, "mean": mean, "low": None, "high": None, "p": 1.0}
     if mean is None or n < 2:
-        return {"seeds": n, "mean": mean, "low": None, "high": None, "p": 1.0}
+        return found
+    error = statistics.stdev(gaps) / math.sqrt(n)
+    scale = max(abs(v) for s in seeds for v in (a[s], b[s]))
+    if error <= ROUNDING * scale:
+        alike = abs(mean) <= ROUNDING * scale
+        return found | {"p": 1.0 if alike else 2.0 ** (1 - n)}
     ends = t_interval(gaps, level)
     assert ends is not None  # n >= 2
-    error = statistics.stdev(gaps) / math.sqrt(n)
-    if error == 0:
-        p = 1.0 if mean == 0 else 0.0
-    else:
-        p = 2 * float(stdtr(n - 1, -abs(mean) / error))
-    return {"seeds": n, "mean": mean, "low": ends[0], "high": ends[1], "p": p}
+    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    return found | {"low": ends[0], "high": ends[1], "p": p}
 
 
 def holm(p: Sequence[float]) -> list[float]:

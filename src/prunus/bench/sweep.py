@@ -2,8 +2,9 @@
 
 import os
 import statistics
+import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from prunus.bench.cache import cache_folder
 from prunus.bench.cell import Cell
 from prunus.bench.executors import Ended, Executor, WorkerLost, closing, make_executor
 from prunus.bench.grid import Grid, cells, load_grid, make_grid
-from prunus.bench.record import Record, read_records
+from prunus.bench.record import Record, read_records, record_files
 from prunus.bench.work import (
     Bench,
     StoreError,
@@ -20,13 +21,15 @@ from prunus.bench.work import (
     close_writers,
     data_available,
     failed,
+    pinned,
     prepare,
+    recorded,
     set_up,
     work,
     writable,
 )
 from prunus.check import whole
-from prunus.progress import progress_bar
+from prunus.progress import progress_board
 
 __all__ = ["Sweep", "estimate", "finished", "run", "unique"]
 
@@ -57,7 +60,7 @@ def run(
     *,
     out: str | os.PathLike[str],
     executor: str | Executor = "local",
-    workers: int = 1,
+    workers: int | None = None,
     threads: int = 1,
     address: str | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -77,7 +80,8 @@ def run(
         grid: a `Grid`, a mapping with its fields, or the path of a YAML file.
         out: folder of the records.
         executor: "local", "ray" or "dask", or an `Executor`.
-        workers: processes; one local worker is this process itself.
+        workers: cells at once; None for one, or for as many as the cluster at `address` takes.
+            One local worker is this process itself.
         threads: torch threads of each; part of a cell's identity, since sums depend on it.
         address: of a running cluster.
         cache: folder of trained networks.
@@ -85,7 +89,7 @@ def run(
         retry_failed: run cells again whose record says failed.
         retries: how often a cell may take its worker down before it is recorded as failed.
         part: (i, n) does every n-th cell from the i-th on, so that n machines share one folder.
-        progress: as in `progress_bar`.
+        progress: as in `progress_board`.
 
     Raises:
         ValueError: the grid has mistakes; all are named.
@@ -108,27 +112,44 @@ def run(
         paths=(os.getcwd(),),
         threads=threads,
         parent=os.getpid() if executor == "local" else 0,
+        retry_failed=retry_failed,
     )
+    with pinned(threads):
+        return _sweep(bench, grid.tasks, mine, executor, workers, address, retries, progress)
+
+
+def _sweep(
+    bench: Bench,
+    tasks: Sequence[str],
+    mine: Sequence[Cell],
+    executor: str | Executor,
+    workers: int | None,
+    address: str | None,
+    retries: int,
+    progress: bool | None,
+) -> Sweep:
     set_up(bench)
-    for name in grid.tasks:
+    for name in tasks:
         data_available(name, bench.data_dir)
     known = finished(bench.out)
     missing = [
         cell
         for cell in mine
-        if cell.id not in known or (retry_failed and known[cell.id].status == "failed")
+        if cell.id not in known or (bench.retry_failed and known[cell.id].status == "failed")
     ]
     lost = 0
     if missing:
         made = (
-            make_executor(executor, workers=workers, threads=threads, address=address)
+            make_executor(
+                executor, workers=workers, threads=bench.threads, address=address, retries=retries
+            )
             if isinstance(executor, str)
             else executor
         )
         try:
             with closing(made):
                 _train(bench, made, missing, progress)
-                lost = _run(bench, made, missing, retries, progress)
+                lost = _run(bench, made, missing, _Times(known.values()), retries, progress)
         finally:
             close_writers()
     known = finished(bench.out)
@@ -158,9 +179,33 @@ def unique(records: Sequence[Record]) -> list[Record]:
 
 def finished(out: str | os.PathLike[str]) -> dict[str, Record]:
     """{identity: record} of a folder, which may be empty."""
-    if not any(Path(out).glob("*.jsonl")):
+    try:
+        files = record_files(out)
+    except FileNotFoundError:
         return {}
-    return {record.id: record for record in unique(read_records(out).rows)}
+    return {record.id: record for record in unique(read_records(files).rows)}
+
+
+class _Times:
+    """Seconds that like cells took: same task, recipe and schedule, else task and schedule."""
+
+    def __init__(self, known: Iterable[Record] = ()) -> None:
+        self._times: dict[tuple[str, ...], list[float]] = {}
+        for record in known:
+            if record.status == "done" and record.seconds is not None:
+                self.add(record.task, record.schedule, record.recipe, record.seconds)
+
+    def add(self, task: str, schedule: str, recipe: str, seconds: float) -> None:
+        """One more cell that is done."""
+        for key in ((task, schedule, recipe), (task, schedule)):
+            self._times.setdefault(key, []).append(seconds)
+
+    def expected(self, cell: Cell) -> float | None:
+        """The median over like cells; None without any."""
+        near = self._times.get((cell.task, cell.schedule, cell.label)) or self._times.get(
+            (cell.task, cell.schedule)
+        )
+        return statistics.median(near) if near else None
 
 
 def estimate(todo: Sequence[Cell], known: Sequence[Record]) -> tuple[float, int]:
@@ -168,23 +213,9 @@ def estimate(todo: Sequence[Cell], known: Sequence[Record]) -> tuple[float, int]
 
     Like cells share task, recipe and schedule, else task and schedule; the median counts.
     """
-    times: dict[tuple[str, ...], list[float]] = {}
-    for record in known:
-        if record.status == "done" and record.seconds is not None:
-            times.setdefault((record.task, record.schedule, record.recipe), []).append(
-                record.seconds
-            )
-            times.setdefault((record.task, record.schedule), []).append(record.seconds)
-    total, blank = 0.0, 0
-    for cell in todo:
-        near = times.get((cell.task, cell.schedule, cell.label)) or times.get(
-            (cell.task, cell.schedule)
-        )
-        if near is None:
-            blank += 1
-        else:
-            total += statistics.median(near)
-    return total, blank
+    times = _Times(known)
+    expected = [times.expected(cell) for cell in todo]
+    return sum(e for e in expected if e is not None), expected.count(None)
 
 
 def _train(
@@ -200,17 +231,20 @@ def _train(
     def fill() -> None:
         while todo and len(flight) < executor.slots:
             job = todo.popleft()
-            flight[executor.submit(prepare, bench, *job)] = job
+            number = executor.submit(prepare, bench, *job)
+            flight[number] = job
+            board.begin(number, f"{job[0]}  seed {job[1]}", None)
 
-    with progress_bar("dense networks", len(todo), progress=progress) as advance:
+    with progress_board("dense networks", len(todo), progress=progress) as board:
         fill()
         for ended in executor.as_completed():
             job = flight.pop(ended.job)
-            if isinstance(ended.error, WorkerLost) and again[job] < 10:
+            lost = isinstance(ended.error, WorkerLost) and again[job] < 10
+            if lost:
                 again[job] += 1
                 todo.append(job)
-            else:
-                advance(1)  # an error comes up again in the cells, which record it
+            # any other error comes up again in the cells, which record it
+            board.end(ended.job, 0 if lost else 1)
             fill()
 
 
@@ -218,6 +252,7 @@ def _run(
     bench: Bench,
     executor: Executor,
     missing: Sequence[Cell],
+    times: _Times,
     retries: int,
     progress: bool | None,
 ) -> int:
@@ -229,24 +264,29 @@ def _run(
     todo, suspects = deque(missing), deque[Cell]()
     deaths: Counter[str] = Counter()
     flight: dict[int, Cell] = {}
+    begun: dict[int, float] = {}
     lost = 0
+
+    def begin(cell: Cell) -> None:
+        number = executor.submit(work, bench, cell)
+        flight[number] = cell
+        begun[number] = time.monotonic()
+        board.begin(number, str(cell), times.expected(cell))
 
     def fill() -> None:
         while todo and len(flight) < executor.slots:
-            cell = todo.popleft()
-            flight[executor.submit(work, bench, cell)] = cell
+            begin(todo.popleft())
         if suspects and not flight and not todo:
-            cell = suspects.popleft()
-            flight[executor.submit(work, bench, cell)] = cell
+            begin(suspects.popleft())
 
     def settle(ended: Ended) -> int:
         nonlocal lost
         cell = flight.pop(ended.job)
         if isinstance(ended.error, WorkerLost):
-            lost += 1
-            if cell.id in finished(bench.out):
+            lost += ended.error.deaths
+            if recorded(bench, cell):
                 return 1  # it died after writing
-            deaths[cell.id] += 1
+            deaths[cell.id] += ended.error.deaths
             if deaths[cell.id] <= retries:
                 suspects.append(cell)
                 return 0
@@ -257,11 +297,14 @@ def _run(
         elif ended.error is not None:
             reason = f"{type(ended.error).__name__}: {ended.error}"
             append(bench, failed(cell, reason))
+        else:
+            seconds = time.monotonic() - begun[ended.job]
+            times.add(cell.task, cell.schedule, cell.label, seconds)
         return 1
 
-    with progress_bar("cells", len(missing), progress=progress) as advance:
+    with progress_board("cells", len(missing), progress=progress) as board:
         fill()
         for ended in executor.as_completed():
-            advance(settle(ended))
+            board.end(ended.job, settle(ended))
             fill()
     return lost

@@ -182,8 +182,14 @@ def task(name: str) -> Task:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"Task {name!r} could not be imported: {error}. "
-            f"Name it package.module:attribute, with the package on PYTHONPATH."
+            f"Task {name!r} could not be imported: {error}. Name it package.module:attribute, "
+            f"and run in the folder of the package or set PYTHONPATH."
+        ) from None
+    except Exception as error:  # whatever the user's module does
+        words = " ".join(str(error).split())
+        raise ValueError(
+            f"Task {name!r} could not be imported: {type(error).__name__} in {module}: {words}. "
+            f"Mend the module."
         ) from None
     if not isinstance(found, Task):
         raise ValueError(

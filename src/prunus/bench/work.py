@@ -1,39 +1,23 @@
 """What a worker does: train a dense network once, run one cell, write its record."""
 
-import copy
+import contextlib
 import functools
-import hashlib
-import json
 import os
 import resource
 import sys
+import threading
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from prunus.bench.cache import Checkpoint, trained
-from prunus.bench.cell import Cell, baselines, budget_of, recipe_of, schedule_of
+from prunus.bench.cell import Cell, baselines, budget_of, recipe_of
 from prunus.bench.comparison import versions
-from prunus.bench.data import Dataset
-from prunus.bench.record import Record, RecordWriter, host_facts
-from prunus.bench.tasks import Task, fresh_model, task
-from prunus.budget import Budget, Plan
-from prunus.calibration.store import Calibration, calibrate
-from prunus.engine.prune import prune
-from prunus.granularity import Node
-from prunus.guarantee import certify
-from prunus.presets import recipes
-from prunus.recipe import Recipe
-from prunus.result import Pruned
-from prunus.rng import generator_for
-from prunus.schedules import Step
+from prunus.bench.record import Record, RecordIndex, RecordWriter, host_facts
+from prunus.bench.roles import ROLES, Bench, data_of, dense_of
 
 __all__ = [
     "Bench",
@@ -42,7 +26,9 @@ __all__ = [
     "close_writers",
     "data_available",
     "failed",
+    "pinned",
     "prepare",
+    "recorded",
     "run_cell",
     "set_up",
     "work",
@@ -50,89 +36,90 @@ __all__ = [
 ]
 
 
+_alone = threading.Lock()  # a cluster's worker may have threads; cells set the process's state
+
+
 class StoreError(OSError):
     """A record could not be written; going on would lose results."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Where a worker finds things; none of it decides a result.
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """So many threads for torch and for BLAS, whose sums depend on it; the old numbers return."""
+    from threadpoolctl import threadpool_limits
 
-    Attributes:
-        out: folder of the records.
-        cache: folder of trained networks; None for the usual one.
-        data_dir: folder with the data sets; None for PRUNUS_DATA.
-        paths: folders where the tasks' modules are looked for.
-        threads: torch threads.
-        parent: process that a worker must not outlive; 0 for none.
-    """
+    before = torch.get_num_threads()
+    with threadpool_limits(limits=threads):
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
-    out: str
-    cache: str | None = None
-    data_dir: str | None = None
-    paths: tuple[str, ...] = ()
-    threads: int = 1
-    parent: int = 0
+
+@functools.cache
+def _pin(process: int, threads: int) -> None:
+    """Pin a worker for good, once."""
+    from threadpoolctl import threadpool_limits
+
+    del process
+    threadpool_limits(limits=threads)
 
 
 def set_up(bench: Bench) -> None:
     """Make a process ready: its threads pinned, the tasks' modules in reach."""
+    _pin(os.getpid(), bench.threads)
     torch.set_num_threads(bench.threads)
     for path in bench.paths:
         if path not in sys.path:
             sys.path.append(path)
 
 
-@functools.lru_cache(maxsize=2)
-def _data(name: str, data_dir: str | None) -> Dataset:
-    return task(name).data(data_dir=data_dir)
-
-
-@functools.lru_cache(maxsize=2)
-def _dense(name: str, seed: int, data_dir: str | None, cache: str | None) -> Checkpoint:
-    return trained(task(name), _data(name, data_dir), seed=seed, cache=cache, progress=False)
-
-
-@functools.lru_cache(maxsize=4)
-def _calibration(
-    name: str,
-    seed: int,
-    data_dir: str | None,
-    cache: str | None,
-    samples: int,
-    statistics: tuple[str, ...],
-) -> Calibration:
-    model = _dense(name, seed, data_dir, cache).model
-    data = _data(name, data_dir).batches(limit=samples)
-    return calibrate(model, data, statistics, seed=seed, progress=False)
-
-
 def prepare(bench: Bench, name: str, seed: int) -> float:
     """Train the dense network of a task and seed unless the cache has it; seconds it took."""
-    set_up(bench)
-    found = _dense(name, seed, bench.data_dir, bench.cache)
-    return found.seconds
+    with _alone:
+        set_up(bench)
+        return dense_of(name, seed, bench.data_dir, bench.cache).seconds
 
 
 def work(bench: Bench, cell: Cell) -> str:
     """Run a cell and write its record, done or failed; its status.
 
+    A cell that is recorded already is left alone: an engine starts a job again when its worker is
+    lost, which may have written before, or may live on behind a broken connection.
+
     Raises:
         StoreError: the record could not be written.
     """
-    set_up(bench)
-    record = run_cell(bench, cell)
-    append(bench, record)
-    return record.status
+    with _alone:
+        set_up(bench)
+        status = recorded(bench, cell)
+        if status is None:
+            record = run_cell(bench, cell)
+            status = recorded(bench, cell)
+            if status is None:
+                append(bench, record)
+                status = record.status
+        return status
+
+
+_indices: dict[str, RecordIndex] = {}
+
+
+def recorded(bench: Bench, cell: Cell) -> str | None:
+    """The status of a cell's record; None where there is none, or a failed one to be mended."""
+    index = _indices.setdefault(bench.out, RecordIndex(bench.out))
+    status = index.status(cell.id)
+    return None if status == "failed" and bench.retry_failed else status
 
 
 def run_cell(bench: Bench, cell: Cell) -> Record:
     """The record of a cell; an error becomes a record with its traceback."""
     begun = time.perf_counter()
+    _forget_peak()
     record = _blank(cell)
     try:
-        run = {"prune": _pruned, "random-layers": _random_layers, "small-dense": _small_dense}
-        record = run[cell.role](bench, cell, record)
+        record = ROLES[cell.role](bench, cell, record)
     except Exception:
         record = replace(record, status="failed", traceback=traceback.format_exc())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -141,6 +128,12 @@ def run_cell(bench: Bench, cell: Cell) -> Record:
         seconds=time.perf_counter() - begun,
         peak_memory=peak * (1 if sys.platform == "darwin" else 1024),
     )
+
+
+def _forget_peak() -> None:
+    """Let the process's peak memory begin anew, where the kernel can do so (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def failed(cell: Cell, reason: str) -> Record:
@@ -198,230 +191,9 @@ def close_writers() -> None:
         _writers.pop(key).close()
 
 
-def _scores(cell: Cell, model: nn.Module, data: Dataset) -> dict[str, float]:
-    found = {n: float(v) for n, v in task(cell.task).evaluate(model, data).items()}
-    if cell.settings.top_k is not None:
-        found[f"top{cell.settings.top_k}_accuracy"] = _top_k(model, data, cell.settings.top_k)
-    return found
-
-
-def _top_k(model: nn.Module, data: Dataset, k: int) -> float:
-    right, device = 0, next(model.parameters()).device
-    with torch.no_grad():
-        for x, y in zip(
-            torch.split(data.x_test, 2000), torch.split(data.y_test, 2000), strict=True
-        ):
-            best = model(x.to(device)).topk(k, dim=1).indices.cpu()
-            right += int((best == y[:, None]).any(1).sum())
-    return right / len(data.y_test)
-
-
-def _prune(
-    bench: Bench,
-    cell: Cell,
-    recipe: Recipe,
-    target: Budget | Plan,
-    *,
-    evaluated: dict[str, float] | None = None,
-) -> Pruned:
-    """One call of `prune` as the cell says; `evaluated` takes the scores before the last training.
-
-    With None for `evaluated` a schedule that needs no training gets none.
-    """
-    chosen, data = task(cell.task), _data(cell.task, bench.data_dir)
-    schedule, trains, from_start = schedule_of(cell.schedule)
-    method = replace(recipe, schedule=schedule)
-    model = (
-        fresh_model(chosen, cell.seed)
-        if from_start
-        else _dense(cell.task, cell.seed, bench.data_dir, bench.cache).model
-    )
-    if cell.settings.device != "cpu":
-        model = copy.deepcopy(model).to(cell.settings.device)
-    source: Any = data.batches(limit=cell.settings.calibration)
-    # A calibration traces for nodes on the device where it was made.
-    fits = cell.settings.device == "cpu" or not isinstance(method.granularity, Node)
-    if fits and not from_start and method.inputs == "dense" and len(list(schedule())) == 1:
-        statistics = tuple(sorted({"gram", *method.statistics} - {"diag"}))
-        source = _calibration(
-            cell.task,
-            cell.seed,
-            bench.data_dir,
-            bench.cache,
-            cell.settings.calibration,
-            statistics,
-        )
-    train: Callable[[nn.Module, Step], None] | None = None
-    if trains and (evaluated is not None or schedule.trains):
-        fit = chosen.train if from_start else chosen.retrain
-
-        def train(model: nn.Module, step: Step) -> None:
-            if step.last and evaluated is not None:
-                evaluated.update(_scores(cell, model, data))
-            generator = generator_for(cell.seed, "retraining", cell.task, step.index)
-            fit(model, data, generator=generator, hold=None, progress=False)
-
-    return prune(
-        model.eval(),
-        method,
-        target,
-        data=source,
-        layers=cell.settings.layers,
-        exclude=cell.settings.exclude,
-        train=train,
-        seed=cell.seed,
-        progress=False,
-    )
-
-
-def _pruned(bench: Bench, cell: Cell, record: Record) -> Record:
-    recipe = recipe_of(cell.recipe)
-    return _account(bench, cell, record, recipe, budget_of(cell.budget))
-
-
-def _random_layers(bench: Bench, cell: Cell, record: Record) -> Record:
-    """A random mask with the counts of every layer that the recipe chose."""
-    recipe = recipe_of(cell.recipe)
-    plan = _prune(bench, cell, recipe, budget_of(cell.budget)).plan
-    base = recipes["random-edge"]
-    blind = Recipe(granularity=recipe.granularity, score=base.score, selection=base.selection)
-    return _account(bench, cell, record, blind, plan)
-
-
-def _account(
-    bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: Budget | Plan
-) -> Record:
-    data = _data(cell.task, bench.data_dir)
-    dense = _dense(cell.task, cell.seed, bench.data_dir, bench.cache)
-    _, trains, _ = schedule_of(cell.schedule)
-    after: dict[str, float] = {}
-    pruned = _prune(bench, cell, recipe, target, evaluated=after)
-    final = _scores(cell, pruned.model, data)
-    before = dict(dense.metrics)
-    if cell.settings.top_k is not None:
-        before = _scores(cell, dense.model, data)
-    latency = None
-    if cell.settings.latency:
-        latency = _latency(pruned, data)
-    return replace(
-        _costs(record, pruned),
-        before=before,
-        after=after if trains else final,
-        retrained=final if trains else None,
-        layer_error={n: r.error for n, r in pruned.layers.items() if r.error is not None},
-        layer_density={n: r.density for n, r in pruned.layers.items()},
-        latency=latency,
-        certificate=_certificate(cell, dense.model, pruned, data),
-        data=pruned.data_fingerprint or "",
-        extra={
-            **record.extra,
-            "masks": _digest(pruned.masks),
-            "plan_feasible": pruned.plan.feasible,
-            "notes": list(pruned.notes),
-        },
-    )
-
-
-def _costs(record: Record, pruned: Pruned) -> Record:
-    before, after = pruned.cost_before, pruned.cost_after
-    macs = None
-    if before.macs is not None and after.macs is not None:
-        macs = (before.macs, after.macs)
-    return replace(
-        record,
-        density=after.density,
-        density_whole=after.model_density,
-        parameters=(before.parameters, after.parameters),
-        macs=macs,
-        bytes=(before.bytes, after.bytes),
-    )
-
-
-def _latency(pruned: Pruned, data: Dataset) -> dict[str, Any]:
-    timed = pruned.measured(data.x_test[:64])
-    before, after = timed.cost_before.latency, timed.cost_after.latency
-    assert before is not None  # `measured` sets both
-    assert after is not None
-    return {
-        "dense": asdict(before),
-        "pruned": asdict(after),
-        "compact": isinstance(pruned.recipe.granularity, Node),
-    }
-
-
-def _certificate(
-    cell: Cell, dense: nn.Module, pruned: Pruned, data: Dataset
-) -> dict[str, Any] | None:
-    """What is guaranteed and predicted for the gap to the trained dense network, held out."""
-    if cell.settings.certificate is None:
-        return None
-    samples = data.x_test[: cell.settings.certificate].to(cell.settings.device)
-    if cell.settings.device != "cpu":
-        dense = copy.deepcopy(dense).to(cell.settings.device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a vacuous bound says so in its statement
-        text = certify(dense, pruned, data=samples).to_json()
-    found: dict[str, Any] = json.loads(text)
-    del found["gaps"]  # one number per sample
-    return found
-
-
-def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
-    """A dense network of the same shape, thinner, with as many parameters; trained from the start.
-
-    Its widths are those that random node pruning leaves at the same number of parameters.
-    """
-    chosen: Task = task(cell.task)
-    data = _data(cell.task, bench.data_dir)
-    dense = _dense(cell.task, cell.seed, bench.data_dir, bench.cache)
-    once = replace(cell, schedule="none")
-    masked = _prune(bench, once, recipe_of(cell.recipe), budget_of(cell.budget))
-    thin = masked
-    if not isinstance(masked.recipe.granularity, Node):
-        size = Budget(parameters=masked.cost_after.parameters)
-        thin = _prune(bench, once, recipes["random-node"], size)
-    model = thin.compact(data.x_test[:8].to(cell.settings.device))
-    generator = generator_for(cell.seed, "small dense network", cell.task)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
-        for module in model.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    begun = generator_for(cell.seed, "training", cell.task)
-    chosen.train(model, data, generator=begun, hold=None, progress=False)
-    after = _scores(cell, model, data)
-    retrained = None
-    if cell.schedule != "none":
-        again = generator_for(cell.seed, "retraining", cell.task, 0)
-        chosen.retrain(model, data, generator=again, hold=None, progress=False)
-        retrained = _scores(cell, model, data)
-    return replace(
-        _costs(record, thin),
-        before=dict(dense.metrics),
-        after=after,
-        retrained=retrained,
-        data=thin.data_fingerprint or "",
-        extra={
-            **record.extra,
-            "masks": "",
-            "parameters_asked": masked.cost_after.parameters,
-            "plan_feasible": thin.plan.feasible,
-        },
-    )
-
-
-def _digest(masks: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(masks):
-        digest.update(f"{name}{tuple(masks[name].shape)}".encode())
-        digest.update(masks[name].cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def data_available(name: str, data_dir: str | None) -> None:
     """Load the task's data, so that what is missing is said before anything runs."""
-    _data(name, data_dir)
+    data_of(name, data_dir)
 
 
 def writable(out: str | os.PathLike[str]) -> str:

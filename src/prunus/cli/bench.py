@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.imports import look_here
+
 __all__ = ["bench"]
 
 
@@ -19,7 +21,10 @@ def bench(
         bool, typer.Option("--dry-run", help="Print the cells and the estimated time.")
     ] = False,
     executor: Annotated[str, typer.Option(help="local, ray or dask.")] = "local",
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Cells at once; left out: one, or all that the cluster takes."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Torch threads of each process.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running cluster.")] = None,
     part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th on.")] = "1/1",
@@ -39,6 +44,7 @@ def bench(
     from prunus.bench.grid import cells, load_grid
     from prunus.bench.sweep import estimate, finished, run
 
+    look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())
     if dry_run:
         every = cells(grid, threads=threads)
@@ -47,11 +53,7 @@ def bench(
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
         seconds, blank = estimate(todo, list(known.values()))
-        said = f"about {_time(seconds / workers)} with {workers} workers" if blank == 0 else (
-            f"about {_time(seconds / workers)} for those with like records, {blank} without"
-            if blank < len(todo)
-            else "no like records yet to estimate the time from"
-        )  # fmt: skip
+        said = _guess(seconds, blank, len(todo), workers or 1)
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
     first, slash, last = part.partition("/")
@@ -77,6 +79,15 @@ def bench(
     typer.echo(str(result.folder))
     if result.failed:
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
+
+
+def _guess(seconds: float, blank: int, cells: int, workers: int) -> str:
+    if cells and blank == cells:
+        return "no like records yet to estimate the time from"
+    time = f"about {_time(seconds / workers)}"
+    if blank:
+        return f"{time} for those with like records, {blank} without"
+    return f"{time} with {workers} worker{'s' if workers > 1 else ''}"
 
 
 def _time(seconds: float) -> str:

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["named_function"]
+__all__ = ["look_here", "named_function"]
+
+
+def look_here() -> None:
+    """Let modules in the current folder be found, before all others."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def named_function(option: str, path: str) -> Callable[..., Any]:
@@ -18,9 +25,7 @@ def named_function(option: str, path: str) -> Callable[..., Any]:
     module, colon, attribute = path.partition(":")
     if not colon or not module or not attribute:
         raise ValueError(f"{option} must be package.module:function, got {path!r}.")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    look_here()
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

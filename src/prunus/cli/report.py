@@ -10,7 +10,9 @@ __all__ = ["report"]
 
 
 def report(
-    records: Annotated[list[Path], typer.Argument(help=".jsonl files, or folders that hold some.")],
+    records: Annotated[
+        list[Path], typer.Argument(help=".jsonl or .parquet files, or folders that hold some.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     metric: Annotated[
         str, typer.Option(help="The score to draw, as the records name it.")
@@ -22,11 +24,22 @@ def report(
     ] = None,
     interval: Annotated[str, typer.Option(help="Of means: t or bootstrap.")] = "t",
     level: Annotated[float, typer.Option(help="Confidence level.")] = 0.95,
+    sql: Annotated[
+        str | None,
+        typer.Option(help="Print what a statement on the table `records` gives, as CSV; no page."),
+    ] = None,
+    compact: Annotated[
+        Path | None,
+        typer.Option(help="Write the records to one Parquet file, each cell once; no page."),
+    ] = None,
 ) -> None:
     """Write one HTML page from the records of `prunus bench` or `prunus demo`.
 
     Example: prunus report demo-report/records.jsonl --out report.html
     """
+    if sql is not None or compact is not None:
+        _database(records, sql, compact)
+        return
     from prunus.bench.record import read_records
 
     stored = read_records(records)
@@ -38,6 +51,17 @@ def report(
     if static is not None:
         raise ValueError("--static is for the records of `prunus bench`; these hold no grid.")
     _comparison(stored.rows, records, out, metric)
+
+
+def _database(records: Sequence[Path], sql: str | None, packed: Path | None) -> None:
+    from prunus.bench.sql import compact, query
+    from prunus.report.page import table_csv
+
+    if sql is not None and (rows := query(records, sql)):
+        typer.echo(table_csv(rows), nl=False)
+    if packed is not None:
+        count = compact(records, packed)
+        typer.echo(f"{packed}: {count} records", err=True)
 
 
 def _benchmark(

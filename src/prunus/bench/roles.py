@@ -1,0 +1,318 @@
+"""What a cell does by its role: a pruning by its recipe, or a null baseline of its own kind."""
+
+import copy
+import functools
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.bench.cache import Checkpoint, trained
+from prunus.bench.cell import Cell, budget_of, recipe_of, schedule_of
+from prunus.bench.data import Dataset
+from prunus.bench.record import Record
+from prunus.bench.tasks import Task, fresh_model, task
+from prunus.budget import Budget, Plan
+from prunus.calibration.store import Calibration, calibrate
+from prunus.cost import Latency, measure_latency
+from prunus.engine.prune import prune
+from prunus.granularity import Node
+from prunus.guarantee import certify
+from prunus.presets import recipes
+from prunus.recipe import Recipe
+from prunus.result import Pruned
+from prunus.rng import generator_for
+from prunus.schedules import Step
+
+__all__ = ["ROLES", "Bench", "data_of", "dense_of"]
+
+TIMED = 64  # test samples in a timed batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where a worker finds things; none of it decides a result.
+
+    Attributes:
+        out: folder of the records.
+        cache: folder of trained networks; None for the usual one.
+        data_dir: folder with the data sets; None for PRUNUS_DATA.
+        paths: folders where the tasks' modules are looked for.
+        threads: torch threads.
+        parent: process that a worker must not outlive; 0 for none.
+        retry_failed: whether a cell that is recorded as failed is still to be done.
+    """
+
+    out: str
+    cache: str | None = None
+    data_dir: str | None = None
+    paths: tuple[str, ...] = ()
+    threads: int = 1
+    parent: int = 0
+    retry_failed: bool = False
+
+
+@functools.lru_cache(maxsize=2)
+def data_of(name: str, data_dir: str | None) -> Dataset:
+    """The data set of a task; the last two are kept."""
+    return task(name).data(data_dir=data_dir)
+
+
+@functools.lru_cache(maxsize=2)
+def dense_of(name: str, seed: int, data_dir: str | None, cache: str | None) -> Checkpoint:
+    """The trained dense network of a task and seed, from the cache or trained now."""
+    return trained(task(name), data_of(name, data_dir), seed=seed, cache=cache, progress=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _calibration(
+    name: str,
+    seed: int,
+    data_dir: str | None,
+    cache: str | None,
+    samples: int,
+    statistics: tuple[str, ...],
+) -> Calibration:
+    model = dense_of(name, seed, data_dir, cache).model
+    data = data_of(name, data_dir).batches(limit=samples)
+    return calibrate(model, data, statistics, seed=seed, progress=False)
+
+
+def _scores(cell: Cell, model: nn.Module, data: Dataset) -> dict[str, float]:
+    found = {n: float(v) for n, v in task(cell.task).evaluate(model, data).items()}
+    if cell.settings.top_k is not None:
+        found[f"top{cell.settings.top_k}_accuracy"] = _top_k(model, data, cell.settings.top_k)
+    return found
+
+
+def _top_k(model: nn.Module, data: Dataset, k: int) -> float:
+    right, device = 0, next(model.parameters()).device
+    with torch.no_grad():
+        for x, y in zip(
+            torch.split(data.x_test, 2000), torch.split(data.y_test, 2000), strict=True
+        ):
+            best = model(x.to(device)).topk(k, dim=1).indices.cpu()
+            right += int((best == y[:, None]).any(1).sum())
+    return right / len(data.y_test)
+
+
+def _prune(
+    bench: Bench,
+    cell: Cell,
+    recipe: Recipe,
+    target: Budget | Plan,
+    *,
+    evaluated: dict[str, float] | None = None,
+) -> Pruned:
+    """One call of `prune` as the cell says; `evaluated` takes the scores before the last training.
+
+    With None for `evaluated` a schedule that needs no training gets none.
+    """
+    chosen, data = task(cell.task), data_of(cell.task, bench.data_dir)
+    schedule, trains, from_start = schedule_of(cell.schedule)
+    method = replace(recipe, schedule=schedule)
+    model = (
+        fresh_model(chosen, cell.seed)
+        if from_start
+        else dense_of(cell.task, cell.seed, bench.data_dir, bench.cache).model
+    )
+    if cell.settings.device != "cpu":
+        model = copy.deepcopy(model).to(cell.settings.device)
+    source: Any = data.batches(limit=cell.settings.calibration)
+    # A calibration traces for nodes on the device where it was made.
+    fits = cell.settings.device == "cpu" or not isinstance(method.granularity, Node)
+    if fits and not from_start and method.inputs == "dense" and len(list(schedule())) == 1:
+        statistics = tuple(sorted({"gram", *method.statistics} - {"diag"}))
+        source = _calibration(
+            cell.task,
+            cell.seed,
+            bench.data_dir,
+            bench.cache,
+            cell.settings.calibration,
+            statistics,
+        )
+    train: Callable[[nn.Module, Step], None] | None = None
+    if trains and (evaluated is not None or schedule.trains):
+        fit = chosen.train if from_start else chosen.retrain
+
+        def train(model: nn.Module, step: Step) -> None:
+            if step.last and evaluated is not None:
+                evaluated.update(_scores(cell, model, data))
+            generator = generator_for(cell.seed, "retraining", cell.task, step.index)
+            fit(model, data, generator=generator, hold=None, progress=False)
+
+    return prune(
+        model.eval(),
+        method,
+        target,
+        data=source,
+        layers=cell.settings.layers,
+        exclude=cell.settings.exclude,
+        train=train,
+        seed=cell.seed,
+        progress=False,
+    )
+
+
+def _pruned(bench: Bench, cell: Cell, record: Record) -> Record:
+    recipe = recipe_of(cell.recipe)
+    return _account(bench, cell, record, recipe, budget_of(cell.budget))
+
+
+def _random_layers(bench: Bench, cell: Cell, record: Record) -> Record:
+    """A random mask with the counts of every layer that the recipe chose."""
+    recipe = recipe_of(cell.recipe)
+    plan = _prune(bench, cell, recipe, budget_of(cell.budget)).plan
+    base = recipes["random-edge"]
+    blind = Recipe(granularity=recipe.granularity, score=base.score, selection=base.selection)
+    return _account(bench, cell, record, blind, plan)
+
+
+def _account(
+    bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: Budget | Plan
+) -> Record:
+    data = data_of(cell.task, bench.data_dir)
+    dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
+    _, trains, _ = schedule_of(cell.schedule)
+    after: dict[str, float] = {}
+    pruned = _prune(bench, cell, recipe, target, evaluated=after)
+    final = _scores(cell, pruned.model, data)
+    before = dict(dense.metrics)
+    if cell.settings.top_k is not None:
+        before = _scores(cell, dense.model, data)
+    latency = None
+    if cell.settings.latency:
+        latency = _latency(pruned, data)
+    return replace(
+        _costs(record, pruned),
+        before=before,
+        after=after if trains else final,
+        retrained=final if trains else None,
+        layer_error={n: r.error for n, r in pruned.layers.items() if r.error is not None},
+        layer_density={n: r.density for n, r in pruned.layers.items()},
+        latency=latency,
+        certificate=_certificate(cell, dense.model, pruned, data),
+        data=pruned.data_fingerprint or "",
+        extra={
+            **record.extra,
+            "masks": _digest(pruned.masks),
+            "plan_feasible": pruned.plan.feasible,
+            "notes": list(pruned.notes),
+        },
+    )
+
+
+def _costs(record: Record, pruned: Pruned) -> Record:
+    before, after = pruned.cost_before, pruned.cost_after
+    macs = None
+    if before.macs is not None and after.macs is not None:
+        macs = (before.macs, after.macs)
+    return replace(
+        record,
+        density=after.density,
+        density_whole=after.model_density,
+        parameters=(before.parameters, after.parameters),
+        macs=macs,
+        bytes=(before.bytes, after.bytes),
+    )
+
+
+def _latency(pruned: Pruned, data: Dataset) -> dict[str, Any]:
+    timed = pruned.measured(data.x_test[:TIMED])
+    before, after = timed.cost_before.latency, timed.cost_after.latency
+    assert before is not None  # `measured` sets both
+    assert after is not None
+    return _timings(before, after, compact=isinstance(pruned.recipe.granularity, Node))
+
+
+def _timings(dense: Latency, small: Latency, *, compact: bool) -> dict[str, Any]:
+    return {"dense": asdict(dense), "pruned": asdict(small), "compact": compact}
+
+
+def _certificate(
+    cell: Cell, dense: nn.Module, pruned: Pruned, data: Dataset
+) -> dict[str, Any] | None:
+    """What is guaranteed and predicted for the gap to the trained dense network, held out."""
+    if cell.settings.certificate is None:
+        return None
+    samples = data.x_test[: cell.settings.certificate].to(cell.settings.device)
+    if cell.settings.device != "cpu":
+        dense = copy.deepcopy(dense).to(cell.settings.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a vacuous bound says so in its statement
+        text = certify(dense, pruned, data=samples).to_json()
+    found: dict[str, Any] = json.loads(text)
+    del found["gaps"]  # one number per sample
+    return found
+
+
+def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
+    """A dense network of the same shape, thinner, with as many parameters; trained from the start.
+
+    Its widths are those that random node pruning leaves at the same number of parameters.
+    """
+    chosen: Task = task(cell.task)
+    data = data_of(cell.task, bench.data_dir)
+    dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
+    once = replace(cell, schedule="none")
+    masked = _prune(bench, once, recipe_of(cell.recipe), budget_of(cell.budget))
+    thin = masked
+    if not isinstance(masked.recipe.granularity, Node):
+        size = Budget(parameters=masked.cost_after.parameters)
+        thin = _prune(bench, once, recipes["random-node"], size)
+    model = thin.compact(data.x_test[:8].to(cell.settings.device))
+    generator = generator_for(cell.seed, "small dense network", cell.task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    begun = generator_for(cell.seed, "training", cell.task)
+    chosen.train(model, data, generator=begun, hold=None, progress=False)
+    after = _scores(cell, model, data)
+    retrained = None
+    if cell.schedule != "none":
+        again = generator_for(cell.seed, "retraining", cell.task, 0)
+        chosen.retrain(model, data, generator=again, hold=None, progress=False)
+        retrained = _scores(cell, model, data)
+    latency = None
+    if cell.settings.latency:
+        batch = data.x_test[:TIMED].to(cell.settings.device)
+        whole = copy.deepcopy(dense.model).to(cell.settings.device)
+        pair = measure_latency([whole, model], lambda m: m(batch), batch=len(batch))
+        latency = _timings(*pair, compact=True)
+    return replace(
+        _costs(record, thin),
+        latency=latency,
+        before=dict(dense.metrics),
+        after=after,
+        retrained=retrained,
+        data=thin.data_fingerprint or "",
+        extra={
+            **record.extra,
+            "masks": "",
+            "parameters_asked": masked.cost_after.parameters,
+            "plan_feasible": thin.plan.feasible,
+        },
+    )
+
+
+def _digest(masks: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(masks):
+        digest.update(f"{name}{tuple(masks[name].shape)}".encode())
+        digest.update(masks[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+ROLES: Mapping[str, Callable[[Bench, Cell, Record], Record]] = {
+    "prune": _pruned,
+    "random-layers": _random_layers,
+    "small-dense": _small_dense,
+}

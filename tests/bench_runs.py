@@ -1,0 +1,126 @@
+"""A small grid, what of its records must not depend on how it ran, and runs that are killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import prunus
+from prunus.bench import Record, read_records, run
+
+GRID = {
+    "tasks": ["bench_tiny:tiny"],
+    "recipes": ["magnitude", "wanda+ls", "magnitude-global"],
+    "densities": [0.5, 0.25],
+    "schedules": ["none", "retrain"],
+    "seeds": 2,
+    "without": ["small-dense"],
+}
+ADDRESS = "127.0.0.2"  # Ray turns 127.0.0.1 into the host's address
+
+
+def facts(record: Record) -> tuple:
+    """All of a record that must not depend on how it was run."""
+    return (
+        record.id, record.status, record.recipe, record.seed, record.after, record.retrained,
+        record.parameters, record.macs, record.bytes, record.layer_error, record.layer_density,
+        record.extra.get("masks"), record.data,
+    )  # fmt: skip
+
+
+def table(out) -> list[tuple]:
+    """The facts of every record, each cell once and every line whole."""
+    stored = read_records(out)
+    assert stored.torn == ()
+    rows = sorted(map(facts, stored.rows), key=lambda row: row[0])
+    assert len({row[0] for row in rows}) == len(rows), "a cell was recorded twice"
+    return rows
+
+
+SCRIPT = """
+import json, sys
+from bench_runs import executor
+from prunus.bench import run
+if __name__ == "__main__":
+    grid, out, cache, engine = json.loads(sys.argv[1]), *sys.argv[2:]
+    run(grid, out=out, cache=cache, executor=executor(engine), workers=2, retries=1000)
+"""
+
+
+def executor(engine: str, retries: int = 1000):
+    """Two workers on loopback."""
+    from prunus.bench import clusters
+
+    if engine == "ray":
+        return clusters.RayExecutor(2, 1, retries=retries, _node_ip_address=ADDRESS)
+    return clusters.DaskExecutor(2, 1, retries=retries) if engine == "dask" else engine
+
+
+def rows_on_disk(out: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in out.glob("*.jsonl"))
+
+
+def writers(out: Path) -> list[int]:
+    """Processes that are alive and have a file of records, by the files' names."""
+    found = {int(file.name.split("-")[-2]) for file in out.glob("*.jsonl")} - {os.getpid()}
+    return sorted(pid for pid in found if _works(pid))
+
+
+def _works(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def disturbed(folder: Path, grid: dict, engine: str, kills: int) -> list[str]:
+    """Run the grid, killing the run and single workers at random moments; what was killed."""
+    out, cache = folder / "disturbed", folder / "cache"
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    paths = [str(Path(prunus.__file__).parents[1]), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), json.dumps(grid), str(out), str(cache), engine]
+    draw = random.Random(kills)
+    killed: list[str] = []
+    while True:
+        process = subprocess.Popen(command, env=environment)
+        try:
+            while len(killed) < kills and process.poll() is None:
+                before = rows_on_disk(out)
+                while process.poll() is None and rows_on_disk(out) <= before:
+                    time.sleep(0.005)
+                time.sleep(draw.random() * 0.15)
+                workers = writers(out)
+                if process.poll() is not None:
+                    break
+                if not workers or killed.count("worker") > killed.count("run"):  # in turn
+                    killed.append("run")
+                    process.kill()
+                    process.wait()
+                    break
+                with suppress(ProcessLookupError):
+                    os.kill(draw.choice(workers), signal.SIGKILL)
+                    killed.append("worker")
+            assert process.wait(600) in (0, -signal.SIGKILL)
+        finally:
+            process.kill()
+        if process.returncode == 0:
+            return killed
+
+
+def survives(folder: Path, engine: str, *, kills: int, seeds: int) -> None:
+    """A run with `kills` kills leaves the records of an undisturbed one."""
+    grid = {**GRID, "tasks": ["bench_tiny:lazy"], "seeds": seeds}
+    killed = disturbed(folder, grid, engine, kills)
+    assert len(killed) == kills, f"the run was over after {killed}: give it more cells"
+    assert killed.count("worker") >= kills // 2
+    run(grid, out=folder / "calm", cache=folder / "cache2")
+    # `table` refuses torn lines and doubled rows.
+    assert table(folder / "disturbed") == table(folder / "calm")
+    left = [p.name for p in (folder / "cache" / "trained").iterdir()]
+    assert len(left) == seeds, left

@@ -1,0 +1,58 @@
+"""Boards of bars: what they show on a terminal, and that they are silent elsewhere."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from prunus import progress
+
+
+def shown(monkeypatch, width=100, **settings):
+    """All that a board of two jobs draws on a terminal."""
+    stream = io.StringIO()
+
+    def console(stderr):
+        assert stderr
+        return Console(file=stream, force_terminal=True, width=width, _environ={})
+
+    monkeypatch.setattr(progress, "Console", console)
+    with progress.progress_board("cells", 3, **settings) as board:
+        board.begin(1, "magnitude  density 0.5", 4.0)
+        board.begin(2, "wanda[ls]  " + "x" * 200, None)
+        board.end(1, 1)
+        board.end(2, 0)
+        board.begin(3, "last", 1.0)
+        board.end(3, 2)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_board_shows_the_whole_and_every_job(monkeypatch, width):
+    text = shown(monkeypatch, width, progress=True)
+    assert "3/3" in text
+    assert re.search(r"cells .*0:00:0\d, about 0:00:00 left", text)
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_job_shows_the_time_expected_of_it(monkeypatch):
+    class Slow(progress.Progress):  # draw when a job begins, as time would do
+        def add_task(self, *given, **named):
+            task = super().add_task(*given, **named)
+            self.refresh()
+            return task
+
+    monkeypatch.setattr(progress, "Progress", Slow)
+    text = shown(monkeypatch, progress=True)
+    assert re.search(r"magnitude  density 0.5 .*0 of about 4 s", text)
+    assert re.search(r"wanda\[ls\]  x+….* 0 s", text)
+
+
+def test_a_board_is_silent_where_there_is_no_terminal(monkeypatch, capfd):
+    assert shown(monkeypatch, progress=False) == ""
+    monkeypatch.undo()
+    with progress.progress_board("cells", 1) as board:
+        board.begin(1, "one", None)
+        board.end(1, 1)
+    assert capfd.readouterr() == ("", "")
