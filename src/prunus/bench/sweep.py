@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,7 +110,7 @@ def run(
         out=writable(out),
         cache=str(cache_folder(None if cache is None else Path(cache)).absolute()),
         data_dir=None if folder is None else os.fspath(folder),
-        paths=(os.getcwd(),),
+        paths=tuple(dict.fromkeys([os.getcwd(), *filter(None, sys.path)])),
         threads=threads,
         parent=os.getpid() if executor == "local" else 0,
         retry_failed=retry_failed,
