@@ -61,6 +61,13 @@ def executor(engine: str, retries: int = 1000):
     return clusters.DaskExecutor(2, 1, retries=retries) if engine == "dask" else engine
 
 
+def environment() -> dict[str, str]:
+    """Of a process that finds this package and the tests' modules."""
+    paths = [str(Path(prunus.__file__).parents[1]), str(Path(__file__).parent)]
+    more = {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+
+
 def rows_on_disk(out: Path) -> int:
     return sum(file.read_bytes().count(b"\n") for file in out.glob("*.jsonl"))
 
@@ -82,13 +89,11 @@ def disturbed(folder: Path, grid: dict, engine: str, kills: int) -> list[str]:
     out, cache = folder / "disturbed", folder / "cache"
     script = folder / "script.py"
     script.write_text(SCRIPT)
-    paths = [str(Path(prunus.__file__).parents[1]), str(Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), json.dumps(grid), str(out), str(cache), engine]
     draw = random.Random(kills)
     killed: list[str] = []
     while True:
-        process = subprocess.Popen(command, env=environment)
+        process = subprocess.Popen(command, env=environment())
         try:
             while len(killed) < kills and process.poll() is None:
                 before = rows_on_disk(out)

@@ -1,5 +1,6 @@
 """Ray and Dask on loopback: the records of the serial run, workers that die, a running cluster."""
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench_runs import ADDRESS, GRID, executor, rows_on_disk, table, writers
+from bench_runs import ADDRESS, GRID, environment, executor, rows_on_disk, table, writers
 from prunus.bench import read_records, run
 from prunus.bench.executors import make_executor
 
@@ -76,49 +77,87 @@ def test_a_cell_that_kills_its_worker_fails_alone(tmp_path, engine):
 def running(engine, folder):
     """A cluster of two workers in processes of its own; its address."""
     tools = os.path.dirname(sys.executable)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if engine == "ray":
-        subprocess.run(
-            [f"{tools}/ray", "start", "--head", f"--node-ip-address={ADDRESS}", "--port=6399",
-             "--num-cpus=2", "--include-dashboard=false", "--object-store-memory=100000000",
-             "--disable-usage-stats"],
-            check=True, **quiet,
-        )  # fmt: skip
-        try:
-            yield f"{ADDRESS}:6399"
-        finally:
-            subprocess.run([f"{tools}/ray", "stop", "--force"], check=True, **quiet)
-        return
     file = folder / "scheduler.json"
     common = (f"--scheduler-file={file}", "--no-dashboard")
-    started = [
-        subprocess.Popen([f"{tools}/dask", *words, *common], **quiet)
-        for words in (("scheduler", "--host=127.0.0.1", "--port=0"),
-                      ("worker", "--nworkers=2", "--nthreads=1"))
-    ]  # fmt: skip
+    commands = {
+        "ray": [
+            ("ray", "start", "--head", f"--node-ip-address={ADDRESS}", "--port=6399", "--block",
+             "--num-cpus=2", "--include-dashboard=false", "--object-store-memory=100000000",
+             "--disable-usage-stats"),
+        ],
+        "dask": [
+            ("dask", "scheduler", "--host=127.0.0.1", "--port=0", *common),
+            ("dask", "worker", "--nworkers=2", "--nthreads=1", *common),
+        ],
+    }[engine]  # fmt: skip
+    log = folder / "log"
+    with log.open("w") as said:
+        told = {"stdout": said, "stderr": said, "env": environment()}
+        started = [subprocess.Popen([f"{tools}/{cmd}", *rest], **told) for cmd, *rest in commands]
     try:
         limit = time.monotonic() + 60
-        while not file.exists():
-            assert time.monotonic() < limit
+        while not (file.exists() or "Ray runtime started" in log.read_text()):
+            assert time.monotonic() < limit, log.read_text()
             time.sleep(0.1)
-        import json
-
-        yield json.loads(file.read_text())["address"]
+        yield f"{ADDRESS}:6399" if engine == "ray" else json.loads(file.read_text())["address"]
     finally:
         for process in reversed(started):
             process.terminate()
             process.wait(30)
 
 
+INTERRUPTED = """
+import json, sys
+from bench_runs import executor
+from prunus.bench import run
+if __name__ == "__main__":
+    grid, out, cache, engine = json.loads(sys.argv[1]), *sys.argv[2:]
+    try:
+        run(grid, out=out, cache=cache, executor=executor(engine))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@engines
+def test_an_interruption_is_quiet_and_leaves_no_process(tmp_path, engine):
+    grid = {**GRID, "tasks": ["bench_tiny:lazy"], "seeds": 10}
+    script, out = tmp_path / "script.py", tmp_path / "records"
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen(
+        [sys.executable, str(script), json.dumps(grid), str(out), str(tmp_path / "cache"), engine],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=environment(),
+    )  # fmt: skip
+    while rows_on_disk(out) < 3:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert writers(out) == []
+    table(out)  # whole lines, no cell twice
+
+
+CLIENT = """
+import json, sys
+from prunus.bench import run
+grid, folder, engine, address, name = json.loads(sys.argv[1]), *sys.argv[2:]
+done = run(grid, out=f"{folder}/{name}", cache=f"{folder}/cache", executor=engine, address=address)
+assert (done.failed, done.lost, done.ran, done.done) == (0, 0, len(done.cells), len(done.cells))
+"""
+
+
 @pytest.mark.slow
 @engines
 def test_a_running_cluster_is_used_and_left_running(tmp_path, engine):
     grid = {**GRID, "recipes": ["magnitude"], "seeds": 1}
+    script = tmp_path / "script.py"
+    script.write_text(CLIENT)
+    command = [sys.executable, str(script), json.dumps(grid), str(tmp_path), engine]
     with running(engine, tmp_path) as address:
         for i in range(2):
-            where = {"out": tmp_path / f"r{i}", "cache": tmp_path / "cache", "address": address}
-            done = run(grid, executor=engine, **where)
-            assert (done.failed, done.lost, done.done) == (0, 0, len(done.cells))
+            words = [*command, address, f"r{i}"]
+            subprocess.run(words, env=environment(), check=True, timeout=120)
     run(grid, out=tmp_path / "serial", cache=tmp_path / "cache2")
     assert table(tmp_path / "r0") == table(tmp_path / "r1") == table(tmp_path / "serial")
 

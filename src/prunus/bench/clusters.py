@@ -7,6 +7,7 @@ shared disk for records, trained networks and data.
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -161,6 +162,8 @@ class DaskExecutor:
             self._client = distributed.Client(self._cluster or address, set_as_default=False)
         except (OSError, ValueError) as error:
             raise _unreachable("Dask", address, error) from None
+        if self._cluster is not None:
+            self._client.register_plugin(_deaf(distributed), name="prunus")
         capacity = sum(self._client.nthreads().values())
         self.slots = workers or max(1, capacity)
         self._retries = retries
@@ -229,6 +232,17 @@ def _silence(ray: Any, says: Callable[..., None] = lambda *told, **how: None) ->
     return before
 
 
+def _deaf(distributed: Any) -> Any:
+    """A plugin with which workers leave Ctrl-C to this process, which ends them."""
+
+    class Deaf(distributed.WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Any) -> None:
+            del worker
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Deaf()
+
+
 def _line(error: object) -> str:
     return " ".join(str(error).split())[:300]
 
@@ -236,8 +250,9 @@ def _line(error: object) -> str:
 def _unreachable(engine: str, address: str | None, error: Exception) -> OSError:
     if address is None:
         return OSError(f"{engine} could not be started on this machine: {_line(error)}")
+    token = ", set RAY_AUTH_MODE=token where it asks for a token" if engine == "Ray" else ""
     return OSError(
-        f"No {engine} cluster answers at {address!r} ({_line(error)}). Start one, or leave "
+        f"No {engine} cluster answers at {address!r} ({_line(error)}). Start one{token}, or leave "
         f"--address out."
     )
 
