@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from prunus.check import as_float64, fraction, positive, whole
@@ -53,6 +53,7 @@ __all__ = [
     "data_statements",
     "first_order_gaps",
     "local_bound",
+    "pairwise_unchanged",
     "pointwise_bound",
     "sample_bound",
 ]
@@ -280,7 +281,7 @@ def _with_samples(
     certain = None
     if dense.shape[1] > 1:
         certain = robustly_unchanged(dense, pointwise_bound(stages, x, norms))
-        certain = certain | _pairwise_unchanged(stages, x, dense, norms)
+        certain = certain | pairwise_unchanged(stages, x, norms)
     changed, held_out = data_statements(
         dense, pruned, delta=delta, in_sample=in_sample, largest=largest, certain=certain
     )
@@ -543,10 +544,15 @@ def _rms_product(stages: Sequence[Stage], x: Tensor, norms: Norms, error: float 
     return error
 
 
-def _pairwise_unchanged(
-    stages: Sequence[Stage], x: Tensor, outputs: Tensor, norms: Norms
-) -> Tensor:
-    """Whether F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) for all j ≠ c."""
+def pairwise_unchanged(
+    stages: Sequence[Stage], samples: Tensor, norms: Norms = layer_norms
+) -> Bool[Tensor, " samples"]:
+    """Which predictions cannot change, without running the pruned network.
+
+    F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) for all j ≠ c, v the rows of the
+    last matrix of the pruned network; none where the last stage is no matrix.
+    """
+    x = samples
     last = stages[-1]
     if not isinstance(last, LinearPair) or last.geometry is not None:
         return torch.zeros(len(x), dtype=torch.bool)
@@ -554,6 +560,7 @@ def _pairwise_unchanged(
     hidden = run(before, x)
     error = pointwise_bound(before, x, norms)
     added = apply_linear(last, last.weight - last.pruned_weight, _shift(last), hidden)
+    outputs = run([last], hidden)
     best = outputs.argmax(dim=1)
     rows = last.pruned_weight
     exact = "donot_use_mm_for_euclid_dist"

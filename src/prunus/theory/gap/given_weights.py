@@ -223,6 +223,7 @@ def drawn_sup(
     delta: float = 0.05,
     rescaled: bool = True,
     fixed_size: bool = False,
+    layer_bound: Callable[[LinearPair, float], NormBound] | None = None,
 ) -> Statement:
     """With probability ≥ 1 − δ over the masks, sup of the gap over a ball ≤ value.
 
@@ -239,6 +240,8 @@ def drawn_sup(
         delta: failure probability over the masks.
         rescaled: V = W ∘ M / p.
         fixed_size: masks keep exactly round(p N) entries instead of a Bernoulli number.
+        layer_bound: another threshold of a layer's ‖W − V‖ at a share of δ, in place of
+            `drawn_norm` and `drawn_conv_norm`.
     """
     whole_network = check_stages(stages)
     pairs = [stage for stage in whole_network if isinstance(stage, LinearPair)]
@@ -271,7 +274,9 @@ def drawn_sup(
             if stage.name in densities:
                 p = densities[stage.name]
                 kept = round(float(p) * stage.weight.numel()) if fixed_size else None
-                if shape is None:
+                if layer_bound is not None:
+                    found = layer_bound(stage, share)
+                elif shape is None:
                     found = drawn_norm(stage.weight, p, share, rescaled=rescaled, kept=kept)
                 else:
                     found = drawn_conv_norm(
