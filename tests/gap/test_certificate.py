@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prunus.theory.gap import (
+    InSampleWarning,
     LinearPair,
     Lipschitz,
     Pointwise,
@@ -241,7 +242,8 @@ def test_statements_on_samples():
     assert len(stored["gaps"]) == 400
     assert "prediction" in found.summary()
     assert sum(share for _, share in found.statements[0].ledger) == found.statements[0].delta == 0
-    inside = certify(stages, radius=1.0, samples=x, in_sample=True)
+    with pytest.warns(InSampleWarning, match="in-sample and guarantee nothing"):
+        inside = certify(stages, radius=1.0, samples=x, in_sample=True)
     assert all(s.in_sample and s.status != "RIG" for s in inside.held_out)
 
 
@@ -257,6 +259,9 @@ def test_local_bound_holds_around_a_point():
 def test_vacuous_is_said():
     stages = network([6, 10, 10, 10, 3], seed=1, prune=0.8, biases=False)
     x = torch.eye(6, dtype=torch.float64)
+    with pytest.warns(VacuousWarning, match=r"vacuous: it is no smaller than .* for any pruning"):
+        certify(stages, radius=1.0, samples=x)
+    stages = network([6, 10, 10, 10, 3], seed=1, prune=0.4, biases=False)
     with pytest.warns(VacuousWarning, match="vacuous: it is no smaller than the outputs"):
         found = certify(stages, radius=1.0, samples=x)
     assert found.statements[0].vacuous

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats as stats
 import torch
 
+from prunus.theory.gap import InSampleWarning
 from prunus.theory.gap.certificate import data_statements
 from prunus.theory.gap.held_out import (
     clopper_pearson,
@@ -81,10 +82,13 @@ def test_statements_divide_delta_by_candidates_and_flag_samples():
     over = next(s for s in one_held if s.kind == "exceeds")
     # the threshold is read off the same outputs, so the excess of all thresholds at once is paid
     assert over.value == pytest.approx(over.measured + math.sqrt(math.log(20) / 800))
-    used, held = data_statements(dense, pruned, in_sample=True)
+    with pytest.warns(InSampleWarning):
+        used, held = data_statements(dense, pruned, in_sample=True)
     assert all(s.in_sample and s.delta == 0 and s.status == "PRED" for s in (*used, *held))
     with pytest.raises(ValueError, match="`dense` is empty"):
         data_statements(dense[:0], pruned[:0])
+    with pytest.raises(ValueError, match="`candidates` must"):
+        data_statements(dense, pruned, candidates=0)
 
 
 def test_bad_samples():

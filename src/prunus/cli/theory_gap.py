@@ -132,7 +132,7 @@ def norm(
             columns,
             weights,
             share,
-            method=method,  # type: ignore[arg-type]  # checked above
+            method=method,  # checked above
             density=density,
             part=part,
             threshold=cut,
@@ -164,7 +164,7 @@ def minimal_width(
         depth,
         limit,
         exponent,
-        method=method,  # type: ignore[arg-type]  # checked above
+        method=method,  # checked above
         delta=delta,
     )
     typer.echo(f"width {found}: gap ≤ {limit:g}; at width {2 * found}: gap ≤ {twice:.4g}")

@@ -18,6 +18,7 @@ __all__ = ["REPRODUCTIONS", "Reproduction", "reproduction", "save"]
 Scale = Literal["small", "full"]
 
 REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
+    "gap-independence": "prunus.reproduce.gap_independence",
     "gap-mnist": "prunus.reproduce.gap_mnist",
     "gap-tightness": "prunus.reproduce.gap_tightness",
     "yang2023": "prunus.reproduce.yang2023",

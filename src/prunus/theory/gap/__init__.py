@@ -5,15 +5,22 @@ before the mask is drawn, `certificate` of a concrete pruned network, `plan` tur
 counts per layer. RIG marks theorems, RIG/MC theorems with simulated confidence, PRED predictions.
 """
 
-from prunus.theory.gap.activations import ACTIVATIONS, Activation, activation, leaky_relu
+from prunus.theory.gap.activations import (
+    ACTIVATIONS,
+    Activation,
+    activation,
+    custom_activation,
+    leaky_relu,
+)
 from prunus.theory.gap.certificate import certify, local_bound
 from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual
-from prunus.theory.gap.statement import Certificate, Statement, VacuousWarning
+from prunus.theory.gap.statement import Certificate, InSampleWarning, Statement, VacuousWarning
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Certificate",
+    "InSampleWarning",
     "LinearPair",
     "Lipschitz",
     "Pointwise",
@@ -22,6 +29,7 @@ __all__ = [
     "VacuousWarning",
     "activation",
     "certify",
+    "custom_activation",
     "leaky_relu",
     "local_bound",
 ]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prunus.check import fraction, unknown
+from prunus.check import fraction, positive, unknown
 
-__all__ = ["ACTIVATIONS", "Activation", "activation", "leaky_relu"]
+__all__ = ["ACTIVATIONS", "Activation", "activation", "custom_activation", "leaky_relu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,48 @@ class Activation:
     def lipschitz(self) -> float:
         """L = max(|a|, |b|)."""
         return max(abs(self.low), abs(self.high))
+
+
+def custom_activation(
+    name: str,
+    function: Callable[[Tensor], Tensor],
+    low: float,
+    high: float,
+    *,
+    kappa: float | None = None,
+    at_zero: float | None = None,
+) -> Activation:
+    """An activation of one's own, whose slopes lie in [low, high].
+
+    Args:
+        name: for messages.
+        function: φ on tensors, entry by entry.
+        low: smallest slope, rounded down.
+        high: largest slope, rounded up.
+        kappa: sup_s (φ′(s)² + φ′(−s)²) / 2, rounded up; L² if None.
+        at_zero: |φ(0)|; evaluated if None.
+
+    Raises:
+        ValueError: slopes that are not finite or out of order, or κ₂ above L².
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(
+            f"`low` and `high` must be finite slopes in this order, got {low!r} and {high!r}."
+        )
+    square = max(abs(low), abs(high)) ** 2
+    spread = square if kappa is None else positive("kappa", kappa, zero=True)
+    if spread > square * (1 + 1e-12):
+        raise ValueError(f"`kappa` is at most max(|low|, |high|)² = {square:.6g}, got {kappa!r}.")
+    if at_zero is None:
+        at_zero = abs(float(function(torch.zeros(1, dtype=torch.float64))[0]))
+    return Activation(
+        name=name,
+        low=float(low),
+        high=float(high),
+        kappa=spread,
+        function=function,
+        at_zero=positive("at_zero", at_zero, zero=True),
+    )
 
 
 def leaky_relu(slope: float) -> Activation:

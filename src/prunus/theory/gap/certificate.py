@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from prunus.check import as_float64, fraction, positive
+from prunus.check import as_float64, fraction, positive, whole
 from prunus.theory.gap.held_out import (
     clopper_pearson,
     empirical_bernstein,
@@ -29,6 +29,7 @@ from prunus.theory.gap.propagate import (
     Stage,
     apply_linear,
     chain_bound,
+    chain_lipschitz,
     chain_norm,
     layer_norms,
     linear_stages,
@@ -37,7 +38,14 @@ from prunus.theory.gap.propagate import (
     run,
 )
 from prunus.theory.gap.search import largest_gap
-from prunus.theory.gap.statement import Certificate, Kind, Statement, judge, warn_vacuous
+from prunus.theory.gap.statement import (
+    Certificate,
+    Kind,
+    Statement,
+    judge,
+    warn_in_sample,
+    warn_vacuous,
+)
 
 __all__ = [
     "certify",
@@ -45,6 +53,7 @@ __all__ = [
     "data_statements",
     "first_order_gaps",
     "local_bound",
+    "pairwise_unchanged",
     "pointwise_bound",
     "sample_bound",
 ]
@@ -139,7 +148,8 @@ def certify(
     norms = functools.cache(layer_norms)
     reach = product_bound(pairs, Reach(dense=ball, pruned=ball, gap=0.0, centre=origin,
                                        pruned_centre=origin), norms)  # fmt: skip
-    routes = {"product of norms": reach.gap, "trivial": reach.trivial}
+    trivial = _trivial(pairs, reach, ball, origin)
+    routes = {"product of norms": reach.gap, "trivial": trivial}
     chain = chain_bound(pairs, ball, origin)
     if chain is not None:
         routes["averaged activations"] = chain
@@ -157,7 +167,7 @@ def certify(
     measured = largest_gap(
         pairs, ball, origin, steps=search_steps, generator=generator, samples=inside
     )
-    vacuous, reason = judge(value, reach.trivial, scale)
+    vacuous, reason = judge(value, trivial, scale)
     sup = Statement(
         kind="sup",
         status="RIG",
@@ -169,7 +179,7 @@ def certify(
             (f"rounding of both forward passes in {dtype}: {rounding:.3g} added", 0.0),
         ),
         measured=measured,
-        trivial=reach.trivial,
+        trivial=trivial,
         vacuous=vacuous,
         reason=reason,
         assumptions=(f"inputs within {ball:.4g} of the centre", REAL),
@@ -189,6 +199,17 @@ def certify(
         gaps=tuple(gaps),
         radius=ball,
     )
+
+
+def _trivial(stages: Sequence[Stage], reach: Reach, radius: float, centre: Tensor) -> float:
+    """B (Lip F + Lip f) + ‖F(c) − f(c)‖: what knows nothing of the difference of the weights."""
+    at_centre = float((reach.centre - reach.pruned_centre).norm())
+    sides = [reach.dense, reach.pruned]
+    for i, pruned in enumerate((False, True)):
+        constant = chain_lipschitz(stages, centre, pruned=pruned)
+        if constant is not None:
+            sides[i] = min(sides[i], radius * constant)
+    return sum(sides) + at_centre
 
 
 def _same(pair: LinearPair) -> bool:
@@ -260,7 +281,7 @@ def _with_samples(
     certain = None
     if dense.shape[1] > 1:
         certain = robustly_unchanged(dense, pointwise_bound(stages, x, norms))
-        certain = certain | _pairwise_unchanged(stages, x, dense, norms)
+        certain = certain | pairwise_unchanged(stages, x, norms)
     changed, held_out = data_statements(
         dense, pruned, delta=delta, in_sample=in_sample, largest=largest, certain=certain
     )
@@ -295,7 +316,9 @@ def data_statements(
     n = len(first)
     if n == 0:
         raise ValueError("`dense` is empty: run both networks on at least one fresh input.")
-    share = fraction("delta", delta) / candidates
+    share = fraction("delta", delta) / whole("candidates", candidates, low=1)
+    if in_sample:
+        warn_in_sample()
     gaps = (first - second).norm(dim=1)
     scale = float(first.square().sum(dim=1).mean().sqrt())
 
@@ -377,23 +400,46 @@ def data_statements(
 def _injections(
     stages: Sequence[Stage], x: Tensor, norms: Norms, error: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Dense output and per-sample bound on the gap, from ‖D h(x) + δb‖ and norms of V."""
+    """Dense output and per-sample bound on the gap, from ‖D h(x) + δb‖ and norms of V.
+
+    Neuron a of a matrix errs by at most β_a = |(D h + δb)_a| + ‖v_a‖ e before the activation. One
+    with z_a + β_a ≤ 0 is silent in both networks and contributes nothing after a ReLU; one with
+    z_a < 0 at most z_a + β_a.
+    """
+    coordinates: Tensor | None = None  # β of the matrix just passed
     for stage in stages:
         if isinstance(stage, LinearPair):
             difference = stage.weight - stage.pruned_weight
             shift = _shift(stage)
-            added = apply_linear(stage, difference, shift, x).flatten(1).norm(dim=1)
-            error = norms(stage).pruned * error + added
+            added = apply_linear(stage, difference, shift, x)
+            if stage.geometry is None:
+                coordinates = added.abs() + stage.pruned_weight.norm(dim=1) * error[:, None]
+            error = norms(stage).pruned * error + added.flatten(1).norm(dim=1)
             x = apply_linear(stage, stage.weight, stage.bias, x)
+            if stage.geometry is None:
+                continue
         elif isinstance(stage, Pointwise):
-            x, error = stage.activation.function(x), stage.activation.lipschitz * error
+            error = stage.activation.lipschitz * error
+            if coordinates is not None:
+                error = torch.minimum(error, _by_coordinate(stage, x, coordinates))
+            x = stage.activation.function(x)
         elif isinstance(stage, Lipschitz):
             x, error = stage.function(x), stage.gain * error
         else:
             left, first = _injections(stage.shortcut, x, norms, error)
             right, second = _injections(stage.branch, x, norms, error)
-            x, error = left + right, first + second
+            x, error = stage.join(left, right), stage.sizes(first, second)
+        coordinates = None
     return x, error
+
+
+def _by_coordinate(stage: Pointwise, z: Tensor, errors: Tensor) -> Float[Tensor, " samples"]:
+    """Bound on ‖φ(z) − φ(ẑ)‖ per sample from |z_a − ẑ_a| ≤ errors_a."""
+    reached = stage.activation.lipschitz * errors
+    if stage.activation.name == "relu":
+        reached = torch.minimum(reached, (z + errors).clamp_min(0))
+    bounds: Tensor = reached.norm(dim=1)
+    return bounds
 
 
 def _shift(stage: LinearPair) -> Tensor | None:
@@ -492,17 +538,21 @@ def _rms_product(stages: Sequence[Stage], x: Tensor, norms: Norms, error: float 
         elif isinstance(stage, Lipschitz):
             error = stage.gain * error
         else:
-            error = _rms_product(stage.shortcut, x, norms, error) + _rms_product(
-                stage.branch, x, norms, error
-            )
+            left = _rms_product(stage.shortcut, x, norms, error)
+            error = stage.size(left, _rms_product(stage.branch, x, norms, error))
         x = run([stage], x)
     return error
 
 
-def _pairwise_unchanged(
-    stages: Sequence[Stage], x: Tensor, outputs: Tensor, norms: Norms
-) -> Tensor:
-    """Whether F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) for all j ≠ c."""
+def pairwise_unchanged(
+    stages: Sequence[Stage], samples: Tensor, norms: Norms = layer_norms
+) -> Bool[Tensor, " samples"]:
+    """Which predictions cannot change, without running the pruned network.
+
+    F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) for all j ≠ c, v the rows of the
+    last matrix of the pruned network; none where the last stage is no matrix.
+    """
+    x = samples
     last = stages[-1]
     if not isinstance(last, LinearPair) or last.geometry is not None:
         return torch.zeros(len(x), dtype=torch.bool)
@@ -510,6 +560,7 @@ def _pairwise_unchanged(
     hidden = run(before, x)
     error = pointwise_bound(before, x, norms)
     added = apply_linear(last, last.weight - last.pruned_weight, _shift(last), hidden)
+    outputs = run([last], hidden)
     best = outputs.argmax(dim=1)
     rows = last.pruned_weight
     exact = "donot_use_mm_for_euclid_dist"
@@ -565,7 +616,8 @@ def local_bound(stages: Sequence[Stage], point: Any, radius: float) -> float:
     start = Reach(dense=radius, pruned=radius, gap=0.0, centre=x, pruned_centre=x)
     reach = product_bound(pairs, start, norms)
     chain = chain_bound(pairs, radius, x)
-    return min(reach.trivial, reach.gap, math.inf if chain is None else chain)
+    trivial = _trivial(pairs, reach, radius, x)
+    return min(trivial, reach.gap, math.inf if chain is None else chain)
 
 
 def _per_layer(

@@ -62,6 +62,9 @@ class NormBound:
     delta: float
 
 
+FROBENIUS = "Frobenius and Markov"  # the route of a heavy tail where δ is too small for moments
+
+
 def moment_class(log_moments: Array) -> tuple[Array, Array]:
     """Scale A_p (as ln A_p) and presence ρ_p (as ln ρ_p) of the class C(A, ρ, p), per order.
 
@@ -281,7 +284,7 @@ def heavy_tail(rows: int, columns: int, variance: float, fourth: float, delta: f
 
     Entries are split at τ: the small part by the walk moments at δ₁, the large part by Markov on
     the Frobenius norm, √(n m μ₄ / (τ² δ₂)), best τ and δ₁ + δ₂ = δ; never above the Frobenius
-    Markov bound √(n m v / δ).
+    Markov bound √(n m v / δ), which knows the energy of the matrix only.
     """
     v, mu4 = positive("variance", variance), positive("fourth", fourth)
     if mu4 < v * v * (1 - 1e-12):
@@ -349,7 +352,11 @@ def layer_norm(
 ) -> NormBound:
     """The best valid threshold for W, for D = W − V or for V of one layer of iid weights.
 
-    The minimum of thresholds that are each valid at `delta`, chosen before any randomness.
+    The minimum of thresholds that are each valid at `delta`, chosen before any randomness. For
+    symmetric laws they hold for masks of independent entries and for masks of an exact size drawn
+    uniformly: masked parts use moments only, or the concentration of the whole W, which the
+    contraction principle hands on to V (an exponential moment, not a tail, is what contracts).
+    For asymmetric laws the entries of the mask must be independent.
 
     Args:
         rows: outputs of the layer.
@@ -369,7 +376,9 @@ def layer_norm(
         raise ValueError(f"`part` must be dense, pruned or kept, got {part!r}.")
     if math.isinf(law.bound) and law.kind == "moments":
         return _heavy_layer(n, m, law, delta, method, density, part)
+    # V = W ∘ M without rescaling is a contraction of W, whatever chose the mask
     whole_matrix = part == "dense" or (part == "kept" and method == "magnitude")
+    contracts = part == "dense" or (part == "kept" and method != "random_rescaled")
     logs, reach = part_moments(law, method, density, part, threshold)
     if not np.isfinite(logs[0]):
         return NormBound(value=0.0, route="nothing pruned", delta=delta)
@@ -379,15 +388,18 @@ def layer_norm(
         values["matrix Bernstein"] = matrix_bernstein(
             n, m, max(n, m) * variance, bound, delta, union=union
         )
-    expected = expected_norm(n, m, logs)
-    if math.isfinite(reach) and union == 1:
-        values["concentration"] = concentrated_norm(expected, 2 * reach, delta)
-    lipschitz = law.gaussian_lipschitz
-    if whole_matrix and part == "dense" and union == 1 and lipschitz is not None:
-        value = concentrated_norm(expected, lipschitz, delta)
-        values["concentration"] = min(value, values.get("concentration", math.inf))
-    if law.kind == "normal" and whole_matrix and part == "dense" and union == 1:
-        values["Davidson-Szarek"] = davidson_szarek(n, m, math.sqrt(law.variance), delta)
+        if union == 1:
+            values["concentration"] = concentrated_norm(expected_norm(n, m, logs), 2 * reach, delta)
+    independent = part == "pruned" and method == "magnitude"  # w·1{|w| ≤ t⁺}, iid
+    if independent and union == 1:
+        values["concentration"] = concentrated_norm(expected_norm(n, m, logs), 2 * reach, delta)
+    if contracts and law.symmetric and union == 1:
+        expected = expected_norm(n, m, pruned_moments(law, "random", 0.0))
+        length = min(2 * law.bound, law.gaussian_lipschitz or math.inf)
+        if math.isfinite(length):
+            values["concentration"] = concentrated_norm(expected, length, delta)
+        if law.kind == "normal":
+            values["Davidson-Szarek"] = davidson_szarek(n, m, math.sqrt(law.variance), delta)
     if max(n, m) > LARGE and law.symmetric:
         scale, presence = _all_orders(logs, law, method, whole_matrix, density, reach)
         values["Chernoff"] = chernoff_norm(n, m, presence, delta, scale=scale, union=union)
@@ -457,4 +469,5 @@ def _heavy_layer(
     if second == 0:
         return NormBound(value=0.0, route="nothing pruned", delta=delta)
     value = heavy_tail(n, m, law.variance * second, law.fourth * fourth, delta)
-    return NormBound(value=value, route="heavy tail", delta=delta)
+    weak = value >= math.sqrt(n * m * law.variance * second / delta)
+    return NormBound(value=value, route=FROBENIUS if weak else "heavy tail", delta=delta)

@@ -19,11 +19,12 @@ from prunus.theory.gap.concentration import (
     profile_norm,
 )
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
-from prunus.theory.gap.norms import spectral_norm
+from prunus.theory.gap.norms import Geometry, conv_norm, frequencies, spectral_norm
 from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual, Stage, run
 from prunus.theory.gap.statement import Statement, judge, warn_vacuous
 
 __all__ = [
+    "drawn_conv_norm",
     "drawn_mean_square",
     "drawn_norm",
     "drawn_sup",
@@ -57,46 +58,120 @@ def drawn_norm(
     Raises:
         ValueError: a density outside [0, 1], or 0 at a non-zero weight when rescaling.
     """
-    w = as_float64("weight", weight, dims=2)
-    p = torch.as_tensor(density, dtype=torch.float64).expand_as(w)
-    if bool(((p < 0) | (p > 1)).any()) or not bool(torch.isfinite(p).all()):
-        raise ValueError("`density` must lie in [0, 1] everywhere.")
-    fraction("delta", delta)
-    if rescaled and bool(((p == 0) & (w != 0)).any()):
-        raise ValueError("`density` is 0 at a non-zero weight, which rescaling divides by.")
-    share = delta
-    if kept is not None:
-        if bool((p != p.flatten()[0]).any()):
-            raise ValueError("masks of an exact size are covered for one density only.")
-        share = fixed_size_delta(delta, w.numel(), whole("kept", kept, low=0, high=w.numel()))
+    w, p = _checked(as_float64("weight", weight, dims=2), density, delta, rescaled)
+    share = _exact_share(p, delta, kept)
     mean = 0.0 if rescaled else spectral_norm((1 - p) * w).value
-    size = w.abs() / p.clamp_min(1e-300) if rescaled else w.abs()
-    size = torch.where(p == 1, 0.0, size)
-    noise, route = _noise_norm(size.numpy(), p.numpy(), share)
+    noise, route = _noise_norm(_sizes(w, p, rescaled).numpy(), p.numpy(), share)
     return NormBound(value=mean + noise, route=route, delta=delta)
 
 
-def _noise_norm(size: np.ndarray, p: np.ndarray, delta: float) -> tuple[float, str]:
-    rows, columns = size.shape
+def drawn_conv_norm(
+    kernel: Any,
+    density: Any,
+    delta: float,
+    geometry: Geometry,
+    *,
+    rescaled: bool = True,
+    kept: int | None = None,
+) -> NormBound:
+    """Threshold of ‖W − V‖ over the mask for a convolution, as a map of images.
+
+    The noise at every frequency is Σ_k Ξ_ock e^{−iωk}; its trace moments are at most those at
+    ω = 0, where a sum of K entries of the class C(A, ρ_k) is of the class C(A √K, mean ρ_k).
+    Matrix Bernstein holds at each frequency. A union over the frequencies and the groups; the
+    reshape √(kh·kw) ‖(c_out·kh) × (c_in·kw)‖ is the alternative. A stride only chooses outputs.
+
+    Args:
+        kernel: W, (out, in / groups, height, width).
+        density: p, a number or a tensor like W.
+        delta: failure probability.
+        geometry: how the kernel meets its images.
+        rescaled: V = W ∘ M / p; else V = W ∘ M, whose mean part is added exactly.
+        kept: exact number of kept entries where masks have one (one density for all).
+    """
+    w = as_float64("kernel", kernel, dims=4)
+    outs, ins, high, wide = w.shape
+    flat, p = _checked(w.reshape(outs, -1), density, delta, rescaled)
+    share = _exact_share(p, delta, kept)
+    p = p.reshape(w.shape)
+    mean = 0.0 if rescaled else conv_norm((1 - p) * w, geometry).value
+    size = _sizes(flat.reshape(w.shape), p, rescaled)
+    groups = geometry.groups
+    union = frequencies((high, wide), geometry) * groups
+    values: dict[str, float] = {}
+    for part, chance in zip(
+        size.reshape(groups, -1, ins, high, wide), p.reshape(groups, -1, ins, high, wide),
+        strict=True,
+    ):  # fmt: skip
+        found = {"frequencies": _noise_norm(part.numpy(), chance.numpy(), share, union=union)[0]}
+        flat_size, flat_p = (
+            t.permute(0, 2, 1, 3).reshape(part.shape[0] * high, -1).numpy() for t in (part, chance)
+        )
+        flat_noise = _noise_norm(flat_size, flat_p, share / groups)[0]
+        found["reshape"] = math.sqrt(high * wide) * flat_noise
+        for route, value in found.items():
+            values[route] = max(values.get(route, 0.0), value)
+    route = min(values, key=values.__getitem__)
+    return NormBound(value=mean + values[route], route=route, delta=delta)
+
+
+def _checked(weight: Tensor, density: Any, delta: float, rescaled: bool) -> tuple[Tensor, Tensor]:
+    p = torch.as_tensor(density, dtype=torch.float64)
+    p = p.reshape(weight.shape) if p.numel() == weight.numel() > 1 else p.expand_as(weight)
+    if bool(((p < 0) | (p > 1)).any()) or not bool(torch.isfinite(p).all()):
+        raise ValueError("`density` must lie in [0, 1] everywhere.")
+    fraction("delta", delta)
+    if rescaled and bool(((p == 0) & (weight != 0)).any()):
+        raise ValueError("`density` is 0 at a non-zero weight, which rescaling divides by.")
+    return weight, p
+
+
+def _exact_share(p: Tensor, delta: float, kept: int | None) -> float:
+    """δ for independent masks so that masks of an exact size fail with at most `delta`."""
+    if kept is None:
+        return delta
+    if bool((p != p.flatten()[0]).any()):
+        raise ValueError("masks of an exact size are covered for one density only.")
+    return fixed_size_delta(delta, p.numel(), whole("kept", kept, low=0, high=p.numel()))
+
+
+def _sizes(weight: Tensor, p: Tensor, rescaled: bool) -> Tensor:
+    """C: |W| / p, or |W|; 0 where nothing is random."""
+    size = weight.abs() / p.clamp_min(1e-300) if rescaled else weight.abs()
+    return torch.where(p == 1, 0.0, size)
+
+
+def _noise_norm(
+    size: np.ndarray, p: np.ndarray, delta: float, *, union: float = 1
+) -> tuple[float, str]:
+    """Threshold of the noise; with further axes (taps), of every frequency's matrix."""
+    rows, columns = size.shape[:2]
+    taps = math.prod(size.shape[2:])
     height = size * np.maximum(p, 1 - p)
     present = np.where(p == 1, 0.0, 2 * np.minimum(p, 1 - p))
     largest = float(height.max())
     if largest == 0:
         return 0.0, "nothing pruned"
-    variances = size**2 * p * (1 - p)
+    variances = (size**2 * p * (1 - p)).reshape(rows, columns, taps).sum(axis=2)
     variance = float(max(variances.sum(axis=0).max(), variances.sum(axis=1).max()))
-    values = {"matrix Bernstein": matrix_bernstein(rows, columns, variance, largest, delta)}
+    values = {
+        "matrix Bernstein": matrix_bernstein(
+            rows, columns, variance, largest, delta, union=union
+        )
+    }  # fmt: skip
     means = []
     for scale in largest * np.linspace(0.25, 1, 16):
         ratio = (height / scale) ** 2
         density = present * _order_maximum(ratio)
         if density.max() > 1:
             continue
+        density = density.reshape(rows, columns, taps).mean(axis=2)
         by_row, by_column = float(density.sum(axis=1).max()), float(density.sum(axis=0).max())
-        value = profile_norm(rows, columns, float(scale), by_row, by_column, delta)
+        spread = float(scale) * math.sqrt(taps)  # of a sum over the taps
+        value = profile_norm(rows, columns, spread, by_row, by_column, delta, union=union)
         values["walk moments"] = min(value, values.get("walk moments", math.inf))
-        means.append(profile_norm(rows, columns, float(scale), by_row, by_column, 1.0))
-    if means:
+        means.append(profile_norm(rows, columns, spread, by_row, by_column, 1.0))
+    if means and union == 1:
         length = float(np.where(p == 1, 0, size).max())
         values["concentration"] = concentrated_norm(min(means), length, delta)
     route = min(values, key=values.__getitem__)
@@ -148,20 +223,25 @@ def drawn_sup(
     delta: float = 0.05,
     rescaled: bool = True,
     fixed_size: bool = False,
+    layer_bound: Callable[[LinearPair, float], NormBound] | None = None,
 ) -> Statement:
     """With probability ≥ 1 − δ over the masks, sup of the gap over a ball ≤ value.
 
     The product route with Δ_i of `drawn_norm` at δ / l, v_i = w_i + Δ_i, and the centre's
-    ‖D c‖ ≤ Δ_i ‖c‖. Layers not named in `densities` stay whole. Matrices only.
+    ‖D c‖ ≤ Δ_i ‖c‖. Layers not named in `densities` stay whole. Chains of matrices,
+    convolutions, activations and pooling.
 
     Args:
         stages: the network; pruned weights in it are ignored.
         densities: p of each pruned layer by name, a number or a matrix.
         radius: of the ball.
-        centre: of the ball, one input without batch axis; zero if None.
+        centre: of the ball, one input without batch axis; zero if None, which needs a network
+            that starts with a matrix.
         delta: failure probability over the masks.
         rescaled: V = W ∘ M / p.
         fixed_size: masks keep exactly round(p N) entries instead of a Bernoulli number.
+        layer_bound: another threshold of a layer's ‖W − V‖ at a share of δ, in place of
+            `drawn_norm` and `drawn_conv_norm`.
     """
     whole_network = check_stages(stages)
     pairs = [stage for stage in whole_network if isinstance(stage, LinearPair)]
@@ -171,25 +251,37 @@ def drawn_sup(
         raise ValueError(f"`densities` names {sorted(missing)}, which are no layers here.")
     share = fraction("delta", delta) / max(len(pruned), 1)
     reach = positive("radius", radius)
-    first = pairs[0].weight.shape[1]
-    at = torch.zeros(1, first, dtype=torch.float64)
     if centre is not None:
         at = as_float64("centre", centre)[None]
+    elif pairs and pairs[0].geometry is None:
+        at = torch.zeros(1, pairs[0].weight.shape[1], dtype=torch.float64)
+    else:
+        raise ValueError("the shape of an input is unknown: pass `centre`, one input.")
     gap, spread, spread_p = 0.0, reach, reach
     ledger = []
     for stage in whole_network:
-        if isinstance(stage, Residual) or (isinstance(stage, LinearPair) and stage.geometry):
+        if isinstance(stage, Residual):
             raise ValueError(
-                f"{stage.name!r}: bounds before the mask is drawn cover chains of matrices. Use "
-                f"simulated_bound for any other network."
+                f"{stage.name!r}: bounds before the mask is drawn cover chains of matrices and "
+                f"convolutions. Use simulated_bound for any other network."
             )
         if isinstance(stage, LinearPair):
-            dense = spectral_norm(stage.weight).value
+            shape = stage.geometry
+            dense = (
+                spectral_norm(stage.weight) if shape is None else conv_norm(stage.weight, shape)
+            ).value
             delta_norm = 0.0
             if stage.name in densities:
                 p = densities[stage.name]
                 kept = round(float(p) * stage.weight.numel()) if fixed_size else None
-                found = drawn_norm(stage.weight, p, share, rescaled=rescaled, kept=kept)
+                if layer_bound is not None:
+                    found = layer_bound(stage, share)
+                elif shape is None:
+                    found = drawn_norm(stage.weight, p, share, rescaled=rescaled, kept=kept)
+                else:
+                    found = drawn_conv_norm(
+                        stage.weight, p, share, shape, rescaled=rescaled, kept=kept
+                    )
                 delta_norm = found.value
                 ledger.append((f"‖W − V‖ of {stage.name} ({found.route})", share))
             gap = (dense + delta_norm) * gap + delta_norm * (spread + float(at.norm()))

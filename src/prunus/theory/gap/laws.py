@@ -30,7 +30,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Method = Literal["random", "random_rescaled", "magnitude"]
-METHODS = ("random", "random_rescaled", "magnitude")
+METHODS: tuple[Method, ...] = ("random", "random_rescaled", "magnitude")
 HIGHEST = 64  # even moments 2, 4, …, 128
 HALF_ORDERS = np.arange(1, HIGHEST + 1, dtype=np.float64)
 DOUBLE_FACTORIALS = np.cumsum(np.log(2 * HALF_ORDERS - 1))  # ln (2k − 1)!!

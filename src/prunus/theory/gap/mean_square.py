@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import scipy.stats as stats
@@ -12,6 +13,7 @@ from prunus.theory.gap.laws import Law, Method, energy_below, quantile
 from prunus.theory.gap.network import (
     LayerShape,
     Network,
+    global_densities,
     pruned_count,
     random_network,
 )
@@ -145,17 +147,27 @@ def mean_field(
     method: Method = "random",
     norm: float = 1.0,
     delta: float | None = None,
+    scope: str = "layer",
     relative: bool = False,
 ) -> Statement:
     """Predicted root mean square gap in the limit of wide layers.
 
     Carries (E‖h‖², E‖ĥ‖², E⟨h, ĥ⟩) through the layers as bivariate Gaussians; the output gap is
     d_l (Q + Q̂ − 2C). With `delta`, the predicted quantile rms · √(χ²_{d_l, 1−δ} / d_l) instead.
+    With scope "global" (magnitude, one density) each layer has the density that one threshold for
+    all layers leaves it on average.
 
     References:
         Cho & Saul (2009), Kernel methods for deep learning, for the ReLU moment.
     """
     network = random_network(widths, densities, laws=laws, activations=activations, method=method)
+    if scope == "global":
+        if method != "magnitude" or len(set(network.densities)) != 1:
+            raise ValueError("`scope='global'` takes magnitude pruning and one density for all.")
+        shared = global_densities(network, network.densities[0])
+        network = replace(network, densities=shared)
+    elif scope != "layer":
+        raise ValueError(f"`scope` must be layer or global, got {scope!r}.")
     size = size_p = positive("norm", norm) ** 2
     gap = 0.0  # E‖h − ĥ‖², carried by itself so that small gaps keep their digits
     count = len(network.shapes)

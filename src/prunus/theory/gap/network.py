@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from prunus.theory.gap.laws import METHODS, PRESETS, Law, Method, sum_of_copies
 __all__ = [
     "LayerShape",
     "Network",
+    "NormRule",
+    "global_densities",
     "global_threshold",
     "norm_bound",
     "pruned_count",
@@ -210,6 +212,44 @@ def norm_bound(
     sums = sum_of_copies(logs, high * wide)
     per_frequency = iid_norm(shape.outputs, shape.inputs, sums, delta, union=frequencies).value
     return min(per_frequency, math.sqrt(high * wide) * flat)
+
+
+class NormRule(Protocol):
+    """The call of `norm_bound`; another engine of the same call may stand in its place."""
+
+    def __call__(
+        self,
+        shape: LayerShape,
+        law: Law,
+        delta: float,
+        method: Method = "random",
+        density: float = 0.0,
+        part: str = "pruned",
+        threshold: float | None = None,
+    ) -> float: ...
+
+
+def global_densities(network: Network, density: float) -> tuple[float, ...]:
+    """Expected density of each layer where one magnitude threshold keeps `density` of them all."""
+    total = sum(shape.total for shape in network.shapes)
+    share = 1 - fraction("density", density, zero=True, one=True)
+
+    def removed(t: float) -> list[float]:
+        return [_share_below(law, t) for law in network.laws]
+
+    def mean(t: float) -> float:
+        return sum(
+            s.total * r for s, r in zip(network.shapes, removed(t), strict=True)
+        ) / total  # fmt: skip
+
+    high = max(math.sqrt(law.variance) for law in network.laws)
+    while mean(high) < share and high < 64 * max(math.sqrt(law.variance) for law in network.laws):
+        high *= 2
+    low = 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean(middle) < share else (low, middle)
+    return tuple(1 - r for r in removed(high if share else 0.0))
 
 
 def global_threshold(network: Network, pruned: int, delta: float) -> float:

@@ -17,6 +17,7 @@ __all__ = [
     "block_power",
     "circular_norm",
     "conv_norm",
+    "frequencies",
     "gram_power",
     "lanczos",
     "reshape_norm",
@@ -274,6 +275,15 @@ def _grids(taps: Sequence[int], geometry: Geometry) -> list[tuple[int, int]]:
         small.append(max(size + max(before, after), outputs))
         full.append(max(size + tap - 1, outputs))
     return [(small[0], small[1]), (full[0], full[1])]
+
+
+def frequencies(taps: Sequence[int], geometry: Geometry) -> int:
+    """Number of matrices, up to conjugation, that the frequencies of a stride-1 map have.
+
+    On the smallest grid N₁ × N₂ on which a circular convolution contains it: ⌊N₁ N₂ / 2⌋ + 2.
+    """
+    spread = [d * (t - 1) + 1 for d, t in zip(geometry.dilation, taps, strict=True)]
+    return math.prod(_grids(spread, geometry)[0]) // 2 + 2
 
 
 def conv_norm(kernel: Any, geometry: Geometry) -> SafeNorm:

@@ -22,9 +22,12 @@ __all__ = [
     "Residual",
     "Stage",
     "chain_bound",
+    "chain_lipschitz",
     "chain_norm",
     "layer_norms",
     "linear_stages",
+    "padded",
+    "plain_chain",
     "product_bound",
     "rounding_error",
     "run",
@@ -34,6 +37,9 @@ __all__ = [
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearPair:
     """A linear map before and after pruning; a convolution where `geometry` is given.
+
+    A convolution of sequences (batch, channels, length) is one of images of height 1: its kernel
+    is (out, in / groups, 1, taps).
 
     Attributes:
         name: of the layer.
@@ -71,11 +77,35 @@ class Lipschitz:
 
 @dataclass(frozen=True, kw_only=True)
 class Residual:
-    """shortcut(x) + branch(x); an empty shortcut is the identity."""
+    """Two branches of one value, joined; an empty one is the identity.
+
+    Their sum, where Lipschitz constants and gaps add; or, along `axis`, the shortcut's output
+    followed by the branch's, where they are the root of the sum of squares. More than two
+    branches nest.
+
+    Attributes:
+        name: for messages.
+        branch: the second branch.
+        shortcut: the first branch.
+        axis: along which the two are concatenated (not the batch's 0); None: they are added.
+    """
 
     name: str
     branch: tuple["Stage", ...]
     shortcut: tuple["Stage", ...] = ()
+    axis: int | None = None
+
+    def size(self, first: float, second: float) -> float:
+        """Norm of the joined value from the norms of the two."""
+        return first + second if self.axis is None else math.hypot(first, second)
+
+    def sizes(self, first: Tensor, second: Tensor) -> Tensor:
+        """As `size`, for one norm per sample."""
+        return first + second if self.axis is None else torch.hypot(first, second)
+
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """The joined value."""
+        return first + second if self.axis is None else torch.cat([first, second], dim=self.axis)
 
 
 Stage = LinearPair | Pointwise | Lipschitz | Residual
@@ -119,11 +149,20 @@ def apply_linear(stage: LinearPair, weight: Tensor, bias: Tensor | None, x: Tens
     if stage.geometry is None:
         return F.linear(x, weight, bias)
     shape = stage.geometry
+    sequence = x.ndim == 3
+    x = padded(shape, x)
+    x = F.conv2d(x, weight, bias, shape.stride, 0, shape.dilation, shape.groups)
+    return x.squeeze(2) if sequence else x
+
+
+def padded(shape: Geometry, x: Tensor) -> Float[Tensor, "batch channels height width"]:
+    """Images with their border, ready for a kernel; a sequence becomes an image of height 1."""
+    x = x[:, :, None] if x.ndim == 3 else x
     (top, bottom), (left, right) = shape.padding
+    if not any((top, bottom, left, right)):
+        return x
     mode = "circular" if shape.circular else "constant"
-    if top or bottom or left or right:
-        x = F.pad(x, (left, right, top, bottom), mode=mode)
-    return F.conv2d(x, weight, bias, shape.stride, 0, shape.dilation, shape.groups)
+    return F.pad(x, (left, right, top, bottom), mode=mode)
 
 
 def run(stages: Sequence[Stage], x: Tensor, *, pruned: bool = False) -> Tensor:
@@ -137,7 +176,8 @@ def run(stages: Sequence[Stage], x: Tensor, *, pruned: bool = False) -> Tensor:
         elif isinstance(stage, Lipschitz):
             x = stage.function(x)
         else:
-            x = run(stage.shortcut, x, pruned=pruned) + run(stage.branch, x, pruned=pruned)
+            first, second = stage.shortcut, stage.branch
+            x = stage.join(run(first, x, pruned=pruned), run(second, x, pruned=pruned))
     return x
 
 
@@ -185,8 +225,8 @@ def product_bound(
 
     z − ẑ = V(h − ĥ) + D h = W(h − ĥ) + D ĥ, so with radii R, R̂ around the centre values c, ĉ the
     gap is at most min(v e + Δ R + ‖D c + δb‖, w e + Δ R̂ + ‖D ĉ + δb‖); activations multiply by
-    their Lipschitz constant, bounded ones cap; a sum of branches sums. Never above the trivial
-    R + R̂ + ‖c − ĉ‖.
+    their Lipschitz constant, bounded ones cap; a sum of branches sums, a concatenation takes the
+    root of the sum of squares. Never above the trivial R + R̂ + ‖c − ĉ‖.
 
     References:
         docs/gap.md, propagation.
@@ -219,11 +259,11 @@ def product_bound(
             left = product_bound(stage.shortcut, reach, norms)
             right = product_bound(stage.branch, reach, norms)
             reach = Reach(
-                dense=left.dense + right.dense,
-                pruned=left.pruned + right.pruned,
-                gap=left.gap + right.gap,
-                centre=left.centre + right.centre,
-                pruned_centre=left.pruned_centre + right.pruned_centre,
+                dense=stage.size(left.dense, right.dense),
+                pruned=stage.size(left.pruned, right.pruned),
+                gap=stage.size(left.gap, right.gap),
+                centre=stage.join(left.centre, right.centre),
+                pruned_centre=stage.join(left.pruned_centre, right.pruned_centre),
             )
         reach = replace(reach, gap=min(reach.gap, reach.trivial))
     return reach
@@ -299,15 +339,13 @@ def chain_norm(
     return theta[-1]
 
 
-def chain_bound(
-    stages: Sequence[Stage], radius: float, centre: Float[Tensor, "1 ..."]
-) -> float | None:
-    """Bound on the gap over the ball by averaged activations; None where the rule does not apply.
+def plain_chain(
+    stages: Sequence[Stage], centre: Tensor
+) -> tuple[list[LinearPair], list[Activation], Tensor] | None:
+    """Matrices, the activations after them, and the centre as a vector; None for other networks.
 
-    e ≤ Σ_i [B · CP(W_1..W_{i−1}, D_i, V_{i+1}..V_l) + CP(u_i, V_{i+1}..V_l)] with
-    u_i = D_i c_{i−1} + b_i − b̂_i at the centre and CP of `chain_norm`. Needs matrices and
-    activations in turn (maps of gain 1 between them change nothing), at most 8 layers or all
-    sides at most 2000.
+    Needs matrices and activations in turn (maps of gain 1 between them change nothing), at most
+    8 layers or all sides at most 2000.
     """
     pairs: list[LinearPair] = []
     activations: list[Activation] = []
@@ -326,7 +364,34 @@ def chain_bound(
     largest = max((max(pair.weight.shape) for pair in pairs), default=0)
     if not pairs or (len(pairs) > 8 and largest > 2000):
         return None
-    outer = 1.0 if pending else activations.pop().lipschitz
+    return pairs, activations, centre
+
+
+def chain_lipschitz(stages: Sequence[Stage], centre: Tensor, *, pruned: bool) -> float | None:
+    """Lipschitz constant of one of the two networks by averaged activations, or None."""
+    found = plain_chain(stages, centre)
+    if found is None:
+        return None
+    pairs, activations, _ = found
+    outer = activations[len(pairs) - 1].lipschitz if len(activations) == len(pairs) else 1.0
+    matrices = [pair.pruned_weight if pruned else pair.weight for pair in pairs]
+    return outer * chain_norm(matrices, activations[: len(pairs) - 1])
+
+
+def chain_bound(
+    stages: Sequence[Stage], radius: float, centre: Float[Tensor, "1 ..."]
+) -> float | None:
+    """Bound on the gap over the ball by averaged activations; None where the rule does not apply.
+
+    e ≤ Σ_i [B · CP(W_1..W_{i−1}, D_i, V_{i+1}..V_l) + CP(u_i, V_{i+1}..V_l)] with
+    u_i = D_i c_{i−1} + b_i − b̂_i at the centre and CP of `chain_norm`. Where it applies:
+    `plain_chain`.
+    """
+    found = plain_chain(stages, centre)
+    if found is None:
+        return None
+    pairs, activations, centre = found
+    outer = activations.pop().lipschitz if len(activations) == len(pairs) else 1.0
     count = len(pairs)
     dense = [pair.weight for pair in pairs]
     pruned = [pair.pruned_weight for pair in pairs]
@@ -424,8 +489,11 @@ def _rounding(
         else:
             left = _rounding(stage.shortcut, at, unit, pruned, norms)
             right = _rounding(stage.branch, at, unit, pruned, norms)
-            both = _Point(left.radius + right.radius, left.centre + right.centre, 0.0)
-            error = (1 + unit) * (left.error + right.error) + unit * both.size
+            radius = stage.size(left.radius, right.radius)
+            both = _Point(radius, stage.join(left.centre, right.centre), 0.0)
+            error = stage.size(left.error, right.error)
+            if stage.axis is None:  # a sum rounds, a concatenation does not
+                error = (1 + unit) * error + unit * both.size
             at = replace(both, error=error)
     return at
 

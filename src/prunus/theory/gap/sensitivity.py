@@ -1,6 +1,7 @@
 """How the output reacts to each weight: predictions of the gap, and masks made from them."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,11 +18,16 @@ from prunus.theory.gap.propagate import (
     Stage,
     apply_linear,
     linear_stages,
+    padded,
     run,
 )
 
 __all__ = [
+    "UnreachedWarning",
+    "curvatures",
     "optimal_densities",
+    "predicted_diagonal",
+    "predicted_kronecker",
     "predicted_random",
     "predicted_rescaled",
     "sensitivities",
@@ -87,9 +93,8 @@ def _record(
                 x.requires_grad_()
             outputs[stage.name] = x
         elif isinstance(stage, Residual):
-            x = _record(stage.shortcut, x, inputs, outputs) + _record(
-                stage.branch, x, inputs, outputs
-            )
+            first = _record(stage.shortcut, x, inputs, outputs)
+            x = stage.join(first, _record(stage.branch, x, inputs, outputs))
         else:
             x = run([stage], x)
     return x
@@ -100,13 +105,8 @@ def _squared_gradients(pair: LinearPair, slope: Tensor, x: Tensor) -> Tensor:
     if pair.geometry is None:
         return slope.square().T @ x.square()
     shape = pair.geometry
-    (top, bottom), (left, right) = shape.padding
-    mode = "circular" if shape.circular else "constant"
-    padded = (
-        F.pad(x, (left, right, top, bottom), mode=mode) if any((top, bottom, left, right)) else x
-    )
     high, wide = pair.weight.shape[2:]
-    patches = F.unfold(padded, (high, wide), dilation=shape.dilation, stride=shape.stride)
+    patches = F.unfold(padded(shape, x), (high, wide), dilation=shape.dilation, stride=shape.stride)
     total = torch.zeros_like(pair.weight).flatten(1)
     groups = shape.groups
     patches = patches.reshape(len(x), groups, -1, patches.shape[-1])
@@ -127,12 +127,87 @@ def _floor(sensitivity: Tensor) -> float:
     return 1e-3 * float(sensitivity.mean())
 
 
+def curvatures(stages: Sequence[Stage], samples: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """K = mean JᵀJ (out × out, J = ∂F/∂z) and G = mean h hᵀ (in × in) of each matrix.
+
+    One backward pass per output; the network's matrices only, convolutions are left out.
+    """
+    network = check_stages(stages)
+    pairs = [pair for pair in linear_stages(network) if pair.geometry is None]
+    x = samples.to(torch.float64)
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    result = _record(network, x, inputs, outputs).flatten(1)
+    found = {pair.name: torch.zeros(2 * (len(pair.weight),), dtype=torch.float64) for pair in pairs}
+    for o in range(result.shape[1]):
+        slopes = torch.autograd.grad(
+            result[:, o].sum(), [outputs[pair.name] for pair in pairs], retain_graph=True
+        )
+        for pair, slope in zip(pairs, slopes, strict=True):
+            found[pair.name] += slope.T @ slope / len(x)
+    return {
+        name: (value, inputs[name].T @ inputs[name] / len(x)) for name, value in found.items()
+    }  # fmt: skip
+
+
+def predicted_kronecker(
+    stages: Sequence[Stage], curvature: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Squared gap that each layer's own removed part D is predicted to cause: tr(K D G Dᵀ).
+
+    First order, with output reactions and inputs taken as independent; the layers' values add
+    where their errors are uncorrelated. For planning; a measured gap is exact.
+    """
+    errors = {}
+    for pair in linear_stages(check_stages(stages)):
+        if pair.name in curvature:
+            outer, inner = curvature[pair.name]
+            difference = pair.weight - pair.pruned_weight
+            errors[pair.name] = float(((outer @ difference @ inner) * difference).sum())
+    return errors
+
+
+def predicted_diagonal(stages: Sequence[Stage], sensitivity: Mapping[str, Tensor]) -> float:
+    """Predicted rms gap √Σ D² S over all layers, for at most about 10 % removed.
+
+    Errors of single weights are taken as uncorrelated: coherent ones are missed.
+    """
+    warn_unreached(sensitivity)
+    total = 0.0
+    for pair in linear_stages(check_stages(stages)):
+        if pair.name in sensitivity:
+            difference = pair.weight - pair.pruned_weight
+            total += float((difference.square() * sensitivity[pair.name]).sum())
+    return math.sqrt(total)
+
+
+class UnreachedWarning(UserWarning):
+    """Many weights show no effect on the samples: the sample may be too small."""
+
+
+def warn_unreached(sensitivity: Mapping[str, Tensor], share: float = 0.05) -> None:
+    """One line where more than `share` of all S are exactly 0."""
+    silent = sum(int((s == 0).sum()) for s in sensitivity.values())
+    total = sum(s.numel() for s in sensitivity.values())
+    if silent > share * total:
+        warnings.warn(
+            f"{silent / total:.0%} of the weights have no effect on these samples: their predicted "
+            f"share of the gap is 0. Take more samples.",
+            UnreachedWarning,
+            stacklevel=3,
+        )
+
+
 def predicted_rescaled(
     weights: Mapping[str, Tensor],
     sensitivity: Mapping[str, Tensor],
     densities: Mapping[str, Tensor | float],
 ) -> float:
-    """Predicted rms gap of rescaled random masks: √Σ W² S (1 − p) / p over all layers."""
+    """Predicted rms gap of rescaled random masks: √Σ W² S (1 − p) / p over all layers.
+
+    Warns (`UnreachedWarning`) where more than 5 % of S are exactly 0.
+    """
+    warn_unreached(sensitivity)
     total = 0.0
     for name, p in densities.items():
         density = torch.as_tensor(p, dtype=torch.float64)
@@ -147,13 +222,14 @@ def predicted_random(
     """Predicted rms gap of unscaled random masks.
 
     The gap of the mean network (weights p W), exact on the samples, and Σ W² S′ p (1 − p) with S′
-    at the mean network.
+    at the mean network. Warns (`UnreachedWarning`) where more than 5 % of S′ are exactly 0.
     """
     network = check_stages(stages)
     x = samples.to(torch.float64)
     mean = _thinned(network, densities)
     gap = (run(network, x) - run(mean, x)).flatten(1).square().sum(dim=1).mean()
     reaction = sensitivities(mean, x)
+    warn_unreached(reaction)
     noise = 0.0
     for pair in linear_stages(network):
         p = float(densities.get(pair.name, 1.0))

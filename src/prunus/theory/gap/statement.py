@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Certificate", "Statement", "VacuousWarning", "judge", "warn_vacuous"]
+__all__ = [
+    "Certificate",
+    "InSampleWarning",
+    "Statement",
+    "VacuousWarning",
+    "judge",
+    "warn_in_sample",
+    "warn_vacuous",
+]
 
 Kind = Literal["sup", "mean_square", "predicted", "changed", "exceeds", "quantile", "mean"]
 Status = Literal["RIG", "RIG/MC", "PRED"]
@@ -21,6 +29,10 @@ SHOWN = {
     "quantile": "quantile of the gap",
     "mean": "mean gap",
 }
+
+
+class InSampleWarning(UserWarning):
+    """Statements made on inputs that calibrated or planned: they guarantee nothing."""
 
 
 class VacuousWarning(UserWarning):
@@ -221,6 +233,16 @@ class Certificate:
             raise ValueError(
                 f"the text is no certificate as `to_json` writes it ({error!r})."
             ) from None
+
+
+def warn_in_sample() -> None:
+    """One line where the held-out statements rest on inputs that calibrated or planned."""
+    warnings.warn(
+        "these inputs calibrated or planned the pruning: statements from them are in-sample and "
+        "guarantee nothing. Certify on fresh inputs.",
+        InSampleWarning,
+        stacklevel=3,
+    )
 
 
 def warn_vacuous(statements: Sequence[Statement]) -> None:
