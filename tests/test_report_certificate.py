@@ -12,7 +12,7 @@ import browser
 import prunus
 from prunus.report.certificate import gap_bins, gap_histogram, gap_marks, write_certificate
 from prunus.report.pruning import pruning_page
-from prunus.theory.gap import Certificate
+from prunus.theory.gap import Certificate, InSampleWarning
 from prunus.theory.gap.statement import SHOWN
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
@@ -90,7 +90,9 @@ def test_the_page_says_everything_in_words(tmp_path):
 def test_in_sample_data_guarantee_nothing_on_the_page(tmp_path):
     result, _ = pruned()
     x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
-    page = result.report(tmp_path / "page.html", certificate=result.certify(x[:100])).read_text()
+    with pytest.warns(InSampleWarning):
+        certificate = result.certify(x[:100])
+    page = result.report(tmp_path / "page.html", certificate=certificate).read_text()
     assert "On the data that also calibrated or planned" in page
     assert "On fresh data" not in page
     assert "in-sample, no guarantee" in page
