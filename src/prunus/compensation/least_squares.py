@@ -10,6 +10,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from prunus.check import finite, positive, unknown
+from prunus.compensation.complement import pays, solve_by_removed
 
 __all__ = ["LeastSquaresFit", "least_squares"]
 
@@ -177,8 +178,16 @@ def _solve(
     if ridge is not None and g.is_cuda:
         _solve_batched(g, target, mask, ridge, scale, change, ridges, full_rows=full_rows)
         return change, ridges, ranks
-    gram, rhs, delta = g.cpu().numpy(), target.cpu().numpy(), change.cpu().numpy()
-    for kept, rows in _rows_by_mask(mask.cpu().numpy(), full_rows=full_rows):
+    groups = list(_rows_by_mask(mask.cpu().numpy(), full_rows=full_rows))
+    g, target, solved = g.cpu(), target.cpu(), change.cpu()
+    if ridge is not None:
+        chosen = pays(groups, len(g))
+        damped = g + ridge * scale * torch.eye(len(g), dtype=g.dtype) if any(chosen) else g
+        quick = [group for group, yes in zip(groups, chosen, strict=True) if yes]
+        groups = [group for group, yes in zip(groups, chosen, strict=True) if not yes]
+        groups += solve_by_removed(damped, target, quick, solved) if quick else []
+    gram, rhs, delta = g.numpy(), target.numpy(), solved.numpy()
+    for kept, rows in groups:
         block = gram.take(kept, axis=0).take(kept, axis=1)
         right = rhs.take(rows, axis=0).take(kept, axis=1)
         if ridge is None:
@@ -189,7 +198,7 @@ def _solve(
             solution, used = _cholesky_solve(block, right, ridge, scale)
             ridges[torch.as_tensor(rows)] = used
         delta[np.ix_(rows, kept)] = solution
-    change.copy_(torch.from_numpy(delta))
+    change.copy_(solved)
     return change, ridges, ranks
 
 
