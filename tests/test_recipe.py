@@ -1,7 +1,10 @@
 """Recipes as values: their readable form, their digest, and what they refuse."""
 
+import json
 import re
+import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +14,13 @@ from models import build
 from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
-from prunus.presets import PRESETS, recipes, resolve
+from prunus.presets import ADVICE, PRESETS, recipes, resolve
 from prunus.recipe import Recipe, parse
 from prunus.schedules import SCHEDULES, AtInit, Iterative
 from prunus.scores import Constant, Magnitude, RemovalError
 from prunus.selection import KDPP, RandomK, TopK
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 HAND_MADE = [
     Recipe(granularity=NM(2, 4), score=RemovalError(), compensation=LeastSquares(ridge=1e-3)),
     Recipe(granularity=Node(multiple_of=8), score=Magnitude(side="both", reduction="l2")),
@@ -59,6 +63,52 @@ def test_every_preset_also_with_least_squares():
         assert PRESETS[name].says
         assert resolve(base) == (name, base)
         assert resolve(f"{name}+ls") == (f"{name}+ls", fitted)
+
+
+LABELS = {  # what the recorded measurement calls a recipe
+    "random-edge": "random", "magnitude-row": "magnitude", "wanda": "Wanda", "obs": "OBS",
+    "dpp-edge": "k-DPP, β median", "sparsegpt": "SparseGPT", "random-node": "random-node",
+    "dpp-node": "dpp-node", "importance-node": "importance-node",
+}  # fmt: skip
+
+
+def recorded(name: str) -> list[dict]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_what_presets_say_was_measured_is_what_was_recorded():
+    rows = recorded("which_selector")
+
+    def mean(label: str, count: int, key: str) -> float:
+        return statistics.mean(r[key] for r in rows if (r["method"], r["count"]) == (label, count))
+
+    measured = {name: p.measured for name, p in PRESETS.items() if p.measured is not None}
+    assert set(measured) == set(LABELS)
+    for name, m in measured.items():
+        label, count = LABELS[name], 255 if "node" in name else 157
+        assert f"{mean(label, count, 'test_error'):.2f}" == f"{m.error:.2f}"
+        assert f"{mean(f'{label}+ls', count, 'test_error'):.2f}" == f"{m.error_ls:.2f}"
+        if m.layer_ls is None:
+            assert "node" in name
+        else:
+            assert f"{mean(f'{label}+ls', count, 'layer_error'):.1e}" == f"{m.layer_ls:.1e}"
+    said = " ".join(ADVICE)
+    for label, count in (("OBS", 79), ("k-DPP, β median+ls", 79), ("magnitude+ls", 79)):
+        assert f"{mean(label, count, 'test_error'):.2f}" in said
+    for label in ("OBS", "magnitude+ls", "k-DPP, β median+ls", "SparseGPT+ls"):
+        assert f"{mean(label, 157, 'layer_error'):.1e}".replace("e-0", "e-") in said
+
+
+def test_what_the_advice_says_of_repulsion_is_what_was_recorded():
+    said = " ".join(ADVICE)
+    edges = [r for r in recorded("repulsion") if r["kernel"] == "edge"]
+    nats = [r["odds"] + r["repulsion"] for r in edges]
+    assert f"{min(nats):.0f} to {max(nats):.0f} nats" in said
+    assert f"at most {max(r['repulsion'] for r in edges):.1f} are repulsion" in said
+    published = [r for r in recorded("repulsion") if r["bandwidth"] == "10/60000"]
+    assert max(r["offdiag_max"] for r in published if r["kernel"] == "node") < 1e-12
+    means = [r["offdiag_mean"] for r in published if r["kernel"] == "edge"]
+    assert f"kernel is {statistics.mean(means):.2f} off its diagonal" in said
 
 
 @pytest.mark.parametrize("name", ["magnitud", "magnitude+", "magnitude+lsq", "", "wanda+ls+ls", 5])
