@@ -33,6 +33,8 @@ from prunus.files import write_text
 from prunus.joint.sparsegpt import keep_in_layer, sparsegpt
 
 HERE = Path(__file__).parent
+# Kernels of 3072 items in 20 dimensions: whether items have sizes of their own, and the bandwidth.
+WIDE = {"wide-smooth": (False, 0.02), "wide-sizes": (True, 0.5), "wide-narrow": (False, 0.5)}
 ROWS = 10  # rows of the layer that the extrapolated figures come from
 
 
@@ -46,18 +48,31 @@ def seconds(work: Callable[[], Any], runs: int = 3) -> float:
     return best
 
 
-def problem(small: bool, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (samples, 784) and the weights of some rows of a trained first layer."""
+def problem(
+    small: bool, data_dir: Path | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs (samples, 784) and weights of a trained first layer; the same of the second."""
     if small:
         rng = np.random.default_rng(0)
         live = rng.random((6000, 300)) < 0.3
-        return rng.gamma(0.4, 1.0, size=(6000, 300)) * live, rng.normal(size=(ROWS, 300)) / 17
+        inputs = rng.gamma(0.4, 1.0, size=(6000, 300)) * live
+        weight = rng.normal(size=(ROWS, 300)) / 17
+        return (
+            inputs,
+            weight,
+            1 / (1 + np.exp(-inputs @ rng.normal(size=(300, 100)) / 17)),
+            weight[:, :100],
+        )
     from prunus.bench import load_data, task, trained
 
     data = load_data("mnist", data_dir=data_dir)
     dense = trained(task("mnist-mlp"), data, seed=0)
     inputs = torch.cat([x.flatten(1) for x, _ in data.batches(4096)]).double().numpy()
-    return inputs, dense.model.fc1.weight.detach().double().numpy()
+    first, second = (
+        layer.weight.detach().double().numpy() for layer in (dense.model.fc1, dense.model.fc2)
+    )
+    bias = dense.model.fc1.bias.detach().double().numpy()
+    return inputs, first, 1 / (1 + np.exp(-(inputs @ first.T + bias))), second
 
 
 def published_row(
@@ -280,42 +295,104 @@ def memory(weight: np.ndarray, gram: np.ndarray) -> dict[str, float]:
     return {"peak_bytes": peak, "seconds": spent, "rows": len(weight), "error": error}
 
 
+def node_reweighting(hidden: np.ndarray, weight: np.ndarray, k: int, runs: int) -> dict[str, float]:
+    """Nodes: one mask for all rows of the next layer, the Gram pass included, against regression.
+
+    Args:
+        hidden: activations (samples, nodes).
+        weight: of the next layer (out, nodes).
+        k: nodes kept.
+        runs: the best of so many.
+    """
+    from sklearn.linear_model import LinearRegression
+
+    kept = np.zeros(hidden.shape[1], dtype=bool)
+    kept[np.random.default_rng(0).permutation(len(kept))[:k]] = True
+    mask = torch.from_numpy(np.tile(kept, (len(weight), 1)))
+    w = torch.from_numpy(weight)
+    found: list[Any] = []
+
+    def ours() -> None:
+        gram = torch.from_numpy(hidden.T @ hidden / len(hidden))
+        found.append(least_squares(w, gram, mask).weight)
+
+    def at_once() -> None:
+        fit = LinearRegression(fit_intercept=False).fit(hidden[:, kept], hidden[:, ~kept])
+        found.append(torch.from_numpy(weight[:, kept] + weight[:, ~kept] @ fit.coef_))
+
+    few = np.flatnonzero(~kept)[:3]  # the published code fits every removed node by itself
+
+    def published() -> None:
+        for node in few:
+            LinearRegression(fit_intercept=False).fit(hidden[:, kept], hidden[:, node])
+
+    mine, one_fit = seconds(ours, runs), seconds(at_once, 1)
+    gap = float((found[0][:, torch.from_numpy(kept)] - found[-1]).abs().max())
+    theirs = seconds(published, 1) / len(few) * int((~kept).sum())
+    print(f"  {k} of {len(kept)} nodes: {1e3 * mine:.0f} ms with the Gram pass; a regression for "
+          f"each removed node {theirs:.1f} s (extrapolated from {len(few)}): ratio "
+          f"{theirs / mine:.0f} (at least 25); one for all of them {one_fit:.2f} s: ratio "
+          f"{one_fit / mine:.0f}; weights differ by {gap:.1e}")  # fmt: skip
+    return {"k": k, "seconds": mine, "published_seconds_extrapolated": theirs,
+            "ratio": theirs / mine, "one_fit_ratio": one_fit / mine, "gap": gap}  # fmt: skip
+
+
+def draws(kernel: torch.Tensor, k: int, generator: torch.Generator) -> dict[str, Callable[[], Any]]:
+    """The ways of drawing k items."""
+    held = KDPP(kernel)
+    return {
+        "eigenvectors, first": lambda: KDPP(kernel).sample(k, generator=generator),
+        "eigenvectors, further": lambda: held.sample(k, generator=generator),
+        "once": lambda: dpp.draw_once(kernel, k, generator=generator),
+        "Poisson": lambda: dpp.poisson_sample(
+            dpp.poisson_odds(kernel, k, accuracy=0.02)[0], k, generator=generator
+        ),
+        "greedy mode": lambda: dpp.greedy_map(kernel, k),
+    }
+
+
 def growth(small: bool) -> list[dict[str, Any]]:
-    """Seconds of one draw by n at k = n/5, and by k at one n, for the ways of drawing."""
-    records = []
+    """Seconds by n at k = n/5, by k at n = 784, and of whole masks by rows at n = 784, k = 157."""
+    records: list[dict[str, Any]] = []
     rng = np.random.default_rng(1)
-    sizes = [100, 200, 400, 800] if small else [100, 200, 400, 800, 1600, 3072]
-    for n in sizes:
-        kernel = dpp.gaussian_from_features(rng.normal(size=(n, 20)), bandwidth=0.02)
-        generator = torch.Generator().manual_seed(n)
-        k = n // 5
-        ways: dict[str, Callable[[], Any]] = {
-            "eigenvectors, first": lambda kernel=kernel, k=k, g=generator: KDPP(kernel).sample(
-                k, generator=g
-            ),
-            "once": lambda kernel=kernel, k=k, g=generator: dpp.draw_once(kernel, k, generator=g),
-            "Poisson": lambda kernel=kernel, k=k, g=generator: dpp.poisson_sample(
-                dpp.poisson_odds(kernel, k, accuracy=0.02)[0], k, generator=g
-            ),
-            "greedy mode": lambda kernel=kernel, k=k: dpp.greedy_map(kernel, k),
-        }
-        held = KDPP(kernel)
-        held.sample(k, generator=generator)
-        ways["eigenvectors, further"] = lambda held=held, k=k, g=generator: held.sample(
-            k, generator=g
+
+    def note(size: int, series: str, spent: float, panel: str) -> None:
+        records.append(
+            {"size": size, "seconds": spent, "series": series, "kind": "measured", "panel": panel}
         )
-        for name, work in ways.items():
-            spent = seconds(work, 1 if n > 1000 else 3)
-            records.append(
-                {
-                    "items": n,
-                    "seconds": spent,
-                    "series": name,
-                    "kind": "measured",
-                    "panel": "k = n/5",
-                }
-            )
-        print(f"  n={n}:", {r["series"]: round(r["seconds"], 4) for r in records[-len(ways) :]})
+
+    for n in [100, 200, 400, 800] if small else [100, 200, 400, 800, 1600, 3072]:
+        kernel = dpp.gaussian_from_features(rng.normal(size=(n, 20)), bandwidth=0.02)
+        for name, work in draws(kernel, n // 5, torch.Generator().manual_seed(n)).items():
+            note(n, name, seconds(work, 2 if n > 1000 else 3), "one draw, by items n (k = n/5)")
+    n = 300 if small else 784
+    kernel = dpp.gaussian_from_features(rng.normal(size=(n, 20)), bandwidth=0.02)
+    for k in [n // 20, n // 10, n // 5, n // 2, n * 4 // 5, n * 19 // 20]:
+        for name, work in draws(kernel, k, torch.Generator().manual_seed(k)).items():
+            note(k, name, seconds(work, 3), f"one draw, by k (n = {n})")
+    x = np.maximum(rng.normal(size=(2 * n, n)), 0.0)
+    gram = torch.from_numpy(x.T @ x / len(x))
+    for rows in [4, 16] if small else [4, 16, 64]:
+        weight = torch.from_numpy(rng.normal(size=(rows, n)))
+        generator = torch.Generator().manual_seed(rows)
+        mask = torch.zeros(rows, n, dtype=torch.bool)
+
+        def drawn(name: str, weight: Any = weight, mask: Any = mask, g: Any = generator) -> None:
+            mask.fill_(False)
+            for h, row in enumerate(weight):
+                kernel = dpp.edge_kernel(gram, row)
+                mask[h, draws(kernel, n // 5, g)[name]()] = True
+
+        for name in ("once", "Poisson", "greedy mode"):
+            spent = seconds(lambda name=name: drawn(name), 1)
+            note(rows, name, spent, f"masks of a layer, by rows (n = {n}, k = n/5)")
+        note(rows, "least squares", seconds(lambda w=weight, m=mask: least_squares(w, gram, m), 3),
+             f"masks of a layer, by rows (n = {n}, k = n/5)")  # fmt: skip
+    for panel in dict.fromkeys(r["panel"] for r in records):
+        print(f"  {panel}")
+        for r in records:
+            if r["panel"] == panel:
+                print(f"    {r['size']:5d} {r['series']:22s} {r['seconds']:.4f} s")
     return records
 
 
@@ -331,12 +408,15 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="synthetic inputs, in a minute")
     parser.add_argument("--runs", type=int, default=3, help="the best of so many")
     parser.add_argument(
-        "--parts", nargs="+", default=["samplers", "layer", "peers", "memory", "growth"]
+        "--parts",
+        nargs="+",
+        default=["samplers", "layer", "nodes", "peers", "memory", "growth"],
+        help=f"also {', '.join(WIDE)}, of one or two minutes each",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)
-    inputs, weight = problem(options.small, options.data_dir)
+    inputs, weight, hidden, outgoing = problem(options.small, options.data_dir)
     n = weight.shape[1]
     ks = [n // 5, n // 2, n * 9 // 10] if options.small else [157, 392, 706]
     gram = inputs.T @ inputs / len(inputs)
@@ -353,10 +433,17 @@ def main() -> None:
             own = [*ks[:2], n * 8 // 10 + 1, ks[2]] if label == "0.1" else ks
             results["samplers"] += samplers(kernel, own, label, options.runs)
         save(path, results)
-    if "wide" in options.parts and not options.small:
-        items = np.random.default_rng(0).normal(size=(3072, 20))
-        kernel = dpp.gaussian_from_features(items, bandwidth=0.02)
-        results["wide"] = samplers(kernel, [307, 1536], "20 dimensions", 1, further=False)
+    for label, (spread, beta) in WIDE.items():
+        if label not in options.parts or options.small:
+            continue
+        print(f"n = 3072, {label}")
+        random = np.random.default_rng(0)
+        items = random.normal(size=(3072, 20))
+        if spread:  # as edges are: inputs times weights of all sizes
+            items *= np.abs(random.normal(size=(3072, 1)))
+        kernel = dpp.gaussian_from_features(items, bandwidth=beta)
+        results.pop("wide", None)
+        results[label] = samplers(kernel, [307, 1536], label, 1, further=False)
         save(path, results)
     if "layer" in options.parts:
         print("one row of the layer against the published approach")
@@ -364,6 +451,12 @@ def main() -> None:
         cases = [("10/60000", betas["10/60000"], ks[0]), ("0.1", 0.1, ks[0]), ("0.1", 0.1, ks[1]),
                  ("0.5", 0.5, ks[2])]  # fmt: skip
         results["layer"] = whole_layer(inputs, weight, cases, options.runs)
+        save(path, results)
+    if "nodes" in options.parts:
+        print("node reweighting")
+        results["nodes"] = node_reweighting(
+            hidden, outgoing, hidden.shape[1] * 51 // 100, options.runs
+        )
         save(path, results)
     if "peers" in options.parts:
         print("strong peers")
@@ -379,8 +472,8 @@ def main() -> None:
         from prunus.report.figure import figure, save_figure
 
         chart = figure(
-            results["growth"], x="items", y="seconds", x_title="items n", y_title="seconds a draw",
-            x_scale="log", y_scale="log", title="One draw of n/5 items",
+            results["growth"], x="size", y="seconds", x_title="n, k or rows", y_title="seconds",
+            x_scale="log", y_scale="log", facet="panel", title="Growth of drawing with n, k and rows",
         )  # fmt: skip
         save_figure(chart, HERE / "results" / "dpp-growth", results["growth"])
         save(path, results)

@@ -7,6 +7,7 @@ G is the mean E[x xᵀ], so β is per mean squared distance: a bandwidth given f
 is multiplied by N.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
 
 _MEDIAN_ITEMS = 2048  # the median over more items is taken over this many, evenly spread
 _ROWS = 64  # of a kernel formed at once, so that they stay in the cache
+_NOTHING = -70.0  # exponents whose entries are zeros
 
 
 @dataclass(frozen=True)
@@ -236,14 +238,18 @@ def linear_from_features(features: Any, *, jitter: float = 0.0) -> Float[Tensor,
 def _gaussian(
     gram: Tensor, row: Tensor, bandwidth: float | str, jitter: float
 ) -> Float[Tensor, "n n"]:
-    """The kernel of the items with Gram G ∘ wwᵀ, formed block by block in one buffer."""
+    """The kernel of the items with Gram G ∘ wwᵀ, formed block by block in one buffer.
+
+    Entries below e⁻⁷⁰ are zeros: beside a diagonal of 1 they are far below rounding, and their
+    products would be subnormal numbers, on which an eigendecomposition takes twice as long.
+    """
     epsilon = positive("jitter", jitter, zero=True)
     beta = _beta(bandwidth, gram.cpu().numpy(), row.cpu().numpy())
     if gram.is_cuda:
         scaled = (2 * beta) ** 0.5 * row.to(gram.device)
         power = 0.5 * scaled.square() * gram.diagonal()
         kernel = torch.outer(scaled, scaled).mul_(gram).sub_(power + power[:, None])
-        kernel.clamp_(max=0.0).exp_()
+        kernel.clamp_(max=0.0).masked_fill_(kernel < _NOTHING, -math.inf).exp_()
     else:
         kernel = torch.from_numpy(_gaussian_blocks(gram.numpy(), row.numpy(), beta))
     return kernel.fill_diagonal_(1.0 + epsilon)
@@ -261,6 +267,7 @@ def _gaussian_blocks(gram: np.ndarray, row: np.ndarray, beta: float) -> np.ndarr
         block *= gram[part]
         block -= np.add.outer(power[part], power, out=both)
         np.minimum(block, 0.0, out=block)
+        np.putmask(block, block < _NOTHING, -np.inf)
         np.exp(block, out=block)
     return kernel
 
