@@ -473,7 +473,8 @@ def main() -> None:
 
         chart = figure(
             results["growth"], x="size", y="seconds", x_title="n, k or rows", y_title="seconds",
-            x_scale="log", y_scale="log", facet="panel", title="Growth of drawing with n, k and rows",
+            x_scale="log", y_scale="log", facet="panel",
+            title="Growth of drawing with n, k and rows",
         )  # fmt: skip
         save_figure(chart, HERE / "results" / "dpp-growth", results["growth"])
         save(path, results)
