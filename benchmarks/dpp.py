@@ -254,12 +254,18 @@ def strong_peers(inputs: np.ndarray, weight: np.ndarray, runs: int) -> dict[str,
     )
     found = {"calibration": ours / alone}
     print(f"  calibration / (forward + Gram): {ours / alone:.2f} (at most 1.3)")
-    for name in ("magnitude", "wanda", "magnitude-row+ls", "sparsegpt"):
+    ls = "magnitude-row+ls"
+    cases = [("magnitude", 0.5), ("wanda", 0.5), ("sparsegpt", 0.5)]
+    for name, density in [*cases, (ls, 0.2), (ls, 0.5), (ls, 0.8), (ls, 0.9)]:
         spent = seconds(
-            lambda name=name: prunus.prune(net, name, 0.5, data=calibration, progress=False), runs
+            lambda name=name, density=density: prunus.prune(
+                net, name, density, data=calibration, progress=False
+            ),
+            runs,
         )
-        found[name] = spent / sweep
-        print(f"  {name} / SparseGPT sweep alone ({1e3 * sweep:.0f} ms): {spent / sweep:.2f}")
+        label = f"{name} at {density}"
+        found[label] = spent / sweep
+        print(f"  {label} / SparseGPT sweep alone ({1e3 * sweep:.0f} ms): {spent / sweep:.2f}")
     return found
 
 
