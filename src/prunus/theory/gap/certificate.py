@@ -20,12 +20,12 @@ from prunus.theory.gap.held_out import (
     sample_size_for_quantile,
 )
 from prunus.theory.gap.propagate import (
+    Branches,
     LayerNorms,
     LinearPair,
     Lipschitz,
     Pointwise,
     Reach,
-    Residual,
     Stage,
     apply_linear,
     chain_bound,
@@ -79,7 +79,7 @@ def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """
     checked: list[Stage] = []
     for stage in stages:
-        if isinstance(stage, Residual):
+        if isinstance(stage, Branches):
             branch, shortcut = check_stages(stage.branch), check_stages(stage.shortcut)
             checked.append(replace(stage, branch=branch, shortcut=shortcut))
         elif isinstance(stage, LinearPair):
@@ -125,7 +125,7 @@ def certify(
     trivial bound, plus a rounding term of both forward passes in `dtype`.
 
     Args:
-        stages: the network as `LinearPair`, `Pointwise`, `Lipschitz` and `Residual` stages.
+        stages: the network as `LinearPair`, `Pointwise`, `Lipschitz` and `Branches` stages.
         radius: B of the ball of inputs.
         centre: of the ball, one input without batch axis; zero if None.
         input_shape: of one input, needed where neither centre nor samples nor a first matrix
@@ -608,7 +608,7 @@ def _between(stages: Sequence[Stage], step: Tensor) -> tuple[Stage, ...]:
                 zero = torch.zeros(len(stage.weight), dtype=torch.float64)
                 bias = (zero if bias is None else bias) - step * shift
             moved.append(replace(stage, weight=weight, bias=bias))
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch, shortcut = _between(stage.branch, step), _between(stage.shortcut, step)
             moved.append(replace(stage, branch=branch, shortcut=shortcut))
         else:
@@ -664,7 +664,7 @@ def _only(stages: Sequence[Stage], one: LinearPair) -> list[Stage]:
     for stage in stages:
         if isinstance(stage, LinearPair) and stage is not one:
             kept.append(replace(stage, pruned_weight=stage.weight, pruned_bias=stage.bias))
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch, shortcut = tuple(_only(stage.branch, one)), tuple(_only(stage.shortcut, one))
             kept.append(replace(stage, branch=branch, shortcut=shortcut))
         else:

@@ -14,12 +14,12 @@ from prunus.theory.gap.activations import Activation
 from prunus.theory.gap.norms import EPSILON, Geometry, conv_norm, spectral_norm
 
 __all__ = [
+    "Branches",
     "LayerNorms",
     "LinearPair",
     "Lipschitz",
     "Pointwise",
     "Reach",
-    "Residual",
     "Stage",
     "chain_bound",
     "chain_lipschitz",
@@ -76,7 +76,7 @@ class Lipschitz:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Residual:
+class Branches:
     """Two branches of one value, joined; an empty one is the identity.
 
     Their sum, where Lipschitz constants and gaps add; or, along `axis`, the shortcut's output
@@ -108,7 +108,7 @@ class Residual:
         return first + second if self.axis is None else torch.cat([first, second], dim=self.axis)
 
 
-Stage = LinearPair | Pointwise | Lipschitz | Residual
+Stage = LinearPair | Pointwise | Lipschitz | Branches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ def linear_stages(stages: Sequence[Stage]) -> list[LinearPair]:
     for stage in stages:
         if isinstance(stage, LinearPair):
             found.append(stage)
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             found += linear_stages(stage.shortcut) + linear_stages(stage.branch)
     return found
 
