@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from prunus.theory.gap import (
+    Branches,
     InSampleWarning,
     LinearPair,
     Lipschitz,
     Pointwise,
-    Residual,
     VacuousWarning,
     activation,
     certify,
@@ -201,7 +201,7 @@ def conv_net(seed=0):
     return (
         pair("stem", 4, 1, 3, 3, geometry=same),
         relu,
-        Residual(name="block", branch=branch),
+        Branches(name="block", branch=branch),
         relu,
         pool,
         flatten,

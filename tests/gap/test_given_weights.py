@@ -7,7 +7,7 @@ import pytest
 import scipy.stats as stats
 import torch
 
-from prunus.theory.gap import LinearPair, Pointwise, Residual, activation, certify
+from prunus.theory.gap import Branches, LinearPair, Pointwise, activation, certify
 from prunus.theory.gap.given_weights import (
     drawn_mean_square,
     drawn_norm,
@@ -151,7 +151,7 @@ def test_sensitivities_are_squared_gradients():
         name="in", weight=torch.eye(4).double() * 0.3, pruned_weight=torch.eye(4).double()
     )
     relu = Pointwise(name="t", activation=activation("tanh"))
-    net = [*stages, relu, Residual(name="block", branch=(block, relu))]
+    net = [*stages, relu, Branches(name="block", branch=(block, relu))]
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)).double()
     found = sensitivities(net, x)
     weights = {s.name: s.weight.clone().requires_grad_() for s in (stages[0], block)}

@@ -9,7 +9,7 @@ from torch import nn
 
 import prunus
 from prunus.guarantee.extract import Unsupported, extract, masked_model
-from prunus.theory.gap import InSampleWarning, Residual
+from prunus.theory.gap import Branches, InSampleWarning
 from prunus.theory.gap.propagate import linear_stages, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
@@ -83,7 +83,7 @@ def test_extraction_computes_the_same_network(net):
         n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
     }
     if net is cnn:
-        assert any(isinstance(s, Residual) for s in found.stages)
+        assert any(isinstance(s, Branches) for s in found.stages)
         assert {p.name for p in linear_stages(found.stages)} == {"stem", "short", "conv", "fc"}
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import prunus
 from prunus.guarantee.extract import Unsupported, extract, masked_model
 from prunus.theory.gap.norms import conv_norm
-from prunus.theory.gap.propagate import Residual, linear_stages, run
+from prunus.theory.gap.propagate import Branches, linear_stages, run
 from prunus.theory.gap.search import largest_gap
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
@@ -118,7 +118,7 @@ def test_concatenated_matrices_are_one_matrix():
     model = made(Wide)
     masks = thinned(model, 0.5)
     found = extract(model, masked_model(model, masks), torch.zeros(1, 5))
-    assert all(isinstance(s, Residual) and s.axis == -1 for s in found.stages)
+    assert all(isinstance(s, Branches) and s.axis == -1 for s in found.stages)
     value = prunus.certify(model, masks, radius=1.0, data=torch.zeros(3, 5)).value
     removed = [
         part.weight.detach().double() * (1 - masks[f"parts.{i}"]) for i, part in

@@ -38,7 +38,8 @@ def certify(
         model: the dense network.
         pruned: a module of equal structure, a `Pruned`, or {layer name: mask}.
         data: batches that neither trained nor calibrated; the ball is then centred at their mean,
-            else at 0.
+            else at 0. The first 4096 samples are read: measurements, and a radius taken from the
+            data, are of these.
         radius: of the ball; the largest distance of the data from their mean if None. A radius
             given is taken to cover every input the data's distribution can produce.
         delta: failure probability of each held-out statement.

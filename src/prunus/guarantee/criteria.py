@@ -16,10 +16,10 @@ from prunus.rng import generator_for
 from prunus.theory.gap.certificate import UNITS, sample_bound
 from prunus.theory.gap.norms import conv_norm, spectral_norm
 from prunus.theory.gap.propagate import (
+    Branches,
     LayerNorms,
     LinearPair,
     Reach,
-    Residual,
     Stage,
     apply_linear,
     chain_bound,
@@ -235,7 +235,7 @@ def _inputs_of(stages: tuple[Stage, ...], x: Tensor) -> dict[str, Tensor]:
     for stage in stages:
         if isinstance(stage, LinearPair):
             found[stage.name] = x
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             found |= _inputs_of(stage.branch, x) | _inputs_of(stage.shortcut, x)
         x = run([stage], x)
     return found

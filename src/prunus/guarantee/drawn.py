@@ -13,7 +13,7 @@ from prunus.guarantee.extract import extract
 from prunus.guarantee.solve import GRID, Problem
 from prunus.theory.gap import VacuousWarning
 from prunus.theory.gap.given_weights import drawn_mean_square, drawn_sup
-from prunus.theory.gap.propagate import LinearPair, Residual, Stage, layer_norms, linear_stages, run
+from prunus.theory.gap.propagate import Branches, LinearPair, Stage, layer_norms, linear_stages, run
 from prunus.theory.gap.sensitivity import sensitivities
 
 __all__ = ["drawn_problem"]
@@ -56,7 +56,7 @@ def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[S
     for stage in stages:
         if isinstance(stage, LinearPair) and stage.name in densities:
             stage = replace(stage, pruned_weight=densities[stage.name] * stage.weight)
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch, shortcut = (
                 _thinned(stage.branch, densities),
                 _thinned(stage.shortcut, densities),

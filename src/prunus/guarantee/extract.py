@@ -17,7 +17,7 @@ from prunus.guarantee.rules import (
     linear_stage,
     module_stage,
 )
-from prunus.theory.gap.propagate import LinearPair, Residual, Stage, linear_stages, run
+from prunus.theory.gap.propagate import Branches, LinearPair, Stage, linear_stages, run
 
 __all__ = ["Extracted", "Unsupported", "extract", "masked_model", "pruned_model"]
 
@@ -217,7 +217,7 @@ def _joined(key: object, left: Path, right: Path, axis: int | None) -> Path:
     shared = 0
     while shared < min(len(left), len(right)) and left[shared][0] is right[shared][0]:
         shared += 1
-    stage = Residual(
+    stage = Branches(
         name=getattr(key, "name", "concatenation"),
         branch=tuple(s for _, s in right[shared:]),
         shortcut=tuple(s for _, s in left[shared:]),

@@ -108,15 +108,21 @@ def fold_batch_norm(
             f"{name!r} ({type(one).__name__}) is in training mode: call .eval() on both models. "
             f"{AVAILABLE}"
         )
-    scale, shift = _affine(one)
-    pruned_scale, pruned_shift = _affine(other)
+    scale, shift, size = _affine(one)
+    pruned_scale, pruned_shift, pruned_size = _affine(other)
     if isinstance(before, LinearPair):
         shape = (-1, *[1] * (before.weight.ndim - 1))
         zero = torch.zeros_like(scale)
         bias = zero if before.bias is None else before.bias
         pruned_bias = zero if before.pruned_bias is None else before.pruned_bias
+        first, second = bias.abs(), pruned_bias.abs()
+        if before.offsets is not None:
+            first = second = before.offsets
         return replace(
             before,
+            offsets=torch.maximum(
+                first * scale.abs() + size, second * pruned_scale.abs() + pruned_size
+            ),
             weight=before.weight * scale.reshape(shape),
             pruned_weight=before.pruned_weight * pruned_scale.reshape(shape),
             bias=bias * scale + shift,
@@ -134,17 +140,20 @@ def fold_batch_norm(
         bias=shift,
         pruned_bias=pruned_shift,
         geometry=geometry,
+        offsets=torch.maximum(size, pruned_size),
     )
 
 
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+def _affine(norm: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and shift of a batch norm, and the sum of the sizes of what it adds."""
     deviation = (norm.running_var.detach().cpu().double() + norm.eps).sqrt()
     scale = 1 / deviation
     shift = -norm.running_mean.detach().cpu().double() / deviation
     if norm.affine:
         weight, bias = norm.weight.detach().cpu().double(), norm.bias.detach().cpu().double()
-        scale, shift = scale * weight, shift * weight + bias
-    return scale, shift
+        size = (shift * weight).abs() + bias.abs()
+        return scale * weight, shift * weight + bias, size
+    return scale, shift, shift.abs()
 
 
 def _activation(module: nn.Module) -> Activation | None:

@@ -13,18 +13,18 @@ from prunus.theory.gap.activations import (
     leaky_relu,
 )
 from prunus.theory.gap.certificate import certify, local_bound
-from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual
+from prunus.theory.gap.propagate import Branches, LinearPair, Lipschitz, Pointwise
 from prunus.theory.gap.statement import Certificate, InSampleWarning, Statement, VacuousWarning
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Branches",
     "Certificate",
     "InSampleWarning",
     "LinearPair",
     "Lipschitz",
     "Pointwise",
-    "Residual",
     "Statement",
     "VacuousWarning",
     "activation",

@@ -20,12 +20,12 @@ from prunus.theory.gap.held_out import (
     sample_size_for_quantile,
 )
 from prunus.theory.gap.propagate import (
+    Branches,
     LayerNorms,
     LinearPair,
     Lipschitz,
     Pointwise,
     Reach,
-    Residual,
     Stage,
     apply_linear,
     chain_bound,
@@ -66,6 +66,7 @@ UNITS = {
 }
 LEVELS = (0.9, 0.95, 0.99)
 Norms = Callable[[LinearPair], LayerNorms]
+Gains = Callable[[tuple[Stage, ...]], list[float] | None]
 REAL = "the statement is about real arithmetic on the stored weights, rounding added"
 FRESH = "the inputs are independent, fresh, and were not used to train, choose or plan the mask"
 
@@ -78,7 +79,7 @@ def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """
     checked: list[Stage] = []
     for stage in stages:
-        if isinstance(stage, Residual):
+        if isinstance(stage, Branches):
             branch, shortcut = check_stages(stage.branch), check_stages(stage.shortcut)
             checked.append(replace(stage, branch=branch, shortcut=shortcut))
         elif isinstance(stage, LinearPair):
@@ -124,7 +125,7 @@ def certify(
     trivial bound, plus a rounding term of both forward passes in `dtype`.
 
     Args:
-        stages: the network as `LinearPair`, `Pointwise`, `Lipschitz` and `Residual` stages.
+        stages: the network as `LinearPair`, `Pointwise`, `Lipschitz` and `Branches` stages.
         radius: B of the ball of inputs.
         centre: of the ball, one input without batch axis; zero if None.
         input_shape: of one input, needed where neither centre nor samples nor a first matrix
@@ -249,7 +250,8 @@ def _with_samples(
     dense, pruned = run(stages, x).flatten(1), run(stages, x, pruned=True).flatten(1)
     gaps = (dense - pruned).norm(dim=1)
     rms = float(gaps.square().mean().sqrt())
-    bound, route = sample_bound(stages, x, norms)
+    gains_of = functools.cache(chain_gains)  # the norms of all segments: computed once
+    bound, route = sample_bound(stages, x, norms, gains_of)
     vacuous, reason = judge(bound, None, scale)
     predicted = float(first_order_gaps(stages, x).square().mean().sqrt())
     rough = predicted > 0.3 * scale
@@ -280,7 +282,7 @@ def _with_samples(
     ]
     certain = None
     if dense.shape[1] > 1:
-        certain = robustly_unchanged(dense, pointwise_bound(stages, x, norms))
+        certain = robustly_unchanged(dense, pointwise_bound(stages, x, norms, gains_of))
         certain = certain | pairwise_unchanged(stages, x, norms)
     changed, held_out = data_statements(
         dense, pruned, delta=delta, in_sample=in_sample, largest=largest, certain=certain
@@ -451,7 +453,7 @@ def _shift(stage: LinearPair) -> Tensor | None:
     )
 
 
-def _chain_gains(stages: Sequence[Stage]) -> list[float] | None:
+def chain_gains(stages: tuple[Stage, ...]) -> list[float] | None:
     """CP(V_{i+1}, …, V_l) for each matrix of a plain chain; None where it is none."""
     kept = [s for s in stages if not (isinstance(s, Lipschitz) and s.name == "identity")]
     pairs, activations = kept[::2], kept[1::2]
@@ -475,14 +477,17 @@ def _chain_gains(stages: Sequence[Stage]) -> list[float] | None:
 
 
 def pointwise_bound(
-    stages: Sequence[Stage], samples: Tensor, norms: Norms = layer_norms
+    stages: Sequence[Stage],
+    samples: Tensor,
+    norms: Norms = layer_norms,
+    gains_of: Gains = chain_gains,
 ) -> Float[Tensor, " samples"]:
     """Bound on the gap at each sample without running the pruned network.
 
     e(x) ≤ Σ_i CP(V_{i+1}, …, V_l) ‖D_i h_{i−1}(x) + δb_i‖, the least of norm products and chain.
     """
     _, error = _injections(stages, samples, norms, torch.zeros(len(samples), dtype=torch.float64))
-    gains = _chain_gains(stages)
+    gains = gains_of(tuple(stages))
     if gains is None:
         return error
     return torch.minimum(error, sum_injections(stages, samples, gains))
@@ -504,14 +509,17 @@ def sum_injections(
 
 
 def sample_bound(
-    stages: Sequence[Stage], samples: Tensor, norms: Norms = layer_norms
+    stages: Sequence[Stage],
+    samples: Tensor,
+    norms: Norms = layer_norms,
+    gains_of: Gains = chain_gains,
 ) -> tuple[float, str]:
     """Bound on the root mean square gap of a sample, and its route.
 
     √mean ‖F − f‖² ≤ Σ_i CP(V_{i+1}, …, V_l) r_i, r_i the rms of ‖D_i h_{i−1} + δb_i‖ (Minkowski).
     """
     bounds = {"layer errors, product": _rms_product(stages, samples, norms)}
-    gains = _chain_gains(stages)
+    gains = gains_of(tuple(stages))
     if gains is not None:
         total, x, at = 0.0, samples, iter(gains)
         for stage in stages:
@@ -600,7 +608,7 @@ def _between(stages: Sequence[Stage], step: Tensor) -> tuple[Stage, ...]:
                 zero = torch.zeros(len(stage.weight), dtype=torch.float64)
                 bias = (zero if bias is None else bias) - step * shift
             moved.append(replace(stage, weight=weight, bias=bias))
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch, shortcut = _between(stage.branch, step), _between(stage.shortcut, step)
             moved.append(replace(stage, branch=branch, shortcut=shortcut))
         else:
@@ -656,7 +664,7 @@ def _only(stages: Sequence[Stage], one: LinearPair) -> list[Stage]:
     for stage in stages:
         if isinstance(stage, LinearPair) and stage is not one:
             kept.append(replace(stage, pruned_weight=stage.weight, pruned_bias=stage.bias))
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch, shortcut = tuple(_only(stage.branch, one)), tuple(_only(stage.shortcut, one))
             kept.append(replace(stage, branch=branch, shortcut=shortcut))
         else:

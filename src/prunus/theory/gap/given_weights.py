@@ -20,7 +20,7 @@ from prunus.theory.gap.concentration import (
 )
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
 from prunus.theory.gap.norms import Geometry, conv_norm, frequencies, spectral_norm
-from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Residual, Stage, run
+from prunus.theory.gap.propagate import Branches, LinearPair, Lipschitz, Pointwise, Stage, run
 from prunus.theory.gap.statement import Statement, judge, warn_vacuous
 
 __all__ = [
@@ -260,7 +260,7 @@ def drawn_sup(
     gap, spread, spread_p = 0.0, reach, reach
     ledger = []
     for stage in whole_network:
-        if isinstance(stage, Residual):
+        if isinstance(stage, Branches):
             raise ValueError(
                 f"{stage.name!r}: bounds before the mask is drawn cover chains of matrices and "
                 f"convolutions. Use simulated_bound for any other network."

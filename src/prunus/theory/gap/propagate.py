@@ -14,12 +14,12 @@ from prunus.theory.gap.activations import Activation
 from prunus.theory.gap.norms import EPSILON, Geometry, conv_norm, spectral_norm
 
 __all__ = [
+    "Branches",
     "LayerNorms",
     "LinearPair",
     "Lipschitz",
     "Pointwise",
     "Reach",
-    "Residual",
     "Stage",
     "chain_bound",
     "chain_lipschitz",
@@ -48,6 +48,9 @@ class LinearPair:
         bias: b, (out,), or None.
         pruned_bias: c of the same shape, or None.
         geometry: how the kernel meets its images; None for a matrix.
+        offsets: (out,), where a batch norm is folded in: the sum of the sizes of all that the
+            modules add or subtract, scaled, in the larger of both networks. They may cancel in
+            the folded bias, but their rounding does not.
     """
 
     name: str
@@ -56,6 +59,7 @@ class LinearPair:
     bias: Tensor | None = None
     pruned_bias: Tensor | None = None
     geometry: Geometry | None = None
+    offsets: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ class Lipschitz:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Residual:
+class Branches:
     """Two branches of one value, joined; an empty one is the identity.
 
     Their sum, where Lipschitz constants and gaps add; or, along `axis`, the shortcut's output
@@ -108,7 +112,7 @@ class Residual:
         return first + second if self.axis is None else torch.cat([first, second], dim=self.axis)
 
 
-Stage = LinearPair | Pointwise | Lipschitz | Residual
+Stage = LinearPair | Pointwise | Lipschitz | Branches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +191,7 @@ def linear_stages(stages: Sequence[Stage]) -> list[LinearPair]:
     for stage in stages:
         if isinstance(stage, LinearPair):
             found.append(stage)
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             found += linear_stages(stage.shortcut) + linear_stages(stage.branch)
     return found
 
@@ -502,9 +506,10 @@ def _round_linear(
     stage: LinearPair, at: _Point, unit: float, pruned: bool, norms: LayerNorms
 ) -> _Point:
     weight = stage.pruned_weight if pruned else stage.weight
-    bias = stage.pruned_bias if pruned else stage.bias
+    shift = stage.pruned_bias if pruned else stage.bias
+    bias = shift if stage.offsets is None else stage.offsets
     norm = norms.pruned if pruned else norms.dense
-    length = weight[0].numel() + 2
+    length = weight[0].numel() + 2 + (0 if stage.offsets is None else 8)  # 8: of a batch norm
     if length * unit >= 0.5:
         return _Point(math.inf, at.centre, math.inf)
     gamma = length * unit / (1 - length * unit)
@@ -513,7 +518,7 @@ def _round_linear(
         if stage.geometry is None
         else _absolute_conv_norm(weight)
     )
-    outputs = apply_linear(stage, weight, bias, at.centre)
+    outputs = apply_linear(stage, weight, shift, at.centre)
     offset = 0.0
     if bias is not None:
         offset = float(bias.norm()) * math.sqrt(outputs[0, 0].numel())

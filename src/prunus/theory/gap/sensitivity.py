@@ -13,8 +13,8 @@ from prunus.check import fraction, positive, whole
 from prunus.theory.gap.certificate import check_stages
 from prunus.theory.gap.inclusion import inclusion
 from prunus.theory.gap.propagate import (
+    Branches,
     LinearPair,
-    Residual,
     Stage,
     apply_linear,
     linear_stages,
@@ -92,7 +92,7 @@ def _record(
             if not x.requires_grad:
                 x.requires_grad_()
             outputs[stage.name] = x
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             first = _record(stage.shortcut, x, inputs, outputs)
             x = stage.join(first, _record(stage.branch, x, inputs, outputs))
         else:
@@ -243,7 +243,7 @@ def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[S
         if isinstance(stage, LinearPair):
             p = float(densities.get(stage.name, 1.0))
             thin.append(replace(stage, weight=p * stage.weight))
-        elif isinstance(stage, Residual):
+        elif isinstance(stage, Branches):
             branch = _thinned(stage.branch, densities)
             shortcut = _thinned(stage.shortcut, densities)
             thin.append(replace(stage, branch=branch, shortcut=shortcut))
