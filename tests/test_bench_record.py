@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from prunus.bench import Record, RecordWriter, content_id, host_facts, read_records
+from prunus.bench import Record, RecordWriter, content_id, host_facts, read_records, record
+from prunus.bench.record import RecordIndex
 
 ROW = Record(
     id=content_id(task="t", seed=0),
@@ -137,3 +138,52 @@ def test_host_facts_name_the_machine():
     assert facts["cores"] == os.cpu_count()
     assert facts["threads"] >= 1
     assert facts["processor"]
+
+
+def test_a_file_taken_away_while_a_folder_is_read_is_no_error(tmp_path, monkeypatch):
+    """Another run's empty file goes between the listing of the folder and the reading of it."""
+    with RecordWriter(tmp_path) as writer:
+        writer.append(ROW)
+    gone = tmp_path / "records-other-1-0.jsonl"
+    listed, scan = record.record_files, os.scandir
+
+    def listing(places):
+        gone.touch()
+        found = listed(places)
+        gone.unlink(missing_ok=True)
+        return found
+
+    def scanning(folder):
+        gone.touch()
+        found = list(scan(folder))
+        gone.unlink(missing_ok=True)
+        assert len(found) == 2
+        return found
+
+    monkeypatch.setattr(record, "record_files", listing)
+    assert read_records(tmp_path).rows == (ROW,)
+    with pytest.raises(FileNotFoundError):
+        read_records([gone, tmp_path])  # one that was named must be there
+    monkeypatch.setattr(os, "scandir", scanning)
+    assert RecordIndex(tmp_path).status(ROW.id) == "done"
+
+
+def test_an_interrupted_line_is_cut_off(tmp_path, monkeypatch):
+    with RecordWriter(tmp_path) as writer:
+        writer.append(ROW)
+        write = os.write
+
+        calls = []
+
+        def stopped(file, data):
+            calls.append(file)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            return write(file, data[:40])
+
+        monkeypatch.setattr(os, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(ROW)
+        monkeypatch.setattr(os, "write", write)
+        writer.append(replace(ROW, seed=1))
+    assert [row.seed for row in read_records(tmp_path).rows] == [0, 1]

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 import prunus
 from prunus.bench.at_init import CONTROL, DENSE, METHODS, _problem, sweep
 from prunus.bench.data import Dataset
-from prunus.bench.init_cells import holm
 from prunus.bench.init_masks import he_mlp, hidden_widths, masks_at_init
 from prunus.bench.stacked import FullBatch, stacked_fit
 from prunus.cli.app import app
@@ -198,12 +197,6 @@ def test_disconnected_masks_are_said_before_training():
     assert cell.disconnected == 1
     assert cell.gain_interval is None
     assert "random-init at density 0.02, seed 0" in found.reports[0]
-
-
-def test_holm_steps_down():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
-    assert holm([0.04]) == [True]
-    assert holm([0.05, 0.05]) == [False, False]
 
 
 @pytest.mark.parametrize(

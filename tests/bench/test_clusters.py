@@ -31,18 +31,23 @@ def installed(request):
 def one_worker_killed(out):
     """Kill a worker while a cell runs; the list says which."""
     killed = []
+    over = threading.Event()
 
     def kill():
         while rows_on_disk(out) < 4 or not writers(out):
-            time.sleep(0.01)
+            if over.wait(0.01):
+                return
         time.sleep(random.Random(0).random() * 0.03)
         killed.append(writers(out)[0])
         os.kill(killed[0], signal.SIGKILL)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    yield killed
-    thread.join(1)
+    try:
+        yield killed
+    finally:
+        over.set()  # or it would watch the folder for as long as the tests run
+        thread.join(10)
 
 
 @engines
@@ -130,7 +135,10 @@ def test_an_interruption_is_quiet_and_leaves_no_process(tmp_path, engine):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env=environment(),
     )  # fmt: skip
+    limit = time.monotonic() + 120
     while rows_on_disk(out) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit, "no three records within 120 s"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.communicate(timeout=60)[0] == "interrupted\n"

@@ -5,8 +5,8 @@ import pytest
 from bench_runs import survives
 
 
-def test_three_kills_lose_and_double_nothing(tmp_path):
-    survives(tmp_path, "local", kills=3, seeds=2)
+def test_a_killed_worker_and_a_killed_run_lose_and_double_nothing(tmp_path):
+    survives(tmp_path, "local", kills=2, seeds=1)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -96,6 +97,10 @@ def test_any_order_of_records_gives_the_same_bytes(tmp_path):
         assert file.read_bytes() == (tmp_path / "static1" / file.name).read_bytes(), file.name
     names = {p.name for p in (tmp_path / "static0").iterdir()}
     assert {"methods.csv", "one-none.md", "one-none.tex", "one-none.svg", "one-none.png"} <= names
+    assert {"critical-difference.svg", "critical-difference.png"} <= names
+    picture = (tmp_path / "static0" / "critical-difference.svg").read_text()
+    assert ElementTree.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"
+    assert picture.count("<circle") == len(found.ranks["recipes"])
 
 
 def run(monkeypatch, capsys, *words):
@@ -118,7 +123,8 @@ def test_from_grid_to_page_on_the_command_line(tmp_path, monkeypatch, capsys):
     common = ("bench", config, "--out", tmp_path / "records")
     code, out, _ = run(monkeypatch, capsys, *common, "--dry-run")
     assert (code, out.splitlines()[-1]) == (
-        0, "10 cells, 10 to do: no like records yet to estimate the time from",
+        0,
+        "10 cells, 10 to do: time unknown until a first cell has run (no like records to judge by)",
     )  # fmt: skip
     assert not (tmp_path / "records").exists()
     code, out, _ = run(monkeypatch, capsys, *common)

@@ -113,6 +113,8 @@ def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
+    stepped = holm([0.01, 0.04, 0.03, 0.005])  # at 0.05 stops at the third, though 0.04 ≤ 0.05
+    assert [p <= 0.05 for p in stepped] == [True, False, False, True]
 
 
 def test_pareto_by_hand():

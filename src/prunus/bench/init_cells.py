@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunus.bench.statistics import holm
 from prunus.surgery.connected import Connection
 from prunus.theory.at_init.summary import MINIMUM_SEEDS, spread
 
-__all__ = ["CONTROL", "DENSE", "Cell", "Outcome", "cells_of", "holm"]
+__all__ = ["CONTROL", "DENSE", "Cell", "Outcome", "cells_of"]
 
+LEVEL = 0.05  # of the tests that a gain is one
 CONTROL = "dense, first weights × √density"
 DENSE = "dense"
 
@@ -85,17 +87,6 @@ def _p_value(values: Float[Tensor, " seeds"]) -> float:
     return float(2 * t.sf(abs(score), len(values) - 1))
 
 
-def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects at `level`, in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    rejected = [False] * len(p_values)
-    for rank, i in enumerate(order):
-        if p_values[i] > level / (len(p_values) - rank):
-            break
-        rejected[i] = True
-    return rejected
-
-
 def cells_of(
     table: Mapping[tuple[str, float], Sequence[Outcome]], densities: Sequence[float]
 ) -> list[Cell]:
@@ -109,9 +100,9 @@ def cells_of(
     for method in dict.fromkeys(method for method, _ in table):
         keys = [key for key in table if key[0] == method]
         gains = [accuracies(key) - dense for key in keys]
-        passed = holm([_p_value(gain) for gain in gains])
-        for key, gain, ok in zip(keys, gains, passed, strict=True):
-            boosts[key] = ok and float(gain.mean()) > 0
+        adjusted = holm([_p_value(gain) for gain in gains])
+        for key, gain, p in zip(keys, gains, adjusted, strict=True):
+            boosts[key] = p <= LEVEL and float(gain.mean()) > 0
     cells = []
     for key, outcomes in table.items():
         method, density = key

@@ -1,5 +1,6 @@
 """One row per run, appended to one file per writer, so that a killed run loses nothing."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -194,7 +195,7 @@ class RecordWriter:
             while written < len(data):
                 written += os.write(self._file, data[written:])
             os.fsync(self._file)
-        except OSError:
+        except BaseException:  # an interruption too, or the next line would join a torn one
             os.ftruncate(self._file, self._end)
             os.lseek(self._file, self._end, os.SEEK_SET)
             raise
@@ -234,9 +235,10 @@ class RecordIndex:
         for entry in os.scandir(self._folder):
             if entry.name.endswith(".jsonl"):
                 size, known = self._files.get(entry.name, (0, {}))
-                if entry.stat().st_size > size:
-                    size += _take(Path(entry.path), size, known)
-                found[entry.name] = size, known
+                with contextlib.suppress(FileNotFoundError):  # an empty one its writer took away
+                    if entry.stat().st_size > size:
+                        size += _take(Path(entry.path), size, known)
+                    found[entry.name] = size, known
         self._files = found  # files that were taken away are forgotten
         states = {known[identity] for _, known in found.values() if identity in known}
         return "done" if "done" in states else next(iter(states), None)
@@ -302,11 +304,18 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     """
     rows: list[Record] = []
     torn: list[Path] = []
-    for file in record_files(places):
+    given = [places] if isinstance(places, str | os.PathLike) else list(places)
+    named = set(map(Path, given))
+    for file in record_files(given):
         if file.suffix == ".parquet":
             rows += map(Record.from_row, _parquet(file))
             continue
-        *lines, rest = file.read_bytes().split(b"\n")
+        try:
+            *lines, rest = file.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            if file in named:
+                raise
+            continue  # a writer took its empty file away since the folder was listed
         if rest:
             torn.append(file)
         for number, line in enumerate(lines, start=1):

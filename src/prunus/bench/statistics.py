@@ -270,7 +270,7 @@ def against_baselines(records: Sequence[Record], metric: str, *, level: float = 
         for name in names:
             own, other = {}, {}
             for record in group:
-                partner = by_id.get(record.extra["baselines"].get(name, ""))
+                partner = by_id.get(record.extra.get("baselines", {}).get(name, ""))
                 mine = score(record, metric)
                 if partner is None or mine is None or record.id in nulls:
                     continue

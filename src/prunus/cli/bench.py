@@ -83,7 +83,7 @@ def bench(
 
 def _guess(seconds: float, blank: int, cells: int, workers: int) -> str:
     if cells and blank == cells:
-        return "no like records yet to estimate the time from"
+        return "time unknown until a first cell has run (no like records to judge by)"
     time = f"about {_time(seconds / workers)}"
     if blank:
         return f"{time} for those with like records, {blank} without"

@@ -180,7 +180,10 @@ def latex_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
-    """CSV, Markdown and LaTeX tables, and the curves of every task as SVG and PNG."""
+    """CSV, Markdown and LaTeX tables; every task's curves and the critical difference as SVG, PNG.
+
+    Without a critical difference (fewer than two blocks or recipes) its picture is left out.
+    """
     target = Path(folder)
     written = [
         write_text(target / f"{name}.csv", table_csv(rows))
@@ -207,7 +210,25 @@ def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
             write_text(target / f"{stem}.svg", converter.vegalite_to_svg(spec)),
             write_bytes(target / f"{stem}.png", converter.vegalite_to_png(spec, scale=2)),
         ]
+    if found.ranks["critical_difference"] is not None:
+        picture = _on_paper(_critical(found.ranks))
+        written += [
+            write_text(target / "critical-difference.svg", picture),
+            write_bytes(target / "critical-difference.png", converter.svg_to_png(picture, scale=2)),
+        ]
     return written
+
+
+def _on_paper(svg: str) -> str:
+    """A drawing of the page as a file of its own: black on white, with the classes' colours."""
+    style = (
+        "<style>text{font-family:sans-serif;fill:#1b1f24}.unit{fill:#1b1f24;stroke:#fff}"
+        ".plus{stroke:#0072B2}</style>"
+    )
+    head, _, body = svg.partition(">")
+    width, height = head.partition('viewBox="0 0 ')[2].partition('"')[0].split()
+    sized = f'{head} xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+    return f'{sized}>{style}<rect width="100%" height="100%" fill="#fff"/>{body}\n'
 
 
 def _file(text: str) -> str:
