@@ -1,5 +1,7 @@
 """The joint methods as the engine calls them."""
 
+import math
+
 import pytest
 import torch
 
@@ -114,6 +116,38 @@ def test_weights_gone_before_go_first(method, granularity, counts):
     # more than is left: the counts still hold
     answer = method(part, granularity, torch.full((pools,), counts[0]))
     assert int(answer.mask.sum()) == pools * counts[0]
+
+
+@pytest.mark.parametrize("method", [OBS(), SparseGPT(), OBC()], ids=str)
+def test_one_input_dead_inputs_and_dead_layers(method):
+    def run(weight, gram, counts):
+        part = Layer(name="fc", weight=weight, gram=gram)
+        return method(part, EdgePerRow(), torch.tensor(counts))
+
+    narrow, square = torch.tensor([[2.0], [0.0], [-1.0]]), torch.tensor([[3.0]])
+    for counts in ([0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 1]):
+        answer = run(narrow, square, counts)
+        assert answer.mask[:, 0].tolist() == [bool(k) for k in counts]
+        assert torch.equal(answer.weight, narrow * answer.mask)
+
+    layer = a_layer()
+    gram = layer.gram.clone()
+    gram[2], gram[:, 2] = 0.0, 0.0
+    assert not run(layer.weight, gram, [23] * 8).mask[:, 2].any()  # costs nothing: gone first
+    assert (run(layer.weight, gram, [0] * 8).weight == 0).all()
+    assert torch.equal(run(layer.weight, gram, [24] * 8).weight, layer.weight)
+    answer = run(layer.weight, torch.zeros(24, 24), [12] * 8)
+    assert answer.mask.sum(1).tolist() == [12] * 8
+    assert torch.equal(answer.weight, layer.weight * answer.mask)
+    answer = run(torch.zeros(8, 24), layer.gram, [12] * 8)
+    assert answer.mask.sum(1).tolist() == [12] * 8
+    assert (answer.weight == 0).all()
+
+    for name, at in (("weight", layer.weight.clone()), ("gram", layer.gram.clone())):
+        at[1, 2] = math.nan
+        pair = (at, layer.gram) if name == "weight" else (layer.weight, at)
+        with pytest.raises(ValueError, match=rf"`{name}` must be finite, got nan at index \[1, 2"):
+            run(*pair, [12] * 8)
 
 
 def test_refusals():

@@ -1,5 +1,7 @@
 """N:M and block eliminations against full inverses recomputed at every removal."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,48 @@ def test_blocks_equal_the_definition(size):
         assert masks[h].nonzero().flatten().tolist() == alive
     with pytest.raises(ValueError, match="`size` must divide the 24 inputs, got 5"):
         obc_block_masks(w, gram, torch.full((3,), goal), size=5)
+
+
+def test_nothing_everything_and_dead_inputs():
+    w, gram = layer(3)
+    gram[8:12], gram[:, 8:12] = 0.0, 0.0  # one whole run is always zero
+    for kept, share in ((0, 0), (4, 24)):
+        masks = obc_pattern_masks(w, gram, torch.full((3, 6), kept))
+        assert masks.sum(1).tolist() == [share] * 3
+        masks = obc_block_masks(w, gram, torch.full((3,), 6 * kept // 4), size=4)
+        assert masks.sum(1).tolist() == [share] * 3
+    # a run of dead inputs costs nothing and goes first
+    masks = obc_block_masks(w, gram, torch.full((3,), 5), size=4)
+    assert not masks[:, 8:12].any()
+    assert masks.sum(1).tolist() == [20] * 3
+    # in a 2:4 run with one dead input, that input is never kept
+    gram = layer(3)[1]
+    gram[5], gram[:, 5] = 0.0, 0.0
+    assert not obc_pattern_masks(w, gram, torch.full((3, 6), 2))[:, 5].any()
+
+
+def test_bad_input():
+    w, gram = layer(4)
+    broken = w.clone()
+    broken[1, 2] = math.nan
+    pairs, runs = torch.full((3, 6), 2), torch.full((3,), 3)
+    with pytest.raises(ValueError, match=r"`weight` must be finite, got nan at index \[1, 2\]"):
+        obc_pattern_masks(broken, gram, pairs)
+    with pytest.raises(ValueError, match=r"`weight` must be finite, got nan at index \[1, 2\]"):
+        obc_block_masks(broken, gram, runs, size=4)
+    for shape in ((2, 6), (3, 5), (3, 0), (3,)):
+        with pytest.raises(ValueError, match="`kept` must hold a count for each run"):
+            obc_pattern_masks(w, gram, torch.ones(shape, dtype=torch.int64))
+    for bad in (-1, 5):
+        with pytest.raises(ValueError, match=r"`kept` must lie in \[0, 4\], got values from"):
+            obc_pattern_masks(w, gram, torch.full((3, 6), bad))
+    with pytest.raises(ValueError, match=r"one count of runs for each of the 3 rows, got .*\(2,\)"):
+        obc_block_masks(w, gram, runs[:2], size=4)
+    with pytest.raises(ValueError, match=r"`kept` must lie in \[0, 6\], got values from 7 to 7"):
+        obc_block_masks(w, gram, torch.full((3,), 7), size=4)
+    for call in (
+        lambda: obc_pattern_masks(w, gram[:20, :20], pairs),
+        lambda: obc_block_masks(w, gram[:20, :20], runs, size=4),
+    ):
+        with pytest.raises(ValueError, match=r"`gram` must be 24 x 24.*got \(20, 20\)"):
+            call()

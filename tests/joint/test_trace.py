@@ -139,6 +139,31 @@ def test_global_counts():
         global_counts(losses, 3, least=1)
 
 
+@pytest.mark.parametrize("least", [0, 1])
+def test_global_counts_are_the_cheapest_of_all(least):
+    """All ways to share a budget over the rows of two layers, priced by their running maxima."""
+    g = torch.Generator().manual_seed(0)
+    losses = {"a": torch.rand(2, 4, generator=g), "b": 2 * torch.rand(2, 3, generator=g)}
+    prices = [row.cummax(0).values for values in losses.values() for row in values]
+    choices = list(itertools.product(*[range(least, len(p) + 1) for p in prices]))
+    for kept in range(4 * least, 15):
+        counts = global_counts(losses, kept, least=least)
+        found = [*counts["a"].tolist(), *counts["b"].tolist()]
+        cost = {
+            c: sum(float(p[: len(p) - k].sum()) for p, k in zip(prices, c, strict=True))
+            for c in choices
+            if sum(c) == kept
+        }
+        assert cost[tuple(found)] == pytest.approx(min(cost.values()), abs=1e-12)
+
+
+def test_global_counts_refuse_what_says_nothing():
+    with pytest.raises(ValueError, match="at least one trace, got none"):
+        global_counts({}, 0)
+    with pytest.raises(ValueError, match="The losses of 'fc' must be numbers, got NaN"):
+        global_counts({"fc": torch.tensor([[1.0, math.nan]])}, 1)
+
+
 def test_global_counts_lower_the_damped_error():
     """Prices shared over rows cost no more than equal counts."""
     w, gram = layer(8, rows=12, n=30, samples=120)

@@ -118,7 +118,7 @@ def test_the_rule_for_large_layers():
     assert how_to_draw(16384, 1000, 4e9) == "chain"
     assert how_to_draw(16384, 8192, 8e9) == "poisson"
     assert how_to_draw(16384, 8192, 4e9) == "chain"
-    with pytest.raises(ValueError, match=r"needs 2\.1 GB and may take 1\.0 GB\. Raise `memory`"):
+    with pytest.raises(ValueError, match=r"needs 3\.8 GB and may take 1\.0 GB\. Raise `memory`"):
         how_to_draw(16384, 8192, 1e9)
 
 
@@ -131,6 +131,39 @@ def test_the_result_says_how_it_was_drawn(memory, kept, way):
     choice = choose(KDPP(bandwidth=0.5, memory=memory), layer, [kept])
     assert choice.notes["draw"] == way
     assert int(choice.mask.sum()) == kept
+
+
+@pytest.mark.parametrize(("memory", "kept", "way"), [
+    (4e9, 12, None), (8 * 3 * 200**2, 12, "drawn by swap chain of 400 steps, approximate: 0"),
+    (8 * 3 * 200**2, 120, "drawn by Poisson approximation: 0"),
+])  # fmt: skip
+def test_summary_and_report_say_how_it_was_drawn(memory, kept, way, tmp_path):
+    g = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(200, 3)).double()
+    x = torch.randn(100, 200, dtype=torch.float64, generator=g)
+    rule = KDPP(bandwidth=0.5, memory=memory)
+    recipe = prunus.Recipe(granularity=prunus.recipes["dpp-edge"].granularity, selection=rule)
+    pruned = prunus.prune(model, recipe, kept / 200, data=x)
+    assert pruned.layers["0"].mask.sum(1).tolist() == [kept] * 3
+    page = pruned.report(tmp_path / "report.html").read_text()
+    for text in (" ".join(pruned.summary().split()), page):
+        assert ("drawn by" in text) == (way is not None)
+        assert way is None or way in text
+
+
+@pytest.mark.parametrize(("n", "k", "memory", "way"), [
+    (4608, 2304, 4e9, "exact"), (4608, 460, 1e9, "chain"), (4608, 2304, 1e9, "poisson"),
+    (4608, 2304, 4e8, "chain"), (16384, 1638, 4e9, "chain"), (16384, 1639, 7e9, "poisson"),
+    (16384, 8192, 1e10, "poisson"),
+])  # fmt: skip
+def test_no_way_is_taken_that_needs_more_than_the_memory(n, k, memory, way):
+    """The stated needs, counted here by hand: matrices of n x n or k x k of 8 bytes."""
+    assert how_to_draw(n, k, memory) == way
+    need = {"exact": 6 * n * n + k * n, "poisson": 3 * n * n, "chain": 7 * k * k + 8 * n}[way]
+    assert 8 * need <= memory
+    least = 8 * min(3 * n * n, 7 * k * k + 8 * n)
+    with pytest.raises(ValueError, match="Raise `memory`, or choose another selection"):
+        how_to_draw(n, k, least - 1)
 
 
 @pytest.mark.parametrize("rule", [DPPMap, DPPPoisson])

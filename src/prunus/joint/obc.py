@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prunus.check import finite, positive, whole
+from prunus.check import positive, whole
 from prunus.compensation.least_squares import least_squares
 from prunus.dpp.cholesky import eliminate, smallest_loss
 from prunus.granularity import NM, EdgePerRow, Granularity
 from prunus.joint.protocol import JointResult
-from prunus.joint.trace import damped_inverse
+from prunus.joint.trace import damped_inverse, priced_weights
 from prunus.layer import Layer
 
 __all__ = ["OBC", "obc_block_masks", "obc_pattern_masks"]
@@ -36,13 +36,24 @@ def obc_pattern_masks(
         kept: counts of every row's runs; for N:M all are N.
         ridge: λ relative to the mean of G's diagonal.
 
+    Raises:
+        ValueError: shapes that do not fit, a count outside its run, NaN, or a Gram matrix that is
+            no second moment.
+
     References:
         Frantar and Alistarh (2022), Optimal brain compression, section 4 (N:M sparsity).
     """
     rows, n = weight.shape
+    if kept.ndim != 2 or len(kept) != rows or not kept.shape[1] or n % kept.shape[1]:
+        raise ValueError(
+            f"`kept` must hold a count for each run of each of the {rows} rows of {n} inputs, in "
+            f"runs of equal length, got shape {tuple(kept.shape)}."
+        )
     size = n // kept.shape[1]
+    _within(kept, size)
+    _square(gram, n)
     inverse = damped_inverse(gram, ridge)
-    w = finite("weight", weight).to(torch.float64).cpu().numpy()
+    w = priced_weights(weight, gram)
     goals = kept.cpu().numpy()
     mask = np.ones((rows, n), dtype=bool)
     for h in range(rows):
@@ -90,14 +101,25 @@ def obc_block_masks(
         size: inputs in a run; divides the width.
         ridge: λ relative to the mean of G's diagonal.
 
+    Raises:
+        ValueError: shapes that do not fit, a count of runs that are not there, NaN, or a Gram
+            matrix that is no second moment.
+
     References:
         Frantar and Alistarh (2022), section 4 (block sparsity).
     """
     rows, n = weight.shape
     if n % whole("size", size, low=1):
         raise ValueError(f"`size` must divide the {n} inputs, got {size}. Exclude the layer.")
+    if tuple(kept.shape) != (rows,):
+        raise ValueError(
+            f"`kept` must hold one count of runs for each of the {rows} rows, got shape "
+            f"{tuple(kept.shape)}."
+        )
+    _within(kept, n // size)
+    _square(gram, n)
     inverse = damped_inverse(gram, ridge)
-    w = finite("weight", weight).to(torch.float64).cpu().numpy()
+    w = priced_weights(weight, gram)
     runs = n // size
     ahead = np.arange(runs)
     start = inverse.reshape(runs, size, runs, size)[ahead, :, ahead]
@@ -138,6 +160,21 @@ def obc_block_masks(
         gone = eliminate(inverse, n - count * size, pick, carry=w[h], record=record)
         mask[h, gone] = False
     return torch.from_numpy(mask).to(weight.device)
+
+
+def _within(kept: Tensor, most: int) -> None:
+    if bool(((kept < 0) | (kept > most)).any()):
+        raise ValueError(
+            f"`kept` must lie in [0, {most}], got values from {int(kept.min())} to "
+            f"{int(kept.max())}."
+        )
+
+
+def _square(gram: Tensor, n: int) -> None:
+    if tuple(gram.shape) != (n, n):
+        raise ValueError(
+            f"`gram` must be {n} x {n}, as the inputs of `weight`, got {tuple(gram.shape)}."
+        )
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def sparsegpt(
     this a sweep of O(out · in²) rather than the least-squares optimum for its mask. Updates right
     of a block wait until the block is done and then go as one matrix product. Weights that are zero
     at the start, as an earlier step leaves what it removed, have the lowest price of all: the sweep
-    would give them values, and a price, before it comes to them.
+    would give them values, and a price, before it comes to them. Next are the weights of inputs
+    that are always zero.
 
     Args:
         weight: W.
@@ -68,6 +69,8 @@ def sparsegpt(
     w = finite("weight", weight).to(torch.float64).T.contiguous()
     kept, gone = torch.ones_like(w, dtype=torch.bool), w == 0
     diagonal = factor.diagonal()
+    power = gram.diagonal().to(weight.device)
+    dead = ((power == 0) & power.any())[:, None]  # all of them dead: by size
     for start in range(0, n, block):
         stop = min(start + block, n)
         errors = w.new_zeros(stop - start, rows)
@@ -77,7 +80,8 @@ def sparsegpt(
                 end = min(j + stride, stop)
                 if done:  # what the slices before did to this one
                     w[j:end] -= factor[start:j, j:end].T @ errors[:done]
-                price = (w[j:end] / diagonal[j:end, None]).square().masked_fill_(gone[j:end], -1.0)
+                price = (w[j:end] / diagonal[j:end, None]).square()
+                price.masked_fill_(dead[j:end], -0.5).masked_fill_(gone[j:end], -1.0)
                 kept[j:end] = choose(price, j)
                 first = j
             elif j > first:  # what the columns before did, within the slice

@@ -13,7 +13,14 @@ from torch import Tensor
 from prunus.check import finite, positive, whole
 from prunus.dpp.cholesky import eliminate, smallest_loss
 
-__all__ = ["ObsTrace", "damped_inverse", "global_counts", "obs_masks", "obs_trace"]
+__all__ = [
+    "ObsTrace",
+    "damped_inverse",
+    "global_counts",
+    "obs_masks",
+    "obs_trace",
+    "priced_weights",
+]
 
 _COMPACT = 64  # pivots between two compactions: the panel stays in the second-level cache
 
@@ -88,6 +95,20 @@ def damped_inverse(gram: Float[Tensor, "in in"], ridge: float) -> np.ndarray:
     return view
 
 
+def priced_weights(weight: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]) -> np.ndarray:
+    """W in float64, with the weights of inputs that are always zero scaled by 1e-100.
+
+    What such weights cost is the damping alone, λw²; so scaled they go before every weight that
+    matters, yet after those that are zero already, and in the order of their size.
+
+    Raises:
+        ValueError: a weight is not finite.
+    """
+    w = finite("weight", weight).to("cpu", torch.float64).numpy().copy()
+    w[:, (gram.diagonal() == 0).cpu().numpy()] *= 1e-100
+    return w
+
+
 def obs_trace(
     weight: Float[Tensor, "out in"],
     gram: Float[Tensor, "in in"],
@@ -98,7 +119,8 @@ def obs_trace(
     """Remove the weights of every row one after another, each time the one that costs least.
 
     With P = (G + λI)⁻¹ on the weights still there, weight p costs w_p² / P_pp, and the others move
-    by −P_:p w_p / P_pp. n³/6 multiply-adds a row for all densities, memory n² + 64 n.
+    by −P_:p w_p / P_pp. n³/6 multiply-adds a row for all densities, memory n² + 64 n. Weights of
+    inputs that are always zero go first.
 
     Args:
         weight: W.
@@ -120,7 +142,7 @@ def obs_trace(
         )
     steps = n - whole("least", least, low=0, high=n)
     inverse = damped_inverse(gram, ridge)
-    w = finite("weight", weight).to(torch.float64).cpu().numpy()
+    w = priced_weights(weight, gram)
     # d(G + λI)dᵀ rises by w²/P: G's own unit, since P is the inverse of G + λI itself.
     compact = max(_COMPACT, min(2 * _COMPACT, n // 24))  # wide layers: fewer copies
     order = np.full((rows, n), -1, dtype=np.int64)
@@ -179,8 +201,16 @@ def global_counts(
         {name: kept count of each row}; they sum to `kept`.
 
     Raises:
-        ValueError: `kept` is not a whole number between what `least` demands and the total.
+        ValueError: no losses, a loss that is NaN, or `kept` is not a whole number between what
+            `least` demands and the total.
     """
+    if not losses:
+        raise ValueError("`losses` must hold the loss of at least one trace, got none.")
+    for name, values in losses.items():
+        if bool(values.isnan().any()):
+            raise ValueError(
+                f"The losses of {name!r} must be numbers, got NaN. Run its trace again."
+            )
     total = sum(values.numel() for values in losses.values())
     floor = sum(min(least, values.shape[1]) * values.shape[0] for values in losses.values())
     kept = whole("kept", kept, low=floor, high=total)

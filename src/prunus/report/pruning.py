@@ -13,7 +13,7 @@ from prunus.report.certificate import certificate_sections
 from prunus.report.charts import bars
 from prunus.report.network import chain, draw_mask, draw_network, drawable
 from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
-from prunus.report.summary import cost_rows, latency_note, layer_rows
+from prunus.report.summary import cost_rows, latency_note, layer_rows, selection_notes
 from prunus.report.tables import recipe_rows
 
 __all__ = ["network_drawings", "pruning_page", "write_report"]
@@ -93,7 +93,7 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
     remarks = [
         f"`{name}` was not pruned, because: {why}" for name, why in pruned.not_pruned.items()
     ]
-    remarks += [*pruned.plan.notes, *pruned.notes]
+    remarks += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
     about: list[Block] = [
         Table("recipe", recipe_rows({pruned.name: pruned.recipe}), "The recipe."),
         Text(f"`{pruned.recipe!r}`"),

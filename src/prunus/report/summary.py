@@ -66,6 +66,18 @@ def latency_note(pruned: Any) -> str:
     return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
 
 
+def selection_notes(pruned: Any) -> list[str]:
+    """How layers were drawn where that is not exact, and kernels that say little, in words."""
+    found: dict[str, list[str]] = {}
+    for name, layer in pruned.layers.items():
+        draw, kernel = layer.notes.get("draw"), layer.notes.get("kernel")
+        if draw is not None and draw != "exact":
+            found.setdefault(f"drawn by {draw}", []).append(name)
+        if kernel is not None:
+            found.setdefault(f"kernel is {kernel}", []).append(name)
+    return [f"{said}: {', '.join(names)}" for said, names in found.items()]
+
+
 def summary(pruned: Any) -> str:
     """The layers, what they keep and what it cost, as a text table."""
     cost = pruned.cost_after
@@ -90,7 +102,7 @@ def summary(pruned: Any) -> str:
         )
     lines = [latency_note(pruned)]
     lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
-    lines += [*pruned.plan.notes, *pruned.notes]
+    lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
     parts: list[Any] = [head, table, costs]
     if pruned.metrics:
         parts.append(_metrics(pruned.metrics))

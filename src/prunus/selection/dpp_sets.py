@@ -71,13 +71,13 @@ def how_to_draw(n: int, k: int, memory: float) -> Way:
 
     Exactly where n ≤ 4608 and six n × n matrices and m columns, m = min(k, n − k), fit; else by a
     chain of swaps where k ≤ n/10, since its steps cost k²; else by the Poisson approximation where
-    three n × n matrices fit; else by the chain, whose memory is 4 k² whatever n is.
+    three n × n matrices fit; else by the chain, whose memory is 7 k² whatever n is.
 
     Raises:
         ValueError: none of the three fits.
     """
     exact = 8 * (6 * n * n + min(k, n - k) * n)
-    poisson, chain = 8 * 3 * n * n, 8 * (4 * k * k + 8 * n)
+    poisson, chain = 8 * 3 * n * n, 8 * (7 * k * k + 8 * n)
     if n <= EXACT_ITEMS and exact <= memory:
         return "exact"
     if 10 * k <= n and chain <= memory:
