@@ -7,6 +7,7 @@ import torch
 
 from prunus.bench import Training, fit
 from prunus.bench.models import mlp
+from prunus.cli.reproduce import reproduce
 from prunus.engine import prune
 from prunus.reproduce import REPRODUCTIONS, acharyya2021, acharyya2021_mnist, reproduction, save
 from prunus.reproduce.acharyya2021 import edge_count, emitting, node_count, run
@@ -89,3 +90,14 @@ def test_small_reproductions_run(tmp_path, monkeypatch, name):
     save(result, tmp_path / "out")
     for row in result.rows:
         print(row)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path, monkeypatch):
+    def never(**options):
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("prunus.reproduce.han2015_lenet.reproduce", never)
+    taken = tmp_path / "file"
+    taken.write_text("")
+    with pytest.raises(NotADirectoryError):
+        reproduce("han2015-lenet", out=taken / "out", full=False, seed=0, data_dir=None)

@@ -1,5 +1,6 @@
 """`prunus reproduce`: a figure or table of a paper, with our numbers beside the published ones."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,11 @@ def reproduce(
         for known in sorted(REPRODUCTIONS):
             typer.echo(known)
         return
-    result = reproduction(name)(
+    function = reproduction(name)
+    out.mkdir(parents=True, exist_ok=True)  # said now, not after hours
+    if not os.access(out, os.W_OK):
+        raise OSError(f"The output folder {out} cannot be written. Name another with --out.")
+    result = function(
         scale="full" if full else "small", seed=seed, data_dir=data_dir, progress=None
     )
     table = Table(title=f"{result.title}\n{result.paper}")

@@ -99,16 +99,16 @@ def reproduce(
                 }
             )
     drawn = [
-        {"network": row["network"], "compression": ratio, "excess": excess, "kind": kind}
+        {"network": name, "compression": ratio, "excess": excess, "kind": "measured"}
         for row in rows
-        for kind, ratio, excess in (
+        for name, ratio, excess in (
             (
-                "measured",
+                f"{row['network']}, ours",
                 row["compression"],
                 row["error_after_percent"] - row["error_before_percent"],
             ),
             *(
-                [("measured", row["published_compression"],
+                [(f"{row['network']}, published", row["published_compression"],
                   row["published_after"] - row["published_before"])]
                 if row["published_after"] is not None
                 else []
