@@ -20,8 +20,8 @@ from prunus.theory.gap import (
     leaky_relu,
     local_bound,
 )
-from prunus.theory.gap.certificate import first_order_gaps, pointwise_bound, sample_bound
 from prunus.theory.gap.norms import Geometry
+from prunus.theory.gap.per_sample import first_order_gaps, pointwise_bound, sample_bound
 from prunus.theory.gap.propagate import Reach, chain_bound, chain_norm, product_bound, run
 from prunus.theory.gap.search import largest_gap
 

@@ -13,8 +13,9 @@ from prunus.calibration.store import device_of
 from prunus.guarantee.extract import Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
-from prunus.theory.gap.certificate import UNITS, sample_bound
+from prunus.theory.gap.certificate import UNITS
 from prunus.theory.gap.norms import conv_norm, spectral_norm
+from prunus.theory.gap.per_sample import sample_bound
 from prunus.theory.gap.propagate import (
     Branches,
     LayerNorms,

@@ -20,9 +20,9 @@ from prunus.guarantee.extract import extract
 from prunus.progress import track
 from prunus.rng import generator_for
 from prunus.theory.gap import LinearPair, VacuousWarning
-from prunus.theory.gap.certificate import first_order_gaps, pairwise_unchanged, sample_bound
 from prunus.theory.gap.concentration import NormBound, matrix_bernstein
 from prunus.theory.gap.given_weights import drawn_sup, draws_needed
+from prunus.theory.gap.per_sample import first_order_gaps, pairwise_unchanged, sample_bound
 from prunus.theory.gap.propagate import Reach, Stage, chain_bound, product_bound, run
 from prunus.theory.gap.search import largest_gap
 from prunus.theory.gap.sensitivity import (

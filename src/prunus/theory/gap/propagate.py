@@ -211,7 +211,7 @@ def layer_norms(stage: LinearPair) -> LayerNorms:
     )
 
 
-def _bias_shift(stage: LinearPair) -> Tensor | None:
+def bias_shift(stage: LinearPair) -> Tensor | None:
     """b − c, a missing one counted as 0; None where both are missing."""
     if stage.bias is None and stage.pruned_bias is None:
         return None
@@ -274,7 +274,7 @@ def product_bound(
 
 
 def _through_linear(stage: LinearPair, reach: Reach, norms: LayerNorms) -> Reach:
-    difference, shift = stage.weight - stage.pruned_weight, _bias_shift(stage)
+    difference, shift = stage.weight - stage.pruned_weight, bias_shift(stage)
     at_dense = float(apply_linear(stage, difference, shift, reach.centre).norm())
     at_pruned = float(apply_linear(stage, difference, shift, reach.pruned_centre).norm())
     gap = min(
@@ -422,7 +422,7 @@ def chain_bound(
         difference = pair.weight - pair.pruned_weight
         if bool((difference != 0).any()):
             total += radius * chain_norm(dense, activations, functools.partial(segment, i))
-        shift = F.linear(hidden, difference, _bias_shift(pair))
+        shift = F.linear(hidden, difference, bias_shift(pair))
         if bool((shift != 0).any()):
             total += chain_norm([shift.T, *pruned[i + 1 :]], [*activations[i:]])
         hidden = F.linear(hidden, pair.weight, pair.bias)
