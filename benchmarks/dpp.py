@@ -31,6 +31,8 @@ from prunus.compensation.least_squares import least_squares
 from prunus.dpp.exact import KDPP
 from prunus.files import write_text
 from prunus.joint.sparsegpt import keep_in_layer, sparsegpt
+from prunus.layer import Layer
+from prunus.selection import KDPP as KDPPSelection
 
 HERE = Path(__file__).parent
 # Kernels of 3072 items in 20 dimensions: whether items have sizes of their own, and the bandwidth.
@@ -279,9 +281,6 @@ def layer_and_gram(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def prune_layer(weight: torch.Tensor, gram: torch.Tensor) -> float:
     """One k-DPP mask for every row, and least squares; the relative layer error."""
-    from prunus.layer import Layer
-    from prunus.selection import KDPP as KDPPSelection
-
     layer = Layer(name="fc1", weight=weight, gram=gram)
     kept = torch.full((len(weight),), weight.shape[1] // 5)
     choice = KDPPSelection()(
