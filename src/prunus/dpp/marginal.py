@@ -129,8 +129,8 @@ def _absence(matrix: np.ndarray, log_alpha: float, *, exact: bool) -> np.ndarray
     shifted = np.multiply(
         matrix, np.exp(log_alpha), dtype=np.float64 if exact else np.float32, casting="same_kind"
     )
-    if not exact:  # products of tiny numbers would be denormal, and slow
-        shifted[np.abs(shifted) < 1e-18] = 0.0
+    if not exact:  # far below rounding beside I, and products of tiny numbers would be subnormal
+        shifted[np.abs(shifted) < 1e-10] = 0.0
     shifted[np.diag_indices(len(matrix))] += 1.0
     factorise, invert = (lapack.dpotrf, lapack.dtrtri) if exact else (lapack.spotrf, lapack.strtri)
     factor, fault = factorise(shifted.T, lower=1, clean=1, overwrite_a=1)
