@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from prunus.bench import Dataset, Task, Training, evaluate, fit
+from prunus.bench import TASKS, Dataset, Task, Training, evaluate, fit
+from prunus.bench.models import mlp
 from prunus.rng import generator_for
 
 
@@ -62,4 +63,17 @@ def absent(*, data_dir=None):
     raise FileNotFoundError("tiny.npz is missing in data. Put it there.")
 
 
+def shortly(model, data, *, generator, hold=None, progress=None):
+    short = Training(epochs=15, learning_rate=3e-3, batch=64)
+    return fit(model, data, short, generator=generator, progress=False)
+
+
+def thin():
+    return mlp((64, 60, 30, 10))
+
+
+short_digits = replace(
+    TASKS["digits-mlp"], name="bench_tiny:short_digits", train=shortly, model=thin,
+    definition="short",
+)  # fmt: skip
 without_data = replace(tiny, name="bench_tiny:without_data", data=absent)

@@ -4,9 +4,12 @@ import sys
 
 import pytest
 
-from prunus.bench import BASELINES, cells, load_grid
+from prunus import Budget, Plan
+from prunus.bench import BASELINES, cells, load_grid, read_records, run
+from prunus.bench.budgets import budget_of, words
 from prunus.bench.cell import baselines, recipe_of
 from prunus.bench.grid import make_grid
+from prunus.bench.statistics import group_rows
 from prunus.cli.app import main
 from prunus.selection import RandomK
 
@@ -172,3 +175,93 @@ def test_tasks_of_the_current_folder(tmp_path, monkeypatch, capsys):
         assert stop.value.code == 2
         assert says in err
         assert len(err.splitlines()) == 2
+
+
+LAYERED = {
+    "tasks": ["digits-mlp"],
+    "recipes": ["magnitude"],
+    "densities": [0.5, {"fc1": 0.08, "fc*": 0.3}],
+    "budgets": [{"kept": {"fc2": 300, "fc1": 1000}}, {"parameters": 10000}],
+    "seeds": 1,
+}
+
+
+def test_budgets_by_layer_are_texts_and_targets():
+    found = {
+        cell.budget: cell for cell in cells(make_grid({**LAYERED, "without": ["small-dense"]}))
+    }
+    assert set(found) == {
+        "Budget(density=0.5)",
+        "{'fc1': 0.08, 'fc*': 0.3}",
+        "Plan(kept={'fc1': 1000, 'fc2': 300})",
+        "Budget(parameters=10000)",
+    }
+    assert sorted(map(words, found)) == [
+        "density fc1=0.08, fc*=0.3",
+        "density=0.5",
+        "kept fc1=1000, fc2=300",
+        "parameters=10000",
+    ]
+    assert budget_of("{'fc1': 0.08, 'fc*': 0.3}") == {"fc1": 0.08, "fc*": 0.3}
+    plan = budget_of("Plan(kept={'fc1': 1000, 'fc2': 300})")
+    assert isinstance(plan, Plan)
+    assert plan.kept == {"fc1": 1000, "fc2": 300}
+    assert budget_of("Budget(parameters=10000)") == Budget(parameters=10000)
+    # Where the budget says what each layer keeps, a random mask with equal counts is `random`.
+    uneven = make_grid({**LAYERED, "recipes": ["magnitude-global"]})
+    names = {
+        cell.budget: set(baselines(cell))
+        for cell in cells(uneven)
+        if cell.label == "magnitude-global"
+    }
+    assert "random-layers" in names["Budget(density=0.5)"]
+    assert "random-layers" not in names["{'fc1': 0.08, 'fc*': 0.3}"]
+    assert "random-layers" not in names["Plan(kept={'fc1': 1000, 'fc2': 300})"]
+
+
+def test_budgets_by_layer_keep_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["magnitude", "importance-node+ls"],
+        "densities": [{"0": 0.25, "2": 0.5}],
+        "budgets": [{"kept": {"0": 6, "2": 12}}],
+        "seeds": 1,
+        "rescore": ["bare", "emitting"],
+    }
+    swept = run(grid, out=tmp_path / "records", progress=False)
+    assert swept.failed == 0
+    known = {(r.recipe, r.budget): r for r in read_records(tmp_path / "records").rows}
+    edges = known["magnitude", "Plan(kept={'0': 6, '2': 12})"]
+    assert edges.layer_density == {"0": 6 / 72, "2": 12 / 144, "4": 1.0}
+    assert edges.density_asked is None
+    by_layer = known["magnitude", "{'0': 0.25, '2': 0.5}"]
+    assert by_layer.layer_density == {"0": 0.25, "2": 0.5, "4": 1.0}
+    nodes = known["importance-node+ls", "Plan(kept={'0': 6, '2': 12})"]
+    assert nodes.parameters == (6 * 12 + 12 + 144 + 12 + 26, 6 * 6 + 6 + 72 + 12 + 26)
+    assert {name.rpartition("test_error")[0] for name in nodes.after if "test_error" in name} == {
+        "", "bare_", "emitting_",
+    }  # fmt: skip
+    bare = known["importance-node", "Plan(kept={'0': 6, '2': 12})"]
+    assert nodes.after["bare_test_error"] == bare.after["test_error"]
+    rows = group_rows(list(known.values()), "bare_test_error")
+    assert {row["budget"] for row in rows} == {"kept 0=6, 2=12", "density 0=0.25, 2=0.5"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"densities": [{"fc1": 0}]}, r"densities.0: `fc1` must lie in \(0, 1\], got 0"),
+        ({"densities": [{}]}, r"densities.0: densities by layer are"),
+        ({"budgets": [{"kept": {"fc1": 2.5}}]}, r"budgets.0: `fc1` must be a whole number"),
+        ({"budgets": [{"kept": 5}]}, r"budgets.0: `kept` is \{layer or group: count\}, got 5"),
+        ({"budgets": [{"keep": 5}]}, r"Unknown budget 'keep'. Did you mean kept"),
+        ({"densities": [{"fc7": 0.5}]}, r"densities: Unknown layer of digits-mlp 'fc7'"),
+        ({"layers": ["conv*"]}, r"layers: Unknown layer of digits-mlp 'conv\*'"),
+        ({"exclude": ["fc9"]}, r"exclude: Unknown layer of digits-mlp 'fc9'. Did you mean fc"),
+        ({"rescore": ["bear"]}, r"rescore.0: Unknown way to score masks 'bear'. Did you mean bare"),
+    ],
+)
+def test_layers_that_are_not_there_are_said_before_the_run(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_grid({**LAYERED, **changes})

@@ -3,10 +3,10 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import prunus
 from prunus.allocation import Uniform
+from prunus.bench.budgets import budget_of, words
 from prunus.bench.record import content_id
 from prunus.bench.tasks import task
 from prunus.budget import Budget
@@ -18,7 +18,7 @@ from prunus.schedules import AtInit, OneShot, Rewinding, Schedule
 from prunus.scores import Constant
 from prunus.selection import RandomK
 
-__all__ = ["BASELINES", "Cell", "Settings", "baselines", "budget_of", "recipe_of", "schedule_of"]
+__all__ = ["BASELINES", "RESCORES", "Cell", "Settings", "baselines", "recipe_of", "schedule_of"]
 
 BASELINES = {
     "random": "a random mask of equal density",
@@ -26,6 +26,12 @@ BASELINES = {
     "small-dense": "a dense network with as many parameters, trained from the start",
     "no-compensation": "the same masks without compensation",
     "no-retraining": "the same pruning without retraining",
+}
+
+
+RESCORES = {
+    "bare": "masks without compensation or any other update",
+    "emitting": "removed nodes lose their incoming weights alone and go on emitting f(bias)",
 }
 
 
@@ -40,6 +46,8 @@ class Settings:
         top_k: also score how often the label is among so many largest logits; None leaves it out.
         latency: time the dense and the pruned network (nodes: compact).
         certificate: certify the final network on so many test samples; None leaves it out.
+        rescore: names in `RESCORES`: also score the same masks applied to the dense network in
+            these ways; the scores are called NAME_….
         device: where pruning, retraining and scoring run; dense networks are trained on the CPU.
         threads: torch threads of the process that runs the cell.
     """
@@ -52,6 +60,7 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     certificate: int | None = None
+    rescore: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +92,9 @@ class Cell:
     def id(self) -> str:
         """Hash of all that decides the result; the label does not."""
         settings = asdict(self.settings)
-        if self.settings.certificate is None:
-            del settings["certificate"]  # newer than the first records, which keep their identity
+        for newer in ("certificate", "rescore"):  # records from before keep their identity
+            if not settings[newer]:
+                del settings[newer]
         return content_id(
             task=self.task,
             definition=task(self.task).definition,
@@ -98,8 +108,7 @@ class Cell:
         )
 
     def __str__(self) -> str:
-        budget = budget_of(self.budget)
-        asked = f"{budget.target} {budget.value:g}"
+        asked = words(self.budget).replace("=", " ")
         return f"{self.task}  {self.label}  {asked}  {self.schedule}  seed {self.seed}"
 
 
@@ -116,13 +125,6 @@ def recipe_of(text: str) -> Recipe:
     if not isinstance(found, Recipe):
         raise ValueError(f"{text!r} is a part of a recipe. Write Recipe(score=…, …).")
     return found
-
-
-def budget_of(text: str) -> Budget:
-    """The budget of its form as Python, such as `Budget(density=0.2)`."""
-    name, _, number = text.removeprefix("Budget(").removesuffix(")").partition("=")
-    value: Any = float(number) if name == "density" else int(number)
-    return Budget(**{name: value})
 
 
 def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
@@ -157,7 +159,8 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
 
     - `random`: a uniform random mask of equal density, every layer alike.
     - `random-layers`: a random mask with as many weights in every layer, for recipes that split
-      the budget unevenly (else it is `random`).
+      the budget unevenly (else, and where the budget says itself what each layer keeps, it is
+      `random`).
     - `small-dense`: a dense network with as many parameters, trained from the start and, where the
       cell retrains, as long again.
     - `no-compensation`: the recipe with `NoCompensation()`; a joint method has no such twin.
@@ -168,7 +171,8 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
     recipe = recipe_of(cell.recipe)
     twin = random_twin(recipe)
     found = {"random": replace(cell, label=resolve(twin)[0], recipe=repr(twin))}
-    if not isinstance(recipe.allocation, Uniform) and not isinstance(recipe.granularity, NM):
+    shared = isinstance(budget_of(cell.budget), Budget) and not isinstance(recipe.granularity, NM)
+    if shared and not isinstance(recipe.allocation, Uniform):
         found["random-layers"] = replace(
             cell, label=f"random in the layers of {cell.label}", role="random-layers"
         )

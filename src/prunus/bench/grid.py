@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,16 +11,17 @@ import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from prunus.bench.budgets import budget_text, density_text, layers_named
 from prunus.bench.cell import (
     BASELINES,
+    RESCORES,
     Cell,
     Settings,
     baselines,
     recipe_of,
     schedule_of,
 )
-from prunus.bench.tasks import task
-from prunus.budget import Budget
+from prunus.bench.tasks import fresh_model, task
 from prunus.check import unknown, whole
 from prunus.granularity import NM
 from prunus.presets import resolve
@@ -59,27 +61,6 @@ def _schedule(text: Any) -> str:
     return str(text) if text in ("none", "retrain") else repr(schedule)
 
 
-def _density(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a density is a number in (0, 1], got {value!r}")
-    return f"Budget(density={Budget(density=float(value)).value!r})"
-
-
-def _budget(entry: Any) -> str:
-    if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise ValueError(f"a budget has one target, such as parameters: 10000, got {entry!r}")
-    ((name, value),) = entry.items()
-    known = ("density", "parameters", "macs", "bytes")
-    if name not in known:
-        raise unknown("budget", str(name), known)
-    if name == "density":
-        return _density(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"`{name}` must be a whole number, got {value!r}")
-    given: Any = {name: value}
-    return f"Budget({name}={Budget(**given).value:.0f})"
-
-
 def _seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         return tuple(range(whole("seeds", value, low=1)))
@@ -91,6 +72,12 @@ def _seeds(value: Any) -> tuple[int, ...]:
 def _baseline(name: Any) -> str:
     if name not in BASELINES:
         raise unknown("baseline", str(name), BASELINES)
+    return str(name)
+
+
+def _rescore(name: Any) -> str:
+    if name not in RESCORES:
+        raise unknown("way to score masks", str(name), RESCORES)
     return str(name)
 
 
@@ -122,8 +109,9 @@ class Grid(BaseModel):
         name: heads the report.
         tasks: names in `prunus.bench.TASKS`, or import paths of a `Task`.
         recipes: names in `prunus.recipes`, recipes as Python, or {name, recipe}.
-        densities: kept / total in (0, 1].
-        budgets: further budgets, such as {parameters: 10000}, also macs and bytes.
+        densities: kept / total in (0, 1], or one for each layer: {glob of layers: density}.
+        budgets: further budgets, such as {parameters: 10000}, also macs and bytes, and
+            {kept: {name: count}}: weights of a layer, or units of a group of nodes.
         schedules: `none`, `retrain`, or a schedule as Python.
         seeds: how many, or which. A seed decides the dense network and every draw.
         without: null baselines to switch off, by name.
@@ -133,6 +121,8 @@ class Grid(BaseModel):
         top_k: also score the top-k accuracy for this k.
         latency: measure latencies.
         certificate: certify every pruned network on so many test samples.
+        rescore: score the same masks applied otherwise, too, as scores with these prefixes:
+            `bare`, without compensation; `emitting`, where removed nodes go on emitting f(bias).
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -141,8 +131,8 @@ class Grid(BaseModel):
 
     tasks: Annotated[list[Annotated[Any, AfterValidator(_task)]], Field(min_length=1)]
     recipes: Annotated[list[Annotated[Any, AfterValidator(_method)]], Field(min_length=1)]
-    densities: list[Annotated[Any, AfterValidator(_density)]] = []
-    budgets: list[Annotated[Any, AfterValidator(_budget)]] = []
+    densities: list[Annotated[Any, AfterValidator(density_text)]] = []
+    budgets: list[Annotated[Any, AfterValidator(budget_text)]] = []
     schedules: Annotated[list[Annotated[Any, AfterValidator(_schedule)]], Field(min_length=1)] = [
         "none"
     ]
@@ -155,6 +145,7 @@ class Grid(BaseModel):
     top_k: Annotated[Any, AfterValidator(_top)] = None
     latency: bool = False
     certificate: Annotated[Any, AfterValidator(_samples)] = None
+    rescore: list[Annotated[Any, AfterValidator(_rescore)]] = []
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
 
@@ -197,6 +188,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         top_k=grid.top_k,
         latency=grid.latency,
         certificate=grid.certificate,
+        rescore=tuple(grid.rescore),
         device=grid.device,
         threads=threads,
     )
@@ -259,11 +251,31 @@ def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str])
             cells(grid)
         except ValueError as error:
             mistakes.append(str(error))
+        mistakes += _nowhere(grid)
     if mistakes:
         head = f"{source}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise ValueError("\n  ".join([head, *mistakes]))
     assert grid is not None
     return grid
+
+
+def _nowhere(grid: Grid) -> list[str]:
+    """What the layer names and globs of the grid lack in the networks of its tasks."""
+    named = {
+        "layers": grid.layers or [],
+        "exclude": grid.exclude or [],
+        "densities": [n for text in [*grid.densities, *grid.budgets] for n in layers_named(text)],
+    }
+    mistakes = []
+    for name in grid.tasks if any(named.values()) else []:
+        modules = [module for module, _ in fresh_model(task(name), 0).named_modules()]
+        mistakes += [
+            f"{key}: {unknown(f'layer of {name}', glob, modules)}"
+            for key, globs in named.items()
+            for glob in globs
+            if not any(fnmatchcase(module, glob) for module in modules)
+        ]
+    return mistakes
 
 
 def _recipe_budgets(entry: Any) -> bool:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.bench.budgets import Target, budget_of
 from prunus.bench.cache import Checkpoint, trained
-from prunus.bench.cell import Cell, budget_of, recipe_of, schedule_of
+from prunus.bench.cell import Cell, recipe_of, schedule_of
 from prunus.bench.data import Dataset
 from prunus.bench.record import Record
 from prunus.bench.tasks import Task, fresh_model, task
-from prunus.budget import Budget, Plan
+from prunus.budget import Budget
 from prunus.calibration.store import Calibration, calibrate
 from prunus.cost import Latency, measure_latency
 from prunus.engine.prune import prune
@@ -28,10 +29,12 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.rng import generator_for
 from prunus.schedules import Step
+from prunus.surgery.masked import apply_masks, emitting
 
 __all__ = ["ROLES", "Bench", "data_of", "dense_of"]
 
 TIMED = 64  # test samples in a timed batch
+ONCE = ("none", "retrain")  # schedules that choose the masks by the trained weights alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def _prune(
     bench: Bench,
     cell: Cell,
     recipe: Recipe,
-    target: Budget | Plan,
+    target: Target,
     *,
     evaluated: dict[str, float] | None = None,
 ) -> Pruned:
@@ -173,9 +176,7 @@ def _random_layers(bench: Bench, cell: Cell, record: Record) -> Record:
     return _account(bench, cell, record, blind, plan)
 
 
-def _account(
-    bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: Budget | Plan
-) -> Record:
+def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: Target) -> Record:
     data = data_of(cell.task, bench.data_dir)
     dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
     _, trains, _ = schedule_of(cell.schedule)
@@ -191,7 +192,10 @@ def _account(
     return replace(
         _costs(record, pruned),
         before=before,
-        after=after if trains else final,
+        after={
+            **(after if trains else final),
+            **_rescored(cell, dense.model, pruned, data),
+        },
         retrained=final if trains else None,
         layer_error={n: r.error for n, r in pruned.layers.items() if r.error is not None},
         layer_density={n: r.density for n, r in pruned.layers.items()},
@@ -205,6 +209,22 @@ def _account(
             "notes": list(pruned.notes),
         },
     )
+
+
+def _rescored(cell: Cell, dense: nn.Module, pruned: Pruned, data: Dataset) -> dict[str, float]:
+    """Scores of the dense network under the masks in the other ways that the grid asks for."""
+    found: dict[str, float] = {}
+    for way in cell.settings.rescore:
+        nodes = isinstance(pruned.recipe.granularity, Node)
+        if cell.schedule not in ONCE or (way == "emitting" and not nodes):
+            continue
+        if way == "emitting":
+            other = emitting(dense, pruned.masks)
+        else:
+            other = copy.deepcopy(dense)
+            apply_masks(other, pruned.masks)
+        found |= {f"{way}_{name}": value for name, value in _scores(cell, other, data).items()}
+    return found
 
 
 def _costs(record: Record, pruned: Pruned) -> Record:

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prunus.bench.cell import budget_of
+from prunus.bench.budgets import density_asked, order, words
 from prunus.bench.record import Record
 from prunus.rng import generator_for
 
@@ -68,16 +68,18 @@ def place_of(record: Record) -> Place:
 
 def _place_fields(place: Place) -> Row:
     task, schedule, budget = place
-    asked = budget_of(budget)
-    density = asked.value if asked.target == "density" else None
-    return {"task": task, "schedule": schedule, "density": density, "budget": budget[7:-1]}
+    return {
+        "task": task,
+        "schedule": schedule,
+        "density": density_asked(budget),
+        "budget": words(budget),
+    }
 
 
 def _order(key: Key) -> tuple[Any, ...]:
     """Tasks and schedules by name, large budgets first, recipes by name."""
     task, schedule, budget, recipe = key
-    asked = budget_of(budget)
-    return task, schedule, asked.target, -asked.value, recipe
+    return task, schedule, order(budget), recipe
 
 
 def _groups(records: Iterable[Record]) -> dict[Key, list[Record]]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from prunus.bench.cell import Cell, baselines, budget_of, recipe_of
+from prunus.bench.budgets import density_asked
+from prunus.bench.cell import Cell, baselines, recipe_of
 from prunus.bench.comparison import versions
 from prunus.bench.record import Record, RecordIndex, RecordWriter, host_facts
 from prunus.bench.roles import ROLES, Bench, data_of, dense_of
@@ -152,7 +153,7 @@ def _blank(cell: Cell) -> Record:
         recipe_hash=recipe_of(cell.recipe).digest,
         seed=cell.seed,
         model_seed=cell.seed,
-        density_asked=budget_of(cell.budget).density,
+        density_asked=density_asked(cell.budget),
         density=None,
         budget=cell.budget,
         schedule=cell.schedule,

@@ -45,7 +45,8 @@ def main() -> None:
 
 
 def _expected(error: Exception) -> bool:
-    """True where the message is meant for the user: a refused compaction, or a memory limit."""
+    """True where the message is meant for the user: a refused compaction, say, or failed runs."""
+    from prunus.reproduce.harness import FailedRuns
     from prunus.surgery import CompactionError
 
-    return isinstance(error, CompactionError | MemoryError)
+    return isinstance(error, CompactionError | FailedRuns | MemoryError)

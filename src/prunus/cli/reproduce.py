@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["reproduce"]
 
@@ -21,26 +24,40 @@ def reproduce(
     data_dir: Annotated[
         Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
     ] = None,
+    executor: Annotated[str, typer.Option(help="local, ray or dask, as in bench.")] = "local",
+    workers: Annotated[int | None, typer.Option(help="Runs at once, as in bench.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a running cluster.")] = None,
 ) -> None:
     """Print the table of a reproduction and save it with its figures.
 
+    Those that `list` marks as resuming keep their records in OUT/records: start them again to go
+    on, and share them among workers.
+
     Example: prunus reproduce list
     """
-    from rich.console import Console
     from rich.table import Table
 
     from prunus.reproduce import REPRODUCTIONS, reproduction, save
+    from prunus.reproduce.harness import Harness
 
     if name == "list":
-        for known in sorted(REPRODUCTIONS):
-            typer.echo(known)
+        _list()
         return
     function = reproduction(name)
+    options: dict[str, Any] = {}
+    if REPRODUCTIONS[name].resumes:
+        options["harness"] = Harness(
+            records=out / "records", executor=executor, workers=workers, address=address
+        )
+    elif (executor, workers, address) != ("local", None, None):
+        raise ValueError(
+            f"{name} runs in this process alone. Leave --executor, --workers and --address out."
+        )
     out.mkdir(parents=True, exist_ok=True)  # said now, not after hours
     if not os.access(out, os.W_OK):
         raise OSError(f"The output folder {out} cannot be written. Name another with --out.")
     result = function(
-        scale="full" if full else "small", seed=seed, data_dir=data_dir, progress=None
+        scale="full" if full else "small", seed=seed, data_dir=data_dir, progress=None, **options
     )
     table = Table(title=f"{result.title}\n{result.paper}")
     columns = list(result.rows[0])
@@ -48,14 +65,37 @@ def reproduce(
         table.add_column(column)
     for row in result.rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)  # a file or a pipe has no edge to wrap at
+    console = _console()
     console.print(table)
     for line in result.conditions:
         console.print(f"- {line}", markup=False)
     for path in save(result, out):
         typer.echo(path)
+
+
+def _list() -> None:
+    """Every reproduction with what it needs."""
+    from rich.table import Table
+
+    from prunus.reproduce import REPRODUCTIONS
+
+    table = Table()
+    for title in ("name", "what", "data for --full", "time", "time with --full", "resumes"):
+        table.add_column(title)
+    for name, known in sorted(REPRODUCTIONS.items()):
+        resumes = "yes" if known.resumes else ""
+        table.add_row(name, known.says, known.data, known.small, known.full, resumes)
+    console = _console()
+    console.print(table)
+    console.print("Times were measured on two cores; yours will differ.", markup=False)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    # A file or a pipe has no edge to wrap at.
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _cell(value: object) -> str:

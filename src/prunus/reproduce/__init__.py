@@ -13,19 +13,89 @@ from typing import Any, Literal, Protocol
 from prunus.check import unknown
 from prunus.files import write_text
 
-__all__ = ["REPRODUCTIONS", "Reproduction", "reproduction", "save"]
+__all__ = ["REPRODUCTIONS", "Known", "Reproduction", "reproduction", "save"]
 
 Scale = Literal["small", "full"]
 
-REPRODUCTIONS: dict[str, str] = {  # name -> module with a function `reproduce`
-    "gap-independence": "prunus.reproduce.gap_independence",
-    "gap-mnist": "prunus.reproduce.gap_mnist",
-    "gap-tightness": "prunus.reproduce.gap_tightness",
-    "yang2023": "prunus.reproduce.yang2023",
-    "acharyya2021-cifar": "prunus.reproduce.acharyya2021_cifar",
-    "acharyya2021-mnist": "prunus.reproduce.acharyya2021_mnist",
-    "han2015-lenet": "prunus.reproduce.han2015_lenet",
-    "acharyya2021-simulation": "prunus.reproduce.acharyya2021_simulation",
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A reproduction, as `prunus reproduce list` shows it.
+
+    Attributes:
+        module: has the function `reproduce`.
+        says: what is set beside the paper.
+        data: what `--full` reads from the folder with the data sets.
+        small: the time it takes at small scale, measured on two cores.
+        full: the same with `--full`.
+        resumes: runs on the benchmark's harness: keeps records, goes on where it stopped, and takes
+            workers or a cluster.
+    """
+
+    module: str
+    says: str
+    data: str = ""
+    small: str
+    full: str
+    resumes: bool = False
+
+
+REPRODUCTIONS: dict[str, Known] = {
+    "acharyya2021-cifar": Known(
+        module="prunus.reproduce.acharyya2021_cifar",
+        says="Acharyya et al. (2021): six methods on the first layer of a CIFAR-10 MLP",
+        data="CIFAR-10",
+        small="?",
+        full="?",
+        resumes=True,
+    ),
+    "acharyya2021-mnist": Known(
+        module="prunus.reproduce.acharyya2021_mnist",
+        says="Acharyya et al. (2021): six methods on the first layer of an MNIST MLP",
+        data="MNIST",
+        small="?",
+        full="?",
+        resumes=True,
+    ),
+    "acharyya2021-simulation": Known(
+        module="prunus.reproduce.acharyya2021_simulation",
+        says="Acharyya et al. (2021): pruned students: published, closed form, simulated",
+        small="?",
+        full="?",
+    ),
+    "gap-independence": Known(
+        module="prunus.reproduce.gap_independence",
+        says="Qian and Klabjan (2021): their independent weights against trained layers",
+        small="?",
+        full="?",
+    ),
+    "gap-mnist": Known(
+        module="prunus.reproduce.gap_mnist",
+        says="Qian and Klabjan (2021): plan for a limit, prune, certify, measure",
+        data="MNIST",
+        small="?",
+        full="?",
+    ),
+    "gap-tightness": Known(
+        module="prunus.reproduce.gap_tightness",
+        says="Qian and Klabjan (2021): how tight bounds and predictions are, and their coverage",
+        small="?",
+        full="?",
+    ),
+    "han2015-lenet": Known(
+        module="prunus.reproduce.han2015_lenet",
+        says="Han et al. (2015), tables 3 and 4: LeNet-300-100 and LeNet-5 twelvefold smaller",
+        data="MNIST",
+        small="?",
+        full="?",
+        resumes=True,
+    ),
+    "yang2023": Known(
+        module="prunus.reproduce.yang2023",
+        says="Yang et al. (2023): gain and collapse by pruning at initialisation",
+        small="?",
+        full="?",
+    ),
 }
 
 
@@ -62,7 +132,7 @@ def reproduction(name: str) -> Reproduce:
     """The function behind `name`; ValueError with near matches for an unknown name."""
     if name not in REPRODUCTIONS:
         raise unknown("reproduction", name, REPRODUCTIONS)
-    function: Reproduce = importlib.import_module(REPRODUCTIONS[name]).reproduce
+    function: Reproduce = importlib.import_module(REPRODUCTIONS[name].module).reproduce
     return function
 
 

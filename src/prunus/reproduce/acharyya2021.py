@@ -1,33 +1,39 @@
 """The six methods of Acharyya et al. (2021) on the first layer of a trained network."""
 
-import copy
 import math
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prunus.bench.cache import trained
+from prunus.bench.budgets import budget_text
+from prunus.bench.record import Record
+from prunus.bench.roles import data_of
 from prunus.bench.statistics import t_interval
-from prunus.bench.tasks import Task
-from prunus.budget import Plan
-from prunus.calibration import calibrate
+from prunus.bench.tasks import fresh_model, task
 from prunus.compensation import LeastSquares
-from prunus.engine import prune
 from prunus.granularity import EdgePerRow, Node
 from prunus.presets import recipes
-from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction
-from prunus.result import Pruned
+from prunus.reproduce.harness import Harness, carry_out
 from prunus.scores import Constant
-from prunus.selection import KDPP
+from prunus.selection import KDPP, DPPPoisson
 
-__all__ = ["Setting", "edge_count", "node_count", "run"]
+__all__ = ["Setting", "edge_count", "grids", "methods", "node_count", "rows_of", "run"]
+
+LAYER = "fc1"
+DPP_EDGE = "DPP edge"
+STAGES = {  # what the table calls a score -> the prefix of its name in the records
+    "no": "bare_",
+    "no, removed units emit f(bias)": "emitting_",
+    "yes": "",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +44,23 @@ class Setting:
         name: of the reproduction.
         title: one line.
         paper: what is reproduced.
-        task: the trained network; its first layer is called fc1.
+        task: of the benchmark; its network's first layers are called fc1 and fc2.
         densities: shares of the first layer's weights that are kept.
-        seeds: draws of the random methods, on one trained network each.
+        seeds: of the networks; each gets one draw of every random method.
         samples: training samples that calibrate.
         bandwidth: β of both DPP kernels, per mean squared distance.
         published: {method: {kept %: test error %}}, with reweighting.
         published_dense: the paper's unpruned test error in %; None where nothing is published.
         conditions: what differs from the paper.
+        poisson: draw DPP edges by the Poisson form of the k-DPP, not exactly.
+        dpp_edge_densities: of the DPP over edges alone; None for `densities`.
+        dpp_edge_seeds: of the DPP over edges alone; None for `seeds`.
     """
 
     name: str
     title: str
     paper: str
-    task: Task
+    task: str
     densities: Sequence[float]
     seeds: Sequence[int]
     samples: int
@@ -59,6 +68,9 @@ class Setting:
     published: Mapping[str, Mapping[int, float]]
     published_dense: float | None
     conditions: Sequence[str]
+    poisson: bool = False
+    dpp_edge_densities: Sequence[float] | None = None
+    dpp_edge_seeds: Sequence[int] | None = None
 
 
 def edge_count(density: float, inputs: int) -> int:
@@ -79,77 +91,95 @@ def node_count(density: float, inputs: int, units: int, outputs: int) -> int:
     return math.floor(units * (density * inputs + outputs) / (inputs + outputs) + 1e-9)
 
 
-def methods(bandwidth: float | str) -> dict[str, Recipe]:
-    """The paper's six methods, edges first, without reweighting."""
+def methods(bandwidth: float | str, *, poisson: bool = False) -> dict[str, Recipe]:
+    """The paper's six methods, edges first, with reweighting."""
     kernel = KDPP(bandwidth=bandwidth)
-    return {
-        "DPP edge": Recipe(granularity=EdgePerRow(), score=Constant(), selection=kernel),
+    edges = DPPPoisson(kernel) if poisson else kernel
+    bare = {
+        DPP_EDGE: Recipe(granularity=EdgePerRow(), score=Constant(), selection=edges),
         "importance edge": recipes["magnitude-row"],
         "random edge": recipes["random-edge"],
         "DIVNET (DPP node)": Recipe(granularity=Node(), score=Constant(), selection=kernel),
         "importance node": recipes["importance-node"],
         "random node": recipes["random-node"],
     }
+    return {name: replace(recipe, compensation=LeastSquares()) for name, recipe in bare.items()}
+
+
+def grids(setting: Setting, seed: int = 0) -> list[dict[str, Any]]:
+    """The grids of a reproduction: edges, DPP edges where they run by themselves, nodes.
+
+    Every cell scores its masks with reweighting, without it (`bare_`), and for nodes with removed
+    units that go on emitting (`emitting_`).
+    """
+    edges, nodes = _counts(setting)
+    own = methods(setting.bandwidth, poisson=setting.poisson)
+    common = {
+        "tasks": [setting.task],
+        "layers": [LAYER],
+        "calibration": setting.samples,
+        "rescore": ["bare", "emitting"],
+        "without": ["random", "random-layers", "small-dense", "no-compensation", "no-retraining"],
+    }
+
+    def grid(
+        names: Iterable[str], kept: Mapping[float, int], densities: Sequence[float], draws: Any
+    ) -> dict[str, Any]:
+        return {
+            **common,
+            "name": setting.name,
+            "recipes": [{"name": name, "recipe": repr(own[name])} for name in names],
+            "budgets": [{"kept": {LAYER: kept[density]}} for density in densities],
+            "seeds": [seed + offset for offset in draws],
+        }
+
+    node = [name for name, recipe in own.items() if isinstance(recipe.granularity, Node)]
+    edge = [name for name in own if name not in node and name != DPP_EDGE]
+    dpp = setting.dpp_edge_densities or setting.densities, setting.dpp_edge_seeds or setting.seeds
+    return [
+        grid(edge, edges, setting.densities, setting.seeds),
+        grid([DPP_EDGE], edges, *dpp),
+        grid(node, nodes, setting.densities, setting.seeds),
+    ]
+
+
+def _counts(setting: Setting) -> tuple[dict[float, int], dict[float, int]]:
+    """{density: weights kept} and {density: units kept} of the first layer."""
+    model = fresh_model(task(setting.task), 0)
+    first, second = model.get_submodule(LAYER), model.get_submodule("fc2")
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    inputs, units = first.in_features, first.out_features
+    return (
+        {p: units * edge_count(p, inputs) for p in setting.densities},
+        {p: node_count(p, inputs, units, second.out_features) for p in setting.densities},
+    )
 
 
 def run(
-    setting: Setting, *, seed: int, data_dir: Path | None, progress: bool | None
+    setting: Setting,
+    *,
+    seed: int,
+    data_dir: Path | None,
+    progress: bool | None,
+    harness: Harness,
 ) -> Reproduction:
     """Prune the first layer by every method at every density, with and without reweighting."""
-    chosen = setting.task
-    data = chosen.data(data_dir=data_dir)
-    errors: dict[tuple[str, str, float], list[float]] = {}
-    dense: list[float] = []
-    total = len(setting.seeds) * len(setting.densities) * 12
-    with progress_bar(setting.name, total, progress=progress) as advance:
-        for offset in setting.seeds:
-            draw = seed + offset
-            found = trained(chosen, data, seed=draw, progress=progress)
-            model = found.model
-            dense.append(100 * found.metrics["test_error"])
-            statistics_ = calibrate(
-                model, data.batches(limit=setting.samples), ("gram", "mean"), progress=progress
-            )
-            first, second = model.get_submodule("fc1"), model.get_submodule("fc2")
-            assert isinstance(first, nn.Linear)
-            assert isinstance(second, nn.Linear)
-            group = next(iter(_node_plan(model, statistics_)))
-            for density in setting.densities:
-                edges = edge_count(density, first.in_features)
-                nodes = node_count(
-                    density, first.in_features, first.out_features, second.out_features
-                )
-                plans = {
-                    False: Plan(kept={"fc1": (edges,) * first.out_features}),
-                    True: Plan(kept={group: nodes}),
-                }
-                memo: dict[Any, Any] = {}
-                for name, recipe in methods(setting.bandwidth).items():
-                    whole = isinstance(recipe.granularity, Node)
-                    for label, method in (
-                        ("no", recipe),
-                        ("yes", replace(recipe, compensation=LeastSquares())),
-                    ):
-                        pruned = prune(
-                            model, method, plans[whole], data=statistics_, layers="fc1",
-                            seed=draw, progress=False, memo=memo,
-                        )  # fmt: skip
-                        error = 100 * chosen.evaluate(pruned.model, data)["test_error"]
-                        errors.setdefault((name, label, density), []).append(error)
-                        if whole and label == "no":
-                            kept = emitting(model, pruned)
-                            error = 100 * chosen.evaluate(kept, data)["test_error"]
-                            key = (name, "no, removed units emit f(bias)", density)
-                            errors.setdefault(key, []).append(error)
-                        advance(1)
-    rows = [_row(setting, key, values, statistics.fmean(dense)) for key, values in errors.items()]
+    records = carry_out(grids(setting, seed), harness, data_dir=data_dir, progress=progress)
+    rows = rows_of(setting, records)
+    data = data_of(setting.task, None if data_dir is None else os.fspath(data_dir))
+    used = min(setting.samples, len(data.x_train))
+    dense = {r.seed: 100 * r.before["test_error"] for r in records}
     return Reproduction(
         name=setting.name,
         title=setting.title,
         paper=setting.paper,
         conditions=[
-            f"Ours: {chosen.title}, {len(setting.seeds)} trained networks with a draw each, "
-            f"unpruned {statistics.fmean(dense):.2f} %; intervals are Student's at 95 %.",
+            f"Ours: {task(setting.task).title}, {len(dense)} trained networks with a draw each, "
+            f"unpruned {statistics.fmean(dense.values()):.2f} %. The excess is the mean of test "
+            f"error pruned minus unpruned, network by network, with Student's interval at 95 %.",
+            f"{len(data.x_train)} training samples, {used} of them calibrate; {len(data.x_test)} "
+            f"test samples.",
             "Only the first hidden layer is pruned. Edges: ⌈p · inputs⌉ per unit; nodes: as many "
             "as have the same number of parameters.",
             "Published numbers are with reweighting. The paper states no target for importance "
@@ -163,40 +193,44 @@ def run(
     )
 
 
-def emitting(model: nn.Module, pruned: Pruned) -> nn.Module:
-    """The dense model with the removed units' incoming weights at zero and all else in place."""
-    kept = copy.deepcopy(model)
-    first = kept.get_submodule("fc1")
-    assert isinstance(first, nn.Linear)
-    mask = pruned.masks["fc1.weight"]
-    first.weight.data.mul_(mask)
-    return kept
-
-
-def _node_plan(model: nn.Module, calibration: Any) -> Mapping[str, Any]:
-    """A plan for nodes of the first layer, for the name of its group."""
-    return prune(
-        model, "random-node", 0.5, data=calibration, layers="fc1", progress=False
-    ).plan.kept
+def rows_of(setting: Setting, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The table's rows, from finished records alone: method, then reweighting, then density."""
+    edges, nodes = _counts(setting)
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.recipe, record.budget), []).append(record)
+    rows = []
+    for name, recipe in methods(setting.bandwidth, poisson=setting.poisson).items():
+        counts = nodes if isinstance(recipe.granularity, Node) else edges
+        for stage, prefix in STAGES.items():
+            for density in setting.densities:
+                budget = budget_text({"kept": {LAYER: counts[density]}})
+                own = groups.get((name, budget), [])
+                if own and f"{prefix}test_error" in own[0].after:
+                    rows.append(_row(setting, (name, stage, density), own))
+    return rows
 
 
 def _row(
-    setting: Setting, key: tuple[str, str, float], values: Sequence[float], dense: float
+    setting: Setting, key: tuple[str, str, float], records: Sequence[Record]
 ) -> dict[str, Any]:
-    name, label, density = key
+    name, stage, density = key
+    score = f"{STAGES[stage]}test_error"
     percent = round(100 * density)
-    ends = t_interval(values)
-    mean = statistics.fmean(values)
-    published = setting.published.get(name, {}).get(percent) if label == "yes" else None
+    errors = [100 * r.after[score] for r in records]
+    excess = [100 * (r.after[score] - r.before["test_error"]) for r in records]
+    ends = t_interval(excess)
+    published = setting.published.get(name, {}).get(percent) if stage == "yes" else None
     base = setting.published_dense
     return {
         "method": name,
-        "reweighted": label,
+        "reweighted": stage,
         "kept_percent": percent,
-        "test_error_percent": mean,
+        "networks": len(records),
+        "test_error_percent": statistics.fmean(errors),
+        "excess": statistics.fmean(excess),
         "low": None if ends is None else ends[0],
         "high": None if ends is None else ends[1],
-        "excess": mean - dense,
         "published": published,
         "published_excess": None if published is None or base is None else published - base,
     }
@@ -208,7 +242,6 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
     for row in rows:
         if row["reweighted"] != "yes":
             continue
-        shift = row["excess"] - row["test_error_percent"]
         record = {
             "method": row["method"],
             "kept_percent": row["kept_percent"],
@@ -216,12 +249,11 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
             "kind": "measured",
             "panel": "nodes" if "node" in row["method"] else "edges",
         }
-        if row["low"] is not None:
-            record |= {"low": row["low"] + shift, "high": row["high"] + shift}
-        drawn.append(record)
         if row["published_excess"] is not None:
-            bare = {k: v for k, v in record.items() if k not in ("low", "high")}
-            drawn.append({**bare, "excess": row["published_excess"], "kind": "theory"})
+            drawn.append({**record, "excess": row["published_excess"], "kind": "theory"})
+        if row["low"] is not None:
+            record |= {"low": row["low"], "high": row["high"]}
+        drawn.append(record)
     chart = figure(
         drawn,
         x="kept_percent",

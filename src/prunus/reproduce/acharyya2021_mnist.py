@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from prunus.bench.tasks import TASKS
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.acharyya2021 import Setting, run
+from prunus.reproduce.harness import Harness
 
 __all__ = ["reproduce"]
 
@@ -19,25 +19,42 @@ PUBLISHED = {
 
 
 def reproduce(
-    *, scale: Scale, seed: int, data_dir: Path | None, progress: bool | None
+    *,
+    scale: Scale,
+    seed: int,
+    data_dir: Path | None,
+    progress: bool | None,
+    harness: Harness | None = None,
 ) -> Reproduction:
     """784-500-500-10 on MNIST at full scale; 64-300-100-10 on the digits at small scale.
 
     Args:
-        scale: "full" needs MNIST and, for the DPP over edges, hours on two cores.
+        scale: "full" needs MNIST.
         seed: of the first network and draw.
         data_dir: folder with the data sets.
-        progress: as in `progress_bar`.
+        progress: as in `progress_board`.
+        harness: where the records lie and who runs the cells; throw-away records by default.
     """
+    return run(
+        setting(scale),
+        seed=seed,
+        data_dir=data_dir,
+        progress=progress,
+        harness=harness or Harness(),
+    )
+
+
+def setting(scale: Scale) -> Setting:
+    """What is run at a scale."""
     full = scale == "full"
-    setting = Setting(
+    return Setting(
         name="acharyya2021-mnist",
         title="First layer pruned by six methods, with and without reweighting",
         paper="Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning, "
         "MNIST",
-        task=TASKS["mnist-mlp" if full else "digits-mlp"],
+        task="mnist-mlp" if full else "digits-mlp",
         densities=[p / 100 for p in (10, *KEPT)] if full else (0.2, 0.5, 0.8),
-        seeds=range(5) if full else range(2),
+        seeds=range(5 if full else 3),
         samples=60_000 if full else 1000,
         bandwidth=10.0 if full else "median",
         published=PUBLISHED if full else {},
@@ -52,4 +69,3 @@ def reproduce(
             "nothing published compares. β is one over the median squared distance."
         ],
     )
-    return run(setting, seed=seed, data_dir=data_dir, progress=progress)

@@ -1,25 +1,24 @@
 """Han et al. (2015), tables 3 and 4: LeNet-300-100 and LeNet-5 pruned twelvefold by magnitude."""
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from prunus.bench.cache import trained
+from prunus.bench.budgets import density_text
+from prunus.bench.record import Record
 from prunus.bench.statistics import t_interval
-from prunus.bench.tasks import TASKS
-from prunus.engine import prune
-from prunus.presets import recipes
-from prunus.progress import progress_bar
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.rng import generator_for
-from prunus.schedules import Iterative, Step
+from prunus.reproduce.harness import Harness, carry_out
 
-__all__ = ["reproduce"]
+__all__ = ["grids", "reproduce", "rows_of"]
+
+
+POWERS = (0.5, 1.0, 1.5)  # of the paper's densities; 1 is the paper's own point
+WAYS = ("iterative", "one shot")
+RECIPES = ("magnitude", "random-edge")
 
 
 @dataclass(frozen=True)
@@ -47,93 +46,164 @@ SMALL = (
 
 
 def reproduce(
-    *, scale: Scale, seed: int, data_dir: Path | None, progress: bool | None
+    *,
+    scale: Scale,
+    seed: int,
+    data_dir: Path | None,
+    progress: bool | None,
+    harness: Harness | None = None,
 ) -> Reproduction:
-    """Iterative magnitude pruning to the paper's densities of every layer.
+    """Iterative magnitude pruning to the paper's densities of every layer, and to their powers.
 
     Args:
         scale: "full": both networks on MNIST, five rounds, five seeds; "small": two networks on
-            the digits, three rounds, two seeds.
+            the digits, three rounds, three seeds.
         seed: of the first network.
         data_dir: folder with the data sets.
-        progress: as in `progress_bar`.
+        progress: as in `progress_board`.
+        harness: where the records lie and who runs the cells; throw-away records by default.
     """
-    full = scale == "full"
-    nets, rounds, seeds = (FULL, 5, range(5)) if full else (SMALL, 3, range(2))
-    recipe = replace(recipes["magnitude"], schedule=Iterative(rounds))
-    rows: list[dict[str, Any]] = []
-    with progress_bar("han2015-lenet", len(nets) * len(seeds), progress=progress) as advance:
-        for net in nets:
-            chosen = TASKS[net.task]
-            data = chosen.data(data_dir=data_dir)
-            dense, left, ratio = [], [], []
-            for offset in seeds:
-                draw = seed + offset
-                found = trained(chosen, data, seed=draw, progress=progress)
-
-                def train(model: nn.Module, step: Step, draw: int = draw) -> None:
-                    generator = generator_for(draw, "retraining", chosen.name, step.index)  # noqa: B023
-                    chosen.retrain(model, data, generator=generator, hold=None, progress=progress)  # noqa: B023
-
-                pruned = prune(
-                    found.model, recipe, dict(net.densities), data=data.batches(limit=1000),
-                    train=train, seed=draw, progress=False,
-                )  # fmt: skip
-                dense.append(100 * found.metrics["test_error"])
-                left.append(100 * chosen.evaluate(pruned.model, data)["test_error"])
-                ratio.append(pruned.cost_before.parameters / pruned.cost_after.parameters)
-                advance(1)
-            ends = t_interval(left)
-            rows.append(
-                {
-                    "network": net.title,
-                    "seeds": len(left),
-                    "error_before_percent": statistics.fmean(dense),
-                    "error_after_percent": statistics.fmean(left),
-                    "low": None if ends is None else ends[0],
-                    "high": None if ends is None else ends[1],
-                    "compression": statistics.fmean(ratio),
-                    "published_before": net.before,
-                    "published_after": net.after,
-                    "published_compression": net.compression,
-                }
-            )
-    drawn = [
-        {"network": name, "compression": ratio, "excess": excess, "kind": "measured"}
-        for row in rows
-        for name, ratio, excess in (
-            (
-                f"{row['network']}, ours",
-                row["compression"],
-                row["error_after_percent"] - row["error_before_percent"],
-            ),
-            *(
-                [(f"{row['network']}, published", row["published_compression"],
-                  row["published_after"] - row["published_before"])]
-                if row["published_after"] is not None
-                else []
-            ),
-        )
-    ]  # fmt: skip
-    chart = figure(
-        drawn,
-        x="compression",
-        y="excess",
-        x_title="parameters before / after",
-        y_title="test error above unpruned (points)",
-        series="network",
+    records = carry_out(
+        grids(scale, seed), harness or Harness(), data_dir=data_dir, progress=progress
     )
+    rows = rows_of(scale, records)
     return Reproduction(
         name="han2015-lenet",
         title="Iterative magnitude pruning at the paper's density of every layer",
         paper="Han et al. (2015), Learning both weights and connections for efficient neural "
         "networks, tables 3 and 4",
         conditions=[
-            f"{rounds} geometric rounds, each followed by the task's short retraining; the paper "
-            f"retrains for longer and states neither rounds nor epochs.",
+            f"{_rounds(scale)} geometric rounds, each followed by the task's short retraining; the "
+            f"paper retrains for longer and states neither rounds nor epochs.",
+            "The excess is the mean of test error pruned minus unpruned, network by network, with "
+            "Student's interval at 95 %; one shot: pruned at once and retrained once.",
+            "power: of the paper's densities, 1 being the paper's own point; random-edge draws the "
+            "mask at random with the same counts.",
             "The compression counts biases; the paper counts weights.",
-            *([] if full else ["Small scale: networks on the digits; nothing published compares."]),
+            *(
+                ["Small scale: networks on the digits; nothing published compares."]
+                if scale == "small"
+                else []
+            ),
         ],
         rows=rows,
-        figures={"han2015-lenet-excess": (chart, drawn)},
+        figures={"han2015-lenet-excess": _figure(rows)},
     )
+
+
+def _nets(scale: Scale) -> Sequence[_Net]:
+    return FULL if scale == "full" else SMALL
+
+
+def _rounds(scale: Scale) -> int:
+    return 5 if scale == "full" else 3
+
+
+def _powers(scale: Scale) -> Sequence[float]:
+    return POWERS if scale == "full" else (1.0,)
+
+
+def _schedule(scale: Scale, way: str) -> str:
+    return f"Iterative(rounds={_rounds(scale)})" if way == "iterative" else "retrain"
+
+
+def _densities(net: _Net, power: float) -> dict[str, float]:
+    return {name: round(density**power, 4) for name, density in net.densities.items()}
+
+
+def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+    """A grid for each network: iterative and in one shot, with random masks beside magnitude."""
+    return [
+        {
+            "name": "han2015-lenet",
+            "tasks": [net.task],
+            "recipes": ["magnitude"],
+            "densities": [_densities(net, power) for power in _powers(scale)],
+            "schedules": [_schedule(scale, way) for way in WAYS],
+            "seeds": [seed + offset for offset in range(5 if scale == "full" else 3)],
+            "without": ["small-dense", "no-retraining"],
+        }
+        for net in _nets(scale)
+    ]
+
+
+def rows_of(scale: Scale, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The table's rows, from finished records alone."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for r in records:
+        groups.setdefault((r.task, r.recipe, r.schedule, r.budget), []).append(r)
+    return [
+        _row(
+            net, recipe, way, power,
+            groups[net.task, recipe, _schedule(scale, way), density_text(_densities(net, power))],
+        )
+        for net in _nets(scale)
+        for recipe in RECIPES
+        for way in WAYS
+        for power in _powers(scale)
+    ]  # fmt: skip
+
+
+def _row(
+    net: _Net, recipe: str, way: str, power: float, records: Sequence[Record]
+) -> dict[str, Any]:
+    before = [100 * r.before["test_error"] for r in records]
+    after = [100 * (r.retrained or r.after)["test_error"] for r in records]
+    excess = [a - b for a, b in zip(after, before, strict=True)]
+    ends = t_interval(excess)
+    published = recipe == "magnitude" and way == "iterative" and power == 1
+    ratios = [r.parameters[0] / r.parameters[1] for r in records if r.parameters is not None]
+    return {
+        "network": net.title,
+        "recipe": recipe,
+        "way": way,
+        "power": power,
+        "seeds": len(records),
+        "error_before_percent": statistics.fmean(before),
+        "error_after_percent": statistics.fmean(after),
+        "excess": statistics.fmean(excess),
+        "low": None if ends is None else ends[0],
+        "high": None if ends is None else ends[1],
+        "compression": statistics.fmean(ratios),
+        "published_before": net.before if published else None,
+        "published_after": net.after if published else None,
+        "published_compression": net.compression if published else None,
+    }
+
+
+def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Excess error against compression, ours with bands, the published point beside them."""
+    drawn: list[dict[str, Any]] = []
+    for row in rows:
+        point = {"panel": row["network"], "kind": "measured"}
+        if row["published_after"] is not None:
+            drawn.append(
+                {
+                    **point,
+                    "series": "published",
+                    "compression": row["published_compression"],
+                    "excess": row["published_after"] - row["published_before"],
+                }
+            )
+        ends = {} if row["low"] is None else {"low": row["low"], "high": row["high"]}
+        drawn.append(
+            {
+                **point,
+                **ends,
+                "series": f"{row['recipe']}, {row['way']}",
+                "compression": row["compression"],
+                "excess": row["excess"],
+            }
+        )
+    chart = figure(
+        drawn,
+        x="compression",
+        y="excess",
+        x_title="parameters before / after",
+        y_title="test error above unpruned (points)",
+        series="series",
+        facet="panel",
+        x_scale="log",
+        y_scale="symlog",
+    )
+    return chart, drawn

@@ -1,5 +1,6 @@
 """Zeros put into a model's parameters, and held there while it trains."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-__all__ = ["Hold", "apply_masks", "held", "hold"]
+from prunus.layer import view_of
+
+__all__ = ["Hold", "apply_masks", "emitting", "held", "hold"]
 
 Masks = Mapping[str, Tensor]
 
@@ -39,6 +42,23 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
             mask = masks.get(name)
             if mask is not None:
                 parameter.masked_fill_(~mask.to(parameter.device), 0.0)
+
+
+def emitting(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy of `model` in which a unit that `masks` remove whole loses its incoming weights alone.
+
+    Its bias and its outgoing weights stay, so it goes on emitting f(bias) for an activation f.
+    Acharyya et al. (2021) score masked nodes so; `apply_masks` and `compact` remove them.
+    """
+    kept = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, module in kept.named_modules():
+            mask, view = masks.get(f"{name}.weight"), view_of(module)
+            if mask is not None and view is not None:
+                whole = view.matrix(module, mask.to(module.weight.device)).any(1, keepdim=True)
+                matrix = view.matrix(module, module.weight.detach())
+                module.weight.copy_(view.parameter(module, matrix * whole))
+    return kept
 
 
 def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
