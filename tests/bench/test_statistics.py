@@ -7,19 +7,16 @@ import pytest
 import torch
 
 from prunus.bench import Record, content_id
+from prunus.bench.intervals import bootstrap_interval, holm, paired, t_interval
 from prunus.bench.statistics import (
     against_baselines,
-    bootstrap_interval,
     differences,
     group_rows,
     higher_is_better,
-    holm,
-    paired,
     pareto,
     ranks,
     score,
     shrinkbench,
-    t_interval,
 )
 from prunus.rng import generator_for
 

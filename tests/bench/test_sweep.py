@@ -2,6 +2,7 @@
 
 import os
 import resource
+from dataclasses import replace
 
 import pytest
 import threadpoolctl
@@ -10,7 +11,8 @@ import torch
 import prunus
 from bench_runs import GRID, table
 from prunus.bench import read_records, run
-from prunus.bench.sweep import estimate, finished, unique
+from prunus.bench.estimate import estimate
+from prunus.bench.sweep import finished, unique
 from prunus.bench.work import pinned
 
 
@@ -173,7 +175,24 @@ def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):
 def test_time_is_estimated_from_like_records(tmp_path):
     whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
     known = list(finished(tmp_path / "r").values())
-    seconds, blank = estimate(whole.cells, known)
-    assert blank == 0
-    assert 0.2 < seconds / sum(r.seconds for r in known) < 5
-    assert estimate(whole.cells, []) == (0.0, len(whole.cells))
+    left = estimate(whole.cells, known, tmp_path / "c")
+    assert (left.blank, left.networks) == (0, 0)
+    assert 0.2 < left.seconds / sum(r.seconds for r in known) < 5
+    more = [replace(cell, seed=cell.seed + 1) for cell in whole.cells]  # one seed is cached
+    left = estimate(more, [], tmp_path / "c")
+    assert (left.seconds, left.blank) == (0.0, len(more))
+    assert (left.networks, left.untimed) == (1, 0)
+    assert left.training > 0
+    left = estimate(more, [], tmp_path / "empty")
+    assert (left.networks, left.untimed, left.training) == (2, 2, 0.0)
+
+
+def test_a_probe_runs_one_cell_of_each_kind(tmp_path):
+    first = run(GRID, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    kinds = {(cell.task, cell.schedule, cell.label) for cell in first.cells}
+    assert first.ran == len(first.cells) == len(kinds)
+    again = run(GRID, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    assert again.ran == 0
+    whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
+    assert whole.ran == len(whole.cells) - len(kinds)
+    assert whole.done == len(whole.cells)

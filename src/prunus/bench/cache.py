@@ -1,5 +1,6 @@
 """Trained networks kept by content hash: trained once, pruned often, shared by processes."""
 
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from prunus.bench.tasks import Task, fresh_model
 from prunus.files import write_bytes
 from prunus.rng import generator_for
 
-__all__ = ["Checkpoint", "cache_folder", "trained"]
+__all__ = ["Checkpoint", "cache_folder", "trained", "trainings"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,7 +79,7 @@ def trained(
     }
     text = json.dumps(identity, sort_keys=True)
     key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    path = cache_folder(cache) / "trained" / f"{chosen.name.replace(':', '.')}-{key}.safetensors"
+    path = cache_folder(cache) / "trained" / f"{_stem(chosen)}-{key}.safetensors"
     if path.exists():
         try:
             return _read(path, model, key)
@@ -93,6 +94,35 @@ def trained(
     return Checkpoint(
         model=model.eval(), metrics=metrics, key=key, path=path, cached=False, seconds=seconds
     )
+
+
+def trainings(chosen: Task, cache: str | Path | None = None) -> tuple[list[float], set[int]]:
+    """The seconds that the cached networks of a task took, and the seeds whose networks are there.
+
+    The data are not read: networks count that have the task's definition and these versions.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    taken, seeds = [], set()
+    for path in sorted((cache_folder(cache) / "trained").glob(f"{glob.escape(_stem(chosen))}-*")):
+        try:
+            with safe_open(path, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+            identity, seconds = json.loads(metadata["identity"]), float(metadata["seconds"])
+        except (SafetensorError, KeyError, ValueError, OSError):
+            continue  # `trained` says what is damaged and makes it again
+        own = (identity["task"], identity["definition"]) == (chosen.name, chosen.definition)
+        if own and (identity["prunus"], identity["torch"]) == (
+            prunus.__version__,
+            torch.__version__,
+        ):
+            taken.append(seconds)
+            seeds.add(int(identity["seed"]))
+    return taken, seeds
+
+
+def _stem(chosen: Task) -> str:
+    return chosen.name.replace(":", ".")
 
 
 class _Damaged(Exception):

@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -170,6 +171,8 @@ class LocalExecutor:
         if self._pool is None:
             from joblib.externals.loky import ProcessPoolExecutor
 
+            # loky replaces a worker whose memory has grown, between two jobs; nothing is lost.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             pins = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
             self._pool = ProcessPoolExecutor(
                 max_workers=self.slots,

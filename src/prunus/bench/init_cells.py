@@ -1,6 +1,5 @@
 """Cells of the sweep at initialisation: means, paired gains, and which gains are real."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.bench.statistics import holm
+from prunus.bench.intervals import holm, paired
 from prunus.surgery.connected import Connection
 from prunus.theory.at_init.summary import MINIMUM_SEEDS, spread
 
@@ -77,16 +76,6 @@ class Outcome:
     alignment_start: float | None
 
 
-def _p_value(values: Float[Tensor, " seeds"]) -> float:
-    """Two-sided p-value of a paired t-test; 1 where it cannot be computed."""
-    from scipy.stats import t
-
-    if len(values) < MINIMUM_SEEDS or float(values.std()) == 0:
-        return 1.0
-    score = float(values.mean()) / (float(values.std()) / math.sqrt(len(values)))
-    return float(2 * t.sf(abs(score), len(values) - 1))
-
-
 def cells_of(
     table: Mapping[tuple[str, float], Sequence[Outcome]], densities: Sequence[float]
 ) -> list[Cell]:
@@ -99,10 +88,11 @@ def cells_of(
     boosts: dict[tuple[str, float], bool] = {}
     for method in dict.fromkeys(method for method, _ in table):
         keys = [key for key in table if key[0] == method]
-        gains = [accuracies(key) - dense for key in keys]
-        adjusted = holm([_p_value(gain) for gain in gains])
+        gains = [paired(_by_seed(accuracies(key)), _by_seed(dense)) for key in keys]
+        enough = len(dense) >= MINIMUM_SEEDS
+        adjusted = holm([gain["p"] if enough else 1.0 for gain in gains])
         for key, gain, p in zip(keys, gains, adjusted, strict=True):
-            boosts[key] = p <= LEVEL and float(gain.mean()) > 0
+            boosts[key] = p <= LEVEL and gain["mean"] > 0
     cells = []
     for key, outcomes in table.items():
         method, density = key
@@ -135,6 +125,10 @@ def cells_of(
             )
         )
     return cells
+
+
+def _by_seed(values: Float[Tensor, " seeds"]) -> dict[int, float]:
+    return dict(enumerate(values.tolist()))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,17 +1,17 @@
 """Run a grid: what is missing, in any number of processes, until nothing is missing."""
 
 import os
-import statistics
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prunus.bench.cache import cache_folder
 from prunus.bench.cell import Cell
+from prunus.bench.estimate import Times, probes
 from prunus.bench.executors import Ended, Executor, WorkerLost, closing, make_executor
 from prunus.bench.grid import Grid, cells, load_grid, make_grid
 from prunus.bench.record import Record, read_records, record_files
@@ -32,7 +32,7 @@ from prunus.bench.work import (
 from prunus.check import whole
 from prunus.progress import progress_board
 
-__all__ = ["Sweep", "estimate", "finished", "run", "unique"]
+__all__ = ["Sweep", "finished", "run", "unique"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ def run(
     retry_failed: bool = False,
     retries: int = 3,
     part: tuple[int, int] = (1, 1),
+    probe: bool = False,
     progress: bool | None = None,
 ) -> Sweep:
     """Run the cells of a grid that have no record yet.
@@ -90,6 +91,8 @@ def run(
         retry_failed: run cells again whose record says failed.
         retries: how often a cell may take its worker down before it is recorded as failed.
         part: (i, n) does every n-th cell from the i-th on, so that n machines share one folder.
+        probe: run just one cell of each task, recipe and schedule that has none yet, so that the
+            time of the rest can be estimated.
         progress: as in `progress_board`.
 
     Raises:
@@ -106,6 +109,9 @@ def run(
     folder = data_dir if data_dir is not None else grid.data_dir
     every = cells(grid, threads=threads)
     mine = every[place - 1 :: part[1]]
+    if probe:
+        known = finished(out)
+        mine = probes([cell for cell in mine if cell.id not in known], known.values())
     bench = Bench(
         out=writable(out),
         cache=str(cache_folder(None if cache is None else Path(cache)).absolute()),
@@ -150,7 +156,7 @@ def _sweep(
         try:
             with closing(made):
                 _train(bench, made, missing, progress)
-                lost = _run(bench, made, missing, _Times(known.values()), retries, progress)
+                lost = _run(bench, made, missing, Times(known.values()), retries, progress)
         finally:
             close_writers()
     known = finished(bench.out)
@@ -187,38 +193,6 @@ def finished(out: str | os.PathLike[str]) -> dict[str, Record]:
     return {record.id: record for record in unique(read_records(files).rows)}
 
 
-class _Times:
-    """Seconds that like cells took: same task, recipe and schedule, else task and schedule."""
-
-    def __init__(self, known: Iterable[Record] = ()) -> None:
-        self._times: dict[tuple[str, ...], list[float]] = {}
-        for record in known:
-            if record.status == "done" and record.seconds is not None:
-                self.add(record.task, record.schedule, record.recipe, record.seconds)
-
-    def add(self, task: str, schedule: str, recipe: str, seconds: float) -> None:
-        """One more cell that is done."""
-        for key in ((task, schedule, recipe), (task, schedule)):
-            self._times.setdefault(key, []).append(seconds)
-
-    def expected(self, cell: Cell) -> float | None:
-        """The median over like cells; None without any."""
-        near = self._times.get((cell.task, cell.schedule, cell.label)) or self._times.get(
-            (cell.task, cell.schedule)
-        )
-        return statistics.median(near) if near else None
-
-
-def estimate(todo: Sequence[Cell], known: Sequence[Record]) -> tuple[float, int]:
-    """Seconds of work in `todo` by the records of like cells, and how many cells have none.
-
-    Like cells share task, recipe and schedule, else task and schedule; the median counts.
-    """
-    times = _Times(known)
-    expected = [times.expected(cell) for cell in todo]
-    return sum(e for e in expected if e is not None), expected.count(None)
-
-
 def _train(
     bench: Bench, executor: Executor, missing: Sequence[Cell], progress: bool | None
 ) -> None:
@@ -253,7 +227,7 @@ def _run(
     bench: Bench,
     executor: Executor,
     missing: Sequence[Cell],
-    times: _Times,
+    times: Times,
     retries: int,
     progress: bool | None,
 ) -> int:

@@ -1,11 +1,14 @@
 """`prunus bench`: a grid of task × recipe × density × schedule × seed, resumable and parallel."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prunus.cli.imports import look_here
+
+if TYPE_CHECKING:
+    from prunus.bench.estimate import Estimate
 
 __all__ = ["bench"]
 
@@ -19,6 +22,12 @@ def bench(
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and the estimated time.")
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="A dry run after one cell of each kind has been run, for its time."
+        ),
     ] = False,
     executor: Annotated[str, typer.Option(help="local, ray or dask.")] = "local",
     workers: Annotated[
@@ -41,37 +50,39 @@ def bench(
 
     Example: prunus bench grid.yaml --workers 2 --out records
     """
+    from prunus.bench.estimate import estimate
     from prunus.bench.grid import cells, load_grid
-    from prunus.bench.sweep import estimate, finished, run
+    from prunus.bench.sweep import finished, run
 
     look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())
-    if dry_run:
+    first, slash, last = part.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"--part must be i/n, such as 1/4, got {part!r}.")
+    options: dict[str, Any] = {
+        "out": out,
+        "executor": executor,
+        "workers": workers,
+        "threads": threads,
+        "address": address,
+        "cache": cache,
+        "data_dir": data_dir,
+        "retry_failed": retry_failed,
+        "retries": retries,
+        "part": (int(first), int(last)),
+    }
+    if probe:
+        run(grid, probe=True, **options)
+    if dry_run or probe:
         every = cells(grid, threads=threads)
         known = finished(out)
         todo = [cell for cell in every if cell.id not in known]
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
-        seconds, blank = estimate(todo, list(known.values()))
-        said = _guess(seconds, blank, len(todo), workers or 1)
+        said = _guess(estimate(todo, known.values(), cache), len(todo), workers or 1)
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
-    first, slash, last = part.partition("/")
-    if not (slash and first.isdecimal() and last.isdecimal()):
-        raise ValueError(f"--part must be i/n, such as 1/4, got {part!r}.")
-    result = run(
-        grid,
-        out=out,
-        executor=executor,
-        workers=workers,
-        threads=threads,
-        address=address,
-        cache=cache,
-        data_dir=data_dir,
-        retry_failed=retry_failed,
-        retries=retries,
-        part=(int(first), int(last)),
-    )
+    result = run(grid, **options)
     typer.echo(
         f"{len(result.cells)} cells: {result.ran} run now, {result.done} done, "
         f"{result.failed} failed"
@@ -81,13 +92,20 @@ def bench(
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
 
 
-def _guess(seconds: float, blank: int, cells: int, workers: int) -> str:
-    if cells and blank == cells:
-        return "time unknown until a first cell has run (no like records to judge by)"
-    time = f"about {_time(seconds / workers)}"
-    if blank:
-        return f"{time} for those with like records, {blank} without"
-    return f"{time} with {workers} worker{'s' if workers > 1 else ''}"
+def _guess(left: "Estimate", cells: int, workers: int) -> str:
+    each = f" with {workers} worker{'s' if workers > 1 else ''}"
+    if cells and left.blank == cells:
+        said = "time unknown until a first cell has run; --probe runs one of each kind"
+    else:
+        said = f"about {_time(left.seconds / workers)}{each}"
+        if left.blank:
+            said += f" for those with like records, {left.blank} without"
+    if left.networks > left.untimed:
+        timed = left.networks - left.untimed
+        said += f"; before, about {_time(left.training / workers)} to train {timed} dense networks"
+    if left.untimed:
+        said += f"; {left.untimed} dense networks to train, time unknown"
+    return said
 
 
 def _time(seconds: float) -> str:

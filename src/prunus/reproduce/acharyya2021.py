@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from prunus.bench.budgets import budget_text
+from prunus.bench.intervals import t_interval
 from prunus.bench.record import Record
 from prunus.bench.roles import data_of
-from prunus.bench.statistics import t_interval
 from prunus.bench.tasks import fresh_model, task
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node

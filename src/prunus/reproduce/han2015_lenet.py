@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from prunus.bench.budgets import density_text
+from prunus.bench.intervals import t_interval
 from prunus.bench.record import Record
-from prunus.bench.statistics import t_interval
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.harness import Harness, carry_out

@@ -1,0 +1,99 @@
+"""How long the cells of a grid will take, by what like cells and trainings took."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunus.bench.cache import trainings
+from prunus.bench.cell import Cell
+from prunus.bench.record import Record
+from prunus.bench.tasks import task
+
+__all__ = ["Estimate", "Times", "estimate", "probes"]
+
+
+class Times:
+    """Seconds that like cells took: same task, recipe and schedule, else task and schedule."""
+
+    def __init__(self, known: Iterable[Record] = ()) -> None:
+        self._times: dict[tuple[str, ...], list[float]] = {}
+        for record in known:
+            if record.status == "done" and record.seconds is not None:
+                self.add(record.task, record.schedule, record.recipe, record.seconds)
+
+    def add(self, task: str, schedule: str, recipe: str, seconds: float) -> None:
+        """One more cell that is done."""
+        for key in ((task, schedule, recipe), (task, schedule)):
+            self._times.setdefault(key, []).append(seconds)
+
+    def knows(self, cell: Cell) -> bool:
+        """Whether a cell of the same task, schedule and recipe is done."""
+        return (cell.task, cell.schedule, cell.label) in self._times
+
+    def expected(self, cell: Cell) -> float | None:
+        """The median over like cells; None without any."""
+        near = self._times.get((cell.task, cell.schedule, cell.label)) or self._times.get(
+            (cell.task, cell.schedule)
+        )
+        return statistics.median(near) if near else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The work that is left of a grid.
+
+    Attributes:
+        seconds: of the cells that have like records.
+        blank: cells without.
+        networks: dense networks that the cache lacks.
+        training: seconds to train those whose task has others in the cache.
+        untimed: networks of tasks that have none there.
+    """
+
+    seconds: float
+    blank: int
+    networks: int
+    training: float
+    untimed: int
+
+
+def estimate(todo: Sequence[Cell], known: Iterable[Record], cache: Path | None = None) -> Estimate:
+    """The work in `todo`, by the median over records of like cells and over cached trainings.
+
+    Like cells share task, recipe and schedule, else task and schedule. Whether a network is cached
+    is judged by its task, seed and versions; the data are not read.
+
+    Args:
+        todo: cells without a record.
+        known: records, of this grid or another.
+        cache: folder of trained networks; None for the usual one.
+    """
+    times = Times(known)
+    expected = [times.expected(cell) for cell in todo]
+    training, networks, untimed = 0.0, 0, 0
+    for name in dict.fromkeys(cell.task for cell in todo):
+        taken, seeds = trainings(task(name), cache)
+        lacking = len({cell.seed for cell in todo if cell.task == name} - seeds)
+        networks += lacking
+        if taken:
+            training += lacking * statistics.median(taken)
+        else:
+            untimed += lacking
+    return Estimate(
+        seconds=sum(e for e in expected if e is not None),
+        blank=expected.count(None),
+        networks=networks,
+        training=training,
+        untimed=untimed,
+    )
+
+
+def probes(todo: Sequence[Cell], known: Iterable[Record]) -> list[Cell]:
+    """The first cell of each task, recipe and schedule of which no record tells the time."""
+    times = Times(known)
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell in todo:
+        if not times.knows(cell):
+            first.setdefault((cell.task, cell.schedule, cell.label), cell)
+    return list(first.values())

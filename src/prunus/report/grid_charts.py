@@ -1,0 +1,199 @@
+"""The charts of the benchmark's page: scores, Pareto fronts, critical differences."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prunus.report.figure import PALETTE
+
+__all__ = ["critical_difference", "pareto_chart", "scores_chart"]
+
+Row = Mapping[str, Any]
+LEGEND = {"orient": "bottom", "columns": 3, "labelLimit": 260, "symbolOpacity": 1}
+FILTER = (
+    "datum.task == f_task && datum.schedule == f_schedule && "
+    "(f_recipe == 'all' || datum.recipe == f_recipe) && "
+    "(f_density == 'all' || toString(datum.density) == f_density)"
+)
+
+
+def _bound(*names: str, rows: Sequence[Row], static: bool) -> list[dict[str, Any]]:
+    first = rows[0] if rows else {}
+    params = []
+    for name in names:
+        value = {"cost": "parameters"}.get(name, first.get(name, "all"))
+        if name in ("recipe", "density"):
+            value = "all"
+        param: dict[str, Any] = {"name": f"f_{name}", "value": value}
+        if not static:
+            param["bind"] = {"element": f"#filter-{name}", "event": "input"}
+        params.append(param)
+    return params
+
+
+def _colour(rows: Sequence[Row]) -> dict[str, Any]:
+    names = sorted({str(r["recipe"]) for r in rows})
+    return {
+        "field": "recipe",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": names, "range": [PALETTE[i % len(PALETTE)] for i in range(len(names))]},
+        "legend": LEGEND,
+    }
+
+
+def _shape(rows: Sequence[Row]) -> dict[str, Any]:
+    """Colours repeat after eight recipes; shapes tell those apart."""
+    names = sorted({str(r["recipe"]) for r in rows})
+    shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+    chosen = [shapes[i // len(PALETTE) % len(shapes)] for i in range(len(names))]
+    scale = {"domain": names, "range": chosen}
+    return {"field": "recipe", "type": "nominal", "title": None, "legend": LEGEND, "scale": scale}
+
+
+def _spec(rows: Sequence[Row], layers: list[dict[str, Any]], static: bool) -> dict[str, Any]:
+    single = {"name": "single", "select": {"type": "point", "fields": ["recipe"]}, "bind": "legend"}
+    layers[0]["params"] = [single]
+    size: dict[str, Any] = {"width": 560, "height": 360}
+    if not static:
+        size = {"width": "container", "height": 380,
+                "autosize": {"type": "fit-x", "contains": "padding", "resize": True}}  # fmt: skip
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "data": {"values": list(rows)},
+        "params": _bound("task", "schedule", "recipe", "density", "cost", rows=rows, static=static),
+        "transform": [{"filter": FILTER}],
+        "layer": layers,
+        **size,
+    }
+
+
+def _faint(rest: float) -> dict[str, Any]:
+    return {"condition": {"param": "single", "value": 1}, "value": rest}
+
+
+def _tips(*fields: str) -> list[dict[str, Any]]:
+    number = {"type": "quantitative", "format": ".4~g"}
+    words = {"type": "nominal"}
+    return [{"field": f, **(words if f == "recipe" else number)} for f in fields]
+
+
+def _points(
+    rows: Sequence[Row],
+    x: Row,
+    y: Row,
+    which: str,
+    filled: bool,
+    tips: Sequence[str],
+    before: Sequence[Row] = (),
+) -> dict[str, Any]:
+    """The points for which the expression `which` holds."""
+    return {
+        "transform": [*before, {"filter": which}],
+        "mark": {"type": "point", "filled": filled, "size": 42},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "color": _colour(rows),
+            "shape": _shape(rows),
+            "opacity": _faint(0.08),
+            "tooltip": _tips("recipe", "at", "mean", *tips, "seeds"),
+        },
+    }
+
+
+def scores_chart(rows: Sequence[Row], words: str, static: bool = False) -> dict[str, Any]:
+    """Scores against density with intervals; hollow points do not beat every null baseline."""
+    x = {"field": "at", "type": "quantitative", "title": "density",
+         "scale": {"type": "log", "nice": False, "padding": 10},
+         "axis": {"format": "~g", "values": sorted({r["at"] for r in rows})[:14],
+                  "labelOverlap": True}}  # fmt: skip
+    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
+         "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
+    colour = _colour(rows)
+    line = {
+        "mark": {"type": "line", "strokeWidth": 1.4},
+        "encoding": {"x": x, "y": y, "color": colour, "opacity": _faint(0.08)},
+    }
+    bars = {
+        "transform": [{"filter": "datum.low != null && datum.low > 0"}],
+        "mark": {"type": "rule", "strokeWidth": 1.2},
+        "encoding": {
+            "x": x,
+            "y": {**y, "field": "low"},
+            "y2": {"field": "high"},
+            "color": colour,
+            "opacity": _faint(0.05),
+        },
+    }
+    points = [
+        _points(rows, x, y, f"datum.beats == {json.dumps(filled)}", filled, ("low", "high"))
+        for filled in (True, False)
+    ]
+    return _spec(rows, [line, bars, *points], static)
+
+
+def pareto_chart(rows: Sequence[Row], words: str) -> dict[str, Any]:
+    """Scores against the chosen cost; filled points are on the front, which a line joins."""
+    x = {"field": "cost", "type": "quantitative", "title": "cost after pruning",
+         "scale": {"type": "log", "nice": False, "padding": 10},
+         "axis": {"format": "~s", "tickCount": 6}}  # fmt: skip
+    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
+         "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
+    cost = [
+        {"calculate": "datum[f_cost]", "as": "cost"},
+        {"calculate": "datum['front_' + f_cost]", "as": "front"},
+        {"filter": "isValid(datum.cost)"},
+    ]
+    front = {
+        "transform": [*cost, {"filter": "datum.front"}],
+        "mark": {"type": "line", "interpolate": "step-after", "color": "#808890",
+                 "strokeWidth": 1.2},
+        "encoding": {"x": x, "y": y},
+    }  # fmt: skip
+    points = [
+        _points(rows, x, y, "datum.front" if filled else "!datum.front", filled, ("cost",), cost)
+        for filled in (True, False)
+    ]
+    return _spec(rows, [front, *points], False)
+
+
+def critical_difference(ranks: Row) -> str:
+    """A line per recipe, best on top, a dot at its rank; bars join those not told apart."""
+    rows, cliques = ranks["recipes"], ranks["cliques"]
+    left, right, top, step = 250.0, 720.0, 34.0, 20.0
+    place = {row["recipe"]: i for i, row in enumerate(rows)}
+    wide = (right - left - 90) / max(1, len(rows) - 1)
+
+    def x(rank: float) -> float:
+        return left + (rank - 1) * wide
+
+    parts = [
+        f'<line x1="{x(rank):.1f}" x2="{x(rank):.1f}" y1="{top - 8:.0f}" '
+        f'y2="{top + step * len(rows):.0f}" stroke="currentColor" stroke-opacity=".12"/>'
+        f'<text x="{x(rank):.1f}" y="{top - 14:.0f}" text-anchor="middle">{rank}</text>'
+        for rank in range(1, len(rows) + 1)
+    ]
+    for row in rows:
+        y = top + step * (place[row["recipe"]] + 0.5)
+        parts.append(
+            f'<text x="{left - 14:.0f}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{html.escape(row['recipe'])}</text>"
+            f'<circle class="unit" cx="{x(row["rank"]):.1f}" cy="{y:.1f}" r="4.5"/>'
+        )
+    for i, clique in enumerate(cliques):
+        first, last = place[clique[0]], place[clique[-1]]
+        at = right - 84 + 8 * (i % 11)
+        parts.append(
+            f'<line class="plus" stroke-width="3" x1="{at:.1f}" x2="{at:.1f}" '
+            f'y1="{top + step * (first + 0.25):.1f}" y2="{top + step * (last + 0.75):.1f}"/>'
+        )
+    height = top + step * len(rows) + 8
+    label = f"mean ranks of {len(rows)} recipes and {len(cliques)} groups not told apart"
+    return (
+        f'<svg viewBox="0 0 {right:.0f} {height:.0f}" role="img" aria-label="{label}" '
+        f'font-size="13" style="max-width:46rem"><title>{label}</title>{"".join(parts)}</svg>'
+    )
