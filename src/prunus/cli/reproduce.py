@@ -59,14 +59,13 @@ def reproduce(
     result = function(
         scale="full" if full else "small", seed=seed, data_dir=data_dir, progress=None, **options
     )
-    table = Table(title=f"{result.title}\n{result.paper}")
-    columns = list(result.rows[0])
-    for column in columns:
-        table.add_column(column)
-    for row in result.rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
     console = _console()
-    console.print(table)
+    console.print(f"{result.title}\n{result.paper}", markup=False)
+    for title, rows in result.shown().items():
+        table = Table(*rows[0], title=title)
+        for row in rows:
+            table.add_row(*row.values())
+        console.print(table)
     for line in result.conditions:
         console.print(f"- {line}", markup=False)
     for path in save(result, out):
@@ -96,7 +95,3 @@ def _console() -> "Console":
     console = Console()
     # A file or a pipe has no edge to wrap at.
     return console if console.is_terminal else Console(width=WIDE)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

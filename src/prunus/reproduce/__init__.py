@@ -110,6 +110,7 @@ class Reproduction:
         conditions: how the numbers were made and in what they differ from the paper's, in words.
         rows: one flat record per table line; columns are the keys of the first.
         figures: Vega-Altair charts by file stem, with the tidy records each draws.
+        tables: the rows as a paper would print them, by title; where empty, `rows` are the table.
     """
 
     name: str
@@ -118,6 +119,13 @@ class Reproduction:
     conditions: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     figures: Mapping[str, tuple[Any, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
+
+    def shown(self) -> dict[str, list[dict[str, str]]]:
+        """{title: rows of text}: `tables`, or else all rows."""
+        if self.tables:
+            return {title: [dict(row) for row in rows] for title, rows in self.tables.items()}
+        return {"": [{str(key): _text(row.get(key)) for key in self.rows[0]} for row in self.rows]}
 
 
 class Reproduce(Protocol):
@@ -136,9 +144,14 @@ def reproduction(name: str) -> Reproduce:
     return function
 
 
+def _text(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def save(result: Reproduction, folder: Path) -> list[Path]:
-    """Write the table as JSON and each figure as SVG, PNG, CSV and JSON; return the paths."""
+    """Write the table as JSON and Markdown, each figure as SVG, PNG, CSV and JSON; the paths."""
     from prunus.report.figure import save_figure
+    from prunus.report.grid import markdown_table
 
     table = {
         "name": result.name,
@@ -147,7 +160,16 @@ def save(result: Reproduction, folder: Path) -> list[Path]:
         "conditions": list(result.conditions),
         "rows": [dict(row) for row in result.rows],
     }
-    written = [write_text(folder / f"{result.name}.json", json.dumps(table, indent=1) + "\n")]
+    words = "".join(f"- {line}\n" for line in result.conditions)
+    parts = [
+        f"**{title}**\n\n{markdown_table(rows)}" if title else markdown_table(rows)
+        for title, rows in result.shown().items()
+    ]
+    text = "\n".join([f"# {result.title}\n\n{result.paper}\n", words, *parts])
+    written = [
+        write_text(folder / f"{result.name}.json", json.dumps(table, indent=1) + "\n"),
+        write_text(folder / f"{result.name}.md", text),
+    ]
     for stem, (chart, records) in result.figures.items():
         written += save_figure(chart, folder / stem, records)
     return written

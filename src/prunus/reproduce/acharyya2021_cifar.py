@@ -89,7 +89,7 @@ def setting(scale: Scale) -> Setting:
         paper=f"{paper}, CIFAR-10",
         task="cifar10-mlp",
         densities=[p / 100 for p in (10, *KEPT)],
-        seeds=range(5),
+        seeds=range(3),
         samples=50_000,
         bandwidth="median",
         published=PUBLISHED,
