@@ -43,6 +43,17 @@ tiny = Task(name="bench_tiny:tiny", title="tiny", data=data, model=model, train=
 lazy = replace(tiny, name="bench_tiny:lazy", evaluate=slow)
 
 
+SLEEP = 1.0  # seconds that the training of a sleepy network takes at least
+
+
+def sleepily(model, data, *, generator, hold=None, progress=None):
+    time.sleep(SLEEP)
+    return train(model, data, generator=generator)
+
+
+sleepy = replace(tiny, name="bench_tiny:sleepy", train=sleepily)
+
+
 def broken_retrain(model, data, *, generator, hold=None, progress=None):
     if not Path(os.environ["PRUNUS_TEST_MENDED"]).exists():
         raise RuntimeError("the rate was too high")

@@ -1,15 +1,17 @@
 """Grids: every mistake at once with its place, cells once each, baselines unless switched off."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
+import bench_tiny
 from prunus import Budget, Plan
 from prunus.bench import BASELINES, cells, load_grid, read_records, run
-from prunus.bench.budgets import budget_of, words
+from prunus.bench.budgets import budget_of, density_text, words
 from prunus.bench.cell import baselines, recipe_of
 from prunus.bench.grid import make_grid
-from prunus.bench.statistics import group_rows
+from prunus.bench.statistics import against_baselines, differences, group_rows
 from prunus.cli.app import main
 from prunus.selection import RandomK
 
@@ -245,7 +247,88 @@ def test_budgets_by_layer_keep_what_they_say(tmp_path, monkeypatch):
     bare = known["importance-node", "Plan(kept={'0': 6, '2': 12})"]
     assert nodes.after["bare_test_error"] == bare.after["test_error"]
     rows = group_rows(list(known.values()), "bare_test_error")
-    assert {row["budget"] for row in rows} == {"kept 0=6, 2=12", "density 0=0.25, 2=0.5"}
+    assert {row["budget"] for row in rows} == {
+        "kept 0=6, 2=12", "kept units 0=6, 2=12", "density 0=0.25, 2=0.5",
+    }  # fmt: skip
+
+
+def test_equal_counts_of_weights_and_of_units_are_two_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["magnitude", "importance-node"],
+        "budgets": [{"kept": {"0": 6}}],
+        "seeds": 2,
+        "without": ["small-dense"],
+    }
+    run(grid, out=tmp_path / "records", progress=False)
+    records = read_records(tmp_path / "records").rows
+    pairs = {(r["recipe"], r["other"]) for r in differences(records, "test_error")}
+    assert pairs == {("magnitude", "random-edge"), ("importance-node", "random-node")}
+
+
+def test_different_budgets_by_layer_stay_apart_in_words():
+    texts = [density_text({"0": value, "2": 0.5}) for value in (0.1234561, 0.1234562)]
+    assert words(texts[0]) != words(texts[1])
+    one, other = {"2": 0.5, "0": 0.1}, {"0": 0.1, "2": 0.5}
+    assert density_text(one) == density_text(other)  # the order says nothing without globs
+    assert density_text({"0": 0.1, "*": 0.5}) != density_text({"*": 0.5, "0": 0.1})
+
+
+def test_counts_by_layer_are_reached_in_rounds(tmp_path, monkeypatch):
+    """Kept weights after each round of a schedule: 72 · (9/72)^(i/3)."""
+    counts = []
+
+    def counting(model, data, *, generator, hold=None, progress=None):
+        counts.append(int(model[0].weight.count_nonzero()))
+
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("bench_tiny.tiny", replace(bench_tiny.tiny, retrain=counting))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["magnitude"],
+        "budgets": [{"kept": {"0": 9}}],
+        "schedules": ["Iterative(rounds=3)"],
+        "seeds": 1,
+        "without": list(BASELINES),
+    }
+    assert run(grid, out=tmp_path / "records", progress=False).failed == 0
+    assert counts == [36, 18, 9]
+
+
+def test_n_of_m_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["Recipe(granularity=NM(2, 4))"],
+        "layers": ["2"],
+        "seeds": 1,
+    }
+    swept = run(grid, out=tmp_path / "records", progress=False)
+    assert (swept.done, swept.failed) == (3, 0)
+    assert {r.density for r in read_records(tmp_path / "records").rows if r.extra["masks"]} == {0.5}
+
+
+def test_rescored_metrics_are_compared_with_every_baseline(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["wanda+ls"],
+        "densities": [0.5],
+        "schedules": ["retrain"],
+        "seeds": 2,
+        "rescore": ["bare", "bare"],
+    }
+    run(grid, out=tmp_path / "records", progress=False)
+    records = read_records(tmp_path / "records").rows
+    rows = against_baselines(records, "bare_test_error")
+    own = {row["baseline"] for row in rows if row["recipe"] == "wanda+ls"}
+    assert own == {"random", "small-dense", "no-compensation", "no-retraining"}
+    equal = next(r for r in rows if (r["recipe"], r["baseline"]) == ("wanda+ls", "no-compensation"))
+    assert equal["advantage"] == 0.0  # the same masks, not compensated
+    assert {cell.id for cell in cells(make_grid(grid))} == {
+        cell.id for cell in cells(make_grid({**grid, "rescore": ["bare"]}))
+    }
 
 
 @pytest.mark.parametrize(
@@ -256,9 +339,16 @@ def test_budgets_by_layer_keep_what_they_say(tmp_path, monkeypatch):
         ({"budgets": [{"kept": {"fc1": 2.5}}]}, r"budgets.0: `fc1` must be a whole number"),
         ({"budgets": [{"kept": 5}]}, r"budgets.0: `kept` is \{layer or group: count\}, got 5"),
         ({"budgets": [{"keep": 5}]}, r"Unknown budget 'keep'. Did you mean kept"),
-        ({"densities": [{"fc7": 0.5}]}, r"densities: Unknown layer of digits-mlp 'fc7'"),
-        ({"layers": ["conv*"]}, r"layers: Unknown layer of digits-mlp 'conv\*'"),
-        ({"exclude": ["fc9"]}, r"exclude: Unknown layer of digits-mlp 'fc9'. Did you mean fc"),
+        ({"densities": [{"fc7": 0.5}]}, r"digits-mlp: Unknown layer or glob 'fc7'"),
+        ({"densities": [{"act1": 0.5}]}, r"digits-mlp: Unknown layer or glob 'act1'"),
+        ({"densities": [{"fc1": 0.5}], "layers": ["fc2"]}, r"Unknown layer or glob 'fc1'"),
+        ({"densities": [{1: 0.5, "1": 0.2}]}, r"densities.0: a layer is named twice"),
+        ({"budgets": [{"kept": {"fc*": 10}}]}, r"digits-mlp: Unknown layer in `kept` 'fc\*'"),
+        ({"budgets": [{"kept": {"fc3": 1001}}]}, r"asks for 1001 of the 1000 weights of 'fc3'"),
+        ({"layers": ["conv*"]}, r"digits-mlp: Unknown layer or glob 'conv\*'"),
+        ({"exclude": ["fc9"]}, r"digits-mlp: Unknown layer or glob 'fc9'. Did you mean fc"),
+        ({"exclude": ["*"]}, r"digits-mlp: The model has no prunable layers left"),
+        ({"rescore": ["bare"], "schedules": ["Iterative(rounds=2)"]}, r"rescore: masks of several"),
         ({"rescore": ["bear"]}, r"rescore.0: Unknown way to score masks 'bear'. Did you mean bare"),
     ],
 )

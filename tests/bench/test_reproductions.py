@@ -1,6 +1,7 @@
 """The reproductions of pruning papers: the paper's counts, both protocols, small runs, resume."""
 
-import json
+import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -163,12 +164,17 @@ def test_workers_give_the_same_table(tmp_path, monkeypatch):
 
 def test_failed_runs_are_said_and_the_others_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
-    grid = acharyya2021.grids(ONE)[0]
-    grid["budgets"] = [{"kept": {"fc1": 10_000}}, *grid["budgets"]]
-    with pytest.raises(FailedRuns, match=r"2 of 4 runs .*kept fc1 10000.*in \[0, 3840\]"):
-        carry_out([grid], Harness(records=tmp_path / "records"), **ALONE)
+    edges, _, nodes = acharyya2021.grids(ONE)
+    bad = {**nodes, "budgets": [{"kept": {"fc1": 61}}]}
+    with pytest.raises(FailedRuns, match=r"3 of 5 runs .*kept fc1 61.*in \[0, 60\]"):
+        carry_out([bad, edges], Harness(records=tmp_path / "records"), **ALONE)
     states = [r.status for r in read_records(tmp_path / "records").rows]
-    assert sorted(states) == ["done", "done", "failed", "failed"]
+    assert sorted(states) == ["done"] * 2 + ["failed"] * 3  # the grid behind the bad one ran
+    with pytest.raises(FailedRuns) as caught:
+        carry_out([bad], Harness(), **ALONE)
+    folder = Path(re.search(r"the records in (\S+) hold", str(caught.value))[1])
+    assert {r.status for r in read_records(folder).rows} == {"failed"}  # still there to be read
+    shutil.rmtree(folder)
 
     def fails(**options):
         raise FailedRuns("1 of 2 runs failed.")
@@ -181,6 +187,21 @@ def test_failed_runs_are_said_and_the_others_kept(tmp_path, monkeypatch, capsys)
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "prunus: 1 of 2 runs failed.\n"
+
+
+def test_records_of_other_data_are_not_taken_for_these(tmp_path, monkeypatch):
+    """Conditions and results come from the records; a folder of other data's records is refused."""
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grids = acharyya2021.grids(ONE)
+    harness = Harness(records=tmp_path / "records")
+    records = carry_out(grids, harness, **ALONE)
+    facts = records[0].extra["data_set"]
+    assert (facts["train"], facts["test"]) == (1346, 451)
+    data = short_digits.data(data_dir=None)
+    other = replace(data, y_test=data.y_test.flip(0), fingerprint="flipped")
+    monkeypatch.setattr("prunus.bench.work.data_of", lambda name, data_dir: other)
+    with pytest.raises(ValueError, match=r"other data for bench_tiny:short_digits .*here flipped"):
+        carry_out(grids, harness, **ALONE)
 
 
 @pytest.mark.parametrize("name", ["acharyya2021-mnist", "acharyya2021-cifar", "han2015-lenet"])
@@ -235,6 +256,8 @@ def test_the_list_says_what_each_needs(monkeypatch, capsys):
         assert known.says in line
         assert known.data in line
         assert known.full in line
+        assert re.match(r"(about )?\d+ (s|min|h)", known.small)
+        assert re.match(r"(about )?\d+ (s|min|h)", known.full)
         assert ("yes" in line) == known.resumes
 
 
@@ -254,10 +277,10 @@ def test_what_cannot_run_is_refused_before_the_run(tmp_path, monkeypatch, capsys
     assert "yang2023 runs in this process alone" in capsys.readouterr().err
 
 
-ROWS = {
-    "acharyya2021-mnist": partial(acharyya2021.rows_of, acharyya2021_mnist.setting("full")),
-    "acharyya2021-cifar": partial(acharyya2021.rows_of, acharyya2021_cifar.setting("full")),
-    "han2015-lenet": partial(han2015_lenet.rows_of, "full"),
+ACCOUNTS = {
+    "acharyya2021-mnist": partial(acharyya2021.account, acharyya2021_mnist.setting("full")),
+    "acharyya2021-cifar": partial(acharyya2021.account, acharyya2021_cifar.setting("full")),
+    "han2015-lenet": partial(han2015_lenet.account, "full"),
 }
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -265,16 +288,17 @@ DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
 
 
 @pytest.mark.parametrize("name", ["acharyya2021-mnist"])
-def test_what_is_shown_comes_from_the_kept_records(name):
+def test_what_is_shown_comes_from_the_kept_records(name, tmp_path):
     """The tables in the repository and in the docs, made again from the records beside them."""
     folder = RESULTS / name.replace("-", "_")
     records = unique(read_records(folder / "records.jsonl").rows)
     assert all(record.status == "done" for record in records)
-    rows = ROWS[name](records)
-    kept = json.loads((folder / f"{name}.json").read_text())
-    assert kept["rows"] == rows
-    shown = (folder / f"{name}.md").read_text()
+    again = {path.name: path.read_bytes() for path in save(ACCOUNTS[name](records), tmp_path)}
+    for kind in ("json", "md"):
+        assert (folder / f"{name}.{kind}").read_bytes() == again[f"{name}.{kind}"]
+    figure = f"{name}-excess.svg"
+    assert (DOCS.parent / "figures" / figure).read_bytes() == again[figure]
     docs = DOCS.read_text()
-    for line in shown.splitlines():
+    for line in again[f"{name}.md"].decode().splitlines():
         if line.startswith("|"):
             assert line in docs

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import threadpoolctl
 import torch
+from safetensors.torch import save_file
 
+import bench_tiny
 import prunus
 from bench_runs import GRID, table
 from prunus.bench import read_records, run
+from prunus.bench.cache import trainings
 from prunus.bench.estimate import estimate
 from prunus.bench.sweep import finished, unique
 from prunus.bench.work import pinned
@@ -196,3 +199,37 @@ def test_a_probe_runs_one_cell_of_each_kind(tmp_path):
     whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
     assert whole.ran == len(whole.cells) - len(kinds)
     assert whole.done == len(whole.cells)
+
+
+def test_the_training_of_the_dense_network_is_no_time_of_a_cell(tmp_path):
+    grid = {**GRID, "tasks": ["bench_tiny:sleepy"], "schedules": ["none"], "seeds": 1}
+    run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    taken, _ = trainings(bench_tiny.sleepy, tmp_path / "c")
+    assert taken[0] > bench_tiny.SLEEP
+    assert max(r.seconds for r in finished(tmp_path / "r").values()) < bench_tiny.SLEEP
+
+
+def test_a_failed_probe_is_not_tried_on_the_next_cell(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNUS_TEST_MENDED", str(tmp_path / "mended"))
+    grid = {
+        "tasks": ["bench_tiny:broken"],
+        "recipes": ["magnitude"],
+        "densities": [0.5, 0.25],
+        "schedules": ["retrain"],
+        "seeds": 1,
+        "without": ["random", "small-dense"],
+    }
+    first = run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    assert (first.ran, first.failed) == (1, 1)
+    assert run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True).ran == 0
+
+
+def test_foreign_files_in_the_cache_tell_no_time(tmp_path):
+    folder = tmp_path / "c" / "trained"
+    folder.mkdir(parents=True)
+    save_file(
+        {"w": torch.zeros(1)},
+        folder / "bench_tiny.tiny-0.safetensors",
+        {"identity": '{"task": "bench_tiny:tiny"}', "seconds": "1.0"},
+    )
+    assert trainings(bench_tiny.tiny, tmp_path / "c") == ([], set())

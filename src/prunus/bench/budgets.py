@@ -13,8 +13,8 @@ __all__ = [
     "budget_text",
     "density_asked",
     "density_text",
-    "layers_named",
     "order",
+    "place_text",
     "words",
 ]
 
@@ -32,10 +32,20 @@ def density_text(value: Any) -> str:
     if isinstance(value, Mapping):
         if not value:
             raise ValueError("densities by layer are {glob of layers: density}, got {}")
-        return repr({str(name): checked_density(own, str(name)) for name, own in value.items()})
+        found = {name: checked_density(own, name) for name, own in _named(value)}
+        if not any(set(name) & set("*?[") for name in found):
+            found = dict(sorted(found.items()))  # of globs the first that matches counts
+        return repr(found)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"a density is a number in (0, 1], got {value!r}")
     return f"Budget(density={Budget(density=float(value)).value!r})"
+
+
+def _named(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    names = [str(name) for name in value]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a layer is named twice in {value!r}")
+    return list(zip(names, value.values(), strict=True))
 
 
 def budget_text(entry: Any) -> str:
@@ -54,7 +64,7 @@ def budget_text(entry: Any) -> str:
     if name == "kept":
         if not isinstance(value, Mapping) or not value:
             raise ValueError(f"`kept` is {{layer or group: count}}, got {value!r}")
-        counts = {str(own): whole(str(own), count, low=0) for own, count in value.items()}
+        counts = {own: whole(own, count, low=0) for own, count in _named(value)}
         return f"Plan(kept={dict(sorted(counts.items()))!r})"
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"`{name}` must be a whole number, got {value!r}")
@@ -70,7 +80,13 @@ def budget_of(text: str) -> Target:
     kind, _, rest = text.removesuffix(")").partition("(")
     name, _, number = rest.partition("=")
     value = ast.literal_eval(number)
-    return Plan(kept=value) if kind == "Plan" else Budget(**{name: value})
+    return Budget(**{name: value}) if kind == "Budget" else Plan(kept=value)
+
+
+def place_text(budget: str, recipe: str) -> str:
+    """The budget as a place in tables, where counts of nodes and of weights are not the same."""
+    nodes = budget.startswith("Plan(") and "granularity=Node(" in recipe
+    return f"Node{budget}" if nodes else budget
 
 
 def density_asked(text: str) -> float | None:
@@ -79,24 +95,15 @@ def density_asked(text: str) -> float | None:
     return target.density if isinstance(target, Budget) else None
 
 
-def layers_named(text: str) -> list[str]:
-    """The layers, or globs of them, that a budget names; of a split group its layer."""
-    target = budget_of(text)
-    if isinstance(target, Budget):
-        return []
-    return [
-        name.partition("#")[0] for name in (target.kept if isinstance(target, Plan) else target)
-    ]
-
-
 def words(text: str) -> str:
-    """A budget as tables show it: `density=0.2`, `parameters=10000`, `kept fc1=78500`."""
+    """A budget or place as tables show it: `density=0.2`, `kept fc1=78500`; no two alike."""
     target = budget_of(text)
     if isinstance(target, Budget):
         return text.removeprefix("Budget(").removesuffix(")")
     if isinstance(target, Plan):
-        return "kept " + ", ".join(f"{name}={count}" for name, count in target.kept.items())
-    return "density " + ", ".join(f"{name}={density:g}" for name, density in target.items())
+        head = "kept units " if text.startswith("Node") else "kept "
+        return head + ", ".join(f"{name}={count}" for name, count in target.kept.items())
+    return "density " + ", ".join(f"{name}={density!r}" for name, density in target.items())
 
 
 def order(text: str) -> tuple[str, float, str]:

@@ -109,15 +109,13 @@ def trainings(chosen: Task, cache: str | Path | None = None) -> tuple[list[float
             with safe_open(path, framework="pt") as stored:
                 metadata = stored.metadata() or {}
             identity, seconds = json.loads(metadata["identity"]), float(metadata["seconds"])
-        except (SafetensorError, KeyError, ValueError, OSError):
+            found = tuple(identity[key] for key in ("task", "definition", "prunus", "torch"))
+            seed = int(identity["seed"])
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError):
             continue  # `trained` says what is damaged and makes it again
-        own = (identity["task"], identity["definition"]) == (chosen.name, chosen.definition)
-        if own and (identity["prunus"], identity["torch"]) == (
-            prunus.__version__,
-            torch.__version__,
-        ):
+        if found == (chosen.name, chosen.definition, prunus.__version__, torch.__version__):
             taken.append(seconds)
-            seeds.add(int(identity["seed"]))
+            seeds.add(seed)
     return taken, seeds
 
 

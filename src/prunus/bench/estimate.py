@@ -27,10 +27,6 @@ class Times:
         for key in ((task, schedule, recipe), (task, schedule)):
             self._times.setdefault(key, []).append(seconds)
 
-    def knows(self, cell: Cell) -> bool:
-        """Whether a cell of the same task, schedule and recipe is done."""
-        return (cell.task, cell.schedule, cell.label) in self._times
-
     def expected(self, cell: Cell) -> float | None:
         """The median over like cells; None without any."""
         near = self._times.get((cell.task, cell.schedule, cell.label)) or self._times.get(
@@ -90,10 +86,11 @@ def estimate(todo: Sequence[Cell], known: Iterable[Record], cache: Path | None =
 
 
 def probes(todo: Sequence[Cell], known: Iterable[Record]) -> list[Cell]:
-    """The first cell of each task, recipe and schedule of which no record tells the time."""
-    times = Times(known)
+    """The first cell of each task, recipe and schedule that has no record, done or failed."""
+    tried = {(record.task, record.schedule, record.recipe) for record in known}
     first: dict[tuple[str, str, str], Cell] = {}
     for cell in todo:
-        if not times.knows(cell):
-            first.setdefault((cell.task, cell.schedule, cell.label), cell)
+        kind = (cell.task, cell.schedule, cell.label)
+        if kind not in tried:
+            first.setdefault(kind, cell)
     return list(first.values())

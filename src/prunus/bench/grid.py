@@ -3,15 +3,15 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
-from prunus.bench.budgets import budget_text, density_text, layers_named
+from prunus.bench.budgets import budget_of, budget_text, density_text
 from prunus.bench.cell import (
     BASELINES,
     RESCORES,
@@ -22,8 +22,11 @@ from prunus.bench.cell import (
     schedule_of,
 )
 from prunus.bench.tasks import fresh_model, task
+from prunus.budget import Budget, Plan, densities_of
+from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
-from prunus.granularity import NM
+from prunus.granularity import NM, Node
+from prunus.layer import layer_of
 from prunus.presets import resolve
 from prunus.schedules import OneShot
 
@@ -122,7 +125,7 @@ class Grid(BaseModel):
         latency: measure latencies.
         certificate: certify every pruned network on so many test samples.
         rescore: score the same masks applied otherwise, too, as scores with these prefixes:
-            `bare`, without compensation; `emitting`, where removed nodes go on emitting f(bias).
+            `bare`, without compensation; for nodes `emitting`, where removed ones emit f(bias).
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -188,7 +191,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         top_k=grid.top_k,
         latency=grid.latency,
         certificate=grid.certificate,
-        rescore=tuple(grid.rescore),
+        rescore=tuple(sorted(set(grid.rescore))),
         device=grid.device,
         threads=threads,
     )
@@ -251,7 +254,7 @@ def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str])
             cells(grid)
         except ValueError as error:
             mistakes.append(str(error))
-        mistakes += _nowhere(grid)
+        mistakes += _unfit(grid)
     if mistakes:
         head = f"{source}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise ValueError("\n  ".join([head, *mistakes]))
@@ -259,23 +262,41 @@ def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str])
     return grid
 
 
-def _nowhere(grid: Grid) -> list[str]:
-    """What the layer names and globs of the grid lack in the networks of its tasks."""
-    named = {
-        "layers": grid.layers or [],
-        "exclude": grid.exclude or [],
-        "densities": [n for text in [*grid.densities, *grid.budgets] for n in layers_named(text)],
-    }
+def _unfit(grid: Grid) -> list[str]:
+    """What does not fit together: layers that a network lacks, scores that no cell has."""
     mistakes = []
-    for name in grid.tasks if any(named.values()) else []:
-        modules = [module for module, _ in fresh_model(task(name), 0).named_modules()]
-        mistakes += [
-            f"{key}: {unknown(f'layer of {name}', glob, modules)}"
-            for key, globs in named.items()
-            for glob in globs
-            if not any(fnmatchcase(module, glob) for module in modules)
-        ]
+    if grid.rescore and not set(grid.schedules) <= {"none", "retrain"}:
+        mistakes.append(
+            "rescore: masks of several rounds have no scores without them. Leave it out, or give "
+            "schedules none and retrain."
+        )
+    targets = [budget_of(text) for text in [*grid.densities, *grid.budgets]]
+    by_layer = [target for target in targets if not isinstance(target, Budget)]
+    if grid.layers is None and grid.exclude is None and not by_layer:
+        return mistakes
+    edges = not all(isinstance(recipe_of(m.recipe).granularity, Node) for m in grid.recipes)
+    for name in grid.tasks:
+        modules, refused = prunable(fresh_model(task(name), 0))
+        try:
+            known = matching(list(modules), grid.layers, grid.exclude, refused)
+            for target in by_layer:
+                if isinstance(target, Plan):
+                    _fits(target, {layer: modules[layer] for layer in known}, edges)
+                else:
+                    densities_of(target, known)
+        except ValueError as error:
+            mistakes.append(f"{name}: {error}")
     return mistakes
+
+
+def _fits(plan: Plan, layers: Mapping[str, nn.Module], edges: bool) -> None:
+    for name, count in plan.kept.items():
+        layer = name.partition("#")[0]  # a layer's units may lie in several groups
+        if layer not in layers:
+            raise unknown("layer in `kept`", name, layers)
+        total = layer_of(layer, layers[layer]).weight.numel()
+        if edges and isinstance(count, int) and count > total:
+            raise ValueError(f"`kept` asks for {count} of the {total} weights of {name!r}.")
 
 
 def _recipe_budgets(entry: Any) -> bool:

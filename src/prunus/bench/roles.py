@@ -34,7 +34,6 @@ from prunus.surgery.masked import apply_masks, emitting
 __all__ = ["ROLES", "Bench", "data_of", "dense_of"]
 
 TIMED = 64  # test samples in a timed batch
-ONCE = ("none", "retrain")  # schedules that choose the masks by the trained weights alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,18 +210,22 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
     )
 
 
+def _ways(cell: Cell, recipe: Recipe) -> list[str]:
+    """Those asked for that have a meaning for the recipe's masks."""
+    nodes = isinstance(recipe.granularity, Node)
+    return [way for way in cell.settings.rescore if way != "emitting" or nodes]
+
+
 def _rescored(cell: Cell, dense: nn.Module, pruned: Pruned, data: Dataset) -> dict[str, float]:
     """Scores of the dense network under the masks in the other ways that the grid asks for."""
     found: dict[str, float] = {}
-    for way in cell.settings.rescore:
-        nodes = isinstance(pruned.recipe.granularity, Node)
-        if cell.schedule not in ONCE or (way == "emitting" and not nodes):
-            continue
+    for way in _ways(cell, pruned.recipe):
         if way == "emitting":
             other = emitting(dense, pruned.masks)
         else:
             other = copy.deepcopy(dense)
             apply_masks(other, pruned.masks)
+        other = other.to(cell.settings.device)
         found |= {f"{way}_{name}": value for name, value in _scores(cell, other, data).items()}
     return found
 
@@ -295,7 +298,10 @@ def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
                 reset()
     begun = generator_for(cell.seed, "training", cell.task)
     chosen.train(model, data, generator=begun, hold=None, progress=False)
-    after = _scores(cell, model, data)
+    own = _scores(cell, model, data)
+    # It has no masks to score otherwise; its own score stands beside those of the others.
+    ways = ("", *(f"{way}_" for way in _ways(cell, masked.recipe)))
+    after = {f"{way}{name}": value for way in ways for name, value in own.items()}
     retrained = None
     if cell.schedule != "none":
         again = generator_for(cell.seed, "retraining", cell.task, 0)

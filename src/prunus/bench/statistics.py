@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prunus.bench.budgets import density_asked, order, words
+from prunus.bench.budgets import density_asked, order, place_text, words
 from prunus.bench.intervals import bootstrap_interval, holm, paired, t_interval
 from prunus.bench.record import Record
 
@@ -32,10 +32,15 @@ Key = tuple[str, str, str, str]
 
 
 def score(record: Record, metric: str, stage: str = "final") -> float | None:
-    """The metric of a record: "before" pruning, "after" it, or "final", retraining included."""
+    """The metric of a record: "before" pruning, "after" it, or "final", retraining included.
+
+    A rescored metric, such as `bare_test_error`, there is after pruning only, and counts as final.
+    """
     if stage == "before":
         return record.before.get(metric)
-    final = record.after if stage == "after" or record.retrained is None else record.retrained
+    final = record.after
+    if stage == "final" and record.retrained is not None and metric in record.retrained:
+        final = record.retrained
     return final.get(metric)
 
 
@@ -56,7 +61,7 @@ def higher_is_better(metric: str) -> bool:
 
 def place_of(record: Record) -> Place:
     """Task, schedule and budget."""
-    return record.task, record.schedule, record.budget
+    return record.task, record.schedule, place_text(record.budget, record.recipe_repr)
 
 
 def _place_fields(place: Place) -> Row:

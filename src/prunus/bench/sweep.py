@@ -20,11 +20,11 @@ from prunus.bench.work import (
     StoreError,
     append,
     close_writers,
-    data_available,
     failed,
     pinned,
     prepare,
     recorded,
+    same_data,
     set_up,
     work,
     writable,
@@ -96,7 +96,7 @@ def run(
         progress: as in `progress_board`.
 
     Raises:
-        ValueError: the grid has mistakes; all are named.
+        ValueError: the grid has mistakes; all are named. Or `out` holds records of other data.
         FileNotFoundError: data are missing.
         OSError: the folder cannot be written, or the disk is full; earlier records are whole.
     """
@@ -136,9 +136,9 @@ def _sweep(
     progress: bool | None,
 ) -> Sweep:
     set_up(bench)
-    for name in tasks:
-        data_available(name, bench.data_dir)
     known = finished(bench.out)
+    for name in tasks:
+        same_data(bench, name, known.values())
     missing = [
         cell
         for cell in mine
@@ -197,8 +197,6 @@ def _train(
     bench: Bench, executor: Executor, missing: Sequence[Cell], progress: bool | None
 ) -> None:
     """Every dense network once, before the cells that share it."""
-    if len({(cell.task, cell.seed) for cell in missing}) == 1 and executor.slots == 1:
-        return  # the first cell trains it
     todo = deque(dict.fromkeys((cell.task, cell.seed) for cell in missing))
     again: Counter[tuple[str, int]] = Counter()
     flight: dict[int, tuple[str, int]] = {}

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,12 +25,12 @@ __all__ = [
     "StoreError",
     "append",
     "close_writers",
-    "data_available",
     "failed",
     "pinned",
     "prepare",
     "recorded",
     "run_cell",
+    "same_data",
     "set_up",
     "work",
     "writable",
@@ -121,6 +121,13 @@ def run_cell(bench: Bench, cell: Cell) -> Record:
     record = _blank(cell)
     try:
         record = ROLES[cell.role](bench, cell, record)
+        data = data_of(cell.task, bench.data_dir)
+        facts = {
+            "fingerprint": data.fingerprint,
+            "train": len(data.x_train),
+            "test": len(data.x_test),
+        }
+        record = replace(record, extra={**record.extra, "data_set": facts})
     except Exception:
         record = replace(record, status="failed", traceback=traceback.format_exc())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -192,9 +199,21 @@ def close_writers() -> None:
         _writers.pop(key).close()
 
 
-def data_available(name: str, data_dir: str | None) -> None:
-    """Load the task's data, so that what is missing is said before anything runs."""
-    data_of(name, data_dir)
+def same_data(bench: Bench, name: str, known: Iterable[Record]) -> None:
+    """Load a task's data; what is missing, or not what the records come from, is said at once.
+
+    Raises:
+        FileNotFoundError: no data.
+        ValueError: a record of this task was made with other data.
+    """
+    own = data_of(name, bench.data_dir).fingerprint
+    for record in known:
+        other = record.extra.get("data_set", {}).get("fingerprint", own)
+        if record.task == name and other != own:
+            raise ValueError(
+                f"The records in {bench.out} were made with other data for {name} (fingerprint "
+                f"{other}, here {own}). Name another folder for these data."
+            )
 
 
 def writable(out: str | os.PathLike[str]) -> str:

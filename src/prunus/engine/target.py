@@ -1,9 +1,10 @@
 """What the caller asked for as a density, turned into the plan of one step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -57,7 +58,9 @@ class Target:
         if self.plan is not None:
             _known(self.plan.kept, pools)
             kept = {
-                name: as_counts(name, self.plan.kept.get(name, sum(own)), own)
+                name: _on_the_way(
+                    as_counts(name, self.plan.kept.get(name, sum(own)), own), own, part
+                )
                 for name, own in sizes.items()
             }
             return self.plan, kept
@@ -92,7 +95,7 @@ def target_of(density: Any, recipe: Recipe) -> Target:
     """
     if isinstance(recipe.granularity, NM):
         fixed = recipe.granularity.n / recipe.granularity.m
-        if density is not None and density != fixed:
+        if density not in (None, fixed, Budget(density=fixed)):
             raise ValueError(
                 f"{recipe.granularity!r} fixes the density to {fixed:g}, got {density!r}. "
                 f"Pass {fixed:g} or None."
@@ -119,6 +122,17 @@ def target_of(density: Any, recipe: Recipe) -> Target:
         f"`density` must be a number, {{glob: number}}, a Budget or a Plan, got "
         f"{type(density).__name__}."
     )
+
+
+def _on_the_way(
+    counts: Int[Tensor, " pools"], sizes: Sequence[int], part: float
+) -> Int[Tensor, " pools"]:
+    """The counts after a share `part` of an iterative schedule, by geometric interpolation."""
+    if part >= 1:
+        return counts
+    full = torch.tensor(sizes, dtype=torch.float64)
+    between = full ** (1 - part) * counts.to(torch.float64).clamp_min(1) ** part
+    return torch.maximum(between.round().to(torch.int64), counts)
 
 
 def _known(names: Mapping[str, Any], pools: Pools) -> None:

@@ -159,6 +159,7 @@ def save(result: Reproduction, folder: Path) -> list[Path]:
         "paper": result.paper,
         "conditions": list(result.conditions),
         "rows": [dict(row) for row in result.rows],
+        "tables": result.shown() if result.tables else {},
     }
     words = "".join(f"- {line}\n" for line in result.conditions)
     parts = [

@@ -1,7 +1,6 @@
 """The six methods of Acharyya et al. (2021) on the first layer of a trained network."""
 
 import math
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from prunus.bench.budgets import budget_text
-from prunus.bench.intervals import t_interval
+from prunus.bench.intervals import holm, paired
 from prunus.bench.record import Record
-from prunus.bench.roles import data_of
 from prunus.bench.tasks import fresh_model, task
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node
@@ -25,15 +23,21 @@ from prunus.reproduce.harness import Harness, carry_out
 from prunus.scores import Constant
 from prunus.selection import KDPP, DPPPoisson
 
-__all__ = ["Setting", "edge_count", "grids", "methods", "node_count", "rows_of", "run"]
+__all__ = ["Setting", "account", "edge_count", "grids", "methods", "node_count", "rows_of", "run"]
 
 LAYER = "fc1"
-DPP_EDGE = "DPP edge"
+DPP_EDGE, DIVNET = "DPP edge", "DIVNET (DPP node)"
 STAGES = {  # what the rows call a score -> the prefix of its name in the records
     "yes": "",
     "no": "bare_",
     "no, removed units emit f(bias)": "emitting_",
 }
+CONTRASTS = (
+    (DPP_EDGE, "random edge"),
+    (DPP_EDGE, "importance edge"),
+    (DIVNET, "random node"),
+    (DIVNET, "importance node"),
+)
 TITLES = {
     "yes": "With reweighting",
     "no": "Without reweighting",
@@ -104,7 +108,7 @@ def methods(bandwidth: float | str, *, poisson: bool = False) -> dict[str, Recip
         DPP_EDGE: Recipe(granularity=EdgePerRow(), score=Constant(), selection=edges),
         "importance edge": recipes["magnitude-row"],
         "random edge": recipes["random-edge"],
-        "DIVNET (DPP node)": Recipe(granularity=Node(), score=Constant(), selection=kernel),
+        DIVNET: Recipe(granularity=Node(), score=Constant(), selection=kernel),
         "importance node": recipes["importance-node"],
         "random node": recipes["random-node"],
     }
@@ -171,10 +175,14 @@ def run(
 ) -> Reproduction:
     """Prune the first layer by every method at every density, with and without reweighting."""
     records = carry_out(grids(setting, seed), harness, data_dir=data_dir, progress=progress)
+    return account(setting, records)
+
+
+def account(setting: Setting, records: Sequence[Record]) -> Reproduction:
+    """Tables and figures, of finished records alone."""
     rows = rows_of(setting, records)
-    data = data_of(setting.task, None if data_dir is None else os.fspath(data_dir))
-    used = min(setting.samples, len(data.x_train))
     dense = {r.seed: 100 * r.before["test_error"] for r in records}
+    data = records[0].extra["data_set"]
     return Reproduction(
         name=setting.name,
         title=setting.title,
@@ -183,63 +191,88 @@ def run(
             f"Ours: {task(setting.task).title}, {len(dense)} trained networks with a draw each, "
             f"unpruned {statistics.fmean(dense.values()):.2f} %. The excess is the mean of test "
             f"error pruned minus unpruned, network by network, with Student's interval at 95 %.",
-            f"{len(data.x_train)} training samples, {used} of them calibrate; {len(data.x_test)} "
-            f"test samples.",
+            f"{data['train']} training samples, {min(setting.samples, data['train'])} of them "
+            f"calibrate; {data['test']} test samples.",
             "Only the first hidden layer is pruned. Edges: ⌈p · inputs⌉ per unit; nodes: as many "
             "as have the same number of parameters.",
             "Published numbers are with reweighting. The paper states no target for importance "
             "edge, importance node and random node that its code bears out.",
             "Removed nodes are really removed; where a table says so the dense second layer stays "
             "and a removed unit goes on emitting f(bias), as in the paper's code.",
+            *_agreement(rows),
             *setting.conditions,
         ],
         rows=rows,
         figures={f"{setting.name}-excess": _figure(rows)},
-        tables=_tables(rows),
+        tables={**_tables(rows), **_contrasts(setting, records)},
     )
 
 
-def rows_of(setting: Setting, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The table's rows, from finished records alone: method, then reweighting, then density."""
+Errors = dict[tuple[str, str, float], dict[int, float]]  # by method, stage, density, then seed
+
+
+def _errors(setting: Setting, records: Sequence[Record]) -> Errors:
+    """Test errors in %, in the order of the tables."""
     edges, nodes = _counts(setting)
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.recipe, record.budget), []).append(record)
-    rows = []
+    found: Errors = {}
     for name, recipe in methods(setting.bandwidth, poisson=setting.poisson).items():
         counts = nodes if isinstance(recipe.granularity, Node) else edges
         for stage, prefix in STAGES.items():
             for density in setting.densities:
                 budget = budget_text({"kept": {LAYER: counts[density]}})
-                own = groups.get((name, budget), [])
-                if own and f"{prefix}test_error" in own[0].after:
-                    rows.append(_row(setting, (name, stage, density), own))
+                for record in groups.get((name, budget), []):
+                    value = record.after.get(f"{prefix}test_error")
+                    if value is not None:
+                        own = found.setdefault((name, stage, density), {})
+                        own[record.seed] = 100 * value
+    return found
+
+
+def rows_of(setting: Setting, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The table's rows, of finished records alone: method, then reweighting, then density."""
+    dense = {r.seed: 100 * r.before["test_error"] for r in records}
+    rows = []
+    for (name, stage, density), errors in _errors(setting, records).items():
+        percent = round(100 * density)
+        found = paired(errors, dense)
+        published = setting.published.get(name, {}).get(percent) if stage == "yes" else None
+        base = setting.published_dense
+        rows.append(
+            {
+                "method": name,
+                "reweighted": stage,
+                "kept_percent": percent,
+                "networks": len(errors),
+                "test_error_percent": statistics.fmean(errors.values()),
+                "excess": found["mean"],
+                "low": found["low"],
+                "high": found["high"],
+                "published": published,
+                "published_excess": None if published is None or base is None else published - base,
+            }
+        )
     return rows
 
 
-def _row(
-    setting: Setting, key: tuple[str, str, float], records: Sequence[Record]
-) -> dict[str, Any]:
-    name, stage, density = key
-    score = f"{STAGES[stage]}test_error"
-    percent = round(100 * density)
-    errors = [100 * r.after[score] for r in records]
-    excess = [100 * (r.after[score] - r.before["test_error"]) for r in records]
-    ends = t_interval(excess)
-    published = setting.published.get(name, {}).get(percent) if stage == "yes" else None
-    base = setting.published_dense
-    return {
-        "method": name,
-        "reweighted": stage,
-        "kept_percent": percent,
-        "networks": len(records),
-        "test_error_percent": statistics.fmean(errors),
-        "excess": statistics.fmean(excess),
-        "low": None if ends is None else ends[0],
-        "high": None if ends is None else ends[1],
-        "published": published,
-        "published_excess": None if published is None or base is None else published - base,
-    }
+def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many published points lie inside our intervals, in words."""
+    inside: dict[str, list[bool]] = {}
+    for row in rows:
+        if row["published_excess"] is not None and row["low"] is not None:
+            fits = row["low"] <= row["published_excess"] <= row["high"]
+            inside.setdefault(row["method"], []).append(fits)
+    if not inside:
+        return []
+    each = ", ".join(f"{name} {sum(fits)} of {len(fits)}" for name, fits in inside.items())
+    return [f"Published excesses inside our intervals: {each}."]
+
+
+def _text(mean: float, low: float | None, high: float | None) -> str:
+    reach = "" if low is None or high is None else f" ± {(high - low) / 2:.2f}"
+    return f"{round(mean, 2) + 0.0:.2f}{reach}"  # no −0.00
 
 
 def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
@@ -249,16 +282,41 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
         lines: dict[str, dict[str, str]] = {}
         for row in rows:
             if row["reweighted"] == stage:
-                name, percent = row["method"], f"{row['kept_percent']} %"
-                reach = "" if row["low"] is None else f" ± {(row['high'] - row['low']) / 2:.2f}"
-                shown = round(row["excess"], 2) + 0.0  # no −0.00
-                lines.setdefault(name, {})[percent] = f"{shown:.2f}{reach}"
+                name, column = row["method"], f"{row['kept_percent']} %"
+                text = _text(row["excess"], row["low"], row["high"])
+                lines.setdefault(name, {})[column] = text
                 if row["published_excess"] is not None:
                     published = lines.setdefault(f"{name}, published", {})
-                    published[percent] = f"{row['published_excess']:.2f}"
+                    published[column] = _text(row["published_excess"], None, None)
         columns = dict.fromkeys(f"{row['kept_percent']} %" for row in rows)
         found[f"{TITLES[stage]}: test error above unpruned (points) by parameters kept"] = [
             {"method": name} | {column: line.get(column, "–") for column in columns}
+            for name, line in lines.items()
+        ]
+    return found
+
+
+def _contrasts(setting: Setting, records: Sequence[Record]) -> dict[str, list[dict[str, str]]]:
+    """Differences between methods, network by network, a table for each way to score."""
+    errors = _errors(setting, records)
+    found: dict[str, list[dict[str, str]]] = {}
+    for stage in STAGES:
+        pairs = {
+            (f"{a} − {b}", density): paired(errors[a, stage, density], errors[b, stage, density])
+            for a, b in CONTRASTS
+            for density in setting.densities
+            if {(a, stage, density), (b, stage, density)} <= errors.keys()
+        }
+        adjusted = dict(zip(pairs, holm([pair["p"] for pair in pairs.values()]), strict=True))
+        lines: dict[str, dict[str, str]] = {}
+        for (line, density), pair in pairs.items():
+            mark = " *" if adjusted[line, density] <= 0.05 else ""
+            text = _text(pair["mean"], pair["low"], pair["high"]) + mark
+            lines.setdefault(line, {})[f"{round(100 * density)} %"] = text
+        columns = [f"{round(100 * density)} %" for density in setting.densities]
+        title = f"{TITLES[stage]}: difference of test errors (points); * p ≤ 0.05 after Holm"
+        found[title] = [
+            {"methods": name} | {column: line.get(column, "–") for column in columns}
             for name, line in lines.items()
         ]
     return found

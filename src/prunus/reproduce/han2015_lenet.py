@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from prunus.bench.budgets import density_text
-from prunus.bench.intervals import t_interval
+from prunus.bench.intervals import paired
 from prunus.bench.record import Record
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.harness import Harness, carry_out
 
-__all__ = ["grids", "reproduce", "rows_of"]
+__all__ = ["account", "grids", "reproduce", "rows_of"]
 
 
 POWERS = (0.5, 1.0, 1.5)  # of the paper's densities; 1 is the paper's own point
@@ -66,6 +66,11 @@ def reproduce(
     records = carry_out(
         grids(scale, seed), harness or Harness(), data_dir=data_dir, progress=progress
     )
+    return account(scale, records)
+
+
+def account(scale: Scale, records: Sequence[Record]) -> Reproduction:
+    """Tables and figures, of finished records alone."""
     rows = rows_of(scale, records)
     return Reproduction(
         name="han2015-lenet",
@@ -76,7 +81,8 @@ def reproduce(
             f"{_rounds(scale)} geometric rounds, each followed by the task's short retraining; the "
             f"paper retrains for longer and states neither rounds nor epochs.",
             "The excess is the mean of test error pruned minus unpruned, network by network, with "
-            "Student's interval at 95 %; one shot: pruned at once and retrained once.",
+            "Student's interval at 95 %. One shot is pruned at once and retrained once, so "
+            "iterative has as many times the retraining as rounds.",
             "power: of the paper's densities, 1 being the paper's own point; random-edge draws the "
             "mask at random with the same counts.",
             "The compression counts biases; the paper counts weights.",
@@ -147,10 +153,9 @@ def rows_of(scale: Scale, records: Sequence[Record]) -> list[dict[str, Any]]:
 def _row(
     net: _Net, recipe: str, way: str, power: float, records: Sequence[Record]
 ) -> dict[str, Any]:
-    before = [100 * r.before["test_error"] for r in records]
-    after = [100 * (r.retrained or r.after)["test_error"] for r in records]
-    excess = [a - b for a, b in zip(after, before, strict=True)]
-    ends = t_interval(excess)
+    before = {r.seed: 100 * r.before["test_error"] for r in records}
+    after = {r.seed: 100 * (r.retrained or r.after)["test_error"] for r in records}
+    found = paired(after, before)
     published = recipe == "magnitude" and way == "iterative" and power == 1
     ratios = [r.parameters[0] / r.parameters[1] for r in records if r.parameters is not None]
     return {
@@ -159,11 +164,11 @@ def _row(
         "way": way,
         "power": power,
         "seeds": len(records),
-        "error_before_percent": statistics.fmean(before),
-        "error_after_percent": statistics.fmean(after),
-        "excess": statistics.fmean(excess),
-        "low": None if ends is None else ends[0],
-        "high": None if ends is None else ends[1],
+        "error_before_percent": statistics.fmean(before.values()),
+        "error_after_percent": statistics.fmean(after.values()),
+        "excess": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
         "compression": statistics.fmean(ratios),
         "published_before": net.before if published else None,
         "published_after": net.after if published else None,

@@ -1,8 +1,8 @@
 """Reproductions on the benchmark's harness: grids run into records, tables made of records."""
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Harness:
 
     Attributes:
         records: folder of the records, where an interrupted reproduction goes on; None for one
-            that is thrown away at the end.
+            that is thrown away when all is done.
         executor: as in `prunus.bench.run`.
         workers: cells at once.
         address: of a running cluster.
@@ -45,7 +45,7 @@ def carry_out(
 ) -> list[Record]:
     """Run what is missing of the grids; the records of all their cells, in the grids' order.
 
-    Cells that failed before are run again.
+    A cell that fails does not stop the others; cells that failed before are run again.
 
     Raises:
         FailedRuns: a cell failed; the message holds the last line of its traceback.
@@ -53,31 +53,30 @@ def carry_out(
         OSError: the folder of records cannot be written; what it holds is whole.
     """
     checked = [make_grid(grid) for grid in grids]
-    with ExitStack() as stack:
-        folder = harness.records or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found: dict[str, Record] = {}
-        for grid in checked:
-            swept = run(
-                grid,
-                out=folder,
-                executor=harness.executor,
-                workers=harness.workers,
-                address=harness.address,
-                data_dir=data_dir,
-                retry_failed=True,
-                progress=progress,
-            )
-            known = finished(folder)
-            for cell in swept.cells:
-                record = known[cell.id]
-                if record.status != "done":
-                    last = (record.traceback.strip().splitlines() or ["no traceback"])[-1].rstrip(
-                        "."
-                    )
-                    raise FailedRuns(
-                        f"{swept.failed} of {len(swept.cells)} runs of {grid.name} failed, the "
-                        f"first is `{cell}`: {last}. Run the reproduction again to try them again; "
-                        f"the records in {folder} hold the tracebacks and what is done."
-                    )
-                found[cell.id] = record
-    return list(found.values())
+    folder = harness.records or Path(tempfile.mkdtemp(prefix="prunus-"))
+    cells = [
+        cell
+        for grid in checked
+        for cell in run(
+            grid,
+            out=folder,
+            executor=harness.executor,
+            workers=harness.workers,
+            address=harness.address,
+            data_dir=data_dir,
+            retry_failed=True,
+            progress=progress,
+        ).cells
+    ]
+    known = finished(folder)
+    failed = [cell for cell in cells if known[cell.id].status != "done"]
+    if failed:
+        last = (known[failed[0].id].traceback.strip().splitlines() or ["no traceback"])[-1]
+        raise FailedRuns(
+            f"{len(failed)} of {len(cells)} runs of {checked[0].name} failed, the first is "
+            f"`{failed[0]}`: {last.rstrip('.')}. Run the reproduction again to try them again; the "
+            f"records in {folder} hold the tracebacks and what is done."
+        )
+    if harness.records is None:
+        shutil.rmtree(folder)
+    return [known[cell.id] for cell in cells]
