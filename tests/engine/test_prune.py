@@ -501,7 +501,7 @@ def test_a_gap_budget_of_a_bound_is_what_the_certificate_says(name, kind):
 
 @pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 def test_what_verifies_a_plan_had_no_part_in_the_masks(monkeypatch):
-    engine = importlib.import_module("prunus.engine.prune")  # the module, not its function
+    engine = importlib.import_module("prunus.engine.run")
     model, _ = mlp(12, 32, 10)
     model = model.float()
     x = torch.randn(600, 12, generator=torch.Generator().manual_seed(1))

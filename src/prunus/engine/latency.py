@@ -1,0 +1,49 @@
+"""What a plan for nodes costs in time: the latency of the compact network that it leaves."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.calibration.batches import call, size_of
+from prunus.cost import measure_latency
+from prunus.coupling import Group
+from prunus.nodes import parameter_masks
+from prunus.surgery.compact import compact
+from prunus.surgery.masked import apply_masks
+
+__all__ = ["latency_share"]
+
+
+def latency_share(
+    dense: nn.Module, groups: Sequence[Group], batch: Any
+) -> Callable[[Mapping[str, int]], float]:
+    """A function from classes kept by group to the compact network's latency, as a share of dense.
+
+    Which classes are kept makes no difference to it; each plan is measured once.
+
+    Args:
+        dense: the network.
+        groups: all groups that may lose classes.
+        batch: the input whose latency counts, on the network's device.
+    """
+    shapes = {name: tuple(p.shape) for name, p in dense.named_parameters()}
+    found: dict[tuple[int, ...], float] = {}
+
+    def share(counts: Mapping[str, int]) -> float:
+        key = tuple(counts.values())
+        if key not in found:
+            smaller = copy.deepcopy(dense)
+            for group in groups:
+                kept = torch.arange(group.size) < counts[group.name]
+                apply_masks(smaller, parameter_masks(group, kept, shapes))
+            small = compact(smaller, batch)
+            pair = measure_latency(
+                [dense, small], lambda m: call(m, batch), batch=size_of(batch) or 1
+            )
+            found[key] = pair[1].median / pair[0].median
+        return found[key]
+
+    return share

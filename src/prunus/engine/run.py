@@ -1,0 +1,474 @@
+"""The state of one call of `prune`, and its steps: statistics, plan, choice, compensation."""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.allocation import Planned
+from prunus.calibration import collect
+from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
+from prunus.calibration.select import matching, prunable
+from prunus.calibration.sequential import sequential_layers
+from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.compensation import NoCompensation
+from prunus.cost import Anatomy, Cost, anatomy, edge_cost, node_cost
+from prunus.coupling import Coupling, couple
+from prunus.engine.edges import EdgeCost, edge_result, pools_of, put
+from prunus.engine.latency import latency_share
+from prunus.engine.nodes import (
+    NodeCost,
+    choose_classes,
+    class_masks,
+    class_pools,
+    node_results,
+    selected_groups,
+)
+from prunus.engine.planned import NodeFamily, edge_family
+from prunus.engine.target import Target
+from prunus.granularity import Node
+from prunus.guarantee.family import Family
+from prunus.guarantee.plan import measured_curves, plan_family
+from prunus.layer import Layer, layer_of, view_of
+from prunus.modes import evaluating
+from prunus.nodes import class_view
+from prunus.recipe import Recipe
+from prunus.result import LayerResult, Pruned
+from prunus.rng import generator_for
+from prunus.schedules import AtInit
+from prunus.surgery.connected import connection
+from prunus.surgery.masked import apply_masks
+
+__all__ = ["Run"]
+
+
+@dataclass(eq=False)
+class Run:
+    """The state of one call of `prune`: the copy that is worked on, and what was found so far."""
+
+    dense: nn.Module
+    work: nn.Module
+    recipe: Recipe
+    name: str
+    target: Target
+    source: Any
+    verifying: list[Any] | None
+    layers: Any
+    exclude: Any
+    loss: Any
+    seed: int
+    device: torch.device
+    progress: bool | None
+    memo: dict[Any, Any] | None
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    kept_classes: dict[str, Tensor] = field(default_factory=dict)
+    results: dict[str, LayerResult] = field(default_factory=dict)
+    not_pruned: dict[str, str] = field(default_factory=dict)
+    plan: Any = None
+    cost_before: Cost | None = None
+    cost_after: Cost | None = None
+    notes: tuple[str, ...] = ()
+    steps: int = 0
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        self.planner = self.recipe  # with the error curves, where its allocation measures them
+        modules, refused = prunable(self.dense)
+        self.names = matching(list(modules), self.layers, self.exclude, refused)
+        for name in modules:
+            layer_of(name, modules[name])  # NaN or infinite weights are named before any work
+        self.not_pruned.update(refused)
+        for name in modules:
+            if name not in self.names:
+                self.not_pruned[name] = "not selected"
+        self.calibration = self.source if isinstance(self.source, Calibration) else None
+        self.batches = (
+            Batches(self.source) if self.source is not None and self.calibration is None else None
+        )
+        self.example = None
+        if self.calibration is not None:
+            if self.recipe.inputs == "pruned":
+                raise ValueError(
+                    "A recipe with inputs='pruned' reads the data again for every layer, which a "
+                    "finished Calibration cannot. Pass batches as data."
+                )
+            self.example = self.calibration.example
+            self._same_weights(self.calibration)
+        elif self.batches is not None:
+            self.example = first_of(self.batches.peek(), 8)
+        if any(module.training for module in self.dense.modules()):
+            self.notes += (
+                "the model came in training mode; statistics were collected in evaluation mode and "
+                "every module's mode was restored",
+            )
+        self.sizes: Anatomy = anatomy(
+            self.dense, self._run_example if self.example is not None else None
+        )
+        self.order = list(self.sizes.positions or modules)
+
+    def prune(self, part: float) -> None:
+        """One pruning step that goes the share `part` of the way."""
+        if self.steps and isinstance(self.source, Calibration) and self.recipe.statistics:
+            raise ValueError(
+                "A schedule of several steps collects statistics anew at each, which a finished "
+                "Calibration cannot. Pass batches as data."
+            )
+        if isinstance(self.recipe.granularity, Node):
+            self._prune_nodes(part)
+        else:
+            self._prune_edges(part)
+        self.steps += 1
+        apply_masks(self.work, self.masks)
+
+    def report_disconnection(self) -> None:
+        """Warn before training where the masks leave a layer or an output without a path."""
+        masks = {key: mask for key, mask in self.masks.items() if key.endswith(".weight")}
+        said = None
+        if self.example is not None:
+            inputs = self.example[0] if isinstance(self.example, tuple | list) else self.example
+            if isinstance(inputs, Tensor) and inputs.is_floating_point():
+                found = connection(self.work, masks, to_device(self.example, self.device))
+                said = None if found.whole else found.summary()
+        else:
+            empty = [key.removesuffix(".weight") for key, m in masks.items() if not bool(m.any())]
+            said = f"no weight is kept in {', '.join(empty)}" if empty else None
+        if said is not None:
+            self.notes += (said,)
+            warnings.warn(
+                f"Pruning at initialisation: {said}. Raise the density.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def answer(
+        self, work: nn.Module, model: nn.Module, name: str, metrics: Mapping[str, Any]
+    ) -> Pruned:
+        """The account of it all."""
+        assert self.cost_before is not None
+        assert self.cost_after is not None
+        home = device_of(model)
+        return Pruned(
+            model=work,
+            layers={
+                key: replace(
+                    r,
+                    mask=r.mask.to(home),
+                    weight=r.weight.to(home),
+                    bias=None if r.bias is None else r.bias.to(home),
+                )
+                for key, r in self.results.items()
+            },
+            not_pruned={k: v for k, v in self.not_pruned.items() if k not in self.results},
+            plan=self.plan,
+            recipe=self.recipe,
+            name=name,
+            seed=self.seed,
+            cost_before=self.cost_before,
+            cost_after=self.cost_after,
+            data_fingerprint=self.fingerprint,
+            metrics=dict(metrics),
+            notes=self.notes,
+            masks={key: mask.to(home) for key, mask in self.masks.items()},
+            dense=model,
+            example=self.example,
+        )
+
+    def _prune_edges(self, part: float) -> None:
+        # Before training, weights stay as they are until the last of several rounds, which is
+        # measured and compensated against the dense network.
+        at_init = isinstance(self.recipe.schedule, AtInit)
+        recipe = self.recipe
+        if at_init and part < 1:
+            recipe = replace(recipe, compensation=NoCompensation())
+        layers = self._statistics(self.names, measure=not at_init or part == 1)
+        names = [name for name in self.names if name in layers]
+        targets = layers
+        if at_init and part == 1 and self.steps:
+            targets = self._statistics(names, of=self.dense)
+        before = {
+            name: _matrix(self.work, name, self.masks[f"{name}.weight"])
+            for name in names
+            if f"{name}.weight" in self.masks
+        }
+        cost = EdgeCost(self.sizes)
+        pools = pools_of({name: layers[name] for name in names}, self.recipe, before)
+        self._plan_ahead(
+            lambda: edge_family(
+                self.dense, layers, pools, self.recipe, name=self.name, seed=self.seed
+            )
+        )
+        self.plan, kept = self._plan(pools, cost, part)
+        dense = copy.deepcopy(self.work) if self.recipe.inputs == "pruned" else None
+        for name in sorted(names, key=_position(self.order)):
+            layer, scores = targets[name], pools[name]
+            if dense is not None:
+                assert self.batches is not None
+                layer = sequential_layers(
+                    dense, self.work, (name,), self.batches, device=self.device
+                )[name]
+                again = pools_of(
+                    {
+                        name: replace(
+                            layer,
+                            grad=layers[name].grad,
+                            sensitivity=layers[name].sensitivity,
+                            hessian_grad=layers[name].hessian_grad,
+                            flow=layers[name].flow,
+                        )
+                    },
+                    self.recipe,
+                    before,
+                )
+                scores = again[name]
+            result = edge_result(
+                layer,
+                scores,
+                kept[name],
+                recipe,
+                seed=self.seed,
+                choose=self._remembered(name, layers[name], scores, kept[name])
+                if dense is None and not self.recipe.joint
+                else None,
+            )
+            put(self.work, result)
+            self.results[name] = result
+            module = self.work.get_submodule(name)
+            view = view_of(module)
+            assert view is not None  # selected layers have one
+            self.masks[f"{name}.weight"] = view.parameter(module, result.mask).contiguous()
+        counts = {name: int(self.results[name].mask.sum()) for name in names}
+        self.cost_before = edge_cost(
+            self.sizes, {name: layers[name].weight.numel() for name in names}
+        )
+        self.cost_after = edge_cost(self.sizes, counts)
+
+    def _prune_nodes(self, part: float) -> None:
+        coupling = self._coupling()
+        groups, refused = selected_groups(coupling, self.names)
+        self.not_pruned.update(refused)
+        involved = list(
+            dict.fromkeys(name for g in groups for name in (*g.producers, *g.consumers))
+        )
+        layers = self._statistics(involved)
+        views = [class_view(group, layers) for group in groups]
+        pools = class_pools(views, self.recipe, self.kept_classes)
+        multiple = self.recipe.granularity.multiple_of
+        budget = self.target.budget
+        latency = None
+        if budget is not None and budget.target == "latency":
+            latency = latency_share(self.dense, groups, to_device(budget.example, self.device))
+        cost = NodeCost(self.sizes, groups, multiple, latency=latency)
+        self._plan_ahead(
+            lambda: NodeFamily(
+                self.dense, layers, views, pools, self.recipe, self.sizes,
+                name=self.name, seed=self.seed,
+            )
+        )  # fmt: skip
+        self.plan, kept = self._plan(pools, cost, part)
+        choices = {
+            view.name: self._remembered_classes(view, pools[view.name], kept[view.name])
+            for view in views
+        }
+        if self.recipe.inputs == "pruned":
+            self.results = self._sequential_nodes(views, choices, layers)
+        else:
+            masks = class_masks(self.work, views, choices)
+            self.results = node_results(self.work, layers, views, choices, self.recipe, masks)
+            self.masks.update(masks)
+            for result in self.results.values():
+                put(self.work, result)
+        self.kept_classes = {name: choice.mask[0].cpu() for name, choice in choices.items()}
+        counts = {view.name: int(choices[view.name].mask.sum()) for view in views}
+        self.cost_before = node_cost(self.sizes, groups, {g.name: g.size for g in groups})
+        self.cost_after = node_cost(self.sizes, groups, counts)
+
+    def _sequential_nodes(
+        self, views: Sequence[Any], choices: Mapping[str, Any], layers: Mapping[str, Layer]
+    ) -> dict[str, LayerResult]:
+        """Groups in order of execution; consumers aim at the dense outputs."""
+        assert self.batches is not None
+        dense = copy.deepcopy(self.work)
+        masks = class_masks(self.work, views, choices)
+        consumers = {name for view in views for name in view.consumers}
+        results: dict[str, LayerResult] = {}
+        involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
+        for name in sorted(involved, key=_position(self.order)):
+            layer = layers[name]
+            if name in consumers:
+                layer = sequential_layers(
+                    dense, self.work, (name,), self.batches, device=self.device
+                )[name]
+            own = node_results(
+                self.work, {**layers, name: layer}, views, choices, self.recipe, masks, only=name
+            )
+            results[name] = own[name]
+            put(self.work, own[name])
+            # What does not lie in this layer's weight: its bias and the norms behind it.
+            apply_masks(self.work, {k: m for k, m in masks.items() if not k.endswith(".weight")})
+        self.masks.update(masks)
+        return results
+
+    def _plan_ahead(self, family: Callable[[], Family]) -> None:
+        """Turn a gap budget into a plan; measure the error curves that `Planned()` lacks."""
+        budget, allocation = self.target.budget, self.recipe.allocation
+        if budget is not None and budget.gap is not None:
+            found = plan_family(
+                self.dense,
+                family(),
+                budget.gap,
+                kind=budget.kind,
+                delta=budget.delta,
+                data=self.batches,
+                verify=self.verifying,
+            )
+            self.target = Target(plan=found)
+        elif budget is not None and isinstance(allocation, Planned) and not allocation.curves:
+            curves = measured_curves(self.dense, family(), self.batches)
+            self.planner = replace(self.recipe, allocation=replace(allocation, curves=curves))
+
+    def _plan(self, pools: Any, cost: Any, part: float) -> Any:
+        dense: dict[str, float] = {}
+        full = {name: torch.full((s.shape[0],), s.shape[1]) for name, s in pools.items()}
+        if part < 1:
+            whole_cost = cost(full)
+            dense = {
+                key: float(value)
+                for key in ("parameters", "macs", "bytes")
+                if (value := getattr(whole_cost, key)) is not None
+            }
+        return self.target.plan_for(pools, cost, self.planner, part, dense)
+
+    def _statistics(
+        self, names: Sequence[str], *, of: nn.Module | None = None, measure: bool = True
+    ) -> dict[str, Layer]:
+        """The layers of the present model (or `of`), with statistics where data are given.
+
+        `measure` adds the Gram matrix, from which layer errors are read.
+        """
+        model = self.work if of is None else of
+        modules = dict(model.named_modules())
+        if self.calibration is not None:
+            missing = [name for name in names if name not in self.calibration]
+            if missing:
+                raise ValueError(
+                    f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
+                    f"Calibrate without `layers`, or name it too."
+                )
+            self.fingerprint = self.calibration.fingerprint
+            layers = {name: self.calibration[name] for name in names}
+            if self.steps and of is None:
+                layers = {n: layer_of(n, modules[n]) for n in names}
+            return {n: _on(layer, self.device) for n, layer in layers.items()}
+        if self.batches is None:
+            return {name: layer_of(name, modules[name]) for name in names}
+        wanted = set(self.recipe.statistics)
+        if not measure and not wanted:
+            return {name: layer_of(name, modules[name]) for name in names}
+        widest = max(layer_of(name, modules[name]).weight.shape[1] for name in names)
+        if measure and "gram" not in wanted and widest**2 * 8 > collect.GRAM_BYTES:
+            self.notes += (
+                f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
+                f"memory limit",
+            )
+            if not wanted:
+                return {name: layer_of(name, modules[name]) for name in names}
+        elif measure:
+            wanted = (wanted | {"gram"}) - {"diag"}
+        found = calibrate(
+            model,
+            self.batches,
+            tuple(sorted(wanted)),
+            layers=list(names),
+            loss=self.loss,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        self.fingerprint = found.fingerprint
+        for name in names:
+            if name not in found:
+                self.not_pruned[name] = found.refused[name]
+        return {name: found[name] for name in names if name in found}
+
+    def _coupling(self) -> Coupling:
+        if self.calibration is not None:
+            return self.calibration.coupling(self.dense)
+        return couple(self.dense, to_device(first_of(self.example, 2), self.device))
+
+    def _run_example(self) -> int:
+        with evaluating(self.dense), torch.no_grad():
+            call(self.dense, to_device(self.example, self.device))
+        return size_of(self.example) or 1
+
+    def _same_weights(self, calibration: Calibration) -> None:
+        modules = dict(self.dense.named_modules())
+        for name, layer in calibration.items():
+            if name not in modules:
+                raise ValueError(f"The calibration has layer {name!r}, which the model lacks.")
+            own = layer_of(name, modules[name])
+            for part in ("weight", "bias"):
+                if not _equal(getattr(own, part), getattr(layer, part)):
+                    shown = "weights" if part == "weight" else "biases"
+                    raise ValueError(
+                        f"Layer {name!r} has other {shown} than when it was calibrated. Calibrate "
+                        f"the model again."
+                    )
+
+    def _remembered(self, name: str, layer: Layer, scores: Tensor, kept: Tensor) -> Any:
+        """The layer's choice, drawn once for all recipes that share masks."""
+        if self.memo is None or self.steps:
+            return None
+        key = self._key(name, kept)
+
+        def choose() -> Any:
+            if key not in self.memo:  # type: ignore[operator]
+                self.memo[key] = self.recipe.selection(  # type: ignore[index]
+                    scores, kept, layer=layer, generator=generator_for(self.seed, name)
+                )
+            return self.memo[key]  # type: ignore[index]
+
+        return choose
+
+    def _remembered_classes(self, view: Any, scores: Tensor, kept: Tensor) -> Any:
+        if self.memo is None or self.steps:
+            return choose_classes(view, scores, kept, self.recipe, self.seed)
+        key = self._key(view.name, kept)
+        if key not in self.memo:
+            self.memo[key] = choose_classes(view, scores, kept, self.recipe, self.seed)
+        return self.memo[key]
+
+    def _key(self, name: str, kept: Tensor) -> Any:
+        r = self.recipe
+        parts = (r.granularity, r.score, r.selection, self.seed, name)
+        return (*parts, tuple(kept.tolist()))
+
+
+def _position(order: Sequence[str]) -> Callable[[str], int]:
+    place = {name: i for i, name in enumerate(order)}
+    return lambda name: place.get(name, len(place))
+
+
+def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
+    module = model.get_submodule(name)
+    view = view_of(module)
+    assert view is not None  # selected layers have one
+    return view.matrix(module, mask)
+
+
+def _equal(own: Tensor | None, stored: Tensor | None) -> bool:
+    if own is None or stored is None:
+        return own is stored
+    return own.shape == stored.shape and torch.equal(own.cpu(), stored.cpu().to(own.dtype))
+
+
+def _on(layer: Layer, device: torch.device) -> Layer:
+    moved = {
+        f.name: value.to(device)
+        for f in fields(layer)
+        if isinstance(value := getattr(layer, f.name), Tensor)
+    }
+    return replace(layer, **moved)  # type: ignore[arg-type]
