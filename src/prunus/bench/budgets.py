@@ -1,6 +1,7 @@
 """What a cell may keep, as text: a budget, a density for each layer, or counts for each layer."""
 
 import ast
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,7 @@ def budget_text(entry: Any) -> str:
     return f"Budget({name}={Budget(**given).value:.0f})"
 
 
+@functools.lru_cache(maxsize=1024)
 def budget_of(text: str) -> Target:
     """The target of its form as Python, as `density_text` and `budget_text` write it."""
     if text.startswith("{"):

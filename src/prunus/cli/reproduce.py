@@ -79,14 +79,18 @@ def _list() -> None:
     from prunus.reproduce import REPRODUCTIONS
 
     table = Table()
-    for title in ("name", "what", "data for --full", "time", "time with --full", "resumes"):
+    for title in ("name", "what", "data for --full", "processor time", "with --full", "resumes"):
         table.add_column(title)
     for name, known in sorted(REPRODUCTIONS.items()):
         resumes = "yes" if known.resumes else ""
-        table.add_row(name, known.says, known.data, known.small, known.full, resumes)
+        table.add_row(name, known.says, known.data, known.small, known.full or "–", resumes)
     console = _console()
     console.print(table)
-    console.print("Times were measured on two cores; yours will differ.", markup=False)
+    console.print(
+        "Processor times as measured on a busy machine of two cores, – where nobody has; those that "
+        "resume take --workers.",
+        markup=False,
+    )
 
 
 def _console() -> "Console":

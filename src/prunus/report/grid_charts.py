@@ -107,7 +107,7 @@ def scores_chart(rows: Sequence[Row], words: str, static: bool = False) -> dict[
     """Scores against density with intervals; hollow points do not beat every null baseline."""
     x = {"field": "at", "type": "quantitative", "title": "density",
          "scale": {"type": "log", "nice": False, "padding": 10},
-         "axis": {"format": "~g", "values": sorted({r["at"] for r in rows})[:14],
+         "axis": {"format": ".3~g", "values": sorted({r["at"] for r in rows})[:14],
                   "labelOverlap": True}}  # fmt: skip
     scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
     y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
