@@ -1,5 +1,6 @@
 """The reproductions of pruning papers: the paper's counts, both protocols, small runs, resume."""
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -271,7 +272,7 @@ def test_what_cannot_run_is_refused_before_the_run(tmp_path, monkeypatch, capsys
     taken.write_text("")
     assert call(monkeypatch, "han2015-lenet", "--out", str(taken / "out")) == 2
     assert "Not a directory" in capsys.readouterr().err
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     assert call(monkeypatch, "han2015-lenet", "--out", str(tmp_path / "locked")) == 2
     assert "cannot be written. Name another with --out" in capsys.readouterr().err
     assert call(monkeypatch, "yang2023", "--workers", "2", "--out", str(tmp_path / "out")) == 2

@@ -87,8 +87,8 @@ def _list() -> None:
     console = _console()
     console.print(table)
     console.print(
-        "Processor times as measured on a busy machine of two cores, – where nobody has; those that "
-        "resume take --workers.",
+        "Processor times as measured on a busy machine of two cores, – where nobody has. Those "
+        "that resume take --workers.",
         markup=False,
     )
 
