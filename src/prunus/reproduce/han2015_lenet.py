@@ -37,7 +37,7 @@ class _Net:
     before: float | None = None
     after: float | None = None
     compression: float | None = None
-    seeds: int = 3
+    seeds: int = 3  # of networks
 
 
 def _again(
