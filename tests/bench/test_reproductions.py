@@ -289,7 +289,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 DOCS = Path(__file__).parents[2] / "docs" / "benchmark.md"
 
 
-@pytest.mark.parametrize("name", ["acharyya2021-mnist"])
+@pytest.mark.parametrize("name", ["acharyya2021-mnist", "acharyya2021-cifar", "han2015-lenet"])
 def test_what_is_shown_comes_from_the_kept_records(name, tmp_path):
     """The tables in the repository and in the docs, made again from the records beside them."""
     folder = RESULTS / name.replace("-", "_")

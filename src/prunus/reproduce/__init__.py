@@ -46,6 +46,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Acharyya et al. (2021): six methods on the first layer of a CIFAR-10 MLP",
         data="CIFAR-10",
         small="12 s",
+        full="80 min",
         resumes=True,
     ),
     "acharyya2021-mnist": Known(
@@ -82,6 +83,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Han et al. (2015), tables 3 and 4: LeNet-300-100 and LeNet-5 twelvefold smaller",
         data="MNIST",
         small="46 s",
+        full="about 60 min",
         resumes=True,
     ),
     "yang2023": Known(

@@ -288,7 +288,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
                 if row["published_excess"] is not None:
                     published = lines.setdefault(f"{name}, published", {})
                     published[column] = _text(row["published_excess"], None, None)
-        columns = dict.fromkeys(f"{row['kept_percent']} %" for row in rows)
+        columns = [f"{percent} %" for percent in sorted({row["kept_percent"] for row in rows})]
         found[f"{TITLES[stage]}: test error above unpruned (points) by parameters kept"] = [
             {"method": name} | {column: line.get(column, "–") for column in columns}
             for name, line in lines.items()

@@ -101,6 +101,6 @@ def setting(scale: Scale) -> Setting:
             "β is one over the median squared distance; the paper's is unknown.",
             "DPP edges are drawn by the Poisson form of the k-DPP (its inclusion probabilities "
             "without its repulsion), at 3 densities and for 1 network: a k-DPP of 3072 items for "
-            "each of 1000 units takes 10 to 20 minutes of a core per mask even so.",
+            "each of 1000 units takes 13 to 22 minutes of a core per mask even so.",
         ],
     )
