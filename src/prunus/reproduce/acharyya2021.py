@@ -19,7 +19,7 @@ from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction
-from prunus.reproduce.harness import Harness, carry_out
+from prunus.reproduce.harness import Harness, carry_out, with_interval
 from prunus.scores import Constant
 from prunus.selection import KDPP, DPPPoisson
 
@@ -171,7 +171,7 @@ def run(
     seed: int,
     data_dir: Path | None,
     progress: bool | None,
-    harness: Harness,
+    harness: Harness | None,
 ) -> Reproduction:
     """Prune the first layer by every method at every density, with and without reweighting."""
     records = carry_out(grids(setting, seed), harness, data_dir=data_dir, progress=progress)
@@ -270,11 +270,6 @@ def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"Published excesses inside our intervals: {each}."]
 
 
-def _text(mean: float, low: float | None, high: float | None) -> str:
-    reach = "" if low is None or high is None else f" ± {(high - low) / 2:.2f}"
-    return f"{round(mean, 2) + 0.0:.2f}{reach}"  # no −0.00
-
-
 def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
     """A table for each way to score: a line per method, a column per share kept."""
     found: dict[str, list[dict[str, str]]] = {}
@@ -283,11 +278,11 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]
         for row in rows:
             if row["reweighted"] == stage:
                 name, column = row["method"], f"{row['kept_percent']} %"
-                text = _text(row["excess"], row["low"], row["high"])
+                text = with_interval(row["excess"], row["low"], row["high"])
                 lines.setdefault(name, {})[column] = text
                 if row["published_excess"] is not None:
                     published = lines.setdefault(f"{name}, published", {})
-                    published[column] = _text(row["published_excess"], None, None)
+                    published[column] = with_interval(row["published_excess"])
         columns = [f"{percent} %" for percent in sorted({row["kept_percent"] for row in rows})]
         found[f"{TITLES[stage]}: test error above unpruned (points) by parameters kept"] = [
             {"method": name} | {column: line.get(column, "–") for column in columns}
@@ -311,7 +306,7 @@ def _contrasts(setting: Setting, records: Sequence[Record]) -> dict[str, list[di
         lines: dict[str, dict[str, str]] = {}
         for (line, density), pair in pairs.items():
             mark = " *" if adjusted[line, density] <= 0.05 else ""
-            text = _text(pair["mean"], pair["low"], pair["high"]) + mark
+            text = with_interval(pair["mean"], pair["low"], pair["high"]) + mark
             lines.setdefault(line, {})[f"{round(100 * density)} %"] = text
         columns = [f"{round(100 * density)} %" for density in setting.densities]
         title = f"{TITLES[stage]}: difference of test errors (points); * p ≤ 0.05 after Holm"

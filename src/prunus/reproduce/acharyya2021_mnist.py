@@ -35,13 +35,7 @@ def reproduce(
         progress: as in `progress_board`.
         harness: where the records lie and who runs the cells; throw-away records by default.
     """
-    return run(
-        setting(scale),
-        seed=seed,
-        data_dir=data_dir,
-        progress=progress,
-        harness=harness or Harness(),
-    )
+    return run(setting(scale), seed=seed, data_dir=data_dir, progress=progress, harness=harness)
 
 
 def setting(scale: Scale) -> Setting:

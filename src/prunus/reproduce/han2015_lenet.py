@@ -17,7 +17,7 @@ from prunus.bench.tasks import TASKS
 from prunus.bench.train import Training, fit
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.reproduce.harness import Harness, carry_out
+from prunus.reproduce.harness import Harness, carry_out, with_interval
 
 __all__ = ["account", "grids", "reproduce", "rows_of"]
 
@@ -88,9 +88,7 @@ def reproduce(
         progress: as in `progress_board`.
         harness: where the records lie and who runs the cells; throw-away records by default.
     """
-    records = carry_out(
-        grids(scale, seed), harness or Harness(), data_dir=data_dir, progress=progress
-    )
+    records = carry_out(grids(scale, seed), harness, data_dir=data_dir, progress=progress)
     return account(scale, records)
 
 
@@ -218,15 +216,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
         column = f"power {row['power']:g}"
-        reach = "" if row["low"] is None else f" ± {(row['high'] - row['low']) / 2:.2f}"
-        shown = round(row["excess"], 2) + 0.0  # no −0.00
-        text = f"{shown:.2f}{reach} at {row['compression']:.1f}×"
+        excess = with_interval(row["excess"], row["low"], row["high"])
         own = (row["network"], row["recipe"], f"{row['way']}, {row['seeds']} networks")
-        lines.setdefault(own, {})[column] = text
+        lines.setdefault(own, {})[column] = f"{excess} at {row['compression']:.1f}×"
         if row["published_after"] is not None:
-            excess = row["published_after"] - row["published_before"]
+            excess = with_interval(row["published_after"] - row["published_before"])
             lines[row["network"], "magnitude", "published"] = {
-                column: f"{excess:.2f} at {row['published_compression']:g}×"
+                column: f"{excess} at {row['published_compression']:g}×"
             }
     columns = [f"power {power:g}" for power in sorted({row["power"] for row in rows})]
     return [

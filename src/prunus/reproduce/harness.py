@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from prunus.bench.grid import make_grid
 from prunus.bench.record import Record
 from prunus.bench.sweep import finished, run
 
-__all__ = ["FailedRuns", "Harness", "carry_out"]
+__all__ = ["FailedRuns", "Harness", "carry_out", "with_interval"]
 
 
 class FailedRuns(RuntimeError):
@@ -38,45 +39,56 @@ class Harness:
 
 def carry_out(
     grids: Sequence[Mapping[str, Any]],
-    harness: Harness,
+    harness: Harness | None,
     *,
     data_dir: Path | None,
     progress: bool | None,
 ) -> list[Record]:
     """Run what is missing of the grids; the records of all their cells, in the grids' order.
 
-    A cell that fails does not stop the others; cells that failed before are run again.
+    A cell that fails does not stop the others; cells that failed before are run again. Without a
+    harness the cells run in this process, and their records are thrown away.
 
     Raises:
         FailedRuns: a cell failed; the message holds the last line of its traceback.
         FileNotFoundError: data are missing.
         OSError: the folder of records cannot be written; what it holds is whole.
     """
+    harness = harness or Harness()
     checked = [make_grid(grid) for grid in grids]
-    folder = harness.records or Path(tempfile.mkdtemp(prefix="prunus-"))
-    cells = [
-        cell
-        for grid in checked
-        for cell in run(
-            grid,
-            out=folder,
-            executor=harness.executor,
-            workers=harness.workers,
-            address=harness.address,
-            data_dir=data_dir,
-            retry_failed=True,
-            progress=progress,
-        ).cells
-    ]
-    known = finished(folder)
-    failed = [cell for cell in cells if known[cell.id].status != "done"]
-    if failed:
-        last = (known[failed[0].id].traceback.strip().splitlines() or ["no traceback"])[-1]
-        raise FailedRuns(
-            f"{len(failed)} of {len(cells)} runs of {checked[0].name} failed, the first is "
-            f"`{failed[0]}`: {last.rstrip('.')}. Run the reproduction again to try them again; the "
-            f"records in {folder} hold the tracebacks and what is done."
-        )
-    if harness.records is None:
-        shutil.rmtree(folder)
-    return [known[cell.id] for cell in cells]
+    with ExitStack() as stack:
+        folder = harness.records
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="prunus-"))
+            stack.callback(shutil.rmtree, folder)
+        cells = [
+            cell
+            for grid in checked
+            for cell in run(
+                grid,
+                out=folder,
+                executor=harness.executor,
+                workers=harness.workers,
+                address=harness.address,
+                data_dir=data_dir,
+                retry_failed=True,
+                progress=progress,
+            ).cells
+        ]
+        known = finished(folder)
+        failed = [cell for cell in cells if known[cell.id].status != "done"]
+        if failed:
+            stack.pop_all()  # what tells why stays, to be read
+            last = (known[failed[0].id].traceback.strip().splitlines() or ["no traceback"])[-1]
+            raise FailedRuns(
+                f"{len(failed)} of {len(cells)} runs of {checked[0].name} failed, the first is "
+                f"`{failed[0]}`: {last.rstrip('.')}. Run the reproduction again to try them again; "
+                f"the records in {folder} hold the tracebacks and what is done."
+            )
+        return [known[cell.id] for cell in cells]
+
+
+def with_interval(mean: float, low: float | None = None, high: float | None = None) -> str:
+    """`0.08 ± 0.07`: a mean with half its interval, to two places; the mean alone without one."""
+    reach = "" if low is None or high is None else f" ± {(high - low) / 2:.2f}"
+    return f"{round(mean, 2) + 0.0:.2f}{reach}"  # no −0.00
