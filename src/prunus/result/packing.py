@@ -1,0 +1,78 @@
+"""Tensors as they lie in a saved network: dense, or kept values and one bit per entry."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+__all__ = ["bits", "file_name", "packed_tensors", "stored_tensors", "unbits", "unpacked"]
+
+
+def file_name(part: str, digest: str) -> str:
+    """The file of a part of a saved network, named by its content."""
+    return f"{part}-{digest[:12]}.safetensors"
+
+
+def stored_tensors(folder: Path, part: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of one part.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it is truncated, was changed, or is no safetensors file.
+    """
+    path = folder / file_name(part, digests[part])
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digests[part]:
+        raise ValueError(
+            f"{path} is truncated or was changed: its hash is not the one in pruned.json. "
+            f"Save the network again."
+        )
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error}).") from None
+
+
+def packed_tensors(key: str, value: Tensor) -> dict[str, Tensor]:
+    """A tensor as it is, or as its non-zero values and one bit per entry where that is smaller."""
+    filled = value != 0
+    count = int(filled.sum())
+    if (
+        count * value.element_size() + (value.numel() + 7) // 8
+        >= value.numel() * value.element_size()
+    ):
+        return {f"dense|{key}": value.contiguous()}
+    return {f"values|{key}": value[filled], f"bits|{key}": bits(filled)}
+
+
+def unpacked(key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Tensor:
+    """The tensor that `packed_tensors` put down under `key`."""
+    if f"dense|{key}" in tensors:
+        return tensors[f"dense|{key}"]
+    shape = facts["shapes"][key]
+    values = tensors[f"values|{key}"]
+    filled = unbits(tensors[f"bits|{key}"], shape)
+    full = torch.zeros(shape, dtype=values.dtype)
+    full[filled] = values
+    return full
+
+
+def bits(mask: Tensor) -> Tensor:
+    """A mask as bytes of eight entries each."""
+    return torch.from_numpy(np.packbits(mask.contiguous().reshape(-1).numpy()))
+
+
+def unbits(bits: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mask of this shape that `bits` made bytes of."""
+    count = math.prod(shape)
+    flat = np.unpackbits(bits.numpy(), count=count).astype(bool)
+    return torch.from_numpy(flat).reshape(shape)

@@ -1,0 +1,207 @@
+"""Pruned networks in folders: safetensors and JSON, never pickle."""
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from prunus.budget import Plan
+from prunus.calibration.store import apart, stored_json
+from prunus.cost import Cost, Latency
+from prunus.files import write_bytes, write_text
+from prunus.layer import layer_of, view_of
+from prunus.recipe import parse
+from prunus.result.packing import bits, file_name, packed_tensors, stored_tensors, unbits, unpacked
+from prunus.result.value import LayerResult, Pruned
+from prunus.surgery.resize import resize
+
+__all__ = ["load", "save", "weights_digest"]
+
+FORMAT = 1
+
+
+def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
+    """Write a pruned network to `folder`; see `Pruned.save`."""
+    target = Path(folder)
+    packed: dict[str, Tensor] = {}
+    for key, value in pruned.model.state_dict().items():
+        packed.update(packed_tensors(key, value.detach().cpu()))
+    masks = {name: bits(mask.cpu()) for name, mask in pruned.masks.items()}
+    extra = {f"mask|{name}": value for name, value in masks.items()}
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "pruned",
+        "recipe": repr(pruned.recipe),
+        "recipe_digest": pruned.recipe.digest,
+        "name": pruned.name,
+        "seed": pruned.seed,
+        "plan": {
+            "kept": {
+                n: list(k) if not isinstance(k, int) else k for n, k in pruned.plan.kept.items()
+            },
+            "density": pruned.plan.density,
+            "limit": pruned.plan.limit,
+            "kind": pruned.plan.kind,
+            "value": pruned.plan.value,
+            "feasible": pruned.plan.feasible,
+            "notes": list(pruned.plan.notes),
+        },
+        "layers": {
+            n: {"error": r.error, "ridge": r.ridge, "notes": dict(r.notes)}
+            for n, r in pruned.layers.items()
+        },
+        "not_pruned": dict(pruned.not_pruned),
+        "cost_before": asdict(pruned.cost_before),
+        "cost_after": asdict(pruned.cost_after),
+        "data_fingerprint": pruned.data_fingerprint,
+        "metrics": dict(pruned.metrics),
+        "notes": list(pruned.notes),
+        "dense": None if pruned.dense is None else weights_digest(pruned.dense),
+        "shapes": {k: list(v.shape) for k, v in pruned.model.state_dict().items()},
+        "dtypes": {k: str(v.dtype) for k, v in pruned.model.state_dict().items()},
+        "mask_shapes": {k: list(v.shape) for k, v in pruned.masks.items()},
+    }
+    parts = {"weights": save_tensors(apart({**packed, **extra}))}
+    if example is not None:
+        smaller = {k: v.detach().cpu() for k, v in pruned.compact(example).state_dict().items()}
+        parts["compact"] = save_tensors(apart(smaller))
+    # Files are named by their content and the account is replaced last: an interrupted save
+    # leaves the old network whole.
+    digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
+    facts["files"] = digests
+    for part, data in parts.items():
+        write_bytes(target / file_name(part, digests[part]), data)
+    write_text(target / "pruned.json", json.dumps(facts, indent=1, default=str) + "\n")
+    current = {file_name(part, digest) for part, digest in digests.items()}
+    for stale in target.glob("*-????????????.safetensors"):
+        if stale.name not in current and stale.name.partition("-")[0] in ("weights", "compact"):
+            stale.unlink()
+    return target
+
+
+def load(
+    folder: str | os.PathLike[str], model: nn.Module | Callable[[], nn.Module] | None = None
+) -> Pruned:
+    """Read a pruned network that `Pruned.save` wrote; nothing in the folder is executed.
+
+    Args:
+        folder: the folder.
+        model: the dense model, or a function that builds it. Its weights are not changed; where
+            they are the dense ones of the pruning, the result can certify.
+
+    Raises:
+        FileNotFoundError: no such folder, or a file is missing.
+        ValueError: a file is truncated, foreign or newer, or the model does not fit; or no model.
+    """
+    source = Path(folder)
+    facts = stored_json(source / "pruned.json", "pruned", FORMAT)
+    if model is None:
+        raise ValueError(
+            f"{source} holds weights and masks, but no code. Pass model=, a module or a function "
+            f"that builds one, of the same architecture."
+        )
+    dense = model if isinstance(model, nn.Module) else model()
+    try:
+        tensors = stored_tensors(source, "weights", facts["files"])
+        state = {key: unpacked(key, tensors, facts) for key in facts["shapes"]}
+        masks = {
+            name: unbits(tensors[f"mask|{name}"], shape)
+            for name, shape in facts["mask_shapes"].items()
+        }
+        pruned = copy.deepcopy(dense)
+        _fit(pruned, state, source)
+        stored = None
+        if "compact" in facts["files"]:
+            stored = resize(copy.deepcopy(dense), stored_tensors(source, "compact", facts["files"]))
+        recipe = parse(facts["recipe"])
+        kept = {
+            n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
+        }
+        notes = tuple(facts["plan"].pop("notes"))
+        is_dense = facts["dense"] is not None and weights_digest(dense) == facts["dense"]
+        result = Pruned(
+            model=pruned,
+            layers={},
+            not_pruned=facts["not_pruned"],
+            plan=Plan(kept=kept, notes=notes, **facts["plan"]),
+            recipe=recipe,
+            name=facts["name"],
+            seed=facts["seed"],
+            cost_before=_cost(facts["cost_before"]),
+            cost_after=_cost(facts["cost_after"]),
+            data_fingerprint=facts["data_fingerprint"],
+            metrics=facts["metrics"],
+            notes=tuple(facts["notes"]),
+            masks=masks,
+            dense=dense if is_dense else None,
+            stored_compact=stored,
+        )
+        return replace(result, layers=_layers(pruned, masks, facts["layers"]))
+    except KeyError as error:
+        raise ValueError(f"{source} is no whole pruned network: {error} is missing.") from None
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of every tensor of the model's state."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        if flat.numel():
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _layers(
+    model: nn.Module, masks: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> dict[str, LayerResult]:
+    found = {}
+    for name, entry in facts.items():
+        module = model.get_submodule(name)
+        view = view_of(module)
+        if view is None:
+            raise ValueError(
+                f"Layer {name!r} is a {type(module).__name__}, which has no weight view. Register "
+                f"the one that the pruning used."
+            )
+        layer = layer_of(name, module)
+        mask = masks.get(f"{name}.weight")
+        kept = (
+            torch.ones_like(layer.weight, dtype=torch.bool)
+            if mask is None
+            else view.matrix(module, mask)
+        )
+        found[name] = LayerResult(
+            name=name,
+            mask=kept,
+            weight=layer.weight,
+            bias=layer.bias,
+            error=entry["error"],
+            ridge=entry["ridge"],
+            notes=entry["notes"],
+        )
+    return found
+
+
+def _cost(facts: dict[str, Any]) -> Cost:
+    latency = facts.pop("latency")
+    return Cost(**facts, latency=None if latency is None else Latency(**latency))
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        lines = str(error).strip().splitlines()
+        raise ValueError(
+            f"The model does not fit the network saved in {source}: {lines[-1].strip()} "
+            f"Build the architecture that was pruned."
+        ) from None

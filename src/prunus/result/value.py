@@ -1,0 +1,192 @@
+"""What a pruning answers: the pruned model, what was done to every layer, what it costs."""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prunus.budget import Plan
+from prunus.calibration.batches import call, size_of, to_device
+from prunus.calibration.store import device_of
+from prunus.cost import Cost, measure_latency
+from prunus.granularity import Node
+from prunus.recipe import Recipe
+from prunus.surgery.compact import compact
+from prunus.surgery.masked import Hold, hold
+
+__all__ = ["LayerResult", "Pruned"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerResult:
+    """What pruning did to one layer.
+
+    Attributes:
+        name: module name, as in `model.named_modules()`.
+        mask: True where a weight is kept.
+        weight: weights after compensation, exactly zero where `mask` is False.
+        bias: the bias after compensation, or None.
+        error: E‖(W x + b) − (W′ x + b′)‖² on the calibration inputs over the kept outputs,
+            squared output units; None without a Gram matrix.
+        scale: factors that a rescaled selection put on the weights, or None.
+        ridge: largest relative damping that a row needed, or None.
+        notes: what the selection has to say, such as kernel diagnostics.
+    """
+
+    name: str
+    mask: Bool[Tensor, "out in"]
+    weight: Float[Tensor, "out in"]
+    bias: Float[Tensor, " out"] | None = None
+    error: float | None = None
+    scale: Tensor | None = None
+    ridge: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def density(self) -> float:
+        """Kept / total of this layer's weights."""
+        return float(self.mask.to(torch.float64).mean())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pruned:
+    """A pruned network and the account of its pruning.
+
+    Attributes:
+        model: a copy of the input model with zeros; same classes and `state_dict` keys.
+        layers: what was done to each layer, at the last pruning step.
+        not_pruned: {name: reason} of modules with weights that were left alone.
+        plan: whole numbers per layer or group.
+        recipe: the method.
+        name: its name in `prunus.recipes`, or one made of its digest.
+        seed: of all random draws.
+        cost_before: of the dense network.
+        cost_after: of the pruned network; for nodes, of the compact one.
+        data_fingerprint: hash of the calibration data, or None.
+        metrics: what `evaluate` said, by "before", "pruned" and "trained".
+        notes: what the reader should know.
+        masks: True where an entry is kept, for every parameter that has zeros to hold.
+        dense: the input model, where it is at hand.
+        example: the first samples of the data, for tracing and timing.
+    """
+
+    model: nn.Module
+    layers: Mapping[str, LayerResult]
+    not_pruned: Mapping[str, str]
+    plan: Plan
+    recipe: Recipe
+    name: str
+    seed: int
+    cost_before: Cost
+    cost_after: Cost
+    data_fingerprint: str | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    dense: nn.Module | None = field(default=None, repr=False)
+    example: Any = field(default=None, repr=False)
+    stored_compact: nn.Module | None = field(default=None, repr=False)
+
+    def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
+        """Re-apply the masks after every step of `optimizer`, until `.remove()` on the answer.
+
+        Works against gradients, momentum and weight decay; also as a context manager.
+        """
+        return hold(self.model, self.masks, optimizer)
+
+    def compact(self, example: Any = None, *, rtol: float = 1e-4) -> nn.Module:
+        """A physically smaller dense network, proved equal to `model` on the example.
+
+        Args:
+            example: a batch; the first samples of the pruning data where None.
+            rtol: largest difference allowed, relative to max |output|.
+        """
+        if example is None and self.stored_compact is not None:
+            return copy.deepcopy(self.stored_compact)
+        given = self.example if example is None else example
+        if given is None:
+            raise ValueError("`compact` needs an example batch to trace. Pass one.")
+        return compact(self.model, given, rtol=rtol)
+
+    def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
+        """The same result with measured latencies, dense against pruned, in its costs.
+
+        A node-pruned network is timed compact, an edge-pruned one as it is: dense tensors with
+        zeros in them.
+
+        Args:
+            example: a batch; the first samples of the pruning data where None.
+            seconds: about how long to time each network.
+        """
+        given = self.example if example is None else example
+        if given is None or self.dense is None:
+            missing = "an example batch" if given is None else "the dense model"
+            raise ValueError(f"Measuring latency needs {missing}, which this result lacks.")
+        batch = to_device(given, device_of(self.model))
+        small = self.compact(batch) if isinstance(self.recipe.granularity, Node) else self.model
+        before, after = measure_latency(
+            [self.dense, small],
+            lambda m: call(m, batch),
+            batch=size_of(batch) or 1,
+            seconds=seconds,
+        )
+        return replace(
+            self,
+            cost_before=replace(self.cost_before, latency=before),
+            cost_after=replace(
+                self.cost_after, latency=after, latency_share=after.median / before.median
+            ),
+        )
+
+    def certify(self, data: Any = None, **options: Any) -> Any:
+        """What is guaranteed for this network; see `prunus.certify`."""
+        from prunus.guarantee import certify
+
+        if self.dense is None:
+            raise ValueError(
+                "A certificate compares with the dense model, which this result lacks. Load it "
+                "with prunus.load(folder, model=dense_model)."
+            )
+        return certify(self.dense, self, data=data, **options)
+
+    def summary(self) -> str:
+        """The layers, what they keep and what it cost, as a text table."""
+        from prunus.report.summary import summary
+
+        return summary(self)
+
+    def report(self, path: str | os.PathLike[str], *, certificate: Any = None) -> Path:
+        """Write one self-contained HTML page about this pruning; needs the extra `report`.
+
+        Args:
+            path: of the page.
+            certificate: what `certify` found, to stand on the page.
+        """
+        from prunus.report.pruning import write_report
+
+        return write_report(self, path, certificate)
+
+    def _repr_html_(self) -> str:
+        from prunus.report.summary import summary_html
+
+        return summary_html(self)
+
+    def save(self, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
+        """Write the pruned network to `folder`: safetensors and JSON, no pickle.
+
+        Layers with single weights removed are stored as their kept values and one bit per entry
+        where that is smaller.
+
+        Args:
+            folder: made if missing; files in it are replaced only once they are whole.
+            example: a batch; given, the compact network is stored too.
+        """
+        from prunus.result.store import save
+
+        return save(self, folder, example=example)
