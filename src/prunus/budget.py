@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunus.check import fraction, positive, unknown, whole
+from prunus.rows import RowSet
 
 __all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
 
@@ -101,6 +102,7 @@ class Plan:
         value: what the plan reaches of it.
         feasible: False where no plan meets the limit.
         notes: what the reader should know, such as a minimum that bound.
+        rows: the samples that made or verified the plan, where data did.
     """
 
     kept: Mapping[str, int | Sequence[int]]
@@ -110,6 +112,7 @@ class Plan:
     value: float = math.nan
     feasible: bool = True
     notes: tuple[str, ...] = ()
+    rows: RowSet | None = field(default=None, repr=False, compare=False)
 
     def summary(self) -> str:
         """The plan as text, a line per layer."""

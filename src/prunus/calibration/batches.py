@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.rows import RowSet, row_hashes
+
 __all__ = ["Batches", "call", "first_of", "to_device"]
 
 ROWS = 1024  # rows of one batch that go through the model at a time
@@ -152,13 +154,15 @@ def attention_mask(batch: Any) -> Tensor | None:
 
 
 class Fingerprint:
-    """A running hash of every number of the data, in order."""
+    """A running hash of every number of the data, in order, and one of each sample."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
+        self._rows: list[Tensor] = []
 
     def add(self, batch: Any) -> None:
         """Take in one batch."""
+        self._rows.append(row_hashes(batch))
         for tensor in _tensors(batch):
             self._hash.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -169,6 +173,11 @@ class Fingerprint:
     def value(self) -> str:
         """Sixteen hexadecimal digits."""
         return self._hash.hexdigest()[:16]
+
+    @property
+    def rows(self) -> RowSet:
+        """The samples taken in, whatever their batches and order."""
+        return RowSet.of(self._rows)
 
 
 def _tensors(batch: Any) -> list[Tensor]:

@@ -78,7 +78,7 @@ def collect(
     loss: Any = None,
     device: torch.device,
     advance: Any = None,
-) -> tuple[dict[str, Moments], str, int]:
+) -> tuple[dict[str, Moments], Fingerprint, int]:
     """Sums over the inputs of the layers that ran, the data's fingerprint, and the sample count.
 
     Raises:
@@ -157,7 +157,7 @@ def collect(
             ones_like_input(used[0]).to(device),
         )
         _store(ran, found, "flow", {name: flow[f"{name}.weight".lstrip(".")] for name in ran})
-    return found, fingerprint.value, seen
+    return found, fingerprint, seen
 
 
 def _absolute(module: Any) -> Tensor:

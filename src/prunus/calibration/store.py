@@ -28,10 +28,12 @@ from prunus.coupling import Coupling, Group, couple
 from prunus.files import write_bytes, write_text
 from prunus.layer import Layer, layer_of, squeeze_groups
 from prunus.progress import progress_bar
+from prunus.rows import RowSet
 
 __all__ = ["Calibration", "calibrate", "stored_json"]
 
 FORMAT = 1
+ROWS = "||rows"  # no layer has such a name
 
 
 class Calibration(Mapping[str, Layer]):
@@ -43,6 +45,7 @@ class Calibration(Mapping[str, Layer]):
         statistics: the statistics that were collected.
         fingerprint: hash of the data, sixteen hexadecimal digits.
         samples: number of samples seen.
+        rows: which samples these were; None where a folder of an older version does not say.
         example: the first two samples, for tracing; None after loading.
         refused: {name: reason} of modules with weights that are no layers.
     """
@@ -56,6 +59,7 @@ class Calibration(Mapping[str, Layer]):
         fingerprint: str,
         samples: int,
         refused: Mapping[str, str],
+        rows: RowSet | None = None,
         example: Any = None,
         model: nn.Module | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class Calibration(Mapping[str, Layer]):
         self.statistics = statistics
         self.fingerprint = fingerprint
         self.samples = samples
+        self.rows = rows
         self.refused = dict(refused)
         self.example = example
 
@@ -116,6 +121,7 @@ class Calibration(Mapping[str, Layer]):
             statistics=self.statistics,
             fingerprint=joined[:16],
             samples=self.samples + other.samples,
+            rows=None if self.rows is None or other.rows is None else self.rows | other.rows,
             refused=self.refused,
             example=self.example if self.example is not None else other.example,
             model=self._model or other._model,
@@ -153,6 +159,7 @@ class Calibration(Mapping[str, Layer]):
             statistics=self.statistics,
             fingerprint=self.fingerprint,
             samples=self.samples,
+            rows=self.rows,
             refused=self.refused,
             example=given,
             model=model,
@@ -186,6 +193,8 @@ class Calibration(Mapping[str, Layer]):
                 for name, layer in self._bare.items()
             },
         }
+        if self.rows is not None:
+            tensors[ROWS] = self.rows.hashes
         data = save(apart(tensors))
         facts["hash"] = hashlib.sha256(data).hexdigest()  # both files come from one saving
         write_bytes(target / "statistics.safetensors", data)
@@ -235,6 +244,7 @@ class Calibration(Mapping[str, Layer]):
                 statistics=tuple(facts["statistics"]),
                 fingerprint=facts["fingerprint"],
                 samples=facts["samples"],
+                rows=RowSet(tensors[ROWS]) if ROWS in tensors else None,
                 refused=facts["refused"],
             )
         except KeyError as error:
@@ -333,8 +343,9 @@ def calibrate(
         {name: _copied(layer) for name, layer in bare.items()},
         {name: moments[name].to(bare[name].weight.device) for name in bare},
         statistics=statistics,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint.value,
         samples=samples,
+        rows=fingerprint.rows,
         refused=refused,
         example=example,
         model=model,

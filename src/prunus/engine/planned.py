@@ -59,7 +59,7 @@ def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any)
         )
 
 
-def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, str | None]:
+def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, Fingerprint | None]:
     """The data that calibrate and plan, those that verify, and the fingerprint of all.
 
     Only a gap budget of kind "changed" sets samples apart, half of the first 8192: what verifies
@@ -74,7 +74,7 @@ def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, 
         for batch in batches:
             for part in parts(batch):
                 found.add(part)
-        fingerprint = found.value
+        fingerprint = found
     read = sampled(batches, LARGEST)
     calibrating, verifying = split(read, size_of_all(read) // 2)
     if not calibrating:

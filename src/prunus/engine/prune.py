@@ -128,7 +128,8 @@ def prune(
             advance(1)
     if evaluate is not None and "pruned" not in metrics:
         metrics["pruned"] = evaluate(work)
-    run.fingerprint = fingerprint or run.fingerprint  # of all that planned, not of a part
+    if fingerprint is not None:  # of all that planned, not of a part
+        run.fingerprint, run.rows = fingerprint.value, fingerprint.rows
     return run.answer(work.to(home), model, name, metrics)
 
 

@@ -39,6 +39,7 @@ from prunus.nodes import class_view
 from prunus.recipe import Recipe
 from prunus.result import LayerResult, Pruned
 from prunus.rng import generator_for
+from prunus.rows import RowSet
 from prunus.schedules import AtInit
 from prunus.surgery.connected import connection
 from prunus.surgery.masked import apply_masks
@@ -74,6 +75,7 @@ class Run:
     notes: tuple[str, ...] = ()
     steps: int = 0
     fingerprint: str | None = None
+    rows: RowSet | None = None
 
     def __post_init__(self) -> None:
         self.planner = self.recipe  # with the error curves, where its allocation measures them
@@ -170,6 +172,7 @@ class Run:
             cost_before=self.cost_before,
             cost_after=self.cost_after,
             data_fingerprint=self.fingerprint,
+            data_rows=self.rows,
             metrics=dict(metrics),
             notes=self.notes,
             masks={key: mask.to(home) for key, mask in self.masks.items()},
@@ -358,7 +361,7 @@ class Run:
                     f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
                     f"Calibrate without `layers`, or name it too."
                 )
-            self.fingerprint = self.calibration.fingerprint
+            self.fingerprint, self.rows = self.calibration.fingerprint, self.calibration.rows
             layers = {name: self.calibration[name] for name in names}
             if self.steps and of is None:
                 layers = {n: layer_of(n, modules[n]) for n in names}
@@ -388,7 +391,7 @@ class Run:
             device=self.device,
             progress=self.progress,
         )
-        self.fingerprint = found.fingerprint
+        self.fingerprint, self.rows = found.fingerprint, found.rows
         for name in names:
             if name not in found:
                 self.not_pruned[name] = found.refused[name]

@@ -1,16 +1,18 @@
 """What is guaranteed of a pruned model, beside what is predicted and what is measured."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunus.calibration.batches import Batches, call, first_of, parts
+from prunus.calibration.batches import Batches, call, first_of
 from prunus.check import fraction, positive
 from prunus.guarantee.criteria import Outputs, float_inputs, reason_of, sampled
 from prunus.guarantee.extract import Unsupported, extract, pruned_model
 from prunus.modes import evaluating
+from prunus.rows import RowSet, row_hashes
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
 from prunus.theory.gap.certificate import data_statements
@@ -64,13 +66,14 @@ def certify(
                 call(network, first_of(batches.peek(), 2))
     read = [] if batches is None else sampled(batches, LARGEST)
     inputs = float_inputs(read)
-    in_sample = batches is not None and _same_data(pruned, batches)
+    seen = _seen(pruned, read)
+    in_sample = bool(seen)
     try:
         found = extract(model, other, inputs)
     except Unsupported as error:
         if batches is None:
             raise
-        return _from_outputs(model, other, read, delta, in_sample, reason_of(error))
+        return _stated(_from_outputs(model, other, read, delta, in_sample, reason_of(error)), seen)
     x = None if inputs is None else inputs.double()
     centre = None if x is None else x.mean(dim=0)
     covers = radius is not None
@@ -81,7 +84,7 @@ def certify(
         # a single sample is its own mean: a ball of radius 0 is no ball
         radius = radius or reach * (1 + 1e-9) or float(x.norm()) or 1.0
     assert radius is not None
-    return certify_stages(
+    certificate = certify_stages(
         found.stages,
         radius=radius,
         centre=centre,
@@ -92,20 +95,30 @@ def certify(
         covers_support=covers,
         dtype=found.dtype,
     )
+    return _stated(certificate, seen)
 
 
-def _same_data(pruned: Any, batches: Batches) -> bool:
-    """Whether these are the data that calibrated the pruning."""
-    known = getattr(pruned, "data_fingerprint", None)
-    if known is None or batches.one_shot:
-        return False
-    from prunus.calibration.batches import Fingerprint
+def _seen(pruned: Any, batches: list[Any]) -> dict[str, tuple[int, int]]:
+    """{what they did: (samples that did it, all samples)} of those that made the pruning."""
+    uses = {
+        "calibrate": getattr(pruned, "data_rows", None),
+        "plan": getattr(getattr(pruned, "plan", None), "rows", None),
+    }
+    known = {use: rows for use, rows in uses.items() if isinstance(rows, RowSet) and len(rows)}
+    if not known or not batches:
+        return {}
+    hashes = torch.cat([row_hashes(batch) for batch in batches])
+    counts = {use: rows.among(hashes) for use, rows in known.items()}
+    return {use: (count, len(hashes)) for use, count in counts.items() if count}
 
-    print_ = Fingerprint()
-    for batch in batches:
-        for part in parts(batch):
-            print_.add(part)
-    return bool(print_.value == known)
+
+def _stated(certificate: Certificate, seen: dict[str, tuple[int, int]]) -> Certificate:
+    """The certificate with a note of the overlap."""
+    notes = tuple(
+        f"{count} of {total} rows were used to {use}: statements from them are in-sample"
+        for use, (count, total) in seen.items()
+    )
+    return replace(certificate, notes=(*certificate.notes, *notes))
 
 
 def _from_outputs(

@@ -21,6 +21,7 @@ from prunus.guarantee.solve import (
     least_error,
     solve,
 )
+from prunus.rows import RowSet, rows_of
 from prunus.theory.gap.held_out import clopper_pearson, sample_size_for_quantile
 from prunus.theory.gap.laws import Method
 
@@ -88,7 +89,8 @@ def plan(
             radius=radius, data=data, density=density,
         )  # fmt: skip
     _enough(kind, data, relative, radius)
-    inputs = None if data is None else _tensor(sampled(data, SAMPLES), kind)
+    batches = [] if data is None else sampled(data, SAMPLES)
+    inputs = _tensor(batches, kind) if batches else None
     problem, scale = drawn_problem(
         model,
         kind,
@@ -98,7 +100,8 @@ def plan(
         delta=delta,
     )
     notes = (f"planned for {method} masks that are not drawn yet",)
-    return _planned(problem, limit, kind, _unit(scale, relative, kind), density, notes)
+    unit = _unit(scale, relative, kind)
+    return _planned(problem, limit, kind, unit, density, notes, rows_of(batches))
 
 
 def plan_family(
@@ -149,9 +152,10 @@ def plan_family(
     if kind == "changed":
         if not planning or not verifying:
             raise ValueError("kind='changed' needs at least three samples, to plan and to verify.")
-        return _verified(problem, family, Outputs(model, verifying), limit, delta, density, notes)
-    scale = None if outputs is None else outputs.scale
-    return _planned(problem, limit, kind, _unit(scale, relative, kind), density, notes)
+        fresh, rows = Outputs(model, verifying), rows_of([*planning, *verifying])
+        return _verified(problem, family, fresh, limit, delta, density, notes, rows)
+    unit = _unit(None if outputs is None else outputs.scale, relative, kind)
+    return _planned(problem, limit, kind, unit, density, notes, rows_of(batches))
 
 
 def measured_curves(
@@ -222,13 +226,16 @@ def _planned(
     unit: float,
     density: float | None,
     notes: tuple[str, ...],
+    rows: RowSet,
 ) -> Plan:
     choice = solve(problem, limit * unit)
     if kind == "predicted":
         notes += ("a prediction from the planning data: certify on fresh data",)
     if kind == "mean_square":
         notes += ("a bound on the planning data; fresh data need a held-out statement",)
-    return _answer(problem, choice, limit, kind, density, notes, lambda c: problem.value(c) / unit)
+    return _answer(
+        problem, choice, limit, kind, density, notes, rows, lambda c: problem.value(c) / unit
+    )
 
 
 def _verified(
@@ -239,6 +246,7 @@ def _verified(
     delta: float,
     density: float | None,
     notes: tuple[str, ...],
+    rows: RowSet,
 ) -> Plan:
     def test(kept: Mapping[str, int]) -> float:
         return clopper_pearson(fresh.changed(family.network(kept)), fresh.samples, delta)
@@ -260,7 +268,7 @@ def _verified(
         f"limit for fresh data, δ = {delta:g}, if these samples did not train the network",
     )
     return _answer(
-        problem, choice, limit, "changed", density, notes,
+        problem, choice, limit, "changed", density, notes, rows,
         lambda c: test(problem.counts(c)) if any(c) else 0.0,
     )  # fmt: skip
 
@@ -272,6 +280,7 @@ def _answer(
     kind: str,
     density: float | None,
     notes: tuple[str, ...],
+    rows: RowSet,
     value: Callable[[Choice], float],
 ) -> Plan:
     """The plan as it is handed out; of least error, infeasible, where it would keep too much."""
@@ -294,4 +303,5 @@ def _answer(
         value=value(choice),
         feasible=feasible,
         notes=notes,
+        rows=rows,
     )

@@ -21,11 +21,13 @@ from prunus.layer import layer_of, view_of
 from prunus.recipe import parse
 from prunus.result.packing import bits, file_name, packed_tensors, stored_tensors, unbits, unpacked
 from prunus.result.value import LayerResult, Pruned
+from prunus.rows import RowSet
 from prunus.surgery.resize import resize
 
 __all__ = ["load", "save", "weights_digest"]
 
 FORMAT = 1
+PARTS = ("weights", "compact", "rows")
 
 
 def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
@@ -73,6 +75,10 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     if example is not None:
         smaller = {k: v.detach().cpu() for k, v in pruned.compact(example).state_dict().items()}
         parts["compact"] = save_tensors(apart(smaller))
+    used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
+    rows = {name: known.hashes for name, known in used.items() if known is not None}
+    if rows:
+        parts["rows"] = save_tensors(rows)
     # Files are named by their content and the account is replaced last: an interrupted save
     # leaves the old network whole.
     digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
@@ -82,7 +88,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     write_text(target / "pruned.json", json.dumps(facts, indent=1, default=str) + "\n")
     current = {file_name(part, digest) for part, digest in digests.items()}
     for stale in target.glob("*-????????????.safetensors"):
-        if stale.name not in current and stale.name.partition("-")[0] in ("weights", "compact"):
+        if stale.name not in current and stale.name.partition("-")[0] in PARTS:
             stale.unlink()
     return target
 
@@ -126,18 +132,23 @@ def load(
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
         }
         notes = tuple(facts["plan"].pop("notes"))
+        rows: dict[str, RowSet] = {}
+        if "rows" in facts["files"]:  # folders of version 0.1 have none
+            used = stored_tensors(source, "rows", facts["files"])
+            rows = {name: RowSet(hashes) for name, hashes in used.items()}
         is_dense = facts["dense"] is not None and weights_digest(dense) == facts["dense"]
         result = Pruned(
             model=pruned,
             layers={},
             not_pruned=facts["not_pruned"],
-            plan=Plan(kept=kept, notes=notes, **facts["plan"]),
+            plan=Plan(kept=kept, notes=notes, rows=rows.get("plan"), **facts["plan"]),
             recipe=recipe,
             name=facts["name"],
             seed=facts["seed"],
             cost_before=_cost(facts["cost_before"]),
             cost_after=_cost(facts["cost_after"]),
             data_fingerprint=facts["data_fingerprint"],
+            data_rows=rows.get("data"),
             metrics=facts["metrics"],
             notes=tuple(facts["notes"]),
             masks=masks,

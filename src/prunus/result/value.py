@@ -17,6 +17,7 @@ from prunus.calibration.store import device_of
 from prunus.cost import Cost, measure_latency
 from prunus.granularity import Node
 from prunus.recipe import Recipe
+from prunus.rows import RowSet
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
 
@@ -69,6 +70,7 @@ class Pruned:
         cost_before: of the dense network.
         cost_after: of the pruned network; for nodes, of the compact one.
         data_fingerprint: hash of the calibration data, or None.
+        data_rows: which samples calibrated, or None; those that planned are in `plan.rows`.
         metrics: what `evaluate` said, by "before", "pruned" and "trained".
         notes: what the reader should know.
         masks: True where an entry is kept, for every parameter that has zeros to hold.
@@ -86,6 +88,7 @@ class Pruned:
     cost_before: Cost
     cost_after: Cost
     data_fingerprint: str | None = None
+    data_rows: RowSet | None = field(default=None, repr=False)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)

@@ -1,0 +1,140 @@
+"""Which samples were used before: a hash of every row of the data, whatever batch it came in."""
+
+import base64
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+__all__ = ["RowSet", "row_hashes", "rows_of"]
+
+ENTRIES = 2**20  # numbers that are hashed at a time
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+PADDING = "attention_mask"
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """The samples that a pruning or a plan has seen.
+
+    Attributes:
+        hashes: one 64-bit number per distinct sample, ascending.
+    """
+
+    hashes: Int64[Tensor, " rows"]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def __or__(self, other: "RowSet") -> "RowSet":
+        return RowSet.of([self.hashes, other.hashes])
+
+    @staticmethod
+    def of(hashes: Iterable[Int64[Tensor, " samples"]]) -> "RowSet":
+        """The set of all these hashes."""
+        together = np.concatenate([np.empty(0, dtype=np.int64), *(h.numpy() for h in hashes)])
+        return RowSet(torch.from_numpy(np.unique(together)))
+
+    def to_text(self) -> str:
+        """The set as text for a JSON file."""
+        return base64.b64encode(self.hashes.numpy().astype("<i8").tobytes()).decode()
+
+    @staticmethod
+    def from_text(text: str) -> "RowSet":
+        """The set that `to_text` wrote."""
+        hashes = np.frombuffer(base64.b64decode(text), dtype="<i8").astype(np.int64)
+        return RowSet(torch.from_numpy(hashes))
+
+    def among(self, hashes: Int64[Tensor, " samples"]) -> int:
+        """How many of the samples with these hashes are in the set."""
+        return int(torch.isin(hashes, self.hashes).sum())
+
+
+def rows_of(batches: Iterable[Any]) -> RowSet:
+    """The samples of all batches."""
+    return RowSet.of(map(row_hashes, batches))
+
+
+def row_hashes(batch: Any) -> Int64[Tensor, " samples"]:
+    """A 64-bit hash of each sample's input, in the order of the batch.
+
+    The same numbers give the same hash in any batch, order, shape, device and number format that
+    float32 can hold: values are compared as float32, and −0 as 0. Of a tuple or list the first
+    element is the input, so labels do not count; nor do positions that an `attention_mask` hides.
+    h = Σ_j m_j mix(x_j) mod 2⁶⁴ over the bits of the values, with fixed odd multipliers m_j: two
+    rows that differ collide with a probability of about 2⁻⁶⁴ over the choice of the multipliers.
+    """
+    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    found: np.ndarray | None = None
+    mask = inputs.get(PADDING) if isinstance(inputs, Mapping) else None
+    for key, tensor in _tensors("", inputs):
+        if key == PADDING or (found is not None and _rows(tensor) != len(found)):
+            continue
+        if isinstance(mask, Tensor) and tensor.shape == mask.shape:
+            tensor = tensor * (mask != 0)
+        own = _hashed(tensor, sum(key.encode()) + len(key) * 2**32 if key else 0)
+        found = own if found is None else found + own
+    if found is None:
+        return torch.empty(0, dtype=torch.int64)
+    return torch.from_numpy(found.view(np.int64))
+
+
+def _tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
+    """The tensors of an input by name; those of a plain tensor or sequence have no name."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(value if value.flags.writeable else value.copy())
+    if isinstance(value, Tensor):
+        return [(key, value)]
+    if isinstance(value, Mapping):
+        named = (_tensors(str(name), part) for name, part in sorted(value.items(), key=_name))
+        return list(itertools.chain.from_iterable(named))
+    if isinstance(value, tuple | list):
+        numbered = (_tensors(f"{key}{i}", part) for i, part in enumerate(value))
+        return list(itertools.chain.from_iterable(numbered))
+    return []
+
+
+def _name(item: tuple[Any, Any]) -> str:
+    return str(item[0])
+
+
+def _rows(tensor: Tensor) -> int:
+    return int(tensor.shape[0]) if tensor.ndim else 1
+
+
+def _hashed(tensor: Tensor, salt: int) -> np.ndarray:
+    values = tensor.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    rows = _rows(values)
+    values = values.reshape(rows, -1)
+    width = values.shape[1]
+    weights = _multipliers(width, salt)
+    out = np.zeros(rows, dtype=np.uint64)
+    step = max(1, ENTRIES // max(1, width))
+    for start in range(0, rows, step):
+        part = values[start : start + step].to("cpu", torch.float32) + 0.0  # −0 becomes 0
+        bits = torch.where(part.isnan(), torch.nan, part).numpy().view(np.uint32)
+        mixed = bits.astype(np.uint64) * np.uint64(FIRST)
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= weights
+        out[start : start + step] = mixed.sum(axis=1, dtype=np.uint64)
+    return out
+
+
+def _multipliers(width: int, salt: int) -> np.ndarray:
+    """Fixed odd numbers, one per entry of a row: SplitMix64 of its place.
+
+    References:
+        Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators, OOPSLA.
+    """
+    z = np.arange(1, width + 1, dtype=np.uint64) + np.uint64(salt % 2**63)
+    z *= np.uint64(GOLDEN)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(SECOND)
+    return (z ^ (z >> np.uint64(31))) | np.uint64(1)
