@@ -15,7 +15,7 @@ import prunus
 ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
-    "check", "rng", "rows", "files", "progress", "modes",
+    "check", "rng", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
     "layer", "coupling", "cost", "calibration", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",

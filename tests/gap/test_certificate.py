@@ -20,10 +20,12 @@ from prunus.theory.gap import (
     leaky_relu,
     local_bound,
 )
+from prunus.theory.gap.chain import chain_bound, chain_norm
 from prunus.theory.gap.norms import Geometry
 from prunus.theory.gap.per_sample import first_order_gaps, pointwise_bound, sample_bound
-from prunus.theory.gap.propagate import Reach, chain_bound, chain_norm, product_bound, run
+from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.search import largest_gap
+from prunus.theory.gap.stages import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 

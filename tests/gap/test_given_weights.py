@@ -7,6 +7,8 @@ import pytest
 import scipy.stats as stats
 import torch
 
+from prunus.allocation.least_variance import optimal_densities
+from prunus.scores.sensitivity import sensitivity_scores
 from prunus.theory.gap import Branches, LinearPair, Pointwise, activation, certify
 from prunus.theory.gap.given_weights import (
     drawn_mean_square,
@@ -16,14 +18,8 @@ from prunus.theory.gap.given_weights import (
     replacement_norm,
     simulated_bound,
 )
-from prunus.theory.gap.propagate import run
-from prunus.theory.gap.sensitivity import (
-    optimal_densities,
-    predicted_random,
-    predicted_rescaled,
-    sensitivities,
-    sensitivity_scores,
-)
+from prunus.theory.gap.sensitivity import predicted_random, predicted_rescaled, sensitivities
+from prunus.theory.gap.stages import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 

@@ -10,7 +10,7 @@ from torch import nn
 import prunus
 from prunus.guarantee.extract import Unsupported, extract, masked_model
 from prunus.theory.gap import Branches, InSampleWarning
-from prunus.theory.gap.propagate import linear_stages, run
+from prunus.theory.gap.stages import linear_stages, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 import prunus
 from prunus.guarantee.extract import Unsupported, extract, masked_model
 from prunus.theory.gap.norms import conv_norm
-from prunus.theory.gap.propagate import Branches, linear_stages, run
 from prunus.theory.gap.search import largest_gap
+from prunus.theory.gap.stages import Branches, linear_stages, run
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 

@@ -12,7 +12,8 @@ from prunus.theory.gap import LinearPair, Pointwise, activation, certify, custom
 from prunus.theory.gap.given_weights import drawn_conv_norm, drawn_sup
 from prunus.theory.gap.norms import Geometry, conv_norm
 from prunus.theory.gap.per_sample import _injections, pairwise_unchanged, pointwise_bound
-from prunus.theory.gap.propagate import Reach, layer_norms, product_bound, rounding_error, run
+from prunus.theory.gap.propagate import Reach, product_bound
+from prunus.theory.gap.rounding import rounding_error
 from prunus.theory.gap.search import largest_gap
 from prunus.theory.gap.sensitivity import (
     UnreachedWarning,
@@ -22,6 +23,7 @@ from prunus.theory.gap.sensitivity import (
     predicted_rescaled,
     sensitivities,
 )
+from prunus.theory.gap.stages import layer_norms, run
 from reference.gap import conv_matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")

@@ -147,7 +147,7 @@ def test_random_draws_are_uniform_and_rescaling_is_unbiased():
 
 
 def test_inclusion_is_the_clamped_proportion():
-    from prunus.theory.gap.inclusion import inclusion
+    from prunus.inclusion import inclusion
 
     scores = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0, -torch.inf], dtype=torch.float64)
     p = inclusion(scores, 3, smallest=0.1)
@@ -170,8 +170,8 @@ def test_inclusion_is_the_clamped_proportion():
 
 
 def test_proportional_draws_keep_their_odds_and_are_unbiased():
+    from prunus.inclusion import inclusion
     from prunus.selection import Proportional
-    from prunus.theory.gap.inclusion import inclusion
 
     generator = generator_for(5, "draws")
     scores = torch.tensor([[5.0, 3.0, 2.0, 1.0, 1.0, 0.2]], dtype=torch.float64)

@@ -1,5 +1,6 @@
 """Shares of the layers under sampling with probabilities proportional to the scores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,11 @@ from torch import Tensor
 from prunus.allocation.growth import CostOf, Pools, largest
 from prunus.allocation.rules import bound_notes, plan_of
 from prunus.budget import Budget, Plan, count_of, share
-from prunus.check import fraction, whole
-from prunus.theory.gap.inclusion import inclusion
+from prunus.check import fraction, positive, whole
+from prunus.inclusion import inclusion
+from prunus.scores.sensitivity import sensitivity_scores
 
-__all__ = ["LeastVariance"]
+__all__ = ["LeastVariance", "optimal_densities"]
 
 STEPS = 16  # by which the expected number of a budget that is no density grows, per unit
 
@@ -82,6 +84,35 @@ class LeastVariance:
         names = tuple(name for name, flags in short.items() if bool(flags.any()))
         notes = bound_notes(names, self.minimum)
         return plan_of(_by_name(pools, found), cost, budget, notes, asked=asked)
+
+
+def optimal_densities(
+    weights: Mapping[str, Tensor],
+    sensitivity: Mapping[str, Tensor],
+    density: float,
+    *,
+    smallest: float = 0.05,
+) -> dict[str, Tensor]:
+    """Keep probabilities of least predicted variance for a given expected number kept.
+
+    p_ab = min(1, max(p_min, λ |W_ab| √(S_ab + s₀))), λ by bisection; to be used with rescaling by
+    1 / p, which keeps the weights unbiased.
+
+    Args:
+        weights: of each layer.
+        sensitivity: S of each layer.
+        density: expected kept / total over all layers together.
+        smallest: p_min, which bounds the factor 1 / p; never above `density`.
+    """
+    kept = fraction("density", density, one=True)
+    floor = min(positive("smallest", smallest), kept)
+    scores = {name: sensitivity_scores(weights[name], sensitivity[name]) for name in weights}
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    odds = inclusion(flat, kept * len(flat), smallest=floor)
+    parts = torch.split(odds, [score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)
+    }
 
 
 def _by_name(pools: Pools, counts: list[int]) -> dict[str, Int[Tensor, " pools"]]:

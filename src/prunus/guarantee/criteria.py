@@ -14,20 +14,19 @@ from prunus.guarantee.extract import Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 from prunus.theory.gap.certificate import UNITS
+from prunus.theory.gap.chain import chain_bound
 from prunus.theory.gap.norms import conv_norm, spectral_norm
 from prunus.theory.gap.per_sample import sample_bound
-from prunus.theory.gap.propagate import (
+from prunus.theory.gap.propagate import Reach, product_bound
+from prunus.theory.gap.rounding import rounding_error
+from prunus.theory.gap.stages import (
     Branches,
     LayerNorms,
     LinearPair,
-    Reach,
     Stage,
     apply_linear,
-    chain_bound,
     layer_norms,
     linear_stages,
-    product_bound,
-    rounding_error,
     run,
 )
 

@@ -13,8 +13,8 @@ from prunus.guarantee.extract import extract
 from prunus.guarantee.solve import GRID, Problem
 from prunus.theory.gap import VacuousWarning
 from prunus.theory.gap.given_weights import drawn_mean_square, drawn_sup
-from prunus.theory.gap.propagate import Branches, LinearPair, Stage, layer_norms, linear_stages, run
 from prunus.theory.gap.sensitivity import sensitivities
+from prunus.theory.gap.stages import Branches, LinearPair, Stage, layer_norms, linear_stages, run
 
 __all__ = ["drawn_problem"]
 

@@ -17,7 +17,7 @@ from prunus.guarantee.rules import (
     linear_stage,
     module_stage,
 )
-from prunus.theory.gap.propagate import Branches, LinearPair, Stage, linear_stages, run
+from prunus.theory.gap.stages import Branches, LinearPair, Stage, linear_stages, run
 
 __all__ = ["Extracted", "Unsupported", "extract", "masked_model", "pruned_model"]
 

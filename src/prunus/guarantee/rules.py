@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from prunus.theory.gap.activations import Activation, activation, leaky_relu
 from prunus.theory.gap.norms import Geometry, conv_norm
-from prunus.theory.gap.propagate import LinearPair, Lipschitz, Pointwise, Stage
+from prunus.theory.gap.stages import LinearPair, Lipschitz, Pointwise, Stage
 
 __all__ = [
     "AVAILABLE",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from prunus.allocation.least_variance import optimal_densities
 from prunus.bench.cache import trained
 from prunus.bench.data import Dataset, load_data
 from prunus.bench.models import mlp
@@ -19,17 +20,16 @@ from prunus.bench.train import TRAINER_VERSION, Training, fit
 from prunus.guarantee.extract import extract
 from prunus.progress import track
 from prunus.rng import generator_for
+from prunus.scores.sensitivity import sensitivity_scores
 from prunus.theory.gap import LinearPair, VacuousWarning
+from prunus.theory.gap.chain import chain_bound
 from prunus.theory.gap.concentration import NormBound, matrix_bernstein
 from prunus.theory.gap.given_weights import drawn_sup, draws_needed
 from prunus.theory.gap.per_sample import first_order_gaps, pairwise_unchanged, sample_bound
-from prunus.theory.gap.propagate import Reach, Stage, chain_bound, product_bound, run
+from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.search import largest_gap
-from prunus.theory.gap.sensitivity import (
-    optimal_densities,
-    sensitivities,
-    sensitivity_scores,
-)
+from prunus.theory.gap.sensitivity import sensitivities
+from prunus.theory.gap.stages import Stage, run
 
 __all__ = ["DigitsNet", "design_rows", "digits_networks", "magnitude_rows", "rescaled_rows"]
 

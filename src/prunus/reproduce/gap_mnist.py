@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.allocation.least_variance import optimal_densities
 from prunus.bench.cache import trained
 from prunus.bench.tasks import task
 from prunus.engine import prune
@@ -18,13 +19,10 @@ from prunus.progress import track
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.rng import generator_for
+from prunus.scores.sensitivity import sensitivity_scores
 from prunus.theory.gap import Certificate, LinearPair, VacuousWarning
-from prunus.theory.gap.propagate import Stage, linear_stages, run
-from prunus.theory.gap.sensitivity import (
-    optimal_densities,
-    sensitivities,
-    sensitivity_scores,
-)
+from prunus.theory.gap.sensitivity import sensitivities
+from prunus.theory.gap.stages import Stage, linear_stages, run
 
 __all__ = ["reproduce"]
 

@@ -3,13 +3,23 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
-from prunus.theory.gap.sensitivity import sensitivity_scores
 
-__all__ = ["Sensitivity"]
+__all__ = ["Sensitivity", "sensitivity_scores"]
+
+
+def sensitivity_scores(weight: Tensor, sensitivity: Tensor) -> Tensor:
+    """|W| √S: the root mean square change of the output if this weight alone goes."""
+    return weight.abs().to(torch.float64) * (sensitivity + _floor(sensitivity)).sqrt()
+
+
+def _floor(sensitivity: Tensor) -> float:
+    """s₀ = 10⁻³ mean S: no weight is called free for want of samples."""
+    return 1e-3 * float(sensitivity.mean())
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from prunus.check import fraction
+from prunus.inclusion import inclusion
 from prunus.selection.choice import Choice, checked_counts
-from prunus.theory.gap.inclusion import inclusion
 
 __all__ = ["Proportional", "systematic_sample"]
 

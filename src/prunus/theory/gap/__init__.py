@@ -13,7 +13,7 @@ from prunus.theory.gap.activations import (
     leaky_relu,
 )
 from prunus.theory.gap.certificate import certify, local_bound
-from prunus.theory.gap.propagate import Branches, LinearPair, Lipschitz, Pointwise
+from prunus.theory.gap.stages import Branches, LinearPair, Lipschitz, Pointwise
 from prunus.theory.gap.statement import Certificate, InSampleWarning, Statement, VacuousWarning
 
 __all__ = [

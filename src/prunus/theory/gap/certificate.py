@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from prunus.check import as_float64, fraction, positive, whole
+from prunus.theory.gap.chain import chain_bound, chain_lipschitz
 from prunus.theory.gap.held_out import (
     clopper_pearson,
     empirical_bernstein,
@@ -27,21 +28,18 @@ from prunus.theory.gap.per_sample import (
     pointwise_bound,
     sample_bound,
 )
-from prunus.theory.gap.propagate import (
+from prunus.theory.gap.propagate import Reach, product_bound
+from prunus.theory.gap.rounding import rounding_error
+from prunus.theory.gap.search import largest_gap
+from prunus.theory.gap.stages import (
     Branches,
     LayerNorms,
     LinearPair,
-    Reach,
     Stage,
-    chain_bound,
-    chain_lipschitz,
     layer_norms,
     linear_stages,
-    product_bound,
-    rounding_error,
     run,
 )
-from prunus.theory.gap.search import largest_gap
 from prunus.theory.gap.statement import (
     Certificate,
     Kind,

@@ -20,7 +20,7 @@ from prunus.theory.gap.concentration import (
 )
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
 from prunus.theory.gap.norms import Geometry, conv_norm, frequencies, spectral_norm
-from prunus.theory.gap.propagate import Branches, LinearPair, Lipschitz, Pointwise, Stage, run
+from prunus.theory.gap.stages import Branches, LinearPair, Lipschitz, Pointwise, Stage, run
 from prunus.theory.gap.statement import Statement, judge, warn_vacuous
 
 __all__ = [

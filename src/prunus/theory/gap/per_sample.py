@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prunus.theory.gap.propagate import (
+from prunus.theory.gap.chain import chain_norm
+from prunus.theory.gap.stages import (
     Branches,
     LayerNorms,
     LinearPair,
@@ -16,7 +17,6 @@ from prunus.theory.gap.propagate import (
     Stage,
     apply_linear,
     bias_shift,
-    chain_norm,
     layer_norms,
     run,
 )

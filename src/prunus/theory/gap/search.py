@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from prunus.theory.gap.propagate import Stage, run
+from prunus.theory.gap.stages import Stage, run
 
 __all__ = ["largest_gap"]
 

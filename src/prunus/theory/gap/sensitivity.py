@@ -1,4 +1,4 @@
-"""How the output reacts to each weight: predictions of the gap, and masks made from them."""
+"""How the output reacts to each weight, and predictions of the gap from it."""
 
 import math
 import warnings
@@ -9,10 +9,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from prunus.check import fraction, positive, whole
+from prunus.check import whole
 from prunus.theory.gap.certificate import check_stages
-from prunus.theory.gap.inclusion import inclusion
-from prunus.theory.gap.propagate import (
+from prunus.theory.gap.stages import (
     Branches,
     LinearPair,
     Stage,
@@ -25,13 +24,11 @@ from prunus.theory.gap.propagate import (
 __all__ = [
     "UnreachedWarning",
     "curvatures",
-    "optimal_densities",
     "predicted_diagonal",
     "predicted_kronecker",
     "predicted_random",
     "predicted_rescaled",
     "sensitivities",
-    "sensitivity_scores",
 ]
 
 PROBED = 64  # outputs beyond which random signs replace one backward pass per output
@@ -115,16 +112,6 @@ def _squared_gradients(pair: LinearPair, slope: Tensor, x: Tensor) -> Tensor:
         gradient = torch.einsum("ngop,ngip->ngoi", one, other)
         total += gradient.square().sum(dim=0).reshape(total.shape)
     return total.reshape(pair.weight.shape)
-
-
-def sensitivity_scores(weight: Tensor, sensitivity: Tensor) -> Tensor:
-    """|W| √S: the root mean square change of the output if this weight alone goes."""
-    return weight.abs().to(torch.float64) * (sensitivity + _floor(sensitivity)).sqrt()
-
-
-def _floor(sensitivity: Tensor) -> float:
-    """s₀ = 10⁻³ mean S: no weight is called free for want of samples."""
-    return 1e-3 * float(sensitivity.mean())
 
 
 def curvatures(stages: Sequence[Stage], samples: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -250,32 +237,3 @@ def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[S
         else:
             thin.append(stage)
     return tuple(thin)
-
-
-def optimal_densities(
-    weights: Mapping[str, Tensor],
-    sensitivity: Mapping[str, Tensor],
-    density: float,
-    *,
-    smallest: float = 0.05,
-) -> dict[str, Tensor]:
-    """Keep probabilities of least predicted variance for a given expected number kept.
-
-    p_ab = min(1, max(p_min, λ |W_ab| √(S_ab + s₀))), λ by bisection; to be used with rescaling by
-    1 / p, which keeps the weights unbiased.
-
-    Args:
-        weights: of each layer.
-        sensitivity: S of each layer.
-        density: expected kept / total over all layers together.
-        smallest: p_min, which bounds the factor 1 / p; never above `density`.
-    """
-    kept = fraction("density", density, one=True)
-    floor = min(positive("smallest", smallest), kept)
-    scores = {name: sensitivity_scores(weights[name], sensitivity[name]) for name in weights}
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    odds = inclusion(flat, kept * len(flat), smallest=floor)
-    parts = torch.split(odds, [score.numel() for score in scores.values()])
-    return {
-        name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)
-    }

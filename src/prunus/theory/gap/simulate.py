@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 from prunus.check import whole
 from prunus.theory.gap.laws import Law, Method
 from prunus.theory.gap.network import Network, pruned_count
-from prunus.theory.gap.propagate import LinearPair, Pointwise, Stage, run
 from prunus.theory.gap.search import largest_gap
+from prunus.theory.gap.stages import LinearPair, Pointwise, Stage, run
 
 __all__ = ["draw_matrix", "draw_network", "draw_pruned", "simulated_gaps", "simulated_sups"]
 

@@ -1,0 +1,190 @@
+"""A network before and after pruning, as a sequence of stages that bounds can follow."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from prunus.theory.gap.activations import Activation
+from prunus.theory.gap.norms import Geometry, conv_norm, spectral_norm
+
+__all__ = [
+    "Branches",
+    "LayerNorms",
+    "LinearPair",
+    "Lipschitz",
+    "Pointwise",
+    "Stage",
+    "apply_linear",
+    "bias_shift",
+    "layer_norms",
+    "linear_stages",
+    "padded",
+    "run",
+]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearPair:
+    """A linear map before and after pruning; a convolution where `geometry` is given.
+
+    A convolution of sequences (batch, channels, length) is one of images of height 1: its kernel
+    is (out, in / groups, 1, taps).
+
+    Attributes:
+        name: of the layer.
+        weight: W, (out, in), or a kernel (out, in / groups, height, width).
+        pruned_weight: V of the same shape.
+        bias: b, (out,), or None.
+        pruned_bias: c of the same shape, or None.
+        geometry: how the kernel meets its images; None for a matrix.
+        offsets: (out,), where a batch norm is folded in: the sum of the sizes of all that the
+            modules add or subtract, scaled, in the larger of both networks. They may cancel in
+            the folded bias, but their rounding does not.
+    """
+
+    name: str
+    weight: Tensor
+    pruned_weight: Tensor
+    bias: Tensor | None = None
+    pruned_bias: Tensor | None = None
+    geometry: Geometry | None = None
+    offsets: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointwise:
+    """An activation applied entry by entry."""
+
+    name: str
+    activation: Activation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lipschitz:
+    """A map alike in both networks, with a known Lipschitz constant and value 0 at 0."""
+
+    name: str
+    gain: float
+    function: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """Two branches of one value, joined; an empty one is the identity.
+
+    Their sum, where Lipschitz constants and gaps add; or, along `axis`, the shortcut's output
+    followed by the branch's, where they are the root of the sum of squares. More than two
+    branches nest.
+
+    Attributes:
+        name: for messages.
+        branch: the second branch.
+        shortcut: the first branch.
+        axis: along which the two are concatenated (not the batch's 0); None: they are added.
+    """
+
+    name: str
+    branch: tuple["Stage", ...]
+    shortcut: tuple["Stage", ...] = ()
+    axis: int | None = None
+
+    def size(self, first: float, second: float) -> float:
+        """Norm of the joined value from the norms of the two."""
+        return first + second if self.axis is None else math.hypot(first, second)
+
+    def sizes(self, first: Tensor, second: Tensor) -> Tensor:
+        """As `size`, for one norm per sample."""
+        return first + second if self.axis is None else torch.hypot(first, second)
+
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """The joined value."""
+        return first + second if self.axis is None else torch.cat([first, second], dim=self.axis)
+
+
+Stage = LinearPair | Pointwise | Lipschitz | Branches
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """Upper bounds w ≥ ‖W‖, v ≥ ‖V‖, Δ ≥ ‖W − V‖ of one layer."""
+
+    dense: float
+    pruned: float
+    difference: float
+
+
+def apply_linear(stage: LinearPair, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """The linear map of a stage on a batch, with the weights given."""
+    if stage.geometry is None:
+        return F.linear(x, weight, bias)
+    shape = stage.geometry
+    sequence = x.ndim == 3
+    x = padded(shape, x)
+    x = F.conv2d(x, weight, bias, shape.stride, 0, shape.dilation, shape.groups)
+    return x.squeeze(2) if sequence else x
+
+
+def padded(shape: Geometry, x: Tensor) -> Float[Tensor, "batch channels height width"]:
+    """Images with their border, ready for a kernel; a sequence becomes an image of height 1."""
+    x = x[:, :, None] if x.ndim == 3 else x
+    (top, bottom), (left, right) = shape.padding
+    if not any((top, bottom, left, right)):
+        return x
+    mode = "circular" if shape.circular else "constant"
+    return F.pad(x, (left, right, top, bottom), mode=mode)
+
+
+def run(stages: Sequence[Stage], x: Tensor, *, pruned: bool = False) -> Tensor:
+    """The network's (or the pruned network's) output on a batch."""
+    for stage in stages:
+        if isinstance(stage, LinearPair):
+            weight = stage.pruned_weight if pruned else stage.weight
+            x = apply_linear(stage, weight, stage.pruned_bias if pruned else stage.bias, x)
+        elif isinstance(stage, Pointwise):
+            x = stage.activation.function(x)
+        elif isinstance(stage, Lipschitz):
+            x = stage.function(x)
+        else:
+            first, second = stage.shortcut, stage.branch
+            x = stage.join(run(first, x, pruned=pruned), run(second, x, pruned=pruned))
+    return x
+
+
+def linear_stages(stages: Sequence[Stage]) -> list[LinearPair]:
+    """All linear maps, those inside residual branches included, in order."""
+    found: list[LinearPair] = []
+    for stage in stages:
+        if isinstance(stage, LinearPair):
+            found.append(stage)
+        elif isinstance(stage, Branches):
+            found += linear_stages(stage.shortcut) + linear_stages(stage.branch)
+    return found
+
+
+def layer_norms(stage: LinearPair) -> LayerNorms:
+    """Safe norms of one layer: diagonalised Gram matrices, or frequencies of a convolution."""
+
+    def norm(weight: Tensor) -> float:
+        if stage.geometry is None:
+            return spectral_norm(weight).value
+        return conv_norm(weight, stage.geometry).value
+
+    return LayerNorms(
+        dense=norm(stage.weight),
+        pruned=norm(stage.pruned_weight),
+        difference=norm(stage.weight - stage.pruned_weight),
+    )
+
+
+def bias_shift(stage: LinearPair) -> Tensor | None:
+    """b − c, a missing one counted as 0; None where both are missing."""
+    if stage.bias is None and stage.pruned_bias is None:
+        return None
+    zero = torch.zeros(len(stage.weight), dtype=stage.weight.dtype)
+    dense = zero if stage.bias is None else stage.bias
+    return dense - (zero if stage.pruned_bias is None else stage.pruned_bias)
