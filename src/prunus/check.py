@@ -3,14 +3,23 @@
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_float64", "finite", "fraction", "near_matches", "positive", "unknown", "whole"]
+__all__ = [
+    "as_float64",
+    "by_reason",
+    "finite",
+    "fraction",
+    "near_matches",
+    "positive",
+    "unknown",
+    "whole",
+]
 
 
 def finite(name: str, values: Tensor, advice: str = "Remove the bad values first.") -> Tensor:
@@ -92,6 +101,14 @@ def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:
     """The names most like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """{reason: names} of {name: reason}, in order of the reasons' first names."""
+    found: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:

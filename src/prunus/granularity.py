@@ -1,6 +1,6 @@
 """What is kept or removed as one unit, and which units compete for a place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from jaxtyping import Bool, Float
@@ -84,12 +84,26 @@ class Node:
     Attributes:
         multiple_of: the kept classes of every group are a multiple of this (or all of them), as
             hardware likes it.
+        inexact: also cut channels over which a norm takes its statistics (LayerNorm, GroupNorm),
+            although what the norm makes of the others then changes; the change is measured.
+            False leaves them whole. RMSNorm needs no such leave: it is corrected exactly.
     """
 
     multiple_of: int = 1
+    inexact: bool = False
 
     def __post_init__(self) -> None:
         whole("multiple_of", self.multiple_of, low=1)
+        if not isinstance(self.inexact, bool):
+            raise ValueError(f"`inexact` must be True or False, got {self.inexact!r}.")
+
+    def __repr__(self) -> str:
+        # Fields of later versions show only where they are set: a recipe's digest stays.
+        later = [f for f in fields(self) if f.name != "multiple_of"]
+        shown = [
+            f"{f.name}={value!r}" for f in later if (value := getattr(self, f.name)) != f.default
+        ]
+        return f"Node({', '.join([f'multiple_of={self.multiple_of}', *shown])})"
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """One pool per group; the scores of its classes come as a single row."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from prunus.check import by_reason
 from prunus.compensation import NoCompensation, output_error
 from prunus.cost import Anatomy, Cost, node_cost
 from prunus.coupling import Coupling, Group
@@ -16,6 +17,7 @@ from prunus.nodes import ClassView, class_scores, parameter_masks
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
+from prunus.surgery.cut import why_whole
 
 __all__ = [
     "NodeCost",
@@ -52,21 +54,27 @@ class NodeCost:
 
 
 def selected_groups(
-    coupling: Coupling, selected: Sequence[str]
+    model: nn.Module, coupling: Coupling, selected: Sequence[str], *, inexact: bool
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
-    """Groups all of whose producers are selected, and {layer: reason} for selected others."""
+    """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
+
+    What `compact` would keep is no unit: it is neither planned nor priced.
+    """
     groups = []
     refused = {name: why for name, why in coupling.refused.items() if name in selected}
     for group in coupling.groups:
         outside = [name for name in group.producers if name not in selected]
-        if not outside:
+        reason = (
+            f"shares its channels with {', '.join(outside)}, not selected"
+            if outside
+            else why_whole(model, group, inexact=inexact)
+        )
+        if reason is None:
             groups.append(group)
-            continue
-        for name in group.producers:
-            if name in selected:
-                refused[name] = f"shares its channels with {', '.join(outside)}, not selected"
+        else:
+            refused.update({name: reason for name in group.producers if name in selected})
     if not groups:
-        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
         raise ValueError(
             f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
             f"Check `layers` and `exclude`, or use a recipe for edges."

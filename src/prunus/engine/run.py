@@ -251,7 +251,8 @@ class Run:
 
     def _prune_nodes(self, part: float) -> None:
         coupling = self._coupling()
-        groups, refused = selected_groups(coupling, self.names)
+        inexact = self.recipe.granularity.inexact
+        groups, refused = selected_groups(self.dense, coupling, self.names, inexact=inexact)
         self.not_pruned.update(refused)
         involved = list(
             dict.fromkeys(name for g in groups for name in (*g.producers, *g.consumers))

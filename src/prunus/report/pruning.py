@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.check import by_reason
 from prunus.files import write_text
 from prunus.layer import layer_of
 from prunus.report.certificate import certificate_sections
@@ -91,7 +92,9 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
         )
     )
     remarks = [
-        f"`{name}` was not pruned, because: {why}" for name, why in pruned.not_pruned.items()
+        f"{', '.join(f'`{name}`' for name in names)} "
+        f"{'was' if len(names) == 1 else 'were'} not pruned, because: {why}"
+        for why, names in by_reason(pruned.not_pruned).items()
     ]
     remarks += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
     about: list[Block] = [

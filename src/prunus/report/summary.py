@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prunus.check import by_reason
 from prunus.cost import speedup
 
 __all__ = [
@@ -101,7 +102,10 @@ def summary(pruned: Any) -> str:
             row["cost"], _number(row["before"]), _number(row["after"]), f"{row['share']:.3f}"
         )
     lines = [latency_note(pruned)]
-    lines += [f"not pruned: {name}, because {why}" for name, why in pruned.not_pruned.items()]
+    lines += [
+        f"not pruned: {', '.join(names)}, because {why}"
+        for why, names in by_reason(pruned.not_pruned).items()
+    ]
     lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
     parts: list[Any] = [head, table, costs]
     if pruned.metrics:

@@ -1,8 +1,8 @@
 """A physically smaller dense copy of a pruned model, deduced from its zeros and verified equal."""
 
-import contextlib
 import copy
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +11,30 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.coupling.groups import coupling_of_trace
 from prunus.coupling.walk import NotTraceable
-from prunus.surgery.dead import CONVOLUTIONS, dead_units, fold, is_depthwise, run
+from prunus.surgery.cut import cut, why_whole
+from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.verify import CompactionError, verify_equal
 
-__all__ = ["CompactionError", "compact", "update_attributes"]
-
-Removed = dict[tuple[str, int], list[int]]  # (parameter, axis) -> positions
+__all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
 
 
-def compact(model: Any, example: Any, *, rtol: float = 1e-4) -> nn.Module:
+@dataclass(frozen=True, eq=False)
+class Compaction:
+    """A smaller network.
+
+    Attributes:
+        model: it.
+        change: ‖small(x) − masked(x)‖ / ‖masked(x)‖ on the example where norms lost part of what
+            their statistics ran over, else None: the two are equal.
+    """
+
+    model: nn.Module
+    change: float | None = None
+
+
+def compact(
+    model: Any, example: Any, *, rtol: float = 1e-4, inexact: bool | None = None
+) -> nn.Module:
     """A smaller dense network that computes what the given one does, without its dead units.
 
     A unit (channel class, see `prunus.coupling`) goes when every consumer either has only zero
@@ -28,6 +43,9 @@ def compact(model: Any, example: Any, *, rtol: float = 1e-4) -> nn.Module:
     c ≠ 0 meets zero padding (at the border it is no constant), where a norm's statistics would
     change, and where the model's code writes the width down. One removal can empty other units,
     so this repeats until nothing changes. Every layer keeps at least one unit.
+
+    An RMS norm that loses inputs which are always zero is corrected exactly: d of them become d′,
+    its weight γ √(d/d′) and its epsilon ε d/d′.
 
     Constants are those of eval mode. In training mode a batch norm of a constant channel emits
     its shift whatever the running mean says, so that a folded constant which has passed a batch
@@ -40,6 +58,9 @@ def compact(model: Any, example: Any, *, rtol: float = 1e-4) -> nn.Module:
             model is traced, constants are read and the result is verified on it.
         rtol: largest accepted error, relative to max|output|. In float64 at most 1e-9 is
             accepted, in half precision at least 8 times the precision's rounding.
+        inexact: also cut units over which a layer or group norm takes its statistics. The answer
+            then equals the given network with these statistics taken over what stays, and is
+            verified against that. None: as the recipe of a `Pruned` says, else no.
 
     Returns:
         A copy with the same classes of modules, dtype, device, training flags and requires_grad.
@@ -49,96 +70,40 @@ def compact(model: Any, example: Any, *, rtol: float = 1e-4) -> nn.Module:
             the message names the first layer where it does.
     """
     module: nn.Module = model if isinstance(model, nn.Module) else model.model
-    small = copy.deepcopy(module)
+    if inexact is None:
+        granularity = getattr(getattr(model, "recipe", None), "granularity", None)
+        inexact = bool(getattr(granularity, "inexact", False))
     try:
-        groups = coupling_of_trace(small, example).groups
+        groups = coupling_of_trace(module, example).groups
     except NotTraceable as reason:
         raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-    groups = tuple(group for group in groups if group.exact and not group.written)
-    removed = _empty(small, groups, example)
-    kept = _shrink(small, removed)
-    _update_bare_norms(small, example)
-    verify_equal(module, small, example, kept=kept, rtol=rtol)
-    return small
+    return compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model
 
 
-def _shrink(model: nn.Module, removed: Removed) -> dict[str, Tensor]:
-    """Cut the positions out of parameters and buffers; return what each layer has kept."""
-    for (parameter, axis), gone in list(removed.items()):
-        name, _, leaf = parameter.rpartition(".")
-        if (
-            axis == 0
-            and leaf == "weight"
-            and getattr(model.get_submodule(name), "bias", None) is not None
-        ):
-            removed[f"{name}.bias", 0] = gone  # also a bias that folding has added
-    kept: dict[str, Tensor] = {}
-    for (parameter, axis), gone in removed.items():
-        if not gone:
-            continue
-        name, _, leaf = parameter.rpartition(".")
-        module = model.get_submodule(name)
-        tensor: Tensor = getattr(module, leaf)
-        stays = torch.ones(tensor.shape[axis], dtype=torch.bool)
-        stays[gone] = False
-        index = stays.nonzero().flatten()
-        cut = tensor.detach().index_select(axis, index.to(tensor.device))
-        if leaf in module._parameters:
-            module._parameters[leaf] = nn.Parameter(cut, requires_grad=tensor.requires_grad)
-        else:
-            module._buffers[leaf] = cut
-        if axis == 0 and leaf == "weight":
-            kept[name] = index
-    for module in {model.get_submodule(parameter.rpartition(".")[0]) for parameter, _ in removed}:
-        update_attributes(module)
-    return kept
+def compact_groups(
+    model: nn.Module,
+    groups: Sequence[Group],
+    example: Any,
+    *,
+    rtol: float = 1e-4,
+    inexact: bool = False,
+) -> Compaction:
+    """`compact` for a model whose groups are known; those that cannot be cut stay whole."""
+    small = copy.deepcopy(model)
+    groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
+    gone = _empty(small, groups, example)
+    left = cut(small, groups, gone, example)
+    change = verify_equal(
+        model, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics
+    )
+    return Compaction(small, change)
 
 
-def _update_bare_norms(model: nn.Module, example: Any) -> None:
-    """Widths of instance norms that hold no tensor, read off as they run."""
-
-    def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        module.num_features = inputs[0].shape[inputs[0].ndim - module._get_no_batch_dim()]
-
-    bare = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.instancenorm._InstanceNorm)
-        and not (module.affine or module.track_running_stats)
-    ]
-    handles = [module.register_forward_pre_hook(hook) for module in bare]
-    try:
-        if bare:
-            with contextlib.suppress(Exception):  # the verification runs it again and reports
-                run(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def update_attributes(module: nn.Module) -> None:
-    """Widths that a module keeps beside its weights."""
-    weight: Any = getattr(module, "weight", None)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, CONVOLUTIONS):
-        if is_depthwise(module):
-            multiplier = module.out_channels // module.in_channels
-            module.groups = len(weight) // multiplier
-        module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
-    elif isinstance(module, nn.modules.batchnorm._NormBase):  # instance norms among them
-        width = next(v for v in (weight, module.running_mean) if v is not None)
-        module.num_features = len(width)
-    elif isinstance(module, nn.GroupNorm):  # exact only with one channel per norm group
-        module.num_groups = module.num_channels = len(weight)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(weight)
-
-
-def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> Removed:
-    """Fold and zero dead units until none is left; return the positions that can go."""
+def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> dict[str, Tensor]:
+    """Fold and zero dead units until none is left; return the classes of each group that can go."""
+    state = model.state_dict()
     left = {
-        (slot.parameter, slot.axis): model.state_dict()[slot.parameter].shape[slot.axis]
+        (slot.parameter, slot.axis): state[slot.parameter].shape[slot.axis]
         for group in groups
         for slot in group.slots
     }
@@ -164,9 +129,4 @@ def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> Removed
                 left[slot.parameter, slot.axis] -= int(going[slot.unit].sum())
             alive[group.name] &= ~going
             changed = True
-    removed: Removed = defaultdict(list)
-    for group in groups:
-        for slot in group.slots:
-            gone = ~alive[group.name][slot.unit]
-            removed[slot.parameter, slot.axis] += slot.index[gone].tolist()
-    return removed
+    return {name: ~units for name, units in alive.items()}

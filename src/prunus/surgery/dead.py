@@ -1,16 +1,17 @@
 """Units that a network can lose without changing: nobody reads them, or they emit a constant."""
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunus.coupling import Group, Slot
-from prunus.coupling.walk import arguments_of
-from prunus.modes import evaluating
+from prunus.surgery.readings import Reading, joined, read_inputs, variants
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,20 +28,6 @@ class Dead:
     inputs: dict[str, Float[Tensor, " channels"]]
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """Least and largest value of each input channel of a layer, over samples and positions."""
-
-    low: Float[Tensor, " channels"]
-    high: Float[Tensor, " channels"]
-    rounding: float
-
-    def constant(self) -> Bool[Tensor, " channels"]:
-        """True where both are equal up to the rounding of the network's precision."""
-        scale = torch.maximum(self.low.abs(), self.high.abs())
-        return self.high - self.low <= self.rounding * scale
-
-
 def is_depthwise(module: nn.Module) -> bool:
     """A convolution whose every filter reads one channel of several."""
     return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels
@@ -48,6 +35,8 @@ def is_depthwise(module: nn.Module) -> bool:
 
 def pads_with_zeros(module: nn.Module) -> bool:
     """A convolution whose border reads zeros, so that a constant input is none there."""
+    if isinstance(module, TRANSPOSED):  # its outputs read different numbers of inputs
+        return True
     if not isinstance(module, CONVOLUTIONS) or module.padding_mode != "zeros":
         return False
     if isinstance(module.padding, str):
@@ -81,7 +70,8 @@ def dead_units(
 
     A unit goes where each consumer either has zero columns for it or reads a constant: the unit
     is silent, or cut off (confirmed by redrawing its source's rows), and what it emits, read off
-    at the consumer on the example, is the same for all samples and positions.
+    at the consumer on the example and its variants, is the same for all samples and positions.
+    Where a norm takes statistics over the group, only a unit all of whose members are zero goes.
     """
     suspects = [_suspects(model, group, alive[group.name]) for group in groups]
     read = {
@@ -91,6 +81,9 @@ def dead_units(
         if (suspect.silent | suspect.cut).any()
     }
     readings = read_inputs(model, example, read) if read else {}
+    for other in variants(example) if read else ():
+        for name, reading in read_inputs(model, other, read, strict=False).items():
+            readings[name] = joined(readings[name], reading) if name in readings else reading
     redrawn = _read_redrawn(model, groups, [s.cut for s in suspects], example)
 
     found = []
@@ -100,7 +93,7 @@ def dead_units(
             name = slot.parameter.rpartition(".")[0]
             constant = _constant_units(model, group, slot, readings.get(name))
             if name in redrawn:
-                same = _joined(readings[name], redrawn[name])
+                same = joined(readings[name], redrawn[name])
                 constant &= ~suspect.cut | _constant_units(model, group, slot, same)
             fine &= suspect.zero[slot.parameter] | constant
         inputs = {
@@ -114,7 +107,18 @@ def dead_units(
 
 def _suspects(model: nn.Module, group: Group, alive: Tensor) -> Suspects:
     zero = {s.parameter: _zero_units(model, group, s) for s in _inputs(group)}
-    rows = {s.parameter: _zero_units(model, group, s) for s in group.slots if s.axis == 0}
+    state = model.state_dict()
+    rows = {
+        s.parameter: _zero_units(model, group, s)
+        for s in group.slots
+        if s.role == "out" and s.parameter in state
+    }
+    if not group.exact:
+        none = torch.zeros_like(alive)
+        learned = {n for n, _ in model.named_parameters()}
+        every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
+        gone = torch.stack([alive, *every]).all(dim=0)
+        return Suspects(zero=zero, unread=gone, silent=none, cut=none)
     sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
     unread = alive & torch.stack([alive, *zero.values()]).all(dim=0)
@@ -134,6 +138,9 @@ def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor
             module = model.get_submodule(name)
             weight: Tensor = module.weight  # type: ignore[assignment]
             index = slot.index[units[slot.unit]].to(weight.device)
+            if slot.axis != 1:  # a transposed layer's: only zeros go there
+                weight.index_fill_(slot.axis, index, 0)
+                continue
             columns = weight[:, index].to(torch.float64)
             if name in inputs and bool((columns != 0).any()):
                 taps = columns.flatten(2).sum(dim=2) if columns.ndim > 2 else columns
@@ -164,50 +171,14 @@ def _add_to_bias(module: nn.Module, shift: Tensor) -> None:
     bias.copy_(bias.to(torch.float64) + shift)
 
 
-def read_inputs(model: nn.Module, example: object, names: set[str]) -> dict[str, Reading]:
-    """The range of each input channel of the named layers, in eval mode on the example."""
-    found: dict[str, Reading] = {}
-
-    def reader(name: str, module: nn.Module):  # type: ignore[no-untyped-def]
-        weight: Tensor = module.weight  # type: ignore[assignment]
-
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
-            x = inputs[0] if inputs else keywords["input"]
-            axis = x.ndim - 1 if weight.ndim == 2 else x.ndim - weight.ndim + 1
-            rows = x.detach().movedim(axis, -1).flatten(0, -2)
-            rounding = 16 * torch.finfo(x.dtype).eps
-            low, high = rows.amin(dim=0).double().cpu(), rows.amax(dim=0).double().cpu()
-            found[name] = Reading(low, high, rounding)
-
-        return hook
-
-    handles = []
-    try:
-        for name in names:
-            module = model.get_submodule(name)
-            hook = reader(name, module)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-        run(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def run(model: nn.Module, example: object) -> object:
-    """The model's output on the example in eval mode, without gradients."""
-    positional, keywords = arguments_of(example)
-    with evaluating(model), torch.no_grad():
-        return model(*positional, **keywords)
-
-
 def _read_redrawn(
     model: nn.Module, groups: tuple[Group, ...], cut: list[Tensor], example: object
 ) -> dict[str, Reading]:
     """The range of each consumer's inputs while the sources of cut units emit other values.
 
-    Rows are redrawn and biases set to ±10, so that an activation that happens to be off (or
-    saturated) in the middle of a path around the cut shows it at one of the two signs.
+    Rows are redrawn and biases set to large values of both signs, so that an activation that
+    happens to be off (or saturated) in the middle of a path around the cut shows it at one of
+    them. Values are huge once: a path that opens only far from the example counts as well.
     """
     state = model.state_dict()
     redrawn: list[tuple[Tensor, Tensor]] = []
@@ -227,22 +198,16 @@ def _read_redrawn(
     generator = torch.Generator().manual_seed(0)
     readings = []
     try:
-        for sign in (-1.0, 1.0):
+        for size in (-10.0, 10.0, -1e4, 1e4):
             for tensor, index in redrawn:
                 rows = torch.randn(len(index), *tensor.shape[1:], generator=generator)
-                values = rows if rows.ndim > 1 else torch.full_like(rows, 10 * sign)
+                values = rows * abs(size) / 10 if rows.ndim > 1 else torch.full_like(rows, size)
                 tensor[index.to(tensor.device)] = values.to(tensor)
             readings.append(read_inputs(model, example, names))
     finally:
         for (tensor, _), before in zip(redrawn, saved, strict=True):
             tensor.copy_(before)
-    one, other = readings
-    return {name: _joined(one[name], other[name]) for name in one}
-
-
-def _joined(one: Reading, other: Reading) -> Reading:
-    low, high = torch.minimum(one.low, other.low), torch.maximum(one.high, other.high)
-    return Reading(low, high, one.rounding)
+    return {name: reduce(joined, (each[name] for each in readings)) for name in readings[0]}
 
 
 def _inputs(group: Group) -> list[Slot]:
@@ -269,6 +234,8 @@ def _zero_units(model: nn.Module, group: Group, slot: Slot) -> Tensor:
 
 def _channels(model: nn.Module, slot: Slot, values: Tensor) -> Tensor:
     """True for each entry of an `in` slot whose channels, one per conv group, are all True."""
+    if slot.axis != 1:
+        return values[slot.index]
     groups = _conv_groups(model.get_submodule(slot.parameter.rpartition(".")[0]))
     return values.reshape(groups, -1).all(dim=0)[slot.index]
 

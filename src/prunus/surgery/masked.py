@@ -66,7 +66,12 @@ def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
 
     Gradients of masked entries are zeroed as they arrive, so that clipping by a norm does not
     count them; momentum and weight decay are undone after the step.
+
+    Raises:
+        ValueError: the optimizer owns none of the parameters that have zeros to hold and learn.
     """
+    if optimizer is not None:
+        _check_owner(model, masks, optimizer)
     apply_masks(model, masks)
     removers: list[Callable[[], None]] = []
     for name, parameter in model.named_parameters():
@@ -84,6 +89,18 @@ def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
     else:
         removers.append(optimizer.register_step_post_hook(after_step).remove)
     return Hold(removers)
+
+
+def _check_owner(model: nn.Module, masks: Masks, optimizer: Optimizer) -> None:
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    learning = {n: p for n, p in model.named_parameters() if n in masks and p.requires_grad}
+    if learning and not any(id(p) in owned for p in learning.values()):
+        raise ValueError(
+            f"This optimizer owns none of the {len(learning)} pruned parameters (the first is "
+            f"{next(iter(learning))!r}), so it cannot train them: it was probably made for the "
+            f"dense network, or before the model was moved or copied. Make one of "
+            f"`pruned.model.parameters()` and hold that."
+        )
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from prunus.surgery.compact import update_attributes
+from prunus.surgery.attributes import update_attributes
+from prunus.surgery.cut import cuts_between
+from prunus.surgery.norms import is_rms, scale_epsilon
 
 __all__ = ["resize"]
 
@@ -31,7 +33,7 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             f"architecture that was pruned."
         )
     modules = dict(model.named_modules())
-    changed: set[str] = set()
+    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
         module = modules.get(owner)
@@ -41,15 +43,15 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
                 f"architecture that was pruned."
             )
         own = module._parameters.get(leaf)
-        before = own if own is not None else module._buffers.get(leaf)
-        if before is None or before.shape != tensor.shape:
-            changed.add(owner)
         if leaf in module._buffers:
             module._buffers[leaf] = tensor.to(module._buffers[leaf])
         else:
             like = own if own is not None else next(module.parameters(recurse=False))
             flag = own is None or own.requires_grad
             module._parameters[leaf] = nn.Parameter(tensor.to(like), requires_grad=flag)
-    for owner in changed:
-        update_attributes(modules[owner])
+    cuts = cuts_between(before, model)
+    update_attributes(model, cuts)
+    for owner in {parameter.rpartition(".")[0] for parameter, _ in cuts}:
+        if is_rms(modules[owner]):  # its weight is stored as corrected, its epsilon is not stored
+            scale_epsilon(modules[owner], before[f"{owner}.weight"].numel())
     return model

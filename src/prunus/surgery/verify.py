@@ -1,5 +1,7 @@
 """Two networks compared on an example; where they differ, the first layer that does is named."""
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.coupling.walk import LAYERS
-from prunus.surgery.dead import run
+from prunus.surgery.norms import KeptStatistics
+from prunus.surgery.readings import run
 
 
 class CompactionError(RuntimeError):
@@ -15,8 +18,14 @@ class CompactionError(RuntimeError):
 
 
 def verify_equal(
-    model: nn.Module, small: nn.Module, example: Any, *, kept: dict[str, Tensor], rtol: float
-) -> None:
+    model: nn.Module,
+    small: nn.Module,
+    example: Any,
+    *,
+    kept: Mapping[str, Tensor],
+    rtol: float,
+    statistics: Mapping[str, Tensor] | None = None,
+) -> float | None:
     """Compare outputs on the example; raise CompactionError unless they agree.
 
     Args:
@@ -25,8 +34,17 @@ def verify_equal(
         example: one batch.
         kept: for each layer that has lost outputs, the positions of those it still has.
         rtol: largest accepted error relative to max|output|; see `compact`.
+        statistics: for each norm that takes its statistics over less than before, the positions
+            that stay; the network with zeros runs with these statistics too.
+
+    Returns:
+        None, or where statistics changed ‖small(x) − model(x)‖ / ‖model(x)‖, the model as it is.
     """
-    expected, before = _run_recorded(model, example)
+    weights: dict[int, Tensor] = {}
+    for name, index in (statistics or {}).items():
+        weights[id(model.get_submodule(name).weight)] = index
+    with KeptStatistics(weights) if weights else contextlib.nullcontext():
+        expected, before = _run_recorded(model, example)
     called, finished = list[str](), list[str]()
     try:
         got, after = _run_recorded(small, example, called, finished)
@@ -40,7 +58,7 @@ def verify_equal(
         ) from error
     wrong = _difference(expected, got, rtol)
     if wrong is None:
-        return
+        return relative_change(run(model, example), got) if weights else None
     for name, value in before.items():
         if name not in after:
             continue
@@ -59,6 +77,18 @@ def verify_equal(
         f"The smaller network is not equal to the masked one: {wrong}, although all its layers "
         f"agree. The forward code probably picks channels by number after the last layer."
     )
+
+
+def relative_change(before: Any, after: Any) -> float:
+    """‖after − before‖ / ‖before‖ over all floating outputs together."""
+    pairs = [
+        (one.double(), other.double())
+        for one, other in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True)
+        if isinstance(one, Tensor) and one.is_floating_point()
+    ]
+    moved = sum(float((other - one).square().sum()) for one, other in pairs)
+    size = sum(float(one.square().sum()) for one, _ in pairs)
+    return (moved / size) ** 0.5 if size else (0.0 if moved == 0 else float("inf"))
 
 
 def _run_recorded(

@@ -1,0 +1,164 @@
+"""Positions cut out of a model's tensors, with the attributes and norms that follow."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.coupling import Group
+from prunus.surgery.attributes import Cuts, bare_norms, update_attributes
+from prunus.surgery.norms import describe, fold_rms, is_rms, kind_of, norms_across, scale_epsilon
+from prunus.surgery.readings import run
+
+__all__ = ["Cut", "cut", "why_whole"]
+
+
+def why_whole(model: nn.Module, group: Group, *, inexact: bool) -> str | None:
+    """Why a group's classes cannot be cut out of the model, or None where they can."""
+    if group.written:
+        return (
+            "the model's code writes the number of its channels down (it pads them, or adds a "
+            "constant of that size), so that no attribute can make them fewer"
+        )
+    if not inexact and kind_of(model, group) == "inexact":
+        return (
+            f"{describe(model, group)} takes its statistics over its channels, which would change "
+            f"for the others; Node(inexact=True) cuts them and measures the change"
+        )
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What a cut has left.
+
+    Attributes:
+        kept: {layer: positions of the outputs that stay} of layers that lost some.
+        statistics: {norm: positions that stay} of norms whose statistics have changed.
+    """
+
+    kept: Mapping[str, Tensor]
+    statistics: Mapping[str, Tensor]
+
+
+def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], example: Any) -> Cut:
+    """Take the classes `gone[group.name]` (True where one goes) out of the model, in place.
+
+    Tensors in several places stay one tensor. RMS norms are corrected for what they lose.
+
+    Args:
+        model: the network, whose members of these classes are zero.
+        groups: that lose classes.
+        gone: which.
+        example: one batch, to read the widths of norms without tensors off.
+    """
+    removed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    outputs: dict[str, tuple[str, int]] = {}
+    across: dict[str, None] = {}
+    for group in groups:
+        if not bool(gone[group.name].any()):
+            continue
+        for slot in group.slots:
+            places = slot.index[gone[group.name][slot.unit]].tolist()
+            removed[slot.parameter][slot.axis].update(places)
+            layer, _, leaf = slot.parameter.rpartition(".")
+            if slot.role == "out" and leaf == "weight" and layer in group.producers:
+                outputs[layer] = (slot.parameter, slot.axis)
+                if getattr(model.get_submodule(layer), "bias", None) is not None:
+                    removed[f"{layer}.bias"][0].update(places)  # also one that folding added
+        if not group.exact:
+            across.update(dict.fromkeys(norms_across(model, group)))
+    before = {name: _tensor(model, name).shape for name in removed}
+    _shrink(model, removed)
+    cuts: dict[tuple[str, int], tuple[int, int]] = {
+        (name, axis): (before[name][axis], _tensor(model, name).shape[axis])
+        for name, axes in removed.items()
+        for axis in axes
+    }
+    update_attributes(model, cuts)
+    statistics = {}
+    for name in across:
+        module: Any = model.get_submodule(name)
+        weight = f"{name}.weight"
+        if weight in removed and is_rms(module):
+            fold_rms(module, before[weight].numel())
+            scale_epsilon(module, before[weight].numel())
+        elif weight in removed:
+            statistics[name] = _stays(before[weight][0], removed[weight][0])
+    _update_bare_norms(model, example)
+    kept = {
+        layer: _stays(before[parameter][axis], removed[parameter][axis])
+        for layer, (parameter, axis) in outputs.items()
+    }
+    return Cut(kept=kept, statistics=statistics)
+
+
+def cuts_between(before: Mapping[str, torch.Size], model: nn.Module) -> Cuts:
+    """What a model's tensors have lost since they had the shapes `before`."""
+    return {
+        (name, axis): (was, now)
+        for name, shape in before.items()
+        for axis, (was, now) in enumerate(zip(shape, _tensor(model, name).shape, strict=True))
+        if was != now
+    }
+
+
+def _stays(length: int, gone: set[int]) -> Tensor:
+    stays = torch.ones(length, dtype=torch.bool)
+    stays[sorted(gone)] = False
+    return stays.nonzero().flatten()
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    found: Tensor = getattr(model.get_submodule(owner), leaf)
+    return found
+
+
+def _shrink(model: nn.Module, removed: Mapping[str, Mapping[int, set[int]]]) -> None:
+    """Cut positions out of parameters and buffers, wherever each of them stands."""
+    places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                places[id(tensor)].append((module, leaf))
+    wanted: dict[int, tuple[Tensor, dict[int, set[int]]]] = {}
+    for name, axes in removed.items():
+        tensor = _tensor(model, name)
+        _, own = wanted.setdefault(id(tensor), (tensor, defaultdict(set)))
+        for axis, gone in axes.items():
+            own[axis] |= gone
+    for key, (tensor, own) in wanted.items():
+        smaller = tensor.detach()
+        for axis, gone in own.items():
+            index = _stays(tensor.shape[axis], gone).to(tensor.device)
+            smaller = smaller.index_select(axis, index)
+        new = (
+            nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else smaller
+        )
+        for module, leaf in places[key]:
+            home: dict[str, Any] = (
+                module._parameters if leaf in module._parameters else module._buffers
+            )
+            home[leaf] = new
+
+
+def _update_bare_norms(model: nn.Module, example: Any) -> None:
+    """Widths of norms that hold no tensor, read off as they run."""
+    handles = [
+        module.register_forward_pre_hook(lambda m, inputs, read=read: read(m, inputs[0]))
+        for module, read in bare_norms(model).items()
+    ]
+    try:
+        if handles:
+            with contextlib.suppress(Exception):  # the verification runs it again and reports
+                run(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()

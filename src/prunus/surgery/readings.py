@@ -1,0 +1,139 @@
+"""What a model's layers read on an example: the range of each input channel."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prunus.coupling.walk import arguments_of
+from prunus.modes import evaluating
+
+__all__ = ["Reading", "joined", "read_inputs", "run", "same_draws", "variants"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Least and largest value of each input channel of a layer, over samples and positions."""
+
+    low: Float[Tensor, " channels"]
+    high: Float[Tensor, " channels"]
+    rounding: float
+
+    def constant(self) -> Bool[Tensor, " channels"]:
+        """True where both are equal up to the rounding of the network's precision."""
+        scale = torch.maximum(self.low.abs(), self.high.abs())
+        return self.high - self.low <= self.rounding * scale
+
+
+def read_inputs(
+    model: nn.Module, example: object, names: set[str], *, strict: bool = True
+) -> dict[str, Reading]:
+    """The range of each input channel of the named layers, in eval mode on the example.
+
+    A layer that runs several times is read over all its calls.
+
+    Args:
+        model: the network.
+        example: one batch.
+        names: of the layers.
+        strict: False where the model may refuse the example; the answer is then empty.
+    """
+    found: dict[str, Reading] = {}
+
+    def reader(name: str, module: nn.Module):  # type: ignore[no-untyped-def]
+        weight: Tensor = module.weight  # type: ignore[assignment]
+
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+            x = inputs[0] if inputs else keywords["input"]
+            axis = x.ndim - 1 if weight.ndim == 2 else x.ndim - weight.ndim + 1
+            rows = x.detach().movedim(axis, -1).flatten(0, -2)
+            rounding = 16 * torch.finfo(x.dtype).eps
+            low, high = rows.amin(dim=0).double().cpu(), rows.amax(dim=0).double().cpu()
+            own = Reading(low, high, rounding)
+            found[name] = joined(found[name], own) if name in found else own
+
+        return hook
+
+    handles = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            hook = reader(name, module)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            run(model, example)
+        except Exception:  # of any kind: the user's forward
+            if strict:
+                raise
+            return {}
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def joined(one: Reading, other: Reading) -> Reading:
+    """The range over both."""
+    low, high = torch.minimum(one.low, other.low), torch.maximum(one.high, other.high)
+    return Reading(low, high, one.rounding)
+
+
+def run(model: nn.Module, example: object) -> object:
+    """The model's output on the example in eval mode, without gradients.
+
+    Models that draw random numbers draw the same at every call; the global state stays.
+    """
+    positional, keywords = arguments_of(example)
+    with evaluating(model), torch.no_grad(), same_draws(model):
+        return model(*positional, **keywords)
+
+
+def variants(example: object) -> Iterator[object]:
+    """The example in other forms that a model may take: larger, longer, alone, partly masked.
+
+    What a layer reads from a unit without input can depend on the size of the data (zeros at a
+    border, a pooling window that meets it) and on masks, never on their values.
+    """
+    positional, keywords = arguments_of(example)
+    named: dict[Any, Any] = {**dict(enumerate(positional)), **keywords}
+
+    def rebuilt(change: Callable[[Tensor], Tensor]) -> object:
+        new = {k: change(v) if isinstance(v, Tensor) else v for k, v in named.items()}
+        return new if keywords else new[0]
+
+    def longer(first: int) -> Callable[[Tensor], Tensor]:
+        def change(x: Tensor) -> Tensor:
+            times = [1 if axis < first else 3 for axis in range(x.ndim)]
+            return x.repeat(times) if x.ndim > first else x
+
+        return change
+
+    def masked(x: Tensor) -> Tensor:
+        flags = not x.is_floating_point() and x.ndim > 1 and bool((x.long() == 1).all())
+        if not flags:
+            return x
+        last = x.clone()
+        last[..., x.shape[-1] // 2 :] = 0
+        return last
+
+    tensors = [v for v in named.values() if isinstance(v, Tensor)]
+    if any(v.ndim > 2 for v in tensors):
+        yield rebuilt(longer(2))
+    if any(v.ndim == 3 for v in tensors):
+        yield rebuilt(lambda x: x.repeat(1, 3, *[1] * (x.ndim - 2)) if x.ndim > 1 else x)
+    if any(not v.is_floating_point() and v.ndim == 2 for v in tensors):
+        yield rebuilt(longer(1))
+        yield rebuilt(masked)
+
+
+@contextmanager
+def same_draws(model: nn.Module) -> Iterator[None]:
+    """The random state that every run in here starts from; the caller's comes back."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield

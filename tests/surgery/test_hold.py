@@ -1,0 +1,118 @@
+"""Zeros that hold: after every step, against momentum from before, after rewinding."""
+
+import pytest
+import torch
+
+import models
+import prunus
+from prunus.schedules import Rewinding
+
+
+def network(recipe="magnitude", density=0.5):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = models.MLP((12, 16, 10, 5), norm=True), torch.randn(32, 12)
+    return model, x, prunus.prune(model, recipe, density, data=x)
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.5),
+}
+
+
+def broken(model, masks):
+    """The parameters that have a value where their mask says zero."""
+    return [n for n, p in model.named_parameters() if n in masks and p[~masks[n]].any()]
+
+
+@pytest.mark.parametrize("recipe", ["magnitude", "importance-node"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_zeros_stand_after_each_step_whatever_momentum_came_before(name, recipe):
+    _, x, pruned = network(recipe)
+    optimizer = OPTIMIZERS[name](pruned.model.parameters())
+
+    def step():
+        optimizer.zero_grad()
+        pruned.model(x).square().mean().backward()
+        optimizer.step()
+
+    generator = torch.Generator().manual_seed(1)
+    for parameter in pruned.model.parameters():  # as before the pruning: nothing is zero
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    for _ in range(3):  # momentum gathers on what should be zero
+        step()
+    assert broken(pruned.model, pruned.masks)
+    holder = pruned.hold(optimizer)
+    assert not broken(pruned.model, pruned.masks)
+    for _ in range(4):
+        before = pruned.model.layers[6].weight.clone()
+        step()
+        assert not broken(pruned.model, pruned.masks)
+        assert not torch.equal(pruned.model.layers[6].weight, before)  # the others go on learning
+    holder.remove()
+    step()
+    assert broken(pruned.model, pruned.masks)  # nothing holds any more
+
+
+def test_gradients_of_zeros_do_not_count_in_a_norm():
+    _, x, pruned = network()
+    optimizer = torch.optim.SGD(pruned.model.parameters(), lr=0.1)
+    with pruned.hold(optimizer):
+        pruned.model(x).square().mean().backward()
+        for name, parameter in pruned.model.named_parameters():
+            if name in pruned.masks:
+                assert not parameter.grad[~pruned.masks[name]].any()
+                assert parameter.grad.any()
+
+
+def test_zeros_stand_at_every_step_of_a_rewinding_schedule():
+    model, x, _ = network()
+    recipe = prunus.Recipe(schedule=Rewinding(rounds=3))
+    seen = []
+
+    def train(work, step):
+        optimizer = torch.optim.SGD(work.parameters(), lr=0.1, momentum=0.9)
+        zeros = {n: p == 0 for n, p in work.named_parameters() if "weight" in n and p.ndim == 2}
+        for _ in range(3):
+            optimizer.zero_grad()
+            work(x).square().mean().backward()
+            optimizer.step()
+            for name, where in zeros.items():
+                assert not work.get_parameter(name)[where].any()
+        seen.append(sum(int(z.sum()) for z in zeros.values()))
+
+    pruned = prunus.prune(model, recipe, 0.2, data=x, train=train)
+    assert len(seen) == 4  # the first training is dense
+    assert 0 == seen[0] < seen[1] < seen[2] < seen[3]
+    assert not broken(pruned.model, pruned.masks)
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    model, x, pruned = network()
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"owns none of the 3 pruned parameters .*'layers.0.weigh"):
+        pruned.hold(other)
+    one = torch.optim.SGD([pruned.model.layers[3].weight], lr=0.1)  # of several optimizers
+    pruned.hold(one).remove()
+    pruned.model.requires_grad_(False)  # nothing to hold against
+    pruned.hold(other).remove()
+
+
+def test_an_optimizer_with_closures_and_several_groups():
+    _, x, pruned = network()
+    groups = [{"params": [p], "lr": 0.05} for p in pruned.model.parameters()]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = pruned.model(x).square().mean()
+        loss.backward()
+        return loss
+
+    with pruned.hold(optimizer):
+        for _ in range(3):
+            optimizer.step(closure)
+            assert not broken(pruned.model, pruned.masks)
