@@ -14,6 +14,7 @@ from models import build
 from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
+from prunus.joint import OBC, OBS, SparseGPT
 from prunus.presets import ADVICE, PRESETS, recipes, resolve
 from prunus.recipe import Recipe, parse
 from prunus.schedules import SCHEDULES, AtInit, Iterative
@@ -47,6 +48,18 @@ def test_digests_differ_and_stay():
     assert len(set(map(repr, EVERY.values()))) == len(EVERY)
     # written down: a run of an earlier version is found again
     assert Recipe().digest == "7f6ffe022f47667f"
+
+
+KEPT = json.loads((Path(__file__).parent / "reference" / "recipe_digests.json").read_text())
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_recipes_are_written_and_found_again_as_ever(name):
+    """Saved folders and kept records hold these texts and digests."""
+    assert repr(EVERY[name]) == KEPT[name]["repr"]
+    assert EVERY[name].digest == KEPT[name]["digest"]
+    assert parse(KEPT[name]["repr"]) == EVERY[name]
+    assert resolve(parse(KEPT[name]["repr"]))[1] == EVERY[name]
 
 
 def test_every_preset_also_with_least_squares():
@@ -161,6 +174,10 @@ def test_text_that_is_no_python(text):
         parse(text)
 
 
+def double(layer, mask):
+    return 2 * layer.weight.masked_fill(~mask, 0.0), layer.bias
+
+
 @pytest.mark.parametrize(
     ("parts", "error", "message"),
     [
@@ -171,8 +188,18 @@ def test_text_that_is_no_python(text):
         ({"selection": KDPP()}, ValueError, f"{KDPP()!r} draws one set per output row"),
         ({"granularity": NM(2, 4), "allocation": Global()}, ValueError, "NM(n=2, m=4) fixes every "
          "count, so `allocation` must be Uniform(), got Global(minimum=1)."),
-        ({"granularity": Node(), "allocation": ERK()}, ValueError, "ERK(minimum=1) shares single "
-         "weights among layers, so `granularity` must not be Node(). Use Uniform() or Global()."),
+        ({"granularity": Node(), "allocation": ERK()}, ValueError, "ERK(minimum=1) serves edges, "
+         "so `granularity` must not be Node(multiple_of=1), whose units are nodes. Choose another "
+         "`allocation` or `granularity`."),
+        ({"granularity": Node(), "selection": OBS()}, ValueError, "OBS(ridge=0.0001) removes "
+         "edges, not nodes."),
+        ({"granularity": NM(2, 4), "selection": OBS()}, ValueError, "OBS(ridge=0.0001) fills pools "
+         "of a layer or a row, got NM(n=2, m=4). Edge() has a layer in each pool, EdgePerRow() a"),
+        ({"granularity": Edge(), "selection": OBC()}, ValueError, "OBC(ridge=0.0001, size=1) fills "
+         "pools of a row or a block, got Edge()."),
+        ({"selection": SparseGPT(), "compensation": double}, ValueError, "SparseGPT(ridge=0.01, "
+         "block=128) chooses and compensates in one sweep, so `compensation` must be "
+         "NoCompensation() or LeastSquares(), got"),
     ],
 )  # fmt: skip
 def test_compositions_that_are_refused(parts, error, message):

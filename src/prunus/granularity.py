@@ -1,17 +1,20 @@
 """What is kept or removed as one unit, and which units compete for a place."""
 
-from dataclasses import dataclass, fields
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunus.check import whole
+from prunus.parts import LATER, NODES, Composition, GranularityFacts, shown
 
 __all__ = ["GRANULARITIES", "NM", "Edge", "EdgePerRow", "Granularity", "Node"]
 
 
-class Granularity(Protocol):
+@runtime_checkable
+class Granularity(GranularityFacts, Protocol):
     """How a layer's scores fall into pools of competing units."""
 
     def pool(self, name: str, scores: Float[Tensor, "out in"]) -> Float[Tensor, "pools units"]: ...
@@ -22,8 +25,10 @@ class Granularity(Protocol):
 
 
 @dataclass(frozen=True)
-class Edge:
+class Edge(Granularity):
     """Single weights; all weights of a layer compete."""
+
+    pools: ClassVar[str] = "layer"
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """All scores in one pool."""
@@ -35,8 +40,10 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class EdgePerRow:
+class EdgePerRow(Granularity):
     """Single weights; the weights into one output compete with each other."""
+
+    pools: ClassVar[str] = "row"
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """One pool per output."""
@@ -48,15 +55,30 @@ class EdgePerRow:
 
 
 @dataclass(frozen=True)
-class NM:
+class NM(Granularity):
     """Blocks of `m` consecutive inputs of one output, of which `n` are kept."""
 
     n: int
     m: int
+    pools: ClassVar[str] = "block"
 
     def __post_init__(self) -> None:
         whole("m", self.m, low=1)
         whole("n", self.n, low=1, high=self.m)
+
+    @property
+    def fixed(self) -> tuple[int, int]:
+        """n of m, whatever the budget."""
+        return self.n, self.m
+
+    def beside(self, recipe: Composition) -> str | None:
+        """Refuses an allocation that would share what is fixed."""
+        if recipe.allocation.equal_shares:
+            return None
+        return (
+            f"{self!r} fixes every count, so `allocation` must be Uniform(), got "
+            f"{recipe.allocation!r}."
+        )
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """One pool per block.
@@ -78,7 +100,7 @@ class NM:
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(Granularity):
     """Channel classes of a group, removed from all its producers and consumers.
 
     Attributes:
@@ -90,20 +112,16 @@ class Node:
     """
 
     multiple_of: int = 1
-    inexact: bool = False
+    inexact: bool = field(default=False, metadata={LATER: True})
+    units: ClassVar[str] = NODES
+    pools: ClassVar[str] = "group"
+    needs_example: ClassVar[bool] = True
+    __repr__ = shown
 
     def __post_init__(self) -> None:
         whole("multiple_of", self.multiple_of, low=1)
         if not isinstance(self.inexact, bool):
             raise ValueError(f"`inexact` must be True or False, got {self.inexact!r}.")
-
-    def __repr__(self) -> str:
-        # Fields of later versions show only where they are set: a recipe's digest stays.
-        later = [f for f in fields(self) if f.name != "multiple_of"]
-        shown = [
-            f"{f.name}={value!r}" for f in later if (value := getattr(self, f.name)) != f.default
-        ]
-        return f"Node({', '.join([f'multiple_of={self.multiple_of}', *shown])})"
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """One pool per group; the scores of its classes come as a single row."""
@@ -114,4 +132,9 @@ class Node:
         return mask.reshape(shape)
 
 
-GRANULARITIES = {"Edge": Edge, "EdgePerRow": EdgePerRow, "NM": NM, "Node": Node}
+GRANULARITIES: dict[str, Callable[..., Granularity]] = {
+    "Edge": Edge,
+    "EdgePerRow": EdgePerRow,
+    "NM": NM,
+    "Node": Node,
+}

@@ -2,30 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prunus.check import unknown
 from prunus.coupling import Group
 from prunus.dpp import node_gram
-from prunus.layer import Layer, checked_scores
+from prunus.layer import Layer
 
-__all__ = ["ClassView", "check_reduction", "class_scores", "class_view", "parameter_masks"]
+__all__ = ["ClassView", "class_view", "parameter_masks"]
 
 Kernel = Literal["preactivation", "activation"]
-SIDES = ("consumer", "producer", "both")
-REDUCTIONS = ("sum", "l2")
-
-
-def check_reduction(side: str, reduction: str) -> None:
-    """Raise a ValueError where a score's `side` or `reduction` is none that nodes know."""
-    if side not in SIDES:
-        raise unknown("side of a score", side, SIDES)
-    if reduction not in REDUCTIONS:
-        raise unknown("reduction of a score", reduction, REDUCTIONS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,30 +105,6 @@ def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
             columns = (place[..., None] * layer.taps + taps).flatten(1)
             consumers[name] = (layer, columns)
     return ClassView(name=group.name, group=group, producers=producers, consumers=consumers)
-
-
-def class_scores(view: ClassView, score: Any) -> Float[Tensor, " classes"]:
-    """A layer score reduced to one number per class, as the score's `side` and `reduction` say.
-
-    A plain function counts the consumers' weights and adds them up.
-    """
-    side = getattr(score, "side", "consumer")
-    reduction = getattr(score, "reduction", "sum")
-    check_reduction(side, reduction)
-    total = torch.zeros(view.group.size, dtype=torch.float64)
-
-    def reduce(layer: Layer, axis: int) -> Tensor:
-        values = checked_scores(layer.name, score(layer), tuple(layer.weight.shape))
-        values = values.to("cpu", torch.float64)
-        return (values.square() if reduction == "l2" else values).sum(axis)
-
-    if side in ("consumer", "both"):
-        for layer, place in view.consumers.values():
-            total += reduce(layer, 0)[place].sum(1)
-    if side in ("producer", "both"):
-        for layer, place in view.producers.values():
-            total += reduce(layer, 1)[place].sum(1)
-    return total.sqrt() if reduction == "l2" else total
 
 
 def parameter_masks(

@@ -3,17 +3,18 @@
 import ast
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from prunus.allocation import ALLOCATIONS, ERK, LeastVariance, Planned, Uniform
+from prunus.allocation import ALLOCATIONS, Allocation, Uniform
 from prunus.check import unknown
-from prunus.compensation import COMPENSATIONS, LeastSquares, NoCompensation
-from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node
-from prunus.joint import JOINTS
-from prunus.schedules import SCHEDULES, OneShot
-from prunus.scores import SCORES, Magnitude
-from prunus.selection import KDPP, SELECTIONS, DPPMap, DPPPoisson, TopK
+from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
+from prunus.granularity import GRANULARITIES, Edge, Granularity
+from prunus.joint import JOINTS, Joint, NetworkJoint
+from prunus.parts import as_part, reason_against, shown
+from prunus.schedules import SCHEDULES, OneShot, Schedule
+from prunus.scores import SCORES, Magnitude, Score
+from prunus.selection import SELECTIONS, Selection, TopK
 
 __all__ = ["Recipe", "parse"]
 
@@ -24,6 +25,10 @@ VERSION = 1
 class Recipe:
     """granularity × score × allocation × selection × compensation × schedule.
 
+    A field takes an entry of its family's table, or any function or object with the family's call:
+    what that does not say of itself has the defaults of the family's Protocol, and it is equal to,
+    and written like, what was given. Every part says what it can stand beside (`prunus.parts`).
+
     Attributes:
         granularity: `Edge()`, `EdgePerRow()`, `NM(n, m)` or `Node()`.
         score: a function Layer -> Float[out in]; larger means keep.
@@ -33,68 +38,52 @@ class Recipe:
         schedule: in how many steps.
         inputs: "dense" calibrates once on the dense model's inputs; "pruned" lets each layer see
             the inputs that already pruned predecessors give it, aiming at the dense outputs.
+
+    Raises:
+        TypeError: a part that cannot be called, or a class instead of an instance.
+        ValueError: parts that do not go together; with the reason that one of them gives.
     """
 
-    granularity: Any = field(default_factory=Edge)
-    score: Any = field(default_factory=Magnitude)
-    allocation: Any = field(default_factory=Uniform)
-    selection: Any = field(default_factory=TopK)
-    compensation: Any = field(default_factory=NoCompensation)
-    schedule: Any = field(default_factory=OneShot)
+    granularity: Granularity = field(default_factory=Edge)
+    score: Score = field(default_factory=Magnitude)
+    allocation: Allocation = field(default_factory=Uniform)
+    selection: Selection | Joint | NetworkJoint = field(default_factory=TopK)
+    compensation: Compensation = field(default_factory=NoCompensation)
+    schedule: Schedule = field(default_factory=OneShot)
     inputs: Literal["dense", "pruned"] = "dense"
 
     def __post_init__(self) -> None:
         if self.inputs not in ("dense", "pruned"):
             raise ValueError(f"`inputs` must be 'dense' or 'pruned', got {self.inputs!r}.")
-        if isinstance(self.granularity, type) or not hasattr(self.granularity, "pool"):
-            raise TypeError(
-                f"`granularity` must be an instance such as Edge(), got {self.granularity!r}. "
-                f"Write it with its parentheses."
-            )
-        for name in ("score", "allocation", "selection", "compensation", "schedule"):
-            part = getattr(self, name)
-            if isinstance(part, type) or not callable(part):
-                raise TypeError(
-                    f"`{name}` must be an instance that can be called, got {part!r}. "
-                    f"Write it with its parentheses."
-                )
-        if isinstance(self.granularity, NM) and self.allocation != Uniform():
-            raise ValueError(
-                f"{self.granularity!r} fixes every count, so `allocation` must be Uniform(), got "
-                f"{self.allocation!r}."
-            )
-        if isinstance(self.allocation, ERK | LeastVariance) and isinstance(self.granularity, Node):
-            raise ValueError(
-                f"{self.allocation!r} shares single weights among layers, so `granularity` must "
-                f"not be Node(). Use Uniform() or Global()."
-            )
-        if self.joint:
-            if not isinstance(self.compensation, NoCompensation | LeastSquares):
-                raise ValueError(
-                    f"{self.selection!r} chooses and compensates in one sweep, so `compensation` "
-                    f"must be NoCompensation() or LeastSquares(), got {self.compensation!r}."
-                )
-            if isinstance(self.granularity, Node):
-                raise ValueError(f"{self.selection!r} removes edges, not nodes.")
-        if isinstance(self.selection, KDPP | DPPMap | DPPPoisson) and not isinstance(
-            self.granularity, EdgePerRow | Node
-        ):
-            raise ValueError(
-                f"{self.selection!r} draws one set per output row or per group of nodes, so "
-                f"`granularity` must be EdgePerRow() or Node(), got {self.granularity!r}."
-            )
+        for name, family in _families(self.selection).items():
+            methods = ("pool", "unpool") if name == "granularity" else ("__call__",)
+            part: Any = as_part(name, getattr(self, name), family, methods)
+            object.__setattr__(self, name, part)
+        reason = reason_against(self)
+        if reason is not None:
+            raise ValueError(reason)
+
+    @property
+    def units(self) -> str:
+        """The kind of its units: "edges", "nodes", or another that its granularity names."""
+        return self.granularity.units
 
     @property
     def joint(self) -> bool:
         """True where the selection also compensates."""
-        return isinstance(self.selection, tuple(JOINTS.values()))
+        return self.selection.joint
+
+    @property
+    def refits(self) -> bool:
+        """True where kept weights get new values for the outputs of their own layer."""
+        return self.compensation.refits or self.selection.refits
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """What must be collected from data; empty where the recipe needs none."""
         wanted: set[str] = set()
         for part in (self.score, self.allocation, self.selection, self.compensation):
-            wanted |= set(getattr(part, "statistics", ()))
+            wanted |= set(part.statistics)
         if "gram" in wanted:
             wanted.discard("diag")
         return tuple(sorted(wanted))
@@ -102,15 +91,19 @@ class Recipe:
     @property
     def needs_data(self) -> bool:
         """True where data must be given."""
-        nodes = isinstance(self.granularity, Node)
-        curves = isinstance(self.allocation, Planned) and not self.allocation.curves
-        return bool(self.statistics) or nodes or curves or self.inputs == "pruned"
+        return (
+            bool(self.statistics)
+            or self.granularity.needs_example
+            or self.allocation.measures_curves
+            or self.selection.network
+            or self.inputs == "pruned"
+        )
 
     def __repr__(self) -> str:
         parts = []
         for f in fields(self):
             value = getattr(self, f.name)
-            parts.append(f"{f.name}={_shown(value)}")
+            parts.append(f"{f.name}={shown(value)}")
         return f"Recipe({', '.join(parts)})"
 
     def __hash__(self) -> int:
@@ -123,10 +116,19 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shown(value: Any) -> str:
-    if is_dataclass(value) or not callable(value):
-        return repr(value)
-    return f"{value.__module__}.{value.__qualname__}"
+def _families(selection: Any) -> dict[str, type]:
+    """The Protocol of every field; a joint method in the selection's place has its own."""
+    choosing: type = Selection
+    if getattr(selection, "joint", False):
+        choosing = NetworkJoint if getattr(selection, "network", False) else Joint
+    return {
+        "granularity": Granularity,
+        "score": Score,
+        "allocation": Allocation,
+        "selection": choosing,
+        "compensation": Compensation,
+        "schedule": Schedule,
+    }
 
 
 def parse(text: str) -> Any:

@@ -9,8 +9,8 @@ import torch
 from laws.families import conv_layer, instances, linear_layer
 from models import build
 from prunus.calibration import calibrate
-from prunus.nodes import class_scores, class_view
-from prunus.scores import SCORES, Magnitude, RemovalError, removal_error
+from prunus.nodes import class_view
+from prunus.scores import SCORES, Magnitude, RemovalError, class_scores, removal_error
 
 RULES = instances(SCORES)
 each = pytest.mark.parametrize("name", RULES)

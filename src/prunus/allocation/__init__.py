@@ -1,5 +1,7 @@
 """Allocation: how many units each pool keeps, so that the budget is met."""
 
+from collections.abc import Callable
+
 from prunus.allocation.erk import ERK
 from prunus.allocation.growth import CostOf, Pools, largest
 from prunus.allocation.lamp import LAMP, lamp_scores
@@ -22,7 +24,7 @@ __all__ = [
     "largest",
 ]
 
-ALLOCATIONS = {
+ALLOCATIONS: dict[str, Callable[..., Allocation]] = {
     "Uniform": Uniform,
     "Global": Global,
     "ERK": ERK,

@@ -1,19 +1,21 @@
 """Layers as dense as Erdős–Rényi graphs: wide layers keep a smaller share of their weights."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from prunus.allocation.growth import CostOf, Pools, largest, proportional_growth, short_of
-from prunus.allocation.rules import bound_notes, plan_of
+from prunus.allocation.rules import Allocation, bound_notes, plan_of
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
+from prunus.parts import EDGES
 
 __all__ = ["ERK"]
 
 
 @dataclass(frozen=True)
-class ERK:
+class ERK(Allocation):
     """Erdős–Rényi-kernel: a layer keeps weights in proportion to the sum of its weight's axes.
 
     A weight of shape (out, in, k₁, …) has density ε (out + in + k₁ + …) / (out · in · k₁ · …), so
@@ -33,6 +35,8 @@ class ERK:
     """
 
     minimum: int = 1
+    serves: ClassVar[tuple[str, ...]] = (EDGES,)
+    reads_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.allocation.growth import CostOf, Pools
-from prunus.allocation.rules import Global
+from prunus.allocation.rules import Allocation, Global
 from prunus.budget import Budget, Plan
 from prunus.check import positive, whole
 
@@ -54,7 +54,7 @@ def lamp_scores(
 
 
 @dataclass(frozen=True)
-class LAMP:
+class LAMP(Allocation):
     """Global allocation on layer-adaptive scores: what removing a unit costs its layer, relatively.
 
     The best unit of every layer scores 1, so no layer collapses before all are down to one unit.

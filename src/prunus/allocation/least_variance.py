@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from prunus.allocation.growth import CostOf, Pools, largest
-from prunus.allocation.rules import bound_notes, plan_of
+from prunus.allocation.rules import Allocation, bound_notes, plan_of
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import fraction, positive, whole
 from prunus.inclusion import inclusion
+from prunus.parts import EDGES
 from prunus.scores.sensitivity import sensitivity_scores
 
 __all__ = ["LeastVariance", "optimal_densities"]
@@ -20,7 +22,7 @@ STEPS = 16  # by which the expected number of a budget that is no density grows,
 
 
 @dataclass(frozen=True)
-class LeastVariance:
+class LeastVariance(Allocation):
     """Every pool keeps what sampling by one λ for all layers keeps on average.
 
     Units have probabilities min(1, max(smallest, λ · score)) with one λ, which is least variance
@@ -35,6 +37,7 @@ class LeastVariance:
 
     smallest: float = 0.05
     minimum: int = 1
+    serves: ClassVar[tuple[str, ...]] = (EDGES,)
 
     def __post_init__(self) -> None:
         fraction("smallest", self.smallest, one=True)

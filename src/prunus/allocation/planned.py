@@ -3,16 +3,17 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from prunus.allocation.growth import CostOf, Growth, Pools, largest, short_of
-from prunus.allocation.rules import bound_notes, plan_of
+from prunus.allocation.rules import Allocation, bound_notes, plan_of
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
+from prunus.parts import EDGES
 from prunus.theory.gap.plan import allocate
 
 __all__ = ["Planned"]
@@ -21,7 +22,7 @@ Curve = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
-class Planned:
+class Planned(Allocation):
     """Counts of least total error, from one error curve per layer.
 
     For a density (or parameters, …) units are given where they lower the error most, along the
@@ -40,12 +41,22 @@ class Planned:
 
     curves: Any = ()
     minimum: int = 1
+    serves: ClassVar[tuple[str, ...]] = (EDGES,)
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)
         given = self.curves.items() if isinstance(self.curves, Mapping) else self.curves
         frozen = tuple((str(name), _curve(name, points)) for name, points in given)
         object.__setattr__(self, "curves", frozen)
+
+    @property
+    def measures_curves(self) -> bool:
+        """Where none were given."""
+        return not self.curves
+
+    def measured(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> Allocation:
+        """The same rule with these curves."""
+        return replace(self, curves=curves)
 
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan:
         """The plan for a budget.

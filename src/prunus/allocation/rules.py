@@ -1,9 +1,9 @@
 """The allocations: uniform over layers, and global over all units."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,14 +21,20 @@ from prunus.allocation.growth import (
 )
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
+from prunus.parts import AllocationFacts
 
 __all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
 
 
-class Allocation(Protocol):
+@runtime_checkable
+class Allocation(AllocationFacts, Protocol):
     """The call of every allocation; the plan's cost is within the budget where that can be."""
 
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan: ...
+
+    def measured(self, curves: Mapping[str, Sequence[tuple[int, float]]]) -> "Allocation":
+        """Itself with the (kept, error) curves of all layers, where `measures_curves` asks."""
+        return self
 
 
 def plan_of(
@@ -77,7 +83,7 @@ def bound_notes(names: tuple[str, ...], minimum: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Allocation):
     """Every layer keeps the same share of its units.
 
     For a density of single weights each layer keeps floor(density · total + 1/2), its pools
@@ -89,9 +95,15 @@ class Uniform:
     """
 
     minimum: int = 1
+    reads_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)
+
+    @property
+    def equal_shares(self) -> bool:
+        """Yes, where no minimum of its own stands beside them."""
+        return self.minimum == 1
 
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan:
         """The plan for a budget."""
@@ -111,7 +123,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Global:
+class Global(Allocation):
     """The best units of all pools together are kept; layers compete with each other.
 
     For a density of single weights floor(density · total + 1/2) units are kept; otherwise the

@@ -1,18 +1,15 @@
 """New values for the kept weights (and the bias) that make up for the removed ones.
 
 A compensation is any function `(Layer, mask) -> (weight, bias)` whose weight is exactly zero
-outside the mask. One that reads statistics names them in an attribute `statistics`.
+outside the mask. `Compensation` lists what it may say of itself beside that.
 """
 
-from typing import Protocol
-
-from jaxtyping import Bool, Float
-from torch import Tensor
+from collections.abc import Callable
 
 from prunus.compensation.error import output_error
 from prunus.compensation.least_squares import LeastSquaresFit, least_squares
 from prunus.compensation.methods import LeastSquares, NoCompensation
-from prunus.layer import Layer
+from prunus.compensation.protocol import Compensation, refusal
 
 __all__ = [
     "COMPENSATIONS",
@@ -22,15 +19,11 @@ __all__ = [
     "NoCompensation",
     "least_squares",
     "output_error",
+    "refusal",
 ]
 
 
-class Compensation(Protocol):
-    """The call of every compensation."""
-
-    def __call__(
-        self, layer: Layer, mask: Bool[Tensor, "out in"]
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]: ...
-
-
-COMPENSATIONS = {"NoCompensation": NoCompensation, "LeastSquares": LeastSquares}
+COMPENSATIONS: dict[str, Callable[..., Compensation]] = {
+    "NoCompensation": NoCompensation,
+    "LeastSquares": LeastSquares,
+}

@@ -9,16 +9,19 @@ from torch import Tensor
 
 from prunus.check import positive, unknown
 from prunus.compensation.least_squares import least_squares
+from prunus.compensation.protocol import Compensation
 from prunus.layer import Layer
 
 __all__ = ["LeastSquares", "NoCompensation"]
 
 
 @dataclass(frozen=True)
-class NoCompensation:
+class NoCompensation(Compensation):
     """Kept weights stay as they are."""
 
     statistics: ClassVar[tuple[str, ...]] = ()
+    refits: ClassVar[bool] = False
+    after_joint: ClassVar[bool] = True
 
     def __call__(
         self, layer: Layer, mask: Bool[Tensor, "out in"]
@@ -28,7 +31,7 @@ class NoCompensation:
 
 
 @dataclass(frozen=True)
-class LeastSquares:
+class LeastSquares(Compensation):
     """Kept weights refitted to the layer's dense outputs; with a ridge, multi-weight OBS.
 
     Attributes:
@@ -43,6 +46,7 @@ class LeastSquares:
     ridge: float = 1e-8
     solver: Literal["cholesky", "pinv"] = "cholesky"
     intercept: bool = False
+    after_joint: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.solver not in ("cholesky", "pinv"):

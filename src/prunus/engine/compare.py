@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.allocation import Planned
 from prunus.budget import Budget, Plan
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.check import whole
 from prunus.cost import measure_latency, speedup
 from prunus.engine.prune import prune
-from prunus.granularity import Node
+from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -138,8 +137,7 @@ def compare(
             f"`densities` must be a list of densities, got {type(densities).__name__}. "
             f"Pass them as a list."
         )
-    labelled = recipes if isinstance(recipes, Mapping) else {resolve(r)[0]: r for r in recipes}
-    methods = {label: resolve(recipe)[1] for label, recipe in labelled.items()}
+    methods = _labelled(recipes)
     if not methods or not densities:
         raise ValueError("`recipes` and `densities` must not be empty. Give at least one of each.")
     chosen = (
@@ -195,7 +193,7 @@ def compare(
             records.append(_record(label, density, seed, pruned, dense, after, seconds))
             if seed == chosen[0] and isinstance(density, int | float):
                 pictures[label, float(density)] = replace(pruned, dense=None)
-                if latency and isinstance(method.granularity, Node) and timing is not None:
+                if latency and method.units == NODES and timing is not None:
                     latencies.append(_timed(label, density, model, pruned, timing))
             advance(1)
     return Comparison(
@@ -206,6 +204,23 @@ def compare(
         latencies=latencies,
         pictures=pictures,
     )
+
+
+def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> dict[str, Recipe]:
+    """The recipes by the names they go by in the records.
+
+    Raises:
+        ValueError: two recipes of one name, such as two with functions that are both a `<lambda>`.
+    """
+    if isinstance(recipes, Mapping):
+        return {label: resolve(recipe)[1] for label, recipe in recipes.items()}
+    methods: dict[str, Recipe] = {}
+    for label, recipe in map(resolve, recipes):
+        if methods.setdefault(label, recipe) != recipe:
+            raise ValueError(
+                f"Two recipes have the same name {label!r}: {recipe!r}. Pass {{label: recipe}}."
+            )
+    return methods
 
 
 def _shared_calibration(
@@ -227,14 +242,14 @@ def _shared_calibration(
 def _data_for(method: Recipe, density: Any, shared: Any, data: Any) -> Any:
     """The shared statistics, or the batches where a recipe or a plan reads the inputs itself."""
     several = len(list(method.schedule())) > 1
-    planned = isinstance(method.allocation, Planned) or (
+    planned = method.allocation.measures_curves or (
         isinstance(density, Budget) and density.gap is not None
     )
     return data if method.inputs == "pruned" or several or planned else shared
 
 
 def _random(method: Recipe) -> bool:
-    return bool(getattr(method.selection, "random", True))
+    return method.selection.random
 
 
 def _as_metrics(value: Any) -> dict[str, float]:

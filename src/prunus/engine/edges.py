@@ -8,14 +8,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from prunus.compensation import NoCompensation, output_error
+from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, edge_cost
+from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores, view_of
+from prunus.nodes import ClassView
+from prunus.parts import SelectionFacts
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
+from prunus.selection import Choice, is_selection
 
-__all__ = ["EdgeCost", "edge_result", "pools_of", "put"]
+__all__ = ["EdgeCost", "drawn", "edge_result", "pools_of", "put"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,18 @@ def pools_of(
     return pools
 
 
+def drawn(
+    rule: SelectionFacts,
+    scores: Float[Tensor, "pools units"],
+    kept: Int[Tensor, " pools"],
+    layer: Layer | ClassView,
+    seed: int,
+) -> Choice:
+    """A selection rule's choice, with the generator of this layer or group."""
+    assert is_selection(rule)  # joint methods are called otherwise
+    return rule(scores, kept, layer=layer, generator=generator_for(seed, layer.name))
+
+
 def edge_result(
     layer: Layer,
     scores: Float[Tensor, "pools units"],
@@ -60,7 +76,8 @@ def edge_result(
     recipe: Recipe,
     *,
     seed: int,
-    choose: Callable[[], Any] | None = None,
+    choose: Callable[[], Choice] | None = None,
+    joint: JointResult | None = None,
 ) -> LayerResult:
     """What the recipe does to one layer.
 
@@ -71,22 +88,21 @@ def edge_result(
         recipe: the method.
         seed: of the layer's own generator.
         choose: a remembered choice to take instead of drawing one.
+        joint: what a `NetworkJoint` found for this layer.
     """
-    shape = tuple(layer.weight.shape)
+    shape = (layer.weight.shape[0], layer.weight.shape[1])
     ridge = scale = None
     notes: dict[str, Any] = {}
-    if recipe.joint:
-        joint = recipe.selection(layer, recipe.granularity, kept)
+    rule = recipe.selection
+    if joint is None and is_joint(rule):
+        joint = rule(layer, recipe.granularity, kept)
+    if joint is not None:
         mask, weight, bias, ridge = joint.mask, joint.weight, layer.bias, joint.ridge
-        if not isinstance(recipe.compensation, NoCompensation):
+        notes = dict(joint.notes or {})
+        if recipe.compensation.refits:
             weight, bias, ridge = recipe.compensation.fit(layer, mask)
     else:
-        generator = generator_for(seed, layer.name)
-        choice = (
-            choose()
-            if choose is not None
-            else recipe.selection(scores, kept, layer=layer, generator=generator)
-        )
+        choice = choose() if choose is not None else drawn(rule, scores, kept, layer, seed)
         notes = dict(choice.notes)
         counts = choice.mask.sum(1).cpu()
         if not torch.equal(counts, kept.cpu()):
@@ -95,13 +111,10 @@ def edge_result(
                 f"{int(kept.sum())} were asked for. Keep exactly the counts given."
             )
         mask = recipe.granularity.unpool(choice.mask, shape).to(layer.weight.device)
-        if hasattr(recipe.compensation, "fit"):
-            weight, bias, ridge = recipe.compensation.fit(layer, mask)
-        else:
-            weight, bias = recipe.compensation(layer, mask)
-            if choice.scale is not None and isinstance(recipe.compensation, NoCompensation):
-                scale = recipe.granularity.unpool(choice.scale, shape).to(weight)
-                weight = weight * scale
+        weight, bias, ridge = recipe.compensation.fit(layer, mask)
+        if choice.scale is not None and not recipe.compensation.refits:
+            scale = recipe.granularity.unpool(choice.scale, shape).to(weight)
+            weight = weight * scale
     if bool((weight[~mask] != 0).any()):
         raise ValueError(
             f"The compensation of layer {layer.name!r} left weights outside the mask. "

@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from prunus.check import by_reason
-from prunus.compensation import NoCompensation, output_error
+from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, node_cost
 from prunus.coupling import Coupling, Group
+from prunus.engine.edges import drawn
 from prunus.layer import Layer, view_of
-from prunus.nodes import ClassView, class_scores, parameter_masks
+from prunus.nodes import ClassView, parameter_masks
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
-from prunus.rng import generator_for
+from prunus.scores import class_scores
 from prunus.surgery.cut import why_whole
 
 __all__ = [
@@ -103,8 +104,7 @@ def choose_classes(
     seed: int,
 ) -> Any:
     """The selection's choice of classes in one group."""
-    generator = generator_for(seed, view.name)
-    choice = recipe.selection(scores, kept, layer=view, generator=generator)
+    choice = drawn(recipe.selection, scores, kept, view, seed)
     if int(choice.mask.sum()) != int(kept.sum()):
         raise ValueError(
             f"The selection kept {int(choice.mask.sum())} classes of group {view.name!r} where "
@@ -137,9 +137,7 @@ def node_results(
     only: str | None = None,
 ) -> dict[str, LayerResult]:
     """New weights of every producer and consumer, or of the one layer `only`."""
-    scales = (
-        _column_scales(views, choices) if isinstance(recipe.compensation, NoCompensation) else {}
-    )
+    scales = {} if recipe.compensation.refits else _column_scales(views, choices)
     results = {}
     involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
     for name in involved if only is None else (only,):
@@ -149,10 +147,8 @@ def node_results(
         assert view_ is not None  # producers and consumers are layers
         mask = view_.matrix(module, masks[f"{name}.weight"]).to(layer.weight.device)
         ridge = None
-        if any(name in view.consumers for view in views) and hasattr(recipe.compensation, "fit"):
+        if any(name in view.consumers for view in views):
             weight, bias, ridge = recipe.compensation.fit(layer, mask)
-        elif any(name in view.consumers for view in views):
-            weight, bias = recipe.compensation(layer, mask)
         else:
             weight, bias = layer.weight.masked_fill(~mask, 0.0), layer.bias
         scale = scales.get(name)

@@ -8,21 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prunus.allocation import Planned
 from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, Fingerprint, parts
 from prunus.cost import Anatomy, node_cost
 from prunus.engine.edges import edge_result, put
 from prunus.engine.nodes import choose_classes, class_masks, node_results
-from prunus.granularity import NM, Node
 from prunus.guarantee.criteria import sampled, size_of_all, split
 from prunus.guarantee.family import EdgeFamily
 from prunus.guarantee.plan import LARGEST, checked_limit
 from prunus.layer import Layer
 from prunus.nodes import ClassView
+from prunus.parts import NODES
 from prunus.recipe import Recipe
-from prunus.schedules import OneShot
 from prunus.surgery.masked import apply_masks
 
 __all__ = ["NodeFamily", "check_plannable", "edge_family", "set_apart"]
@@ -34,9 +32,9 @@ def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any)
     if budget is not None and budget.gap is not None:
         what = "A gap budget"
         checked_limit(budget.gap, budget.kind, budget.delta)
-    elif budget is not None and isinstance(allocation, Planned) and not allocation.curves:
+    elif budget is not None and allocation.measures_curves:
         what = "Planned()"
-        if isinstance(recipe.granularity, Node):
+        if recipe.units == NODES:
             raise ValueError(
                 "Planned() shares single weights among layers, got nodes. Use Uniform() or "
                 "Global()."
@@ -45,9 +43,9 @@ def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any)
         return
     if data is None or isinstance(data, Calibration):
         raise ValueError(f"{what} needs the inputs themselves. Pass batches as data.")
-    if not isinstance(recipe.schedule, OneShot):
+    if not recipe.schedule.single:
         raise ValueError(f"{what} is met in one step, not by {recipe.schedule!r}.")
-    if isinstance(recipe.granularity, NM):
+    if recipe.granularity.fixed is not None:
         raise ValueError(
             f"{what} chooses counts, and {recipe.granularity!r} fixes them all. Use Edge() or "
             f"EdgePerRow()."
@@ -102,7 +100,7 @@ def edge_family(
         seed: of the draws, as for the pruning that follows.
     """
     sizes = {key: [scores.shape[1]] * scores.shape[0] for key, scores in pools.items()}
-    minimum = getattr(recipe.allocation, "minimum", 1)
+    minimum = recipe.allocation.minimum
     known: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
 
     def make(key: str, count: int) -> tuple[Tensor, Tensor | None]:
@@ -149,7 +147,7 @@ class NodeFamily:
             seed: of the draws, as for the pruning that follows.
         """
         self.sizes: Mapping[str, int] = {view.name: view.group.size for view in views}
-        minimum = getattr(recipe.allocation, "minimum", 1)
+        minimum = recipe.allocation.minimum
         self.smallest: Mapping[str, int] = {key: min(minimum, n) for key, n in self.sizes.items()}
         self.step: int = recipe.granularity.multiple_of
         self.method = f"the nodes of {name}"

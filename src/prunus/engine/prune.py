@@ -16,7 +16,7 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
-from prunus.schedules import AtInit, Step
+from prunus.schedules import Step
 from prunus.surgery.masked import apply_masks, held
 
 __all__ = ["prune"]
@@ -111,7 +111,7 @@ def prune(
         for step in steps:
             if step.budget is not None:
                 run.prune(step.budget)
-                if step.last and isinstance(method.schedule, AtInit):
+                if step.last and method.schedule.before_training:
                     run.report_disconnection()
             if step.rewind:
                 _rewind(work, start, run.masks)

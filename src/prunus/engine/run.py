@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.allocation import Planned
 from prunus.calibration import collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.select import matching, prunable
@@ -18,7 +17,7 @@ from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, node_cost
 from prunus.coupling import Coupling, couple
-from prunus.engine.edges import EdgeCost, edge_result, pools_of, put
+from prunus.engine.edges import EdgeCost, drawn, edge_result, pools_of, put
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import (
     NodeCost,
@@ -30,17 +29,15 @@ from prunus.engine.nodes import (
 )
 from prunus.engine.planned import NodeFamily, edge_family
 from prunus.engine.target import Target
-from prunus.granularity import Node
 from prunus.guarantee.family import Family
 from prunus.guarantee.plan import measured_curves, plan_family
 from prunus.layer import Layer, layer_of, view_of
 from prunus.modes import evaluating
 from prunus.nodes import class_view
+from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.result import LayerResult, Pruned
-from prunus.rng import generator_for
 from prunus.rows import RowSet
-from prunus.schedules import AtInit
 from prunus.surgery.connected import connection
 from prunus.surgery.masked import apply_masks
 
@@ -119,7 +116,7 @@ class Run:
                 "A schedule of several steps collects statistics anew at each, which a finished "
                 "Calibration cannot. Pass batches as data."
             )
-        if isinstance(self.recipe.granularity, Node):
+        if self.recipe.units == NODES:
             self._prune_nodes(part)
         else:
             self._prune_edges(part)
@@ -183,7 +180,7 @@ class Run:
     def _prune_edges(self, part: float) -> None:
         # Before training, weights stay as they are until the last of several rounds, which is
         # measured and compensated against the dense network.
-        at_init = isinstance(self.recipe.schedule, AtInit)
+        at_init = self.recipe.schedule.before_training
         recipe = self.recipe
         if at_init and part < 1:
             recipe = replace(recipe, compensation=NoCompensation())
@@ -330,9 +327,9 @@ class Run:
                 verify=self.verifying,
             )
             self.target = Target(plan=found)
-        elif budget is not None and isinstance(allocation, Planned) and not allocation.curves:
+        elif budget is not None and allocation.measures_curves:
             curves = measured_curves(self.dense, family(), self.batches)
-            self.planner = replace(self.recipe, allocation=replace(allocation, curves=curves))
+            self.planner = replace(self.recipe, allocation=allocation.measured(curves))
 
     def _plan(self, pools: Any, cost: Any, part: float) -> Any:
         dense: dict[str, float] = {}
@@ -430,8 +427,8 @@ class Run:
 
         def choose() -> Any:
             if key not in self.memo:  # type: ignore[operator]
-                self.memo[key] = self.recipe.selection(  # type: ignore[index]
-                    scores, kept, layer=layer, generator=generator_for(self.seed, name)
+                self.memo[key] = drawn(  # type: ignore[index]
+                    self.recipe.selection, scores, kept, layer, self.seed
                 )
             return self.memo[key]  # type: ignore[index]
 

@@ -20,7 +20,7 @@ from prunus.budget import (
     share,
 )
 from prunus.check import unknown
-from prunus.granularity import NM, Node
+from prunus.parts import NODES
 from prunus.recipe import Recipe
 
 __all__ = ["Target", "target_of"]
@@ -47,14 +47,10 @@ class Target:
             dense: cost of the dense model by budget target, where iterative budgets start.
         """
         sizes = {name: [scores.shape[1]] * scores.shape[0] for name, scores in pools.items()}
-        if isinstance(recipe.granularity, NM):
-            kept = {
-                name: as_counts(name, [recipe.granularity.n] * len(own), own)
-                for name, own in sizes.items()
-            }
-            return plan_of(
-                kept, cost, Budget(density=recipe.granularity.n / recipe.granularity.m)
-            ), kept
+        if recipe.granularity.fixed is not None:
+            n, m = recipe.granularity.fixed
+            kept = {name: as_counts(name, [n] * len(own), own) for name, own in sizes.items()}
+            return plan_of(kept, cost, Budget(density=n / m)), kept
         if self.plan is not None:
             _known(self.plan.kept, pools)
             kept = {
@@ -66,7 +62,7 @@ class Target:
             return self.plan, kept
         if self.by_name is not None:
             densities = densities_of(self.by_name, pools)
-            minimum = getattr(recipe.allocation, "minimum", 1)
+            minimum = recipe.allocation.minimum
             counts = {
                 name: count_of(densities[name] ** part, sum(own)) for name, own in sizes.items()
             }
@@ -93,8 +89,8 @@ def target_of(density: Any, recipe: Recipe) -> Target:
         ValueError: outside (0, 1], or missing; for N:M, other than N/M.
         TypeError: none of a number, a mapping, a Budget or a Plan.
     """
-    if isinstance(recipe.granularity, NM):
-        fixed = recipe.granularity.n / recipe.granularity.m
+    if recipe.granularity.fixed is not None:
+        fixed = recipe.granularity.fixed[0] / recipe.granularity.fixed[1]
         if density not in (None, fixed, Budget(density=fixed)):
             raise ValueError(
                 f"{recipe.granularity!r} fixes the density to {fixed:g}, got {density!r}. "
@@ -106,7 +102,7 @@ def target_of(density: Any, recipe: Recipe) -> Target:
     if isinstance(density, Plan):
         return Target(plan=density)
     if isinstance(density, Budget):
-        if density.target == "latency" and not isinstance(recipe.granularity, Node):
+        if density.target == "latency" and recipe.units != NODES:
             raise ValueError(
                 f"A latency budget needs a recipe for nodes, got {recipe.granularity!r}: zeros "
                 f"inside a dense weight save no time. Use Node(), or a budget of density."

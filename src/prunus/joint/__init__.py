@@ -1,8 +1,10 @@
 """Joint methods: they choose and compensate in one sweep, and stand in the selection's place."""
 
+from collections.abc import Callable
+
 from prunus.joint.obc import OBC, obc_block_masks, obc_pattern_masks
 from prunus.joint.obs import OBS
-from prunus.joint.protocol import Joint, JointResult
+from prunus.joint.protocol import Joint, JointResult, NetworkJoint, is_joint, is_network
 from prunus.joint.sparsegpt import SparseGPT, sparsegpt
 from prunus.joint.trace import ObsTrace, global_counts, obs_masks, obs_trace
 
@@ -12,9 +14,12 @@ __all__ = [
     "OBS",
     "Joint",
     "JointResult",
+    "NetworkJoint",
     "ObsTrace",
     "SparseGPT",
     "global_counts",
+    "is_joint",
+    "is_network",
     "obc_block_masks",
     "obc_pattern_masks",
     "obs_masks",
@@ -22,4 +27,8 @@ __all__ = [
     "sparsegpt",
 ]
 
-JOINTS: dict[str, type] = {"OBS": OBS, "SparseGPT": SparseGPT, "OBC": OBC}
+JOINTS: dict[str, Callable[..., Joint | NetworkJoint]] = {
+    "OBS": OBS,
+    "SparseGPT": SparseGPT,
+    "OBC": OBC,
+}

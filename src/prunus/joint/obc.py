@@ -11,8 +11,8 @@ from torch import Tensor
 from prunus.check import positive, whole
 from prunus.compensation.least_squares import least_squares
 from prunus.dpp.cholesky import eliminate, smallest_loss
-from prunus.granularity import NM, EdgePerRow, Granularity
-from prunus.joint.protocol import JointResult
+from prunus.granularity import Granularity
+from prunus.joint.protocol import Joint, JointResult
 from prunus.joint.trace import damped_inverse, priced_weights
 from prunus.layer import Layer
 
@@ -178,7 +178,7 @@ def _square(gram: Tensor, n: int) -> None:
 
 
 @dataclass(frozen=True)
-class OBC:
+class OBC(Joint):
     """OBS elimination for N:M patterns, or for runs of neighbouring inputs.
 
     Attributes:
@@ -192,7 +192,7 @@ class OBC:
     ridge: float = 1e-4
     size: int = 1
     statistics: ClassVar[tuple[str, ...]] = ("gram",)
-    random: ClassVar[bool] = False
+    pools: ClassVar[tuple[str, ...]] = ("row", "block")
 
     def __post_init__(self) -> None:
         positive("ridge", self.ridge)
@@ -212,10 +212,10 @@ class OBC:
         masks, weights, ridges = [], [], []
         for part, own in zip(parts, kept.cpu().chunk(len(parts)), strict=True):
             assert part.gram is not None  # required above
-            if isinstance(granularity, NM):
+            if granularity.pools == "block":
                 counts = own.view(len(part.weight), -1)
                 mask = obc_pattern_masks(part.weight, part.gram, counts, ridge=self.ridge)
-            elif isinstance(granularity, EdgePerRow):
+            elif granularity.pools == "row":
                 if bool((own % self.size).any()):
                     raise ValueError(
                         f"Counts must be multiples of the run length {self.size}, got "

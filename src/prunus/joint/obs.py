@@ -9,8 +9,8 @@ from torch import Tensor
 
 from prunus.check import positive
 from prunus.compensation.least_squares import least_squares
-from prunus.granularity import Edge, EdgePerRow, Granularity
-from prunus.joint.protocol import JointResult
+from prunus.granularity import Granularity
+from prunus.joint.protocol import Joint, JointResult
 from prunus.joint.trace import global_counts, obs_trace
 from prunus.layer import Layer
 
@@ -18,7 +18,7 @@ __all__ = ["OBS"]
 
 
 @dataclass(frozen=True)
-class OBS:
+class OBS(Joint):
     """Row-wise backward elimination; of all rules here the smallest layer error for a density.
 
     With one pool per output the counts are given; with one pool per layer the rows share them by
@@ -34,7 +34,7 @@ class OBS:
 
     ridge: float = 1e-4
     statistics: ClassVar[tuple[str, ...]] = ("gram",)
-    random: ClassVar[bool] = False
+    pools: ClassVar[tuple[str, ...]] = ("layer", "row")
 
     def __post_init__(self) -> None:
         positive("ridge", self.ridge)
@@ -51,9 +51,9 @@ class OBS:
         layer.require("gram")
         parts = layer.blocks()
         counts = kept.cpu()
-        if isinstance(granularity, EdgePerRow):
+        if granularity.pools == "row":
             least = [int(part.min()) for part in counts.chunk(len(parts))]
-        elif isinstance(granularity, Edge):
+        elif granularity.pools == "layer":
             least = [0] * len(parts)
         else:
             raise ValueError(
@@ -64,7 +64,7 @@ class OBS:
         for part, low in zip(parts, least, strict=True):
             assert part.gram is not None  # required above
             traces.append(obs_trace(part.weight, part.gram, ridge=self.ridge, least=low))
-        if isinstance(granularity, Edge):
+        if granularity.pools == "layer":
             shared = global_counts(
                 {index: trace.loss for index, trace in enumerate(traces)}, int(counts.sum())
             )

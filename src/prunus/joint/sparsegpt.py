@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prunus.check import finite, positive, whole
-from prunus.granularity import NM, Edge, EdgePerRow, Granularity
-from prunus.joint.protocol import JointResult
+from prunus.granularity import Granularity
+from prunus.joint.protocol import Joint, JointResult
 from prunus.layer import Layer
 
 __all__ = ["SparseGPT", "keep_in_blocks", "keep_in_layer", "keep_in_rows", "sparsegpt"]
@@ -172,7 +172,7 @@ def _upper_factor(gram: Tensor, ridge: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SparseGPT:
+class SparseGPT(Joint):
     """One pruning and compensating sweep over the columns; also N:M.
 
     Attributes:
@@ -186,7 +186,6 @@ class SparseGPT:
     ridge: float = 1e-2
     block: int = 128
     statistics: ClassVar[tuple[str, ...]] = ("gram",)
-    random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("ridge", self.ridge)
@@ -206,12 +205,12 @@ class SparseGPT:
         for index, part in enumerate(parts):
             rows = len(part.weight)
             stride = None
-            if isinstance(granularity, EdgePerRow):
+            if granularity.pools == "row":
                 choose = keep_in_rows(kept[index * rows : (index + 1) * rows], part.weight)
-            elif isinstance(granularity, NM):
-                stride = granularity.m
+            elif granularity.pools == "block" and granularity.fixed is not None:
+                stride = granularity.fixed[1]
                 choose = keep_in_blocks(kept.view(len(parts), rows, -1)[index])
-            elif isinstance(granularity, Edge):
+            elif granularity.pools == "layer":
                 upto = int(_share(kept, index + 1, len(parts)))
                 choose, used = keep_in_layer(upto - used, part.weight), upto
             else:

@@ -5,9 +5,12 @@ from prunus.schedules.steps import (
     AtInit,
     Iterative,
     OneShot,
+    Refine,
     Rewinding,
     Schedule,
     Step,
 )
 
-__all__ = ["SCHEDULES", "AtInit", "Iterative", "OneShot", "Rewinding", "Schedule", "Step"]
+__all__ = [
+    "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
+]  # fmt: skip

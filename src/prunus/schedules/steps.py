@@ -1,12 +1,15 @@
 """Schedules as iterators of steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from prunus.check import whole
+from prunus.check import unknown, whole
+from prunus.parts import ScheduleFacts
 
-__all__ = ["SCHEDULES", "AtInit", "Iterative", "OneShot", "Rewinding", "Schedule", "Step"]
+__all__ = [
+    "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,33 +21,42 @@ class Step:
         last: True for the final step.
         budget: share of the way to the target budget (geometric), in (0, 1]; None prunes nothing.
         train: True where the caller's `train(model, step)` runs after pruning, if given.
-        rewind: True where the kept weights return to their values at the start.
+        rewind: "weights" (or True) where the kept weights return to their values at the start;
+            None or False where they go on.
+        span: the part of a full training that `train` is to carry out, as shares of its length; a
+            `train` that does not read it trains in full.
     """
 
     index: int
     last: bool
     budget: float | None
     train: bool
-    rewind: bool = False
+    rewind: Literal["weights"] | bool | None = False
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.rewind not in (None, True, False, "weights"):
+            raise unknown("rewind", str(self.rewind), ["weights"])
+        start, end = self.span
+        if not 0.0 <= start <= end <= 1.0:
+            raise ValueError(
+                f"`span` must be two shares of a training with 0 <= start <= end <= 1, got "
+                f"{self.span}."
+            )
 
 
-class Schedule(Protocol):
-    """The call of every schedule; `trains` says that a `train` function is needed."""
-
-    @property
-    def trains(self) -> bool: ...
+@runtime_checkable
+class Schedule(ScheduleFacts, Protocol):
+    """The call of every schedule."""
 
     def __call__(self) -> Iterator[Step]: ...
 
 
 @dataclass(frozen=True)
-class OneShot:
+class OneShot(Schedule):
     """Prune once; where a `train` function is given, train once afterwards."""
 
-    @property
-    def trains(self) -> bool:
-        """No: training is optional."""
-        return False
+    single: ClassVar[bool] = True
 
     def __call__(self) -> Iterator[Step]:
         """The only step."""
@@ -52,7 +64,7 @@ class OneShot:
 
 
 @dataclass(frozen=True)
-class Iterative:
+class Iterative(Schedule):
     """Prune in `rounds` geometric steps, training after each.
 
     References:
@@ -60,14 +72,10 @@ class Iterative:
     """
 
     rounds: int = 3
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds, low=1)
-
-    @property
-    def trains(self) -> bool:
-        """Yes."""
-        return True
 
     def __call__(self) -> Iterator[Step]:
         """`rounds` steps; the budget falls geometrically."""
@@ -77,7 +85,7 @@ class Iterative:
 
 
 @dataclass(frozen=True)
-class Rewinding:
+class Rewinding(Schedule):
     """Train, prune, rewind the kept weights to their start, train again, `rounds` times.
 
     References:
@@ -85,14 +93,10 @@ class Rewinding:
     """
 
     rounds: int = 3
+    trains: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds, low=1)
-
-    @property
-    def trains(self) -> bool:
-        """Yes."""
-        return True
 
     def __call__(self) -> Iterator[Step]:
         """A dense training, then `rounds` steps of pruning, rewinding and training."""
@@ -105,18 +109,14 @@ class Rewinding:
 
 
 @dataclass(frozen=True)
-class AtInit:
+class AtInit(Schedule):
     """Score and prune the untrained network, in `rounds` geometric steps, then train once."""
 
     rounds: int = 1
+    before_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds, low=1)
-
-    @property
-    def trains(self) -> bool:
-        """No: training may follow elsewhere."""
-        return False
 
     def __call__(self) -> Iterator[Step]:
         """`rounds` steps without training in between."""
@@ -125,4 +125,35 @@ class AtInit:
             yield Step(index=i, last=last, budget=(i + 1) / self.rounds, train=last)
 
 
-SCHEDULES = {"OneShot": OneShot, "Iterative": Iterative, "Rewinding": Rewinding, "AtInit": AtInit}
+@dataclass(frozen=True)
+class Refine(Schedule):
+    """Prune a trained network in `rounds` geometric steps, measured anew at each; train at the end.
+
+    Statistics and scores of a round are those of the network that the rounds before it left.
+    Compensation, in every round, aims at the outputs of the dense network.
+
+    References:
+        derived in docs/which_selector.md; the rounds of LeCun, Denker, Solla (1989), Optimal brain
+        damage, without the training between them.
+    """
+
+    rounds: int = 20
+    renews: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        whole("rounds", self.rounds, low=1)
+
+    def __call__(self) -> Iterator[Step]:
+        """`rounds` steps; training, if any, follows the last."""
+        for i in range(self.rounds):
+            last = i == self.rounds - 1
+            yield Step(index=i, last=last, budget=(i + 1) / self.rounds, train=last)
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "OneShot": OneShot,
+    "Iterative": Iterative,
+    "Rewinding": Rewinding,
+    "AtInit": AtInit,
+    "Refine": Refine,
+}

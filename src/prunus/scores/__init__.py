@@ -1,25 +1,24 @@
 """Scores: how much a weight matters; larger means keep.
 
-A score is any function `Layer -> Float[out in]`. One that reads statistics names them in an
-attribute `statistics`; node pruning reads the attributes `side` ("consumer", "producer" or
-"both") and `reduction` ("sum" or "l2").
+A score is any function `Layer -> Float[out in]`. `Score` lists what it may say of itself beside
+that: the `statistics` it reads; for nodes the `side` and the `reduction`, or a method `classes`
+that scores whole classes.
 """
 
-from typing import Protocol
+from collections.abc import Callable
 
-from jaxtyping import Float
-from torch import Tensor
-
-from prunus.layer import Layer
+from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
+from prunus.scores.protocol import Score
 from prunus.scores.removal_error import RemovalError, removal_error
 from prunus.scores.sensitivity import Sensitivity
 from prunus.scores.snip import SNIP, snip, snip_normalised
 from prunus.scores.synflow import SynFlow, synflow
 
 __all__ = [
+    "REDUCTIONS",
     "SCORES",
     "SNIP",
     "Constant",
@@ -29,6 +28,7 @@ __all__ = [
     "Score",
     "Sensitivity",
     "SynFlow",
+    "class_scores",
     "grasp",
     "removal_error",
     "snip",
@@ -37,13 +37,7 @@ __all__ = [
 ]
 
 
-class Score(Protocol):
-    """The call of every score."""
-
-    def __call__(self, layer: Layer) -> Float[Tensor, "out in"]: ...
-
-
-SCORES = {
+SCORES: dict[str, Callable[..., Score]] = {
     "Constant": Constant,
     "Magnitude": Magnitude,
     "RemovalError": RemovalError,

@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.scores.protocol import Score
 
 __all__ = ["Constant"]
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Score):
     """The same score for every weight."""
 
     statistics: ClassVar[tuple[str, ...]] = ()

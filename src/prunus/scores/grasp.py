@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.scores.protocol import Score
 
 __all__ = ["GraSP", "grasp"]
 
@@ -31,7 +32,7 @@ def grasp(
 
 
 @dataclass(frozen=True)
-class GraSP:
+class GraSP(Score):
     """w · (H g); for nodes, summed over a class's weights."""
 
     side: ClassVar[str] = "both"

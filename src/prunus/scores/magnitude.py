@@ -7,19 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
-from prunus.nodes import check_reduction
+from prunus.scores.classes import check_reduction
+from prunus.scores.protocol import Score
 
 __all__ = ["Magnitude"]
 
 
 @dataclass(frozen=True)
-class Magnitude:
+class Magnitude(Score):
     """|W|; for nodes, its sum or Euclidean norm over a class's weights.
 
     Attributes:
         side: for nodes, the weights that count: the outgoing ones in all consumers, the incoming
             ones in the producers, or both.
-        reduction: for nodes, "sum" (L1 norm) or "l2".
+        reduction: for nodes, "sum" (L1 norm), "l2", or another of `prunus.scores.REDUCTIONS`.
 
     References:
         Han et al. (2015), Learning both weights and connections for efficient neural networks.
@@ -28,7 +29,7 @@ class Magnitude:
     """
 
     side: Literal["consumer", "producer", "both"] = "consumer"
-    reduction: Literal["sum", "l2"] = "sum"
+    reduction: Literal["sum", "l2", "mean", "max", "abs_sum"] = "sum"
     statistics: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
-from prunus.nodes import check_reduction
+from prunus.scores.classes import check_reduction
+from prunus.scores.protocol import Score
 
 __all__ = ["RemovalError", "removal_error"]
 
@@ -45,11 +46,11 @@ def removal_error(
 
 
 @dataclass(frozen=True)
-class RemovalError:
+class RemovalError(Score):
     """W² · diag G, the score of Wanda; for nodes, summed over a class's weights."""
 
     side: Literal["consumer", "producer", "both"] = "consumer"
-    reduction: Literal["sum", "l2"] = "sum"
+    reduction: Literal["sum", "l2", "mean", "max", "abs_sum"] = "sum"
     statistics: ClassVar[tuple[str, ...]] = ("diag",)
 
     def __post_init__(self) -> None:

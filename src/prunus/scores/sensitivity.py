@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.scores.protocol import Score
 
 __all__ = ["Sensitivity", "sensitivity_scores"]
 
@@ -23,7 +24,7 @@ def _floor(sensitivity: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Score):
     """|w| √S, S = E Σ_o (∂F_o/∂w)²: to first order, the rms gap if this weight alone goes.
 
     Needs inputs and no labels. Scores of different layers are in one unit, that of the output.

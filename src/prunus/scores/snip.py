@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.scores.protocol import Score
 
 __all__ = ["SNIP", "snip", "snip_normalised"]
 
@@ -49,7 +50,7 @@ def snip_normalised(
 
 
 @dataclass(frozen=True)
-class SNIP:
+class SNIP(Score):
     """|w · E[∂L/∂w]|; for nodes, summed over a class's weights."""
 
     side: ClassVar[str] = "both"

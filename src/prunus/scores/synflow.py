@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.layer import Layer
+from prunus.scores.protocol import Score
 
 __all__ = ["SynFlow", "synflow"]
 
@@ -35,7 +36,7 @@ def synflow(
 
 
 @dataclass(frozen=True)
-class SynFlow:
+class SynFlow(Score):
     """|w| · ∂R/∂|w|; for nodes, summed over a class's weights."""
 
     side: ClassVar[str] = "both"

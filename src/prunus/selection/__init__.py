@@ -1,6 +1,8 @@
 """Selection: which units of a pool are kept, given how many."""
 
-from prunus.selection.choice import Choice, Selection
+from collections.abc import Callable
+
+from prunus.selection.choice import Choice, Selection, is_selection
 from prunus.selection.dpp_map import DPPMap
 from prunus.selection.dpp_poisson import DPPPoisson
 from prunus.selection.k_dpp import KDPP
@@ -18,10 +20,11 @@ __all__ = [
     "RandomK",
     "Selection",
     "TopK",
+    "is_selection",
     "top_k_mask",
 ]
 
-SELECTIONS = {
+SELECTIONS: dict[str, Callable[..., Selection]] = {
     "TopK": TopK,
     "RandomK": RandomK,
     "KDPP": KDPP,

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-__all__ = ["Choice", "Selection", "checked_counts"]
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.parts import SelectionFacts
+
+__all__ = ["Choice", "Selection", "checked_counts", "is_selection"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,7 +29,8 @@ class Choice:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Selection(Protocol):
+@runtime_checkable
+class Selection(SelectionFacts, Protocol):
     """The call of every selection rule; ties go to the lower index.
 
     `layer` is a `Layer` for edges and a `ClassView` for nodes.
@@ -36,9 +41,14 @@ class Selection(Protocol):
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice: ...
+
+
+def is_selection(rule: SelectionFacts) -> TypeGuard[Selection]:
+    """True where a rule chooses alone, as `Selection` does; a joint method does not."""
+    return not rule.joint and not rule.network
 
 
 def checked_counts(scores: Tensor, kept: Tensor) -> None:

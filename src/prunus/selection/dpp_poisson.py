@@ -7,15 +7,18 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 import prunus.dpp as dpp
-from prunus.selection.choice import Choice
-from prunus.selection.dpp_sets import Pool, each_pool, require_memory
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.parts import Composition
+from prunus.selection.choice import Choice, Selection
+from prunus.selection.dpp_sets import Pool, each_pool, reason_without_kernel, require_memory
 from prunus.selection.k_dpp import KDPP, kernel_facts
 
 __all__ = ["DPPPoisson"]
 
 
 @dataclass(frozen=True)
-class DPPPoisson:
+class DPPPoisson(Selection):
     """Independent coins with the DPP's marginals, conditioned on the count.
 
     For edge kernels nothing is lost that could be measured: next to none of a k-DPP's distance
@@ -36,12 +39,16 @@ class DPPPoisson:
         """What the process needs."""
         return self.process.statistics
 
+    def beside(self, recipe: Composition) -> str | None:
+        """Refuses pools whose units have no kernel."""
+        return reason_without_kernel(self, recipe)
+
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice:
         """The mask of one draw for each pool.

@@ -11,9 +11,19 @@ from torch import Tensor
 
 import prunus.dpp as dpp
 from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.parts import Composition
 from prunus.selection.choice import Choice, checked_counts
 
-__all__ = ["EXACT_ITEMS", "KernelRule", "Pool", "each_pool", "how_to_draw", "require_memory"]
+__all__ = [
+    "EXACT_ITEMS",
+    "KernelRule",
+    "Pool",
+    "each_pool",
+    "how_to_draw",
+    "reason_without_kernel",
+    "require_memory",
+]
 
 EXACT_ITEMS = 4608  # 512 channels of 3 × 3 taps; beyond, an exact draw takes minutes
 Way = Literal["exact", "poisson", "chain"]
@@ -106,10 +116,20 @@ def require_memory(n: int, needed: float, memory: float) -> None:
         )
 
 
+def reason_without_kernel(rule: object, recipe: Composition) -> str | None:
+    """Why a determinantal rule cannot stand in this recipe, or None."""
+    if recipe.granularity.pools in ("row", "group"):
+        return None
+    return (
+        f"{rule!r} draws one set per output row or per group of nodes, so `granularity` must be "
+        f"EdgePerRow() or Node(), got {recipe.granularity!r}."
+    )
+
+
 def each_pool(
     scores: Float[Tensor, "pools units"],
     kept: Int[Tensor, " pools"],
-    layer: Any,
+    layer: Layer | ClassView,
     rule: KernelRule,
     choose: Callable[[Pool, int], tuple[Int[Tensor, " k"], dict[str, Any]]],
 ) -> Choice:
@@ -140,7 +160,9 @@ def each_pool(
     return Choice(mask=mask.to(scores.device), notes={n: _joined(n, v) for n, v in notes.items()})
 
 
-def _pools(layer: Any, rule: KernelRule, shape: tuple[int, ...]) -> Callable[[int], Pool]:
+def _pools(
+    layer: Layer | ClassView, rule: KernelRule, shape: tuple[int, ...]
+) -> Callable[[int], Pool]:
     """Pool number -> its items."""
     if not isinstance(layer, Layer):
         gram = layer.gram(rule.kernel, include_bias=rule.include_bias)

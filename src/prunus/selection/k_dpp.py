@@ -8,14 +8,17 @@ from torch import Generator, Tensor
 
 import prunus.dpp as dpp
 from prunus.check import positive, unknown
-from prunus.selection.choice import Choice
-from prunus.selection.dpp_sets import Pool, each_pool, how_to_draw
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.parts import Composition
+from prunus.selection.choice import Choice, Selection
+from prunus.selection.dpp_sets import Pool, each_pool, how_to_draw, reason_without_kernel
 
 __all__ = ["KDPP"]
 
 
 @dataclass(frozen=True)
-class KDPP:
+class KDPP(Selection):
     """k-DPP draws with a Gaussian or a linear kernel, from Gram matrices alone.
 
     For edges the items of an output are its incoming signals w_i x_i. For nodes they are the
@@ -59,12 +62,16 @@ class KDPP:
         """The Gram matrix, and the mean for pre-activations with their bias."""
         return ("gram", "mean") if self.include_bias else ("gram",)
 
+    def beside(self, recipe: Composition) -> str | None:
+        """Refuses pools whose units have no kernel."""
+        return reason_without_kernel(self, recipe)
+
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice:
         """The mask of one draw for each pool, and the kernels' diagnostics."""

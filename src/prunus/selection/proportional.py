@@ -1,7 +1,7 @@
 """Random sets whose units are as likely to be kept as their scores are large."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,9 @@ from torch import Generator, Tensor
 
 from prunus.check import fraction
 from prunus.inclusion import inclusion
-from prunus.selection.choice import Choice, checked_counts
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["Proportional", "systematic_sample"]
 
@@ -51,7 +53,7 @@ def systematic_sample(
 
 
 @dataclass(frozen=True)
-class Proportional:
+class Proportional(Selection):
     """Fixed-size random sets, inclusion probability proportional to the score.
 
     Attributes:
@@ -72,7 +74,7 @@ class Proportional:
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice:
         """The mask of one draw in each pool, and the factors 1 / probability.

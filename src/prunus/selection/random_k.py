@@ -1,20 +1,22 @@
 """Keep units drawn uniformly at random, exactly as many as asked for."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunus.selection.choice import Choice
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.selection.choice import Choice, Selection
 from prunus.selection.top_k import top_k_mask
 
 __all__ = ["RandomK"]
 
 
 @dataclass(frozen=True)
-class RandomK:
+class RandomK(Selection):
     """Every subset of the asked size is equally likely; scores are not read.
 
     Attributes:
@@ -29,7 +31,7 @@ class RandomK:
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice:
         """The mask of a uniform draw in each pool."""

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from prunus.selection.choice import Choice, checked_counts
+from prunus.layer import Layer
+from prunus.nodes import ClassView
+from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
 
@@ -44,7 +46,7 @@ def _worst_kept(
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Selection):
     """Deterministic selection of the best units."""
 
     random: ClassVar[bool] = False
@@ -54,7 +56,7 @@ class TopK:
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Any,
+        layer: Layer | ClassView,
         generator: Generator,
     ) -> Choice:
         """The mask of the best units of each pool."""

@@ -1,0 +1,40 @@
+"""How a compensation is called, and why it may have to stay away."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prunus.layer import Layer
+from prunus.parts import CompensationFacts
+
+__all__ = ["Compensation", "refusal"]
+
+
+@runtime_checkable
+class Compensation(CompensationFacts, Protocol):
+    """New values of the kept weights, exactly zero outside the mask, and of the bias."""
+
+    def __call__(
+        self, layer: Layer, mask: Bool[Tensor, "out in"]
+    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]: ...
+
+    def fit(
+        self, layer: Layer, mask: Bool[Tensor, "out in"]
+    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None]:
+        """As the call, and the largest relative ridge that was needed; None where none is."""
+        weight, bias = self(layer, mask)
+        return weight, bias, None
+
+
+def refusal(name: str, where: str) -> str:
+    """Why the weight of layer `name` gets no new values: the forward pass reads it elsewhere too.
+
+    Args:
+        name: of the layer.
+        where: the other place, in words.
+    """
+    return (
+        f"the weight of {name!r} is also read by {where}: new values made for the layer's outputs "
+        f"would change those"
+    )

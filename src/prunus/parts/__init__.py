@@ -1,0 +1,34 @@
+"""What the parts of a recipe declare, and how a user's own parts come to declare it."""
+
+from prunus.parts.facts import (
+    EDGES,
+    NODES,
+    AllocationFacts,
+    CompensationFacts,
+    Composition,
+    GranularityFacts,
+    PartFacts,
+    ScheduleFacts,
+    ScoreFacts,
+    SelectionFacts,
+    reason_against,
+)
+from prunus.parts.own import LATER, Own, as_part, shown
+
+__all__ = [
+    "EDGES",
+    "LATER",
+    "NODES",
+    "AllocationFacts",
+    "CompensationFacts",
+    "Composition",
+    "GranularityFacts",
+    "Own",
+    "PartFacts",
+    "ScheduleFacts",
+    "ScoreFacts",
+    "SelectionFacts",
+    "as_part",
+    "reason_against",
+    "shown",
+]
