@@ -146,3 +146,24 @@ def test_plans_by_hand():
     )
     with pytest.raises(ValueError, match=exactly(message)):
         as_counts("fc", [1, 5], [4, 4])
+
+
+def test_densities_of_layers_apply_to_their_groups():
+    members = {"a": ("a",), "a#2": ("a",), "stem": ("stem", "c2"), "d": ("d",)}
+    names = list(members)
+    found = densities_of({"a": 0.5, "c2": 0.25}, names, members=members)
+    assert found == {"a": 0.5, "a#2": 0.5, "stem": 0.25, "d": 1.0}
+    assert densities_of({"a#2": 0.5}, names, members=members) == {
+        "a": 1.0, "a#2": 0.5, "stem": 1.0, "d": 1.0,
+    }  # fmt: skip
+    found = densities_of({"c*": 0.2, "*": 0.9}, names, members=members)
+    assert found == {"a": 0.9, "a#2": 0.9, "stem": 0.2, "d": 0.9}
+    found = densities_of({"*": 0.9, "c2": 0.2}, names, members=members)
+    assert found["stem"] == 0.9  # the first that matches counts
+    with pytest.raises(ValueError, match=r"'stem', 'c2' share their channels.*'stem': 0.5, 'c2'"):
+        densities_of({"stem": 0.5, "c2": 0.25}, names, members=members)
+    assert densities_of({"stem": 0.5, "c2": 0.5}, names, members=members)["stem"] == 0.5
+    with pytest.raises(ValueError, match="Layer 'fc' has nothing to prune: it is the output"):
+        densities_of({"fc": 0.5}, names, members=members, refused={"fc": "it is the output"})
+    with pytest.raises(ValueError, match=r"Unknown layer or glob 'c3'. Did you mean c2"):
+        densities_of({"c3": 0.5}, names, members=members)

@@ -214,22 +214,47 @@ def _level(total: int, lows: Sequence[int], sizes: Sequence[int], pulls: Sequenc
     return above if high == low else below + (above - below) * (total - low) / (high - low)
 
 
-def densities_of(density: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+def densities_of(
+    density: Mapping[str, float],
+    names: Iterable[str],
+    *,
+    members: Mapping[str, Sequence[str]] | None = None,
+    refused: Mapping[str, str] | None = None,
+) -> dict[str, float]:
     """A density per name from {glob: density}; the first glob that matches counts, others stay 1.
 
+    Args:
+        density: by layer name or glob.
+        names: of the layers, or of the groups of channels.
+        members: for groups, the layers whose channels each holds; a glob that matches one of them
+            counts for the whole group, and a layer's density for all of its groups.
+        refused: layers that have none, with the reasons.
+
     Raises:
-        ValueError: a density outside (0, 1], or a glob that matches nothing.
+        ValueError: a density outside (0, 1], a glob that matches nothing, or two layers of one
+            group with different densities.
     """
-    names = list(names)
+    aliases = {name: dict.fromkeys((name, *(members or {}).get(name, ()))) for name in names}
+    known = list(dict.fromkeys(alias for own in aliases.values() for alias in own))
     checked = {
         glob: checked_density(value, f"density[{glob!r}]") for glob, value in density.items()
     }
     for glob in checked:
-        if not any(fnmatchcase(name, glob) for name in names):
-            raise unknown("layer or glob", glob, names)
+        if glob in (refused or {}) and glob not in known:
+            raise ValueError(f"Layer {glob!r} has nothing to prune: {(refused or {})[glob]}.")
+        if not any(fnmatchcase(name, glob) for name in known):
+            raise unknown("layer or glob", glob, known)
     found = {}
-    for name in names:
-        found[name] = next((d for g, d in checked.items() if fnmatchcase(name, g)), 1.0)
+    for name, own in aliases.items():
+        first = next((g for g in checked if any(fnmatchcase(alias, g) for alias in own)), None)
+        found[name] = 1.0 if first is None else checked[first]
+        others = [alias for alias in own if checked.get(alias, found[name]) != found[name]]
+        if first in own and others:
+            given = ", ".join(f"{alias!r}: {checked[alias]:g}" for alias in (first, *others))
+            raise ValueError(
+                f"The layers {', '.join(map(repr, (first, *others)))} share their channels, and "
+                f"can only have one density, got {{{given}}}. Give one of them."
+            )
     return found
 
 

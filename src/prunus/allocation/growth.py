@@ -37,6 +37,8 @@ class CostOf(Protocol):
         nodes: True where units are channel classes, whose costs are coupled.
         multiple_of: kept classes of a group are a multiple of this, or all.
         shapes: the shape of every layer's weight, kernel axes included; empty for nodes.
+        members: for each group of nodes the layers whose channels it holds; empty for edges.
+        refused: layers without units that could go, with the reasons.
     """
 
     @property
@@ -47,6 +49,12 @@ class CostOf(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def members(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    @property
+    def refused(self) -> Mapping[str, str]: ...
 
     def __call__(self, kept: Kept) -> Cost: ...
 

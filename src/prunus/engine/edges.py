@@ -31,6 +31,16 @@ class EdgeCost:
     multiple_of: int = 1
 
     @property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """Empty: a layer's weights are its own."""
+        return {}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Empty: layers that cannot be pruned are refused before."""
+        return {}
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every layer's weight, kernel axes included."""
         return {

@@ -1,7 +1,7 @@
 """One step of pruning channel classes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,12 @@ class NodeCost:
     multiple_of: int = 1
     nodes: bool = True
     latency: Callable[[Mapping[str, int]], float] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The layers whose channels each group holds."""
+        return {group.name: group.producers for group in self.groups}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -262,7 +262,7 @@ class Run:
         latency = None
         if budget is not None and budget.target == "latency":
             latency = latency_share(self.dense, groups, to_device(budget.example, self.device))
-        cost = NodeCost(self.sizes, groups, multiple, latency=latency)
+        cost = NodeCost(self.sizes, groups, multiple, latency=latency, refused=refused)
         self._plan_ahead(
             lambda: NodeFamily(
                 self.dense, layers, views, pools, self.recipe, self.sizes,

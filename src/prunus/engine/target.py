@@ -52,7 +52,7 @@ class Target:
             kept = {name: as_counts(name, [n] * len(own), own) for name, own in sizes.items()}
             return plan_of(kept, cost, Budget(density=n / m)), kept
         if self.plan is not None:
-            _known(self.plan.kept, pools)
+            _known(self.plan.kept, pools, cost.members)
             kept = {
                 name: _on_the_way(
                     as_counts(name, self.plan.kept.get(name, sum(own)), own), own, part
@@ -61,7 +61,9 @@ class Target:
             }
             return self.plan, kept
         if self.by_name is not None:
-            densities = densities_of(self.by_name, pools)
+            densities = densities_of(
+                self.by_name, pools, members=cost.members, refused=cost.refused
+            )
             minimum = recipe.allocation.minimum
             counts = {
                 name: count_of(densities[name] ** part, sum(own)) for name, own in sizes.items()
@@ -131,7 +133,14 @@ def _on_the_way(
     return torch.maximum(between.round().to(torch.int64), counts)
 
 
-def _known(names: Mapping[str, Any], pools: Pools) -> None:
+def _known(names: Mapping[str, Any], pools: Pools, members: Mapping[str, Sequence[str]]) -> None:
     for name in names:
-        if name not in pools:
-            raise unknown("layer in the plan", name, pools)
+        if name in pools:
+            continue
+        homes = [repr(group) for group, layers in members.items() if name in layers]
+        if homes:
+            raise ValueError(
+                f"The plan names layer {name!r}, which shares its channels with others: they are "
+                f"counted by group. Give the count of {' and '.join(homes)}."
+            )
+        raise unknown("layer in the plan", name, pools)
