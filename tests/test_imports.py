@@ -17,7 +17,7 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "rng", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
-    "layer", "coupling", "cost", "calibration", "parts", "nodes",
+    "views", "layer", "weights", "coupling", "cost", "calibration", "parts", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
     "export", "bench", "reproduce", "cli",

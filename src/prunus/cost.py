@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunus.coupling import Group
-from prunus.layer import view_of
 from prunus.modes import evaluating
+from prunus.views import view_of
+from prunus.weights import weights_of
 
 __all__ = [
     "Anatomy",
@@ -113,6 +114,8 @@ class Anatomy:
         itemsizes: bytes per entry.
         parameters: names that are parameters and no buffers.
         tied: {name: the name in `shapes`} of tensors that stand in several places.
+        weights: {layer: (its parameter, whether it is one matrix of a stack there)}, for all
+            layers with a view.
         positions: output positions per sample of every layer with a view, or None if unknown.
     """
 
@@ -121,14 +124,21 @@ class Anatomy:
     parameters: frozenset[str]
     positions: Mapping[str, float] | None
     tied: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
 
     def weight_of(self, layer: str) -> str:
-        """The name in `shapes` of a layer's weight."""
-        return self.tied.get(f"{layer}.weight", f"{layer}.weight")
+        """The name in `shapes` of the parameter that holds a layer's weight."""
+        path, _ = self.weights.get(layer, (f"{layer}.weight", False))
+        return self.tied.get(path, path)
+
+    def weight_shape(self, layer: str) -> tuple[int, ...]:
+        """The shape of a layer's weight, kernel axes included."""
+        shape = self.shapes[self.weight_of(layer)]
+        return shape[1:] if self.weights[layer][1] else shape
 
     def weight_entries(self, layers: Sequence[str]) -> int:
         """Number of entries of the layers' weights."""
-        return sum(math.prod(self.shapes[f"{name}.weight"]) for name in layers)
+        return sum(math.prod(self.weight_shape(name)) for name in layers)
 
 
 def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
@@ -158,6 +168,11 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         parameters=frozenset(parameters),
         positions=positions,
         tied=tied,
+        weights={
+            n: (w.path, w.source.index is not None)
+            for n, w in weights_of(model).items()
+            if w.path in entries or w.path in tied  # else it is computed from other tensors
+        },
     )
 
 
@@ -177,7 +192,7 @@ def _positions(model: nn.Module, run: Callable[[], int]) -> dict[str, float]:
 
     try:
         for name, module in model.named_modules():
-            if view_of(module) is not None:
+            if view_of(module) is not None and "weight" in module._parameters:
                 handles.append(module.register_forward_hook(hook_for(name)))
         batch = run()
     finally:
@@ -193,9 +208,9 @@ def edge_cost(sizes: Anatomy, kept: Mapping[str, int]) -> Cost:
     stored = sum(math.prod(shape) * sizes.itemsizes[n] for n, shape in sizes.shapes.items())
     macs: float | None = None if sizes.positions is None else _dense_macs(sizes)
     for name, count in kept.items():
-        entries = math.prod(sizes.shapes[f"{name}.weight"])
+        entries = math.prod(sizes.weight_shape(name))
         removed += entries - count
-        itemsize = sizes.itemsizes[f"{name}.weight"]
+        itemsize = sizes.itemsizes[sizes.weight_of(name)]
         stored -= max(0, entries * itemsize - (count * itemsize + (entries + 7) // 8))
         if macs is not None and sizes.positions is not None:
             macs -= (entries - count) * sizes.positions.get(name, 0.0)
@@ -227,7 +242,7 @@ def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) 
     after = {name: math.prod(axes) for name, axes in lengths.items()}
     total = sum(math.prod(sizes.shapes[n]) for n in sizes.parameters)
     left = sum(after[n] for n in sizes.parameters)
-    weights = [f"{name}.weight" for name in sorted(layers)]
+    weights = [sizes.weight_of(name) for name in sorted(layers)]
     selected = sum(math.prod(sizes.shapes[n]) for n in weights)
     macs = None
     if sizes.positions is not None:

@@ -1,17 +1,27 @@
-"""A prunable weight seen as a matrix W (out × in), and the modules that can be seen so."""
+"""A prunable weight seen as a matrix W (out × in), with the statistics of its inputs."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.check import finite
+from prunus.views import ConvView, LinearView, View, batched, matrices_of, register_view, view_of
 
-__all__ = ["Layer", "View", "checked_scores", "layer_of", "register_view", "view_of"]
+__all__ = [
+    "ConvView",
+    "Layer",
+    "LinearView",
+    "View",
+    "batched",
+    "checked_scores",
+    "layer_from",
+    "layer_of",
+    "register_view",
+    "view_of",
+]
 
 Statistic = Tensor | None
 PANEL = 128  # columns below which splitting a product gains nothing
@@ -27,7 +37,7 @@ class Layer:
     one set of statistics per convolution group, stacked along a first axis.
 
     Attributes:
-        name: module name, as in `model.named_modules()`.
+        name: of the module, or the parameter's path; see `prunus.weights`.
         weight: W (out, in).
         bias: (out,) or None.
         groups: number of convolution groups; 1 for everything else.
@@ -115,167 +125,43 @@ class Layer:
                 )
 
 
-class View(Protocol):
-    """How a module's weight is a matrix, and what its input vectors are."""
-
-    def matrix(self, module: Any, values: Tensor) -> Float[Tensor, "out in"]:
-        """The weight (or its gradient, or its mask) as (out, in); may share memory with it."""
-        ...
-
-    def parameter(self, module: Any, matrix: Float[Tensor, "out in"]) -> Tensor:
-        """A matrix in the shape and order of the module's weight."""
-        ...
-
-    def vectors(self, module: Any, inputs: Tensor) -> Float[Tensor, "positions groups in"]:
-        """The input vectors that W multiplies, one row per sample and position."""
-        ...
-
-    def responses(self, module: Any, outputs: Tensor) -> Float[Tensor, "positions groups out"]:
-        """The outputs (or their gradients), a row for each row of `vectors`."""
-        ...
-
-    def channels(self, module: Any, inputs: Tensor) -> Tensor:
-        """The inputs with positions before channels, as `attention_mask` counts them."""
-        ...
-
-
-@dataclass(frozen=True)
-class LinearView:
-    """`nn.Linear`, or a module that stores the transposed weight, as Hugging Face's `Conv1D`."""
-
-    transposed: bool = False
-
-    def matrix(self, module: Any, values: Tensor) -> Tensor:
-        return values.T if self.transposed else values
-
-    def parameter(self, module: Any, matrix: Tensor) -> Tensor:
-        return matrix.T if self.transposed else matrix
-
-    def vectors(self, module: Any, inputs: Tensor) -> Tensor:
-        return inputs.reshape(-1, 1, inputs.shape[-1])
-
-    def responses(self, module: Any, outputs: Tensor) -> Tensor:
-        return outputs.reshape(-1, 1, outputs.shape[-1])
-
-    def channels(self, module: Any, inputs: Tensor) -> Tensor:
-        return inputs
-
-
-@dataclass(frozen=True)
-class ConvView:
-    """Convolutions of one, two or three spatial axes with stride, padding, dilation and groups."""
-
-    def matrix(self, module: Any, values: Tensor) -> Tensor:
-        return values.flatten(1)
-
-    def parameter(self, module: Any, matrix: Tensor) -> Tensor:
-        return matrix.reshape(module.weight.shape)
-
-    def vectors(self, module: Any, inputs: Tensor) -> Tensor:
-        axes = len(module.kernel_size)
-        padded = _padded(module, batched(module, inputs))
-        for axis, (size, step, gap) in enumerate(
-            zip(module.kernel_size, module.stride, module.dilation, strict=True)
-        ):
-            padded = padded.unfold(2 + axis, gap * (size - 1) + 1, step)[..., ::gap]
-        batch, channels = padded.shape[:2]
-        # (batch, channels, *positions, *taps) -> (batch · positions, groups, channels · taps)
-        order = (0, *range(2, 2 + axes), 1, *range(2 + axes, 2 + 2 * axes))
-        positions = batch * math.prod(padded.shape[2 : 2 + axes])
-        width = channels // module.groups * math.prod(module.kernel_size)
-        return padded.permute(order).reshape(positions, module.groups, width)
-
-    def responses(self, module: Any, outputs: Tensor) -> Tensor:
-        rows = batched(module, outputs).movedim(1, -1)
-        return rows.reshape(-1, module.groups, rows.shape[-1] // module.groups)
-
-    def channels(self, module: Any, inputs: Tensor) -> Tensor:
-        raise ValueError(
-            "An `attention_mask` does not say which patches of a convolution are padding. "
-            "Leave the mask out of the batch, or exclude the convolutions."
-        )
-
-
-def batched(module: Any, inputs: Tensor) -> Tensor:
-    """A convolution's input with its batch axis, which a single sample may lack."""
-    return inputs[None] if inputs.ndim == len(module.kernel_size) + 1 else inputs
-
-
-def _padded(module: Any, inputs: Tensor) -> Tensor:
-    """The input as the convolution pads it itself; the modules keep the amounts for `F.pad`."""
-    amounts = module._reversed_padding_repeated_twice
-    if not any(amounts):
-        return inputs
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return nn.functional.pad(inputs, amounts, mode=mode)
-
-
-VIEWS: dict[type, View] = {
-    nn.Linear: LinearView(),
-    nn.Conv1d: ConvView(),
-    nn.Conv2d: ConvView(),
-    nn.Conv3d: ConvView(),
-}
-
-
-def register_view(module_type: type, view: View) -> Callable[[], None]:
-    """Teach prunus a module type; the returned function takes it back.
-
-    Args:
-        module_type: a class whose instances hold one matrix-like `weight` and maybe a `bias`.
-        view: how that weight is a matrix; see `View`.
-    """
-    before = VIEWS.get(module_type)
-    VIEWS[module_type] = view
-
-    def undo() -> None:
-        if before is None:
-            VIEWS.pop(module_type, None)
-        else:
-            VIEWS[module_type] = before
-
-    return undo
-
-
-def view_of(module: nn.Module) -> View | None:
-    """The view of a module, or None where we do not know its type.
-
-    Only the exact type counts: a subclass may compute something else. Hugging Face's `Conv1D` is
-    known without importing it.
-    """
-    known = VIEWS.get(type(module))
-    if known is None and _is_hf_conv1d(module):
-        return LinearView(transposed=True)
-    return known
-
-
-def _is_hf_conv1d(module: nn.Module) -> bool:
-    kind = type(module)
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
-
-
 def layer_of(name: str, module: Any) -> Layer:
-    """The layer of a module without statistics; weights are detached, never copied.
+    """The layer of a module with one weight, without statistics; nothing is copied.
 
     Raises:
         ValueError: the weight has a NaN or an infinity; the layer is named.
     """
-    view = view_of(module)
-    if view is None:
+    sources = matrices_of(module)
+    if len(sources) != 1 or "." in sources[0].parameter:
         raise ValueError(f"Layer {name!r} is a {type(module).__name__}, which has no weight view.")
-    weight = view.matrix(module, module.weight.detach())
-    finite(f"{name}.weight", weight, "Retrain or reload the model.")
-    bias = module.bias.detach() if module.bias is not None else None
-    if bias is not None:
-        finite(f"{name}.bias", bias, "Retrain or reload the model.")
-    conv = isinstance(view, ConvView)
-    return Layer(
-        name=name,
-        weight=weight,
-        bias=bias,
-        groups=module.groups if conv else 1,
-        taps=math.prod(module.kernel_size) if conv else 1,
+    source = sources[0]
+    return layer_from(
+        name,
+        source.view.matrix(module, getattr(module, source.parameter).detach()),
+        None if source.bias is None else getattr(module, source.bias).detach(),
+        groups=source.groups,
+        taps=source.taps,
     )
+
+
+def layer_from(
+    name: str,
+    weight: Float[Tensor, "out in"],
+    bias: Float[Tensor, " out"] | None,
+    *,
+    groups: int = 1,
+    taps: int = 1,
+    path: str | None = None,
+) -> Layer:
+    """A layer without statistics.
+
+    Raises:
+        ValueError: the weight or the bias has a NaN or an infinity; the layer is named.
+    """
+    finite(path or f"{name}.weight".lstrip("."), weight, "Retrain or reload the model.")
+    if bias is not None:
+        finite(f"{name}.bias".lstrip("."), bias, "Retrain or reload the model.")
+    return Layer(name=name, weight=weight, bias=bias, groups=groups, taps=taps)
 
 
 def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tensor, "..."]:

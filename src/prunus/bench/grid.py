@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
 
 from prunus.bench.budgets import budget_of, budget_text, density_text
 from prunus.bench.cell import (
@@ -26,9 +25,9 @@ from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.granularity import NM, Node
-from prunus.layer import layer_of
 from prunus.presets import resolve
 from prunus.schedules import OneShot
+from prunus.weights import Weight
 
 __all__ = ["Grid", "cells", "load_grid", "make_grid"]
 
@@ -276,12 +275,12 @@ def _unfit(grid: Grid) -> list[str]:
         return mistakes
     edges = not all(isinstance(recipe_of(m.recipe).granularity, Node) for m in grid.recipes)
     for name in grid.tasks:
-        modules, refused = prunable(fresh_model(task(name), 0))
+        weights, refused = prunable(fresh_model(task(name), 0))
         try:
-            known = matching(list(modules), grid.layers, grid.exclude, refused)
+            known = matching(list(weights), grid.layers, grid.exclude, refused)
             for target in by_layer:
                 if isinstance(target, Plan):
-                    _fits(target, {layer: modules[layer] for layer in known}, edges)
+                    _fits(target, {layer: weights[layer] for layer in known}, edges)
                 else:
                     densities_of(target, known)
         except ValueError as error:
@@ -289,12 +288,12 @@ def _unfit(grid: Grid) -> list[str]:
     return mistakes
 
 
-def _fits(plan: Plan, layers: Mapping[str, nn.Module], edges: bool) -> None:
+def _fits(plan: Plan, layers: Mapping[str, Weight], edges: bool) -> None:
     for name, count in plan.kept.items():
         layer = name.partition("#")[0]  # a layer's units may lie in several groups
         if layer not in layers:
             raise unknown("layer in `kept`", name, layers)
-        total = layer_of(layer, layers[layer]).weight.numel()
+        total = layers[layer].matrix().numel()
         if edges and isinstance(count, int) and count > total:
             raise ValueError(f"`kept` asks for {count} of the {total} weights of {name!r}.")
 

@@ -85,7 +85,8 @@ def hidden_widths(model: nn.Module) -> list[int]:
     found, refused = prunable(model)
     cure = "Give the hidden widths of the nearest fully connected network instead."
     layers: list[tuple[str, nn.Linear]] = []
-    for name, module in found.items():
+    for name, weight in found.items():
+        module = weight.module
         if not isinstance(module, nn.Linear):
             raise ValueError(
                 f"The estimate covers chains of linear layers, but {name!r} is a "

@@ -1,7 +1,6 @@
 """One streaming pass over the data that collects what is asked; hooks are always removed."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +20,10 @@ from prunus.calibration.batches import (
 from prunus.calibration.curvature import hessian_gradients
 from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.gradient import gradient_sums
-from prunus.layer import ConvView, Layer, View, add_second_moment, batched, mirror, view_of
+from prunus.layer import ConvView, Layer, add_second_moment, batched, mirror
 from prunus.modes import evaluating
 from prunus.rng import generator_for
+from prunus.weights import Weight
 
 __all__ = ["STATISTICS", "Moments", "collect", "watched"]
 
@@ -68,7 +68,7 @@ class Moments:
 
 def collect(
     model: nn.Module,
-    names: Mapping[str, nn.Module],
+    names: Mapping[str, Weight],
     statistics: tuple[str, ...],
     batches: Batches,
     *,
@@ -97,13 +97,14 @@ def collect(
         for name in names
     }
 
-    def take(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
+    def take(weight: Weight, inputs: Tensor) -> None:
+        name = weight.name
         moments = found.setdefault(name, Moments())
         if wanted:
-            for vectors in vectors_of(name, view, module, inputs, current["mask"], drawn[name]):
+            for vectors in vectors_of(weight, inputs, current["mask"], drawn[name]):
                 _accumulate(name, moments, vectors, wanted)
 
-    with evaluating(model), watched(names, take):
+    with evaluating(model), watched(names.values(), take):
         for batch in batches:
             for part in parts(batch):
                 if max_samples is not None:
@@ -141,7 +142,7 @@ def collect(
     for moments in found.values():
         if "gram" in moments.sums:
             moments.sums["gram"] = mirror(moments.sums["gram"])
-    ran = {name: module for name, module in names.items() if name in found}
+    ran = {name: weight for name, weight in names.items() if name in found}
     if "hessian_grad" in statistics:
         again = batches if max_samples is None else Batches(used)
         _store(
@@ -153,32 +154,23 @@ def collect(
     if "flow" in statistics:
         _, flow = path_flow(
             model,
-            {f"{name}.weight".lstrip("."): _absolute(module) for name, module in ran.items()},
+            {weight.path: weight.parameter.detach().abs() for weight in ran.values()},
             ones_like_input(used[0]).to(device),
         )
-        _store(ran, found, "flow", {name: flow[f"{name}.weight".lstrip(".")] for name in ran})
+        _store(ran, found, "flow", {name: flow[weight.path] for name, weight in ran.items()})
     return found, fingerprint, seen
 
 
-def _absolute(module: Any) -> Tensor:
-    weight: Tensor = module.weight
-    return weight.detach().abs()
-
-
 def _store(
-    names: Mapping[str, nn.Module], found: dict[str, Moments], key: str, values: dict[str, Tensor]
+    names: Mapping[str, Weight], found: dict[str, Moments], key: str, values: dict[str, Tensor]
 ) -> None:
     """Put one value per weight among the sums, as a matrix."""
-    for name, module in names.items():
-        view = view_of(module)
-        assert view is not None  # the caller selected modules that have one
-        found[name].sums[key] = view.matrix(module, values[name])
+    for name, weight in names.items():
+        found[name].sums[key] = weight.matrix(values[name])
 
 
 def vectors_of(
-    name: str,
-    view: View,
-    module: Any,
+    weight: Weight,
     inputs: Tensor,
     mask: Tensor | None = None,
     drawn: tuple[int, torch.Generator] | None = None,
@@ -186,20 +178,19 @@ def vectors_of(
     """The input vectors of one call in blocks of bounded size.
 
     Args:
-        name: of the layer, for messages.
-        view: of the module.
-        module: the layer's module.
-        inputs: what it was called with.
+        weight: of the layer.
+        inputs: what it multiplies.
         mask: Bool[batch, positions], False where a position is padding, which is left out.
         drawn: for convolutions, keep so many patches of every sample, drawn without replacement.
     """
+    view, module = weight.view, weight.module
     if mask is not None:
-        inputs = _unpadded(name, view.channels(module, inputs), mask)
+        inputs = _unpadded(weight.name, view.channels(module, inputs), mask)
     if not isinstance(view, ConvView):
         yield from _blocks(view.vectors(module, inputs))
         return
     inputs = batched(module, inputs)
-    sample_bytes = 8 * math.prod(module.kernel_size) * max(1, inputs[:1].numel())
+    sample_bytes = 8 * weight.source.taps * max(1, inputs[:1].numel())
     for piece in torch.split(inputs, max(1, BLOCK_BYTES // sample_bytes)):
         vectors = view.vectors(module, piece)
         if drawn is not None:
@@ -293,24 +284,22 @@ def guard_memory(layers: Mapping[str, Layer]) -> None:
 
 
 @contextmanager
-def watched(names: Mapping[str, nn.Module], take: Any) -> Iterator[None]:
-    """Call `take(name, view, module, input)` before each named module runs; hooks always go."""
+def watched(weights: Iterable[Weight], take: Callable[[Weight, Tensor], None]) -> Iterator[None]:
+    """Call `take(weight, inputs)` before the module of each weight runs; hooks always go."""
     handles = []
 
-    def hook_for(name: str, view: View) -> Any:
+    def hook_for(weight: Weight) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = args[0] if args else next(iter(kwargs.values()), None)
-            if isinstance(inputs, Tensor):  # else the module itself says what it needs
-                take(name, view, module, inputs.detach())
+            inputs = weight.inputs(args, kwargs)
+            if inputs is not None:
+                take(weight, inputs.detach())
 
         return hook
 
     try:
-        for name, module in names.items():
-            view = view_of(module)
-            if view is None:
-                raise ValueError(f"Layer {name!r} has no weight view.")
-            handles.append(module.register_forward_pre_hook(hook_for(name, view), with_kwargs=True))
+        for weight in weights:
+            hook = hook_for(weight)
+            handles.append(weight.module.register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:

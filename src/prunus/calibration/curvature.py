@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import loss_of
 from prunus.modes import evaluating
+from prunus.weights import Weight
 
 __all__ = ["TEMPERATURE", "hessian_gradients"]
 
@@ -17,14 +18,14 @@ TEMPERATURE = 200.0  # by which GraSP divides the logits
 
 def hessian_gradients(
     model: nn.Module,
-    names: Mapping[str, nn.Module],
+    names: Mapping[str, Weight],
     batches: Batches,
     *,
     loss: Any = None,
     temperature: float = TEMPERATURE,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """H g of the named modules' weights, in their shapes, float64; two passes over the data.
+    """H g of the named layers' parameters, in their shapes, float64; two passes over the data.
 
     g and H are gradient and Hessian of the mean loss over all samples, both restricted to the named
     weights; the logits are divided by `temperature`.
@@ -32,7 +33,7 @@ def hessian_gradients(
     Raises:
         ValueError: the output is no tensor, so that it cannot be divided; or no loss applies.
     """
-    weights: list[Any] = [module.weight for module in names.values()]
+    weights: list[Any] = [weight.parameter for weight in names.values()]
     flags = [w.requires_grad for w in weights]
 
     def gradient(batch: Any, create_graph: bool) -> tuple[Tensor, ...]:

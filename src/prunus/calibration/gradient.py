@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from prunus.calibration.batches import attention_mask, call, size_of
 from prunus.calibration.forward import loss_of, tensor_of
-from prunus.layer import view_of
+from prunus.weights import Weight
 
 __all__ = ["PROBES", "gradient_sums"]
 
@@ -20,7 +20,7 @@ CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held a
 
 def gradient_sums(
     model: nn.Module,
-    names: Mapping[str, nn.Module],
+    names: Mapping[str, Weight],
     batch: Any,
     statistics: set[str],
     *,
@@ -36,7 +36,7 @@ def gradient_sums(
 
     Args:
         model: in evaluation mode.
-        names: the layers' modules.
+        names: the layers' weights.
         batch: one batch on the model's device.
         statistics: of `grad` and `sensitivity`, those that are wanted.
         loss: for `grad`, see `calibrate`.
@@ -45,7 +45,7 @@ def gradient_sums(
     Raises:
         ValueError: a gradient is NaN or infinite (the layer is named), or no loss applies.
     """
-    weights: list[Any] = [module.weight for module in names.values()]
+    weights: list[Any] = [weight.parameter for weight in names.values()]
     flags = [w.requires_grad for w in weights]
     size = size_of(batch) or 1
     found: dict[str, dict[str, Tensor]] = {}
@@ -59,8 +59,8 @@ def gradient_sums(
                 retain = "sensitivity" in statistics
                 grads = torch.autograd.grad(value, weights, retain_graph=retain, allow_unused=True)
                 found["grad"] = {
-                    name: size * _matrix(module, torch.zeros_like(w) if g is None else g)
-                    for (name, module), w, g in zip(names.items(), weights, grads, strict=True)
+                    name: size * _matrix(weight, torch.zeros_like(w) if g is None else g)
+                    for (name, weight), w, g in zip(names.items(), weights, grads, strict=True)
                 }
             if "sensitivity" in statistics:
                 signals = _directions(tensor_of(output), attention_mask(batch), generator)
@@ -77,32 +77,32 @@ def gradient_sums(
     return found
 
 
-def _matrix(module: Any, values: Tensor) -> Tensor:
-    view = view_of(module)
-    assert view is not None  # the caller selected modules that have one
-    return view.matrix(module, values.detach()).to(torch.float64)
+def _matrix(weight: Weight, values: Tensor) -> Tensor:
+    return weight.matrix(values.detach()).to(torch.float64)
 
 
 @contextmanager
 def _recorded(
-    names: Mapping[str, nn.Module], wanted: bool
+    names: Mapping[str, Weight], wanted: bool
 ) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
     """The inputs and outputs of every call of the layers; hooks always go."""
     calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     handles = []
 
-    def hook_for(name: str) -> Any:
+    def hook_for(weight: Weight) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            inputs = args[0] if args else next(iter(kwargs.values()))
-            calls[name].append((inputs.detach(), output))
+            inputs = weight.inputs(args, kwargs)
+            assert inputs is not None  # a layer that ran had inputs
+            calls[weight.name].append((inputs.detach(), output))
             return output.clone()  # an activation in place would change what was recorded
 
         return hook
 
     try:
         if wanted:
-            for name, module in names.items():
-                handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
+            for weight in names.values():
+                hook = hook_for(weight)
+                handles.append(weight.module.register_forward_hook(hook, with_kwargs=True))
         yield calls
     finally:
         for handle in handles:
@@ -130,7 +130,7 @@ def _directions(
 
 
 def _squared(
-    names: Mapping[str, nn.Module],
+    names: Mapping[str, Weight],
     calls: Mapping[str, list[tuple[Tensor, Tensor]]],
     output: Tensor,
     signals: list[Tensor],
@@ -168,14 +168,13 @@ def _by_sample(name: str, turn: Any, module: nn.Module, part: Tensor, size: int)
 
 
 def _summed_squares(
-    name: str, module: nn.Module, pairs: list[tuple[Tensor, Tensor]], size: int
+    name: str, weight: Weight, pairs: list[tuple[Tensor, Tensor]], size: int
 ) -> Tensor:
     """Σ over samples of (Σ over positions and calls of slope · input)², as (out, in).
 
     Samples are taken in blocks, so that neither their patches nor their gradients fill the memory.
     """
-    view = view_of(module)
-    assert view is not None  # the caller selected modules that have one
+    view, module = weight.view, weight.module
 
     def block(start: int, stop: int) -> tuple[Tensor, Tensor]:
         found = []

@@ -3,56 +3,57 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parameter import is_lazy
 
+from prunus.calibration.reasons import listed, obstacle, quantised, type_name
 from prunus.check import unknown
-from prunus.layer import view_of
+from prunus.weights import Weight, weights_of
 
 __all__ = ["matching", "prunable"]
 
 
-def prunable(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Modules with a weight view by name, and {name: reason} for other modules with weights.
+def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
+    """The weights that can be pruned, and {name: reason} for those that cannot.
 
     A tensor that several modules share is refused in each of them, so that it is never pruned
-    twice.
+    twice. One module object under several names is one module. A reason carries the name of its
+    layer, or of the module where no view knows that.
     """
     owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for owner, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
-            owner = f"{name}.{key}" if name else key
-            owners.setdefault(id(parameter), []).append(owner)
-    found: dict[str, nn.Module] = {}
+            owners.setdefault(id(parameter), []).append(f"{owner}.{key}" if owner else key)
+    found: dict[str, Weight] = {}
     refused: dict[str, str] = {}
-    attention = {
-        f"{name}.out_proj" if name else "out_proj"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-    }
-    for name, module in model.named_modules():
-        weights = {k: p for k, p in module.named_parameters(recurse=False) if p.ndim >= 2}
-        if not weights:
-            continue
-        kind = type(module).__name__
-        weight = weights.get("weight")
-        shared = [] if weight is None else _others(owners[id(weight)], f"{name}.weight".lstrip("."))
-        if name in attention:
-            refused[name] = "nn.MultiheadAttention uses it as a raw parameter"
-        elif view_of(module) is None:
-            refused[name] = (
-                f"{kind} has no weight view; register one with prunus.layer.register_view"
-            )
-        elif shared:
-            refused[name] = f"its weight is tied to {', '.join(shared)}"
-        elif not isinstance(weight, Tensor):
-            refused[name] = f"{kind} holds no parameter named weight"
+    known = weights_of(model)
+    seen = {weight.owner for weight in known.values()}
+    for name, weight in known.items():
+        why = obstacle(weight.module, weight.source.parameter)
+        if why is None:
+            shared = [n for n in owners.get(id(weight.parameter), []) if n != weight.path]
+            why = f"its weight is tied to {', '.join(shared)}" if shared else None
+        if why is None:
+            found[name] = weight
         else:
-            found[name] = module
+            refused[name] = why
+    inside = tuple(f"{weight.path}." for weight in known.values())
+    holders = {weight.path.rpartition(".")[0] for weight in known.values()}
+    for name, module in model.named_modules():
+        if name in seen or name in holders or ".parametrizations" in f".{name}":
+            continue
+        if f"{name}.".startswith(inside):
+            continue
+        why = quantised(module)
+        own = [p for _, p in module.named_parameters(recurse=False) if is_lazy(p) or p.ndim >= 2]
+        if why is None and own:
+            why = (
+                f"{type_name(module)} has no weight view; register one with "
+                f"prunus.layer.register_view"
+            )
+        if why is not None:
+            refused[name] = why
     return found, refused
-
-
-def _others(names: list[str], own: str) -> list[str]:
-    return [name for name in names if name != own]
 
 
 def matching(
@@ -83,9 +84,8 @@ def matching(
         and not any(fnmatchcase(name, g) for g in globs(exclude))
     ]
     if not kept:
-        reasons = "; ".join(f"{name}: {why}" for name, why in refused.items())
         raise ValueError(
             f"The model has no prunable layers left to select from ({len(names)} found"
-            f"{', refused: ' + reasons if reasons else ''}). Check `layers` and `exclude`."
+            f"{', refused: ' + listed(refused) if refused else ''}). Check `layers` and `exclude`."
         )
     return kept

@@ -1,6 +1,5 @@
 """Statistics of inputs that already pruned predecessors give, beside the dense model's inputs."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, attention_mask, call, parts, to_device
 from prunus.calibration.collect import vectors_of, watched
 from prunus.check import finite
-from prunus.layer import Layer, View, layer_of, squeeze_groups
+from prunus.layer import Layer, squeeze_groups
 from prunus.modes import evaluating
+from prunus.weights import Weight, weight_at
 
 __all__ = ["sequential_layers"]
 
@@ -35,20 +35,21 @@ def sequential_layers(
     Raises:
         ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
     """
-    modules = {"dense": dict(dense.named_modules()), "pruned": dict(pruned.named_modules())}
+    weights = {name: weight_at(dense, name) for name in names}
     sums: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     counts = dict.fromkeys(names, 0)
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     state: dict[str, Any] = {"mask": None}
 
-    def remember(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
-        kept[name].append(inputs)
+    def remember(weight: Weight, inputs: Tensor) -> None:
+        kept[weight.name].append(inputs)
 
-    def combine(name: str, view: View, module: nn.Module, inputs: Tensor) -> None:
+    def combine(weight: Weight, inputs: Tensor) -> None:
+        name = weight.name
         before = kept[name].pop(0)
         pairs = zip(
-            vectors_of(name, view, module, before, state["mask"]),
-            vectors_of(name, view, module, inputs, state["mask"]),
+            vectors_of(weight, before, state["mask"]),
+            vectors_of(weight, inputs, state["mask"]),
             strict=True,
         )
         for old, new in pairs:
@@ -67,8 +68,8 @@ def sequential_layers(
         stack.enter_context(evaluating(dense))
         stack.enter_context(evaluating(pruned))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(watched(_chosen(modules["dense"], names), remember))
-        stack.enter_context(watched(_chosen(modules["pruned"], names), combine))
+        stack.enter_context(watched(weights.values(), remember))
+        stack.enter_context(watched([weight_at(pruned, name) for name in names], combine))
         for batch in batches:
             for part in parts(batch):
                 on_device = to_device(part, device)
@@ -79,17 +80,13 @@ def sequential_layers(
     for name in names:
         if not counts[name]:
             raise ValueError(f"Layer {name!r} never ran on the data. Check the model's forward.")
-        layer = layer_of(name, modules["dense"][name])
+        layer = weights[name].layer()
         means: dict[str, Any] = {
             key: squeeze_groups(value / counts[name], layer.groups)
             for key, value in sums[name].items()
         }
         found[name] = replace(layer, samples=counts[name], **means)
     return found
-
-
-def _chosen(modules: Mapping[str, nn.Module], names: tuple[str, ...]) -> dict[str, nn.Module]:
-    return {name: modules[name] for name in names}
 
 
 def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:

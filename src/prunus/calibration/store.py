@@ -26,7 +26,7 @@ from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.coupling import Coupling, Group, couple
 from prunus.files import write_bytes, write_text
-from prunus.layer import Layer, layer_of, squeeze_groups
+from prunus.layer import Layer, squeeze_groups
 from prunus.progress import progress_bar
 from prunus.rows import RowSet
 
@@ -310,8 +310,8 @@ def calibrate(
         whole("max_positions", max_positions, low=1)
     found, refused = prunable(model)
     names = matching(list(found), layers, exclude, refused)
-    modules = {name: found[name] for name in names}
-    bare = {name: layer_of(name, module) for name, module in modules.items()}
+    weights = {name: found[name] for name in names}
+    bare = {name: weight.layer() for name, weight in weights.items()}
     if "gram" in statistics:
         guard_memory(bare)
     batches = Batches(data)
@@ -323,7 +323,7 @@ def calibrate(
     ):
         moments, fingerprint, samples = collect(
             model,
-            modules,
+            weights,
             statistics,
             batches,
             max_samples=max_samples,

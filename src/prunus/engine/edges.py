@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, edge_cost
 from prunus.joint import JointResult, is_joint
-from prunus.layer import Layer, checked_scores, view_of
+from prunus.layer import Layer, checked_scores
 from prunus.nodes import ClassView
 from prunus.parts import SelectionFacts
 from prunus.recipe import Recipe
@@ -19,7 +19,7 @@ from prunus.result import LayerResult
 from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
 
-__all__ = ["EdgeCost", "drawn", "edge_result", "pools_of", "put"]
+__all__ = ["EdgeCost", "drawn", "edge_result", "pools_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,7 @@ class EdgeCost:
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every layer's weight, kernel axes included."""
-        return {
-            name.removesuffix(".weight"): shape
-            for name, shape in self.sizes.shapes.items()
-            if name.endswith(".weight")
-        }
+        return {name: self.sizes.weight_shape(name) for name in self.sizes.weights}
 
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The whole network's cost."""
@@ -140,14 +136,3 @@ def edge_result(
         ridge=ridge,
         notes=notes,
     )
-
-
-def put(model: nn.Module, result: LayerResult) -> None:
-    """Write a layer's new weights and bias into the model, in its own dtype and on its device."""
-    module: Any = model.get_submodule(result.name)
-    view = view_of(module)
-    assert view is not None  # layers are made of modules that have one
-    with torch.no_grad():
-        module.weight.copy_(view.parameter(module, result.weight.to(module.weight)))
-        if result.bias is not None and module.bias is not None:
-            module.bias.copy_(result.bias.to(module.bias))

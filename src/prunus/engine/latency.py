@@ -1,6 +1,5 @@
 """What a plan for nodes costs in time: the latency of the compact network that it leaves."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 from prunus.calibration.batches import call, size_of
 from prunus.cost import measure_latency
 from prunus.coupling import Group
+from prunus.modes import copied
 from prunus.nodes import parameter_masks
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import apply_masks
@@ -35,7 +35,7 @@ def latency_share(
     def share(counts: Mapping[str, int]) -> float:
         key = tuple(counts.values())
         if key not in found:
-            smaller = copy.deepcopy(dense)
+            smaller = copied(dense)
             for group in groups:
                 kept = torch.arange(group.size) < counts[group.name]
                 apply_masks(smaller, parameter_masks(group, kept, shapes))

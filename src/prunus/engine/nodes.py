@@ -13,12 +13,13 @@ from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, node_cost
 from prunus.coupling import Coupling, Group
 from prunus.engine.edges import drawn
-from prunus.layer import Layer, view_of
+from prunus.layer import Layer
 from prunus.nodes import ClassView, parameter_masks
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.scores import class_scores
 from prunus.surgery.cut import why_whole
+from prunus.weights import weight_at
 
 __all__ = [
     "NodeCost",
@@ -147,11 +148,9 @@ def node_results(
     results = {}
     involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
     for name in involved if only is None else (only,):
-        module: Any = model.get_submodule(name)
+        own = weight_at(model, name)
         layer = layers[name]
-        view_ = view_of(module)
-        assert view_ is not None  # producers and consumers are layers
-        mask = view_.matrix(module, masks[f"{name}.weight"]).to(layer.weight.device)
+        mask = own.matrix(masks[own.path]).to(layer.weight.device)
         ridge = None
         if any(name in view.consumers for view in views):
             weight, bias, ridge = recipe.compensation.fit(layer, mask)
@@ -161,8 +160,8 @@ def node_results(
         if scale is not None:
             weight = weight * scale.to(weight)
         rows = mask.any(1)
-        if bias is not None and f"{name}.bias" in masks:
-            bias = bias.masked_fill(~masks[f"{name}.bias"].to(bias.device), 0.0)
+        if bias is not None and own.bias_path is not None and own.bias_path in masks:
+            bias = bias.masked_fill(~masks[own.bias_path].to(bias.device), 0.0)
         results[name] = LayerResult(
             name=name,
             mask=mask,

@@ -1,6 +1,5 @@
 """What a recipe makes of a network, by how much every layer keeps: for plans with a gap."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,16 +11,18 @@ from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, Fingerprint, parts
 from prunus.cost import Anatomy, node_cost
-from prunus.engine.edges import edge_result, put
+from prunus.engine.edges import edge_result
 from prunus.engine.nodes import choose_classes, class_masks, node_results
 from prunus.guarantee.criteria import sampled, size_of_all, split
 from prunus.guarantee.family import EdgeFamily
 from prunus.guarantee.plan import LARGEST, checked_limit
 from prunus.layer import Layer
+from prunus.modes import copied
 from prunus.nodes import ClassView
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
+from prunus.weights import weight_at
 
 __all__ = ["NodeFamily", "check_plannable", "edge_family", "set_apart"]
 
@@ -166,14 +167,14 @@ class NodeFamily:
     def network(self, kept: Mapping[str, int]) -> nn.Module:
         """A copy with these counts of classes."""
         model, layers, views, _, recipe, _ = self._parts
-        found = copy.deepcopy(model)
+        found = copied(model)
         some = [v for v in views if kept.get(v.name, v.group.size) < v.group.size]
         if not some:
             return found
         choices = {view.name: self._choice(view, kept[view.name]) for view in some}
         masks = class_masks(found, some, choices)
         for result in node_results(found, layers, some, choices, recipe, masks).values():
-            put(found, result)
+            weight_at(found, result.name).put(result.weight, result.bias)
         apply_masks(found, masks)
         return found
 

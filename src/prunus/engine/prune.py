@@ -1,6 +1,5 @@
 """`prune`: one recipe, one model, one density."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from prunus.check import whole
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.run import Run
 from prunus.engine.target import target_of
+from prunus.modes import copied
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -85,9 +85,9 @@ def prune(
     source, verifying, fingerprint = set_apart(target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
-    work = copy.deepcopy(model).to(where)
+    work = copied(model).to(where)
     run = Run(
-        dense=model if where == home else copy.deepcopy(model).to(where),
+        dense=model if where == home else copied(model).to(where),
         work=work,
         recipe=method,
         name=name,

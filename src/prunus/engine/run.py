@@ -1,6 +1,5 @@
 """The state of one call of `prune`, and its steps: statistics, plan, choice, compensation."""
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -17,7 +16,7 @@ from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, node_cost
 from prunus.coupling import Coupling, couple
-from prunus.engine.edges import EdgeCost, drawn, edge_result, pools_of, put
+from prunus.engine.edges import EdgeCost, drawn, edge_result, pools_of
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import (
     NodeCost,
@@ -31,8 +30,8 @@ from prunus.engine.planned import NodeFamily, edge_family
 from prunus.engine.target import Target
 from prunus.guarantee.family import Family
 from prunus.guarantee.plan import measured_curves, plan_family
-from prunus.layer import Layer, layer_of, view_of
-from prunus.modes import evaluating
+from prunus.layer import Layer
+from prunus.modes import copied, evaluating
 from prunus.nodes import class_view
 from prunus.parts import NODES
 from prunus.recipe import Recipe
@@ -40,6 +39,7 @@ from prunus.result import LayerResult, Pruned
 from prunus.rows import RowSet
 from prunus.surgery.connected import connection
 from prunus.surgery.masked import apply_masks
+from prunus.weights import weight_at
 
 __all__ = ["Run"]
 
@@ -76,12 +76,12 @@ class Run:
 
     def __post_init__(self) -> None:
         self.planner = self.recipe  # with the error curves, where its allocation measures them
-        modules, refused = prunable(self.dense)
-        self.names = matching(list(modules), self.layers, self.exclude, refused)
-        for name in modules:
-            layer_of(name, modules[name])  # NaN or infinite weights are named before any work
+        weights, refused = prunable(self.dense)
+        self.names = matching(list(weights), self.layers, self.exclude, refused)
+        for weight in weights.values():
+            weight.layer()  # NaN or infinite weights are named before any work
         self.not_pruned.update(refused)
-        for name in modules:
+        for name in weights:
             if name not in self.names:
                 self.not_pruned[name] = "not selected"
         self.calibration = self.source if isinstance(self.source, Calibration) else None
@@ -107,7 +107,7 @@ class Run:
         self.sizes: Anatomy = anatomy(
             self.dense, self._run_example if self.example is not None else None
         )
-        self.order = list(self.sizes.positions or modules)
+        self.order = list(self.sizes.positions or weights)
 
     def prune(self, part: float) -> None:
         """One pruning step that goes the share `part` of the way."""
@@ -125,7 +125,8 @@ class Run:
 
     def report_disconnection(self) -> None:
         """Warn before training where the masks leave a layer or an output without a path."""
-        masks = {key: mask for key, mask in self.masks.items() if key.endswith(".weight")}
+        paths = {weight_at(self.work, name).path: name for name in self.results}
+        masks = {key: mask for key, mask in self.masks.items() if key in paths}
         said = None
         if self.example is not None:
             inputs = self.example[0] if isinstance(self.example, tuple | list) else self.example
@@ -133,7 +134,7 @@ class Run:
                 found = connection(self.work, masks, to_device(self.example, self.device))
                 said = None if found.whole else found.summary()
         else:
-            empty = [key.removesuffix(".weight") for key, m in masks.items() if not bool(m.any())]
+            empty = [paths[key] for key, m in masks.items() if not bool(m.any())]
             said = f"no weight is kept in {', '.join(empty)}" if empty else None
         if said is not None:
             self.notes += (said,)
@@ -189,10 +190,11 @@ class Run:
         targets = layers
         if at_init and part == 1 and self.steps:
             targets = self._statistics(names, of=self.dense)
+        weights = {name: weight_at(self.work, name) for name in names}
         before = {
-            name: _matrix(self.work, name, self.masks[f"{name}.weight"])
-            for name in names
-            if f"{name}.weight" in self.masks
+            name: mask
+            for name, weight in weights.items()
+            if (mask := weight.mask(self.masks)) is not None
         }
         cost = EdgeCost(self.sizes)
         pools = pools_of({name: layers[name] for name in names}, self.recipe, before)
@@ -202,7 +204,7 @@ class Run:
             )
         )
         self.plan, kept = self._plan(pools, cost, part)
-        dense = copy.deepcopy(self.work) if self.recipe.inputs == "pruned" else None
+        dense = copied(self.work) if self.recipe.inputs == "pruned" else None
         for name in sorted(names, key=_position(self.order)):
             layer, scores = targets[name], pools[name]
             if dense is not None:
@@ -234,12 +236,9 @@ class Run:
                 if dense is None and not self.recipe.joint
                 else None,
             )
-            put(self.work, result)
+            weights[name].put(result.weight, result.bias)
             self.results[name] = result
-            module = self.work.get_submodule(name)
-            view = view_of(module)
-            assert view is not None  # selected layers have one
-            self.masks[f"{name}.weight"] = view.parameter(module, result.mask).contiguous()
+            weights[name].put_mask(self.masks, result.mask)
         counts = {name: int(self.results[name].mask.sum()) for name in names}
         self.cost_before = edge_cost(
             self.sizes, {name: layers[name].weight.numel() for name in names}
@@ -280,8 +279,8 @@ class Run:
             masks = class_masks(self.work, views, choices)
             self.results = node_results(self.work, layers, views, choices, self.recipe, masks)
             self.masks.update(masks)
-            for result in self.results.values():
-                put(self.work, result)
+            for name, result in self.results.items():
+                weight_at(self.work, name).put(result.weight, result.bias)
         self.kept_classes = {name: choice.mask[0].cpu() for name, choice in choices.items()}
         counts = {view.name: int(choices[view.name].mask.sum()) for view in views}
         self.cost_before = node_cost(self.sizes, groups, {g.name: g.size for g in groups})
@@ -292,7 +291,7 @@ class Run:
     ) -> dict[str, LayerResult]:
         """Groups in order of execution; consumers aim at the dense outputs."""
         assert self.batches is not None
-        dense = copy.deepcopy(self.work)
+        dense = copied(self.work)
         masks = class_masks(self.work, views, choices)
         consumers = {name for view in views for name in view.consumers}
         results: dict[str, LayerResult] = {}
@@ -307,7 +306,7 @@ class Run:
                 self.work, {**layers, name: layer}, views, choices, self.recipe, masks, only=name
             )
             results[name] = own[name]
-            put(self.work, own[name])
+            weight_at(self.work, name).put(own[name].weight, own[name].bias)
             # What does not lie in this layer's weight: its bias and the norms behind it.
             apply_masks(self.work, {k: m for k, m in masks.items() if not k.endswith(".weight")})
         self.masks.update(masks)
@@ -351,7 +350,10 @@ class Run:
         `measure` adds the Gram matrix, from which layer errors are read.
         """
         model = self.work if of is None else of
-        modules = dict(model.named_modules())
+
+        def bare(chosen: Sequence[str]) -> dict[str, Layer]:
+            return {name: weight_at(model, name).layer() for name in chosen}
+
         if self.calibration is not None:
             missing = [name for name in names if name not in self.calibration]
             if missing:
@@ -362,21 +364,21 @@ class Run:
             self.fingerprint, self.rows = self.calibration.fingerprint, self.calibration.rows
             layers = {name: self.calibration[name] for name in names}
             if self.steps and of is None:
-                layers = {n: layer_of(n, modules[n]) for n in names}
+                layers = bare(names)
             return {n: _on(layer, self.device) for n, layer in layers.items()}
         if self.batches is None:
-            return {name: layer_of(name, modules[name]) for name in names}
+            return bare(names)
         wanted = set(self.recipe.statistics)
         if not measure and not wanted:
-            return {name: layer_of(name, modules[name]) for name in names}
-        widest = max(layer_of(name, modules[name]).weight.shape[1] for name in names)
+            return bare(names)
+        widest = max(layer.weight.shape[1] for layer in bare(names).values())
         if measure and "gram" not in wanted and widest**2 * 8 > collect.GRAM_BYTES:
             self.notes += (
                 f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
                 f"memory limit",
             )
             if not wanted:
-                return {name: layer_of(name, modules[name]) for name in names}
+                return bare(names)
         elif measure:
             wanted = (wanted | {"gram"}) - {"diag"}
         found = calibrate(
@@ -406,11 +408,13 @@ class Run:
         return size_of(self.example) or 1
 
     def _same_weights(self, calibration: Calibration) -> None:
-        modules = dict(self.dense.named_modules())
         for name, layer in calibration.items():
-            if name not in modules:
-                raise ValueError(f"The calibration has layer {name!r}, which the model lacks.")
-            own = layer_of(name, modules[name])
+            try:
+                own = weight_at(self.dense, name).layer()
+            except ValueError:
+                raise ValueError(
+                    f"The calibration has layer {name!r}, which the model lacks."
+                ) from None
             for part in ("weight", "bias"):
                 if not _equal(getattr(own, part), getattr(layer, part)):
                     shown = "weights" if part == "weight" else "biases"
@@ -451,13 +455,6 @@ class Run:
 def _position(order: Sequence[str]) -> Callable[[str], int]:
     place = {name: i for i, name in enumerate(order)}
     return lambda name: place.get(name, len(place))
-
-
-def _matrix(model: nn.Module, name: str, mask: Tensor) -> Tensor:
-    module = model.get_submodule(name)
-    view = view_of(module)
-    assert view is not None  # selected layers have one
-    return view.matrix(module, mask)
 
 
 def _equal(own: Tensor | None, stored: Tensor | None) -> bool:

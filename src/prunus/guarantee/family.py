@@ -1,14 +1,15 @@
 """The networks that one method makes of a model, by how much every layer keeps."""
 
-import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from prunus.calibration.reasons import listed
 from prunus.calibration.select import prunable
-from prunus.layer import layer_of, view_of
+from prunus.modes import copied
+from prunus.weights import weight_at
 
 __all__ = ["EdgeFamily", "Family", "magnitude_family"]
 
@@ -71,14 +72,14 @@ class EdgeFamily:
         self.smallest: Mapping[str, int] = dict(smallest or dict.fromkeys(sizes, 0))
         self.method = method
         self._make = make
-        self._model = copy.deepcopy(model)
+        self._model = copied(model)
         self._whole = {name: self._parts(name) for name in sizes}
         self._now = dict(self.sizes)
 
     def _parts(self, name: str) -> tuple[Tensor, Tensor | None]:
-        module: Any = self._model.get_submodule(name)
-        bias = None if module.bias is None else module.bias.detach().clone()
-        return module.weight.detach().clone(), bias
+        weight = weight_at(self._model, name)
+        bias = weight.bias()
+        return weight.matrix().clone(), None if bias is None else bias.clone()
 
     def network(self, kept: Mapping[str, int]) -> nn.Module:
         """The copy with these counts; valid until the next call."""
@@ -86,18 +87,11 @@ class EdgeFamily:
             count = kept.get(name, size)
             if count == self._now[name]:
                 continue
-            module: Any = self._model.get_submodule(name)
-            weight, bias = self._whole[name]
+            matrix, bias = self._whole[name]
             if count < size:
-                view = view_of(module)
-                assert view is not None  # layers are made of modules that have one
                 matrix, moved = self._make(name, count)
-                weight = view.parameter(module, matrix.to(weight))
-                bias = bias if moved is None or bias is None else moved.to(bias)
-            with torch.no_grad():
-                module.weight.copy_(weight)
-                if bias is not None:
-                    module.bias.copy_(bias)
+                bias = bias if moved is None else moved
+            weight_at(self._model, name).put(matrix, bias)
             self._now[name] = count
         return self._model
 
@@ -112,11 +106,11 @@ def magnitude_family(model: nn.Module) -> EdgeFamily:
     Raises:
         ValueError: the model has no such layer, or NaN or infinite weights.
     """
-    modules, refused = prunable(model)
-    if not modules:
-        reasons = "; ".join(f"{name or 'itself'}: {why}" for name, why in refused.items())
-        raise ValueError(f"The model has no layer to prune ({reasons or 'none has weights'}).")
-    weights = {name: layer_of(name, module).weight for name, module in modules.items()}
+    found, refused = prunable(model)
+    if not found:
+        reasons = listed(refused) or "none has weights"
+        raise ValueError(f"The model has no layer to prune ({reasons}).")
+    weights = {name: weight.layer().weight for name, weight in found.items()}
     order = {
         name: w.abs().flatten().argsort(descending=True, stable=True) for name, w in weights.items()
     }

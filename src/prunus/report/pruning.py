@@ -9,13 +9,13 @@ from torch import nn
 
 from prunus.check import by_reason
 from prunus.files import write_text
-from prunus.layer import layer_of
 from prunus.report.certificate import certificate_sections
 from prunus.report.charts import bars
 from prunus.report.network import chain, draw_mask, draw_network, drawable
 from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
 from prunus.report.summary import cost_rows, latency_note, layer_rows, selection_notes
 from prunus.report.tables import recipe_rows
+from prunus.weights import weight_at
 
 __all__ = ["network_drawings", "pruning_page", "write_report"]
 
@@ -116,7 +116,7 @@ def network_drawings(pruned: Any, *, title: str = "After") -> list[Drawing]:
     names, weights, masks = found
     drawings = []
     if isinstance(pruned.dense, nn.Module):
-        before = [layer_of(n, pruned.dense.get_submodule(n)).weight for n in names]
+        before = [weight_at(pruned.dense, n).layer().weight for n in names]
         if drawable([tuple(w.shape) for w in before]):
             drawings.append(Drawing(draw_network(before, names=names), _key("dense"), "Before"))
     drawings.append(Drawing(draw_network(weights, masks, names=names), _key(pruned.name), title))

@@ -1,6 +1,5 @@
 """Pruned networks in folders: safetensors and JSON, never pickle."""
 
-import copy
 import hashlib
 import json
 import os
@@ -17,12 +16,13 @@ from prunus.budget import Plan
 from prunus.calibration.store import apart, stored_json
 from prunus.cost import Cost, Latency
 from prunus.files import write_bytes, write_text
-from prunus.layer import layer_of, view_of
+from prunus.modes import copied
 from prunus.recipe import parse
 from prunus.result.packing import bits, file_name, packed_tensors, stored_tensors, unbits, unpacked
 from prunus.result.value import LayerResult, Pruned
 from prunus.rows import RowSet
 from prunus.surgery.resize import resize
+from prunus.weights import weight_at
 
 __all__ = ["load", "save", "weights_digest"]
 
@@ -122,11 +122,11 @@ def load(
             name: unbits(tensors[f"mask|{name}"], shape)
             for name, shape in facts["mask_shapes"].items()
         }
-        pruned = copy.deepcopy(dense)
+        pruned = copied(dense)
         _fit(pruned, state, source)
         stored = None
         if "compact" in facts["files"]:
-            stored = resize(copy.deepcopy(dense), stored_tensors(source, "compact", facts["files"]))
+            stored = resize(copied(dense), stored_tensors(source, "compact", facts["files"]))
         recipe = parse(facts["recipe"])
         kept = {
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
@@ -176,20 +176,11 @@ def _layers(
 ) -> dict[str, LayerResult]:
     found = {}
     for name, entry in facts.items():
-        module = model.get_submodule(name)
-        view = view_of(module)
-        if view is None:
-            raise ValueError(
-                f"Layer {name!r} is a {type(module).__name__}, which has no weight view. Register "
-                f"the one that the pruning used."
-            )
-        layer = layer_of(name, module)
-        mask = masks.get(f"{name}.weight")
-        kept = (
-            torch.ones_like(layer.weight, dtype=torch.bool)
-            if mask is None
-            else view.matrix(module, mask)
-        )
+        weight = weight_at(model, name)
+        layer = weight.layer()
+        kept = weight.mask(masks)
+        if kept is None:
+            kept = torch.ones_like(layer.weight, dtype=torch.bool)
         found[name] = LayerResult(
             name=name,
             mask=kept,

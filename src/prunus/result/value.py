@@ -29,7 +29,7 @@ class LayerResult:
     """What pruning did to one layer.
 
     Attributes:
-        name: module name, as in `model.named_modules()`.
+        name: of the layer; see `prunus.weights`.
         mask: True where a weight is kept.
         weight: weights after compensation, exactly zero where `mask` is False.
         bias: the bias after compensation, or None.

@@ -1,6 +1,6 @@
 """A physically smaller dense copy of a pruned model, deduced from its zeros and verified equal."""
 
-import copy
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.coupling.groups import coupling_of_trace
 from prunus.coupling.walk import NotTraceable
+from prunus.modes import copied
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.verify import CompactionError, verify_equal
@@ -89,7 +90,7 @@ def compact_groups(
     inexact: bool = False,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole."""
-    small = copy.deepcopy(model)
+    small = copied(model)
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
     gone = _empty(small, groups, example)
     left = cut(small, groups, gone, example)

@@ -1,6 +1,5 @@
 """Zeros put into a model's parameters, and held there while it trains."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from prunus.layer import view_of
+from prunus.modes import copied
+from prunus.weights import weights_of
 
 __all__ = ["Hold", "apply_masks", "emitting", "held", "hold"]
 
@@ -50,14 +50,13 @@ def emitting(model: nn.Module, masks: Masks) -> nn.Module:
     Its bias and its outgoing weights stay, so it goes on emitting f(bias) for an activation f.
     Acharyya et al. (2021) score masked nodes so; `apply_masks` and `compact` remove them.
     """
-    kept = copy.deepcopy(model)
+    kept = copied(model)
     with torch.no_grad():
-        for name, module in kept.named_modules():
-            mask, view = masks.get(f"{name}.weight"), view_of(module)
-            if mask is not None and view is not None:
-                whole = view.matrix(module, mask.to(module.weight.device)).any(1, keepdim=True)
-                matrix = view.matrix(module, module.weight.detach())
-                module.weight.copy_(view.parameter(module, matrix * whole))
+        for weight in weights_of(kept).values():
+            mask = weight.mask(masks)
+            if mask is not None:
+                whole = mask.to(weight.parameter.device).any(1, keepdim=True)
+                weight.put(weight.matrix() * whole)
     return kept
 
 

@@ -1,0 +1,21 @@
+"""Weights of modules as matrices: which a module has, their order, and their input vectors."""
+
+from prunus.views.convolution import ConvView, batched
+from prunus.views.known import VIEWS, matrices_of, register_view, view_of
+from prunus.views.linear import LinearView
+from prunus.views.protocol import Inputs, Matrix, ModuleView, View, first_argument
+
+__all__ = [
+    "VIEWS",
+    "ConvView",
+    "Inputs",
+    "LinearView",
+    "Matrix",
+    "ModuleView",
+    "View",
+    "batched",
+    "first_argument",
+    "matrices_of",
+    "register_view",
+    "view_of",
+]

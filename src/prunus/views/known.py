@@ -1,0 +1,82 @@
+"""The modules that can be seen as matrices: those we know, and those a user registers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.views.convolution import ConvView
+from prunus.views.linear import LinearView
+from prunus.views.protocol import Matrix, ModuleView, View
+
+__all__ = ["VIEWS", "matrices_of", "register_view", "view_of"]
+
+VIEWS: dict[type, View | ModuleView] = {
+    nn.Linear: LinearView(),
+    nn.Conv1d: ConvView(),
+    nn.Conv2d: ConvView(),
+    nn.Conv3d: ConvView(),
+}
+
+
+def register_view(module_type: type, view: View | ModuleView) -> Callable[[], None]:
+    """Teach prunus a module type; the returned function takes it back.
+
+    Args:
+        module_type: a class whose instances hold one matrix-like `weight` and maybe a `bias`, or
+            several such weights.
+        view: how that weight is a matrix; see `View`. For a module with several weights, an
+            object whose `matrices(module)` lists them; see `Matrix`.
+    """
+    before = VIEWS.get(module_type)
+    VIEWS[module_type] = view
+
+    def undo() -> None:
+        if before is None:
+            VIEWS.pop(module_type, None)
+        else:
+            VIEWS[module_type] = before
+
+    return undo
+
+
+def known_view(module: nn.Module) -> View | ModuleView | None:
+    """What the table says of a module's type, or None.
+
+    A subclass that inherits `forward` is the known type; one with a forward of its own may
+    compute something else. Hugging Face's `Conv1D` is known without importing it.
+    """
+    kind = type(module)
+    for known in kind.__mro__:
+        if known in VIEWS:
+            same = all(
+                getattr(kind, name, None) is getattr(known, name, None)
+                for name in ("forward", "__call__", "_conv_forward")
+            )
+            return VIEWS[known] if same else None
+    if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils":
+        return LinearView(transposed=True)
+    return None
+
+
+def view_of(module: nn.Module) -> View | None:
+    """The view of a module's only weight, or None where it has several or we do not know it."""
+    known = known_view(module)
+    return None if known is None or hasattr(known, "matrices") else known
+
+
+def matrices_of(module: Any) -> Sequence[Matrix]:
+    """The weights of a module that are matrices; none where we do not know its type."""
+    known = known_view(module)
+    if known is None:
+        return ()
+    if hasattr(known, "matrices"):
+        return tuple(known.matrices(module))
+    view: Any = known
+    bias = None if getattr(module, "bias", None) is None else "bias"
+    if isinstance(view, ConvView):
+        taps = 1
+        for size in module.kernel_size:
+            taps *= size
+        return (Matrix(view=view, bias=bias, groups=module.groups, taps=taps),)
+    return (Matrix(view=view, bias=bias),)

@@ -1,0 +1,83 @@
+"""How the weights of a module are matrices W (out × in), and what their input vectors are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Inputs", "Matrix", "ModuleView", "View", "first_argument"]
+
+# What a module is called with -> what the matrix multiplies, or None where it cannot be told.
+Inputs = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor | None]
+
+
+class View(Protocol):
+    """How one weight is a matrix, and what its input vectors are."""
+
+    def matrix(self, module: Any, values: Tensor) -> Float[Tensor, "out in"]:
+        """The weight (or its gradient, or its mask) as (out, in); may share memory with it."""
+        ...
+
+    def parameter(self, module: Any, matrix: Float[Tensor, "out in"]) -> Tensor:
+        """A matrix in the shape and order of the module's weight."""
+        ...
+
+    def vectors(self, module: Any, inputs: Tensor) -> Float[Tensor, "positions groups in"]:
+        """The input vectors that W multiplies, one row per sample and position."""
+        ...
+
+    def responses(self, module: Any, outputs: Tensor) -> Float[Tensor, "positions groups out"]:
+        """The outputs (or their gradients), a row for each row of `vectors`."""
+        ...
+
+    def channels(self, module: Any, inputs: Tensor) -> Tensor:
+        """The inputs with positions before channels, as `attention_mask` counts them."""
+        ...
+
+
+def first_argument(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a layer with one input is called with."""
+    del module
+    inputs = args[0] if args else next(iter(kwargs.values()), None)
+    return inputs if isinstance(inputs, Tensor) else None  # else the module says what it needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """One of a module's weights as a matrix.
+
+    Attributes:
+        parameter: its name within the module, such as "weight", "in_proj_weight" or
+            "out_proj.weight".
+        view: the order of its axes, and its input vectors.
+        index: for a stack of matrices in one parameter, the place along its first axis.
+        bias: name of the parameter that holds its bias, or None.
+        rows: the bias' own entries of that parameter; all where None.
+        groups: blocks of rows with inputs of their own, as the groups of a convolution.
+        taps: kernel entries per input channel.
+        inputs: the tensor for `view.vectors`, from the arguments of the module's call.
+        unseen: why the inputs cannot be seen, or None. Such a weight serves recipes without
+            statistics alone.
+        alone: whether the module's output is W x + b of this weight alone.
+    """
+
+    parameter: str = "weight"
+    view: View
+    index: int | None = None
+    bias: str | None = "bias"
+    rows: slice | None = None
+    groups: int = 1
+    taps: int = 1
+    inputs: Inputs = first_argument
+    unseen: str | None = None
+    alone: bool = True
+
+
+class ModuleView(Protocol):
+    """Which matrices a module with several weights holds."""
+
+    def matrices(self, module: Any) -> Sequence[Matrix]:
+        """The prunable weights, in the order of the module's parameters."""
+        ...
