@@ -15,6 +15,7 @@ from prunus.calibration.collect import vectors_of
 from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.store import Calibration
 from prunus.layer import view_of
+from prunus.weights import weight_at
 from reference import moments as slow
 
 PLAIN = ("gram", "mean", "max", "zeros")
@@ -122,7 +123,7 @@ def test_one_sample_without_a_batch_axis(name, monkeypatch):
     module, x = conv_of(name)
     monkeypatch.setattr("prunus.calibration.collect.BLOCK_BYTES", 8)  # a sample at a time
     one, view = x[0], view_of(module)
-    blocks = list(vectors_of("0", view, module, one))
+    blocks = list(vectors_of(weight_at(module, ""), one))
     torch.testing.assert_close(torch.cat(blocks), view.vectors(module, x[:1]), rtol=0, atol=0)
 
 
