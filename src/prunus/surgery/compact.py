@@ -1,6 +1,5 @@
 """A physically smaller dense copy of a pruned model, deduced from its zeros and verified equal."""
 
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
