@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 
 from laws.families import instances, linear_layer
 from prunus.budget import count_of
+from prunus.granularity import NM, Node
+from prunus.inclusion import inclusion
+from prunus.layer import Layer
+from prunus.recipe import Recipe
 from prunus.rng import generator_for
-from prunus.selection import SELECTIONS, top_k_mask
+from prunus.selection import SELECTIONS, Proportional, top_k_mask
+from prunus.selection.proportional import by_strata, systematic_sample
 
 RULES = instances(SELECTIONS)
 LAYER = linear_layer()
@@ -134,21 +139,19 @@ def test_random_draws_are_uniform_and_rescaling_is_unbiased():
     cells = list(combinations(range(5), 2))
 
     def draw():
-        mask = rule(scores, kept, layer=None, generator=generator).mask[0]
+        mask = rule(scores, kept, layer=LAYER, generator=generator).mask[0]
         return tuple(mask.nonzero().flatten().tolist())
 
     p = p_value(draw, cells, np.full(10, 0.1), 4000)
     assert p > 1e-6, f"uniform draws rejected with p = {p:.2g}; false alarm probability 1e-6"
     skewed = np.full(10, 0.1) + np.array([0.03, -0.03] * 5)
     assert p_value(draw, cells, skewed, 4000) < 1e-6  # the same test rejects a wrong law
-    choice = rule(scores, kept, layer=None, generator=generator)
+    choice = rule(scores, kept, layer=LAYER, generator=generator)
     assert torch.equal(choice.scale, torch.full((1, 5), 2.5))
     assert float((choice.scale * choice.mask).sum()) == 5.0
 
 
 def test_inclusion_is_the_clamped_proportion():
-    from prunus.inclusion import inclusion
-
     scores = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.0, -torch.inf], dtype=torch.float64)
     p = inclusion(scores, 3, smallest=0.1)
     assert float(p.sum()) == pytest.approx(3, abs=1e-12)
@@ -170,9 +173,6 @@ def test_inclusion_is_the_clamped_proportion():
 
 
 def test_proportional_draws_keep_their_odds_and_are_unbiased():
-    from prunus.inclusion import inclusion
-    from prunus.selection import Proportional
-
     generator = generator_for(5, "draws")
     scores = torch.tensor([[5.0, 3.0, 2.0, 1.0, 1.0, 0.2]], dtype=torch.float64)
     kept, draws = torch.tensor([3]), 6000
@@ -180,7 +180,7 @@ def test_proportional_draws_keep_their_odds_and_are_unbiased():
     counts = torch.zeros(6, dtype=torch.float64)
     total = torch.zeros(6, dtype=torch.float64)
     for _ in range(draws):
-        choice = Proportional()(scores, kept, layer=None, generator=generator)
+        choice = Proportional()(scores, kept, layer=LAYER, generator=generator)
         counts += choice.mask[0]
         total += choice.mask[0] * choice.scale[0]
     torch.testing.assert_close(choice.scale[0], 1 / odds)
@@ -191,3 +191,82 @@ def test_proportional_draws_keep_their_odds_and_are_unbiased():
     wrong = inclusion(scores[0] ** 0.8, 3)  # the same test rejects slightly other odds
     assert ((counts - draws * wrong).abs() > 5.3 * (draws * wrong * (1 - wrong)).sqrt()).any()
     torch.testing.assert_close(total / draws, torch.ones(6, dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def signed_layer(weights):
+    return Layer(name="fc", weight=torch.as_tensor(weights, dtype=torch.float64))
+
+
+def test_without_a_floor_zero_scores_are_kept_only_where_nothing_else_is_left():
+    scores = torch.tensor([[4.0, 0.0, 1.0, 0.0, 2.0]], dtype=torch.float64)
+    rule = Proportional(smallest=0)
+    for seed in range(20):
+        generator = generator_for(seed, "draw")
+        choice = rule(scores, torch.tensor([2]), layer=signed_layer(scores), generator=generator)
+        assert not choice.mask[0, [1, 3]].any()
+        full = rule(scores, torch.tensor([4]), layer=signed_layer(scores), generator=generator)
+        assert full.mask[0, [0, 2, 4]].all()
+        assert int(full.mask.sum()) == 4
+        torch.testing.assert_close(full.scale[0, [1, 3]], torch.full((2,), 2.0).double())
+    with pytest.raises(ValueError, match=r"^`smallest` must lie in \[0, 1\], got -0\.1"):
+        Proportional(smallest=-0.1)
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=1, max_size=9),
+    st.integers(0, 9),
+    st.lists(st.booleans(), min_size=9, max_size=9),
+)
+def test_strata_have_exact_counts_and_whole_expectations(weights, k, gone):
+    w = torch.tensor([weights], dtype=torch.float64)
+    k = min(k, len(weights))
+    scores = w.abs().masked_fill(torch.tensor([gone[: len(weights)]]), -torch.inf)
+    odds, first = by_strata(scores[0], k, w[0] >= 0, smallest=0.0)
+    assert float(odds.sum()) == pytest.approx(k)
+    assert float(odds[w[0] >= 0].sum()) == pytest.approx(first)
+    rule = Proportional(smallest=0, by_sign=True)
+    choice = rule(
+        scores, torch.tensor([k]), layer=signed_layer(w), generator=generator_for(0, "draw")
+    )
+    assert int(choice.mask.sum()) == k
+    assert int(choice.mask[w >= 0].sum()) == first
+
+
+def test_draws_by_sign_are_unbiased_and_vary_less_than_one_draw_of_both():
+    """Σ kept w / π over draws: mean Σ w within 4.9 standard errors (false alarm 1e-6)."""
+    w = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, -1.5, -2.5, -3.5, -4.5, -0.5]]).double()
+    uneven = torch.tensor([[1.0, 0.7, 1.3, 0.9, 1.2, 1.1, 0.8, 1.0, 1.3, 0.7]]).double()
+    scores, side, draws = (w.abs() * uneven)[0], w[0] >= 0, 3000
+    rule = Proportional(smallest=0, by_sign=True)
+    first = rule(
+        scores[None], torch.tensor([4]), layer=signed_layer(w), generator=generator_for(1, "draw")
+    )
+    odds, positive = by_strata(scores, 4, side, smallest=0)
+    torch.testing.assert_close(first.scale[0], 1 / odds)
+    spread = {}
+    for strata in ((torch.ones(10, dtype=torch.bool),), (side, ~side)):
+        own = odds if len(strata) == 2 else inclusion(scores, 4, smallest=0)
+        counts = (positive, 4 - positive) if len(strata) == 2 else (4,)
+        generator = generator_for(1, "draws")
+        sums = []
+        for _ in range(draws):
+            total = 0.0
+            for part, count in zip(strata, counts, strict=True):
+                drawn = systematic_sample(own[part], count, generator=generator)
+                total += float((w[0][part] / own[part])[drawn].sum())
+            sums.append(total)
+        found = torch.tensor(sums, dtype=torch.float64)
+        spread[len(strata) == 2] = float(found.var())
+        error = abs(float(found.mean()) - float(w.sum()))
+        assert error < 4.9 * float(found.std()) / draws**0.5
+    assert spread[True] < 0.5 * spread[False]
+
+
+def test_strata_by_sign_need_units_with_a_sign():
+    for granularity in (Node(), NM(2, 4)):
+        with pytest.raises(ValueError, match="draws positive and negative weights apart, so"):
+            Recipe(granularity=granularity, selection=Proportional(by_sign=True))
+    with pytest.raises(ValueError, match=r"^`by_sign` must be True or False, got 1\.$"):
+        Proportional(by_sign=1)
+    assert repr(Proportional()) == "Proportional(smallest=0.05, rescaled=True)"
+    assert repr(Proportional(by_sign=True)).endswith("rescaled=True, by_sign=True)")

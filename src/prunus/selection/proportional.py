@@ -1,19 +1,20 @@
 """Random sets whose units are as likely to be kept as their scores are large."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from prunus.check import fraction
 from prunus.inclusion import inclusion
 from prunus.layer import Layer
 from prunus.nodes import ClassView
+from prunus.parts import LATER, Composition, shown
 from prunus.selection.choice import Choice, Selection, checked_counts
 
-__all__ = ["Proportional", "systematic_sample"]
+__all__ = ["Proportional", "by_strata", "systematic_sample"]
 
 
 def systematic_sample(
@@ -52,22 +53,75 @@ def systematic_sample(
     return torch.cat([certain, order[at]]).sort().values
 
 
+def by_strata(
+    scores: Float[Tensor, " units"],
+    kept: int,
+    stratum: Bool[Tensor, " units"],
+    *,
+    smallest: float,
+) -> tuple[Float[Tensor, " units"], int]:
+    """Probabilities that sum to a whole number in `stratum` and to the rest of `kept` outside.
+
+    The stratum's number is what `inclusion` expects over both together, rounded; a side that has
+    scores above 0 keeps one at least, where two are kept in all.
+
+    Returns:
+        the probabilities, and the number that is kept in `stratum`.
+    """
+    live = scores != -torch.inf
+    sizes = int((live & stratum).sum()), int((live & ~stratum).sum())
+    if kept >= sum(sizes):  # all of them: nothing is drawn
+        odds = inclusion(scores, kept, smallest=smallest)
+        return odds, int(odds[stratum].sum())
+    together = inclusion(scores, kept, smallest=smallest)
+    own = int(float(together[stratum].sum()) + 0.5)
+    if kept >= 2:
+        lows = [int(bool((scores[side] > 0).any())) for side in (stratum, ~stratum)]
+        own = min(max(own, lows[0]), kept - lows[1])
+    own = min(max(own, kept - sizes[1]), sizes[0])
+    odds = torch.zeros_like(together)
+    odds[stratum] = inclusion(scores[stratum], own, smallest=smallest)
+    odds[~stratum] = inclusion(scores[~stratum], kept - own, smallest=smallest)
+    return odds, own
+
+
 @dataclass(frozen=True)
 class Proportional(Selection):
     """Fixed-size random sets, inclusion probability proportional to the score.
 
     Attributes:
         smallest: inclusion probability of the least unit, where the count allows it; kept weights
-            are scaled by up to its inverse.
+            are scaled by up to its inverse. 0 sets no floor: units with score 0 are then never
+            kept while others are left.
         rescaled: scale kept weights by 1 / probability, so that the layer is unbiased over draws.
+        by_sign: draw the positive and the negative weights of a pool apart, each side as many as
+            would be expected: their sums, which cancel, then vary less. For edges of a row or a
+            layer.
+
+    References:
+        Horvitz and Thompson (1952), for the scale; Baykal et al. (2022), SiPPing neural networks,
+        section 4, for the strata by sign.
     """
 
     smallest: float = 0.05
     rescaled: bool = True
+    by_sign: bool = field(default=False, metadata={LATER: True})
     random: ClassVar[bool] = True
+    __repr__ = shown
 
     def __post_init__(self) -> None:
-        fraction("smallest", self.smallest, one=True)
+        fraction("smallest", self.smallest, zero=True, one=True)
+        if not isinstance(self.by_sign, bool):
+            raise ValueError(f"`by_sign` must be True or False, got {self.by_sign!r}.")
+
+    def beside(self, recipe: Composition) -> str | None:
+        """Refuses strata by sign where a unit has no sign."""
+        if not self.by_sign or recipe.granularity.pools in ("layer", "row"):
+            return None
+        return (
+            f"{self!r} draws positive and negative weights apart, so `granularity` must be Edge() "
+            f"or EdgePerRow(), got {recipe.granularity!r}."
+        )
 
     def __call__(
         self,
@@ -82,13 +136,24 @@ class Proportional(Selection):
         Raises:
             ValueError: a count leaves its pool, or a score is negative.
         """
-        del layer
         checked_counts(scores, kept)
         mask = torch.zeros(scores.shape, dtype=torch.bool)
         scale = torch.ones(scores.shape, dtype=torch.float64)
+        positive = None
+        if self.by_sign and isinstance(layer, Layer):
+            positive = (layer.weight >= 0).cpu().reshape(scores.shape)
         for pool, k in enumerate(kept.tolist()):
-            odds = inclusion(scores[pool], k, smallest=self.smallest)
-            mask[pool, systematic_sample(odds, k, generator=generator)] = True
+            own = scores[pool].cpu()
+            if positive is None:
+                odds = inclusion(own, k, smallest=self.smallest)
+                mask[pool, systematic_sample(odds, k, generator=generator)] = True
+            else:
+                side = positive[pool]
+                odds, first = by_strata(own, k, side, smallest=self.smallest)
+                for part, count in ((side, first), (~side, k - first)):
+                    units = part.nonzero().flatten()
+                    drawn = systematic_sample(odds[units], count, generator=generator)
+                    mask[pool, units[drawn]] = True
             scale[pool] = torch.where(odds > 0, 1 / odds.clamp(min=1e-300), 1.0)
         if not self.rescaled:
             return Choice(mask=mask.to(scores.device))
