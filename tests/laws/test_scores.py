@@ -1,18 +1,23 @@
 """The laws of scores, over the whole table, and each against its definition."""
 
+import functools
 import re
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 
 from laws.families import conv_layer, instances, linear_layer
 from models import build
-from prunus.calibration import calibrate
+from prunus.calibration import STATISTICS, calibrate
+from prunus.layer import layer_of
 from prunus.nodes import class_view
-from prunus.scores import SCORES, Magnitude, RemovalError, class_scores, removal_error
+from prunus.parts import EDGES, NODES
+from prunus.scores import REDUCTIONS, SCORES, Magnitude, RemovalError, class_scores, removal_error
 
-RULES = instances(SCORES)
+EVERY = instances(SCORES)
+RULES = {name: rule for name, rule in EVERY.items() if EDGES in rule.serves}
+CLASSES = {name: rule for name, rule in EVERY.items() if NODES in rule.serves}
 each = pytest.mark.parametrize("name", RULES)
 LAYERS = {
     "linear": linear_layer(),
@@ -128,3 +133,88 @@ def test_an_unknown_side_or_reduction_is_refused():
         ValueError, match=r"^Unknown reduction of a score 'l1'\. Did you mean l2\?$"
     ):
         RemovalError(reduction="l1")
+
+
+@functools.cache
+def views_of(network):
+    """The groups of a network with every statistic, in float64."""
+    model, x = build(network, samples=24)
+    with torch.no_grad():
+        labels = torch.arange(len(x)) % model(x).shape[-1]
+    wanted = tuple(name for name in STATISTICS if name != "cross")
+    calibration = calibrate(model, (x, labels), wanted)
+    return [class_view(g, calibration) for g in calibration.groups]
+
+
+@pytest.mark.parametrize("network", ["mlp-relu", "cnn-relu", "mixed", "mlp-norm"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_has_its_number_and_keeps_it_under_another_order(name, network):
+    for view in views_of(network):
+        before = {n: layer.weight.clone() for n, (layer, _) in view.producers.items()}
+        found = class_scores(view, CLASSES[name])
+        assert found.shape == (view.group.size,)
+        assert found.dtype == torch.float64
+        assert torch.isfinite(found).all()
+        assert torch.equal(found, class_scores(view, CLASSES[name]))
+        for n, weight in before.items():
+            assert torch.equal(view.producers[n][0].weight, weight)
+        order = torch.randperm(view.group.size, generator=torch.Generator().manual_seed(1))
+        moved = replace(
+            view,
+            producers={n: (layer, place[order]) for n, (layer, place) in view.producers.items()},
+            consumers={n: (layer, place[order]) for n, (layer, place) in view.consumers.items()},
+        )
+        torch.testing.assert_close(class_scores(moved, CLASSES[name]), found[order])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_a_class_score_declares_is_enough_and_what_it_lacks_is_named(name):
+    rule = CLASSES[name]
+    model, x = build("cnn-relu")
+    data = (x, torch.arange(len(x)) % 4)
+    own = calibrate(model, data, rule.statistics or ("mean",))
+    for group in own.groups:
+        assert class_scores(class_view(group, own), rule).shape == (group.size,)
+    bare = {n: layer_of(n, model.get_submodule(n)) for n in own}
+    if not rule.statistics:
+        class_scores(class_view(own.groups[0], bare), rule)
+        return
+    with pytest.raises(ValueError, match=r"has no statistic.* Pass data, or calibrate with"):
+        class_scores(class_view(own.groups[0], bare), rule)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """The weights themselves: numbers of both signs."""
+
+    side: str
+    reduction: str
+
+    def __call__(self, layer):
+        return layer.weight
+
+
+@pytest.mark.parametrize("side", ["consumer", "producer", "both"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("network", ["cnn-relu", "mixed"])
+def test_every_reduction_is_its_definition(reduction, side, network):
+    rule = Signed(side, reduction)
+    for view in views_of(network):
+        found = class_scores(view, rule)
+        for unit in range(view.group.size):
+            lines = []  # of one output's (or input's) weights that belong to the class
+            if side in ("consumer", "both"):
+                for layer, place in view.consumers.values():
+                    lines += [row[place[unit]] for row in layer.weight]
+            if side in ("producer", "both"):
+                for layer, place in view.producers.values():
+                    lines += [column[place[unit]] for column in layer.weight.T]
+            every = torch.cat(lines)
+            expected = {
+                "sum": every.sum(),
+                "l2": every.norm(),
+                "mean": every.mean(),
+                "max": max(line.sum() for line in lines),
+                "abs_sum": every.sum().abs(),
+            }[reduction]
+            torch.testing.assert_close(found[unit], expected.double())
