@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunus.check import fraction, positive, unknown, whole
+from prunus.counting import count_of
 from prunus.rows import RowSet
 
 __all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
@@ -141,16 +142,6 @@ def checked_density(density: Any, name: str = "density") -> float:
     if isinstance(density, bool) or not isinstance(density, int | float):
         raise ValueError(f"`{name}` must be a number in (0, 1], got {density!r}.")
     return fraction(name, density, one=True)
-
-
-def count_of(density: float, total: int) -> int:
-    """floor(density · total + 1/2), in exact decimal arithmetic of `repr(density)`.
-
-    Example:
-        >>> count_of(0.1, 10), count_of(0.25, 2), count_of(1 - 0.9, 10)
-        (1, 1, 1)
-    """
-    return math.floor(Fraction(repr(float(density))) * total + Fraction(1, 2))
 
 
 def share(

@@ -55,7 +55,7 @@ def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
             f"Pass a tensor, an array or nested lists."
         ) from None
     if tensor.is_complex():
-        raise TypeError(f"`{name}` must be real, got {tensor.dtype}. Pass its real part.")
+        raise TypeError(f"`{name}` must be real, got {tensor.dtype}. Pass real numbers.")
     if dims is not None and tensor.ndim != dims:
         raise ValueError(
             f"`{name}` must have {dims} axes, got shape {tuple(tensor.shape)}. Reshape it."

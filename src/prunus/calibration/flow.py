@@ -1,6 +1,7 @@
 """Flow along all paths of a network: absolute weights, no biases, an input of ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ def path_flow(
 
     R = 1ᵀ f(1; |θ|) with every parameter replaced by its absolute value and every bias by zero;
     for a network of linear layers and ReLU it is the sum over paths of products of |weights|.
+    Norms pass on their input times the absolute scale: a trained batch norm's running mean is a
+    shift like a bias, and a layer norm would take the common part of the flow away, so that
+    nothing (or a negative number) would be left of a path.
 
     Args:
         model: the network, in evaluation mode while this runs; it is not changed.
@@ -52,10 +56,16 @@ def path_flow(
             bias = name.rpartition(".")[2] == "bias"
             wide = parameter.detach().abs().double()
             state[name] = torch.zeros_like(wide) if bias else wide
+    means = {
+        f"{name}.running_mean".lstrip(".")
+        for name, module in model.named_modules()
+        if isinstance(module, _BATCH_NORMS)
+    }
     for name, buffer in model.named_buffers():
-        state[name] = buffer.double() if buffer.is_floating_point() else buffer
+        wide = buffer.double() if buffer.is_floating_point() else buffer
+        state[name] = torch.zeros_like(wide) if name in means else wide
     asked = {name: value.detach().double().requires_grad_(True) for name, value in weights.items()}
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), _linear_norms(model), torch.enable_grad():
         output = functional_call(model, {**state, **asked}, (ones,))
         if not isinstance(output, Tensor):
             raise ValueError(
@@ -73,3 +83,32 @@ def path_flow(
         for (name, value), grad in zip(asked.items(), grads, strict=True)
     }
     return output.detach().flatten(), found
+
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_SAMPLE_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+@contextmanager
+def _linear_norms(model: nn.Module) -> Iterator[None]:
+    """Norms with statistics of each sample pass on x · |γ| while this runs."""
+
+    def scaled(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        del output
+        x, scale = args[0], getattr(module, "weight", None)
+        if scale is None:
+            return x
+        if not isinstance(module, nn.LayerNorm | nn.RMSNorm):  # one number a channel, on axis 1
+            scale = scale.view(-1, *[1] * (x.ndim - 2))
+        return x * scale
+
+    handles = [
+        module.register_forward_hook(scaled)
+        for module in model.modules()
+        if isinstance(module, _SAMPLE_NORMS)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunus.check import as_float64
 
-__all__ = ["float64", "unit_scale"]
+__all__ = ["float64", "precision", "rounding_of", "unit_scale"]
 
 
 def float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
@@ -24,6 +24,27 @@ def float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
         and math.isfinite(float(values.sum()))
     )
     return values if ready else as_float64(name, values, dims=dims)
+
+
+def precision(values: Any) -> float:
+    """Unit roundoff that the entries came with: of float64 for whole numbers and plain lists."""
+    if isinstance(values, Tensor) and values.dtype.is_floating_point:
+        return float(torch.finfo(values.dtype).eps)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return float(np.finfo(values.dtype).eps)
+    return float(np.finfo(np.float64).eps)
+
+
+def rounding_of(kernel: Any) -> float:
+    """How far rounding of the entries may have moved a kernel's eigenvalues; 0 for float64.
+
+    Entries that are off by a few units of their own last place, independently, make a matrix of
+    norm at most about 2 √n · ε · max |L_ij|; four times that is returned.
+    """
+    unit = precision(kernel)
+    if unit <= np.finfo(np.float64).eps or len(kernel) == 0:
+        return 0.0
+    return 8.0 * math.sqrt(len(kernel)) * unit * float(abs(kernel).max())
 
 
 def unit_scale(matrix: np.ndarray) -> tuple[np.ndarray, int]:

@@ -7,8 +7,12 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from prunus.check import as_float64, whole
+from prunus.dpp.arrays import precision
 
 __all__ = ["bytes_per_kernel", "sample_batch"]
+
+
+_EPS = torch.finfo(torch.float64).eps
 
 
 def bytes_per_kernel(n: int, k: int) -> int:
@@ -33,8 +37,9 @@ def sample_batch(
     Raises:
         TypeError: complex kernels.
         ValueError: NaN, a kernel that is not square, symmetric to 1e-8 and positive semi-definite
-            to 1e-8, or k beyond a kernel's rank.
+            to 1e-8 (or to the precision they come in, as `KDPP`), or k beyond a kernel's rank.
     """
+    unit = precision(kernels)
     kernels = _checked(kernels)
     batch, n, _ = kernels.shape
     k = whole("k", k, low=0, high=n)
@@ -43,12 +48,14 @@ def sample_batch(
         return torch.arange(k, device=device).expand(batch, k).clone()
     values, vectors = torch.linalg.eigh(kernels)
     top = values[:, -1:]
-    if bool((values[:, :1] < -1e-8 * top).any()):
+    peak = kernels.abs().amax((1, 2))[:, None]
+    lost = 8 * math.sqrt(n) * unit * peak if unit > _EPS else torch.zeros_like(top)
+    if bool((values[:, :1] < -torch.maximum(1e-8 * top, lost)).any()):
         raise ValueError(
             f"A kernel of the batch is not positive semi-definite: eigenvalue "
             f"{float(values.min()):.3g}. Build it in float64 from a Gram matrix."
         )
-    good = values > n * torch.finfo(torch.float64).eps * top
+    good = values > torch.maximum(n * _EPS * top, lost)
     ranks = good.sum(1)
     if bool((ranks < k).any()):
         raise ValueError(
@@ -78,8 +85,9 @@ def _checked(kernels: Tensor) -> Float[Tensor, "batch n n"]:
     if stack.numel() == 0:
         return stack
     skew = (stack - stack.mT).abs().amax((1, 2))
-    worst = int((skew - 1e-8 * stack.abs().amax((1, 2))).argmax())
-    if float(skew[worst]) > 1e-8 * float(stack[worst].abs().max()):
+    allowed = max(1e-8, 16 * precision(kernels)) * stack.abs().amax((1, 2))
+    worst = int((skew - allowed).argmax())
+    if float(skew[worst]) > float(allowed[worst]):
         raise ValueError(
             f"`kernels` must be symmetric, got entries of kernel {worst} that differ from their "
             f"mirror image by {float(skew[worst]):.3g}. Average both if that is what you mean."

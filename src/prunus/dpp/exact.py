@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from prunus.check import positive, whole
 from prunus.dpp import tilt
-from prunus.dpp.arrays import float64
+from prunus.dpp.arrays import float64, precision, rounding_of
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
 
@@ -59,7 +59,9 @@ class KDPP:
     Raises:
         TypeError: `L` is complex or no array.
         ValueError: `L` is not square, finite, symmetric to 1e-8 and positive semi-definite to 1e-8
-            of its largest eigenvalue (the last is found at the first decomposition).
+            of its largest eigenvalue (the last is found at the first decomposition). A kernel that
+            comes in a lower precision may be off by its own rounding: 16 units in the last place of
+            its largest entry, and eigenvalues by 8 √n of them, which then count as zero.
 
     Example:
         >>> import torch
@@ -77,14 +79,18 @@ class KDPP:
     L: Any
     floor: float | None = field(default=None, kw_only=True)
 
+    _rounding: float = field(init=False, repr=False, default=0.0)
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "L", check_kernel("L", self.L))
+        kernel = check_kernel("L", self.L)
+        object.__setattr__(self, "_rounding", rounding_of(self.L))
+        object.__setattr__(self, "L", kernel)
         if self.floor is not None:
             positive("floor", self.floor)
 
     @cached_property
     def _spectrum(self) -> Spectrum:
-        return spectrum(self.L)
+        return spectrum(self.L, self._rounding)
 
     @property
     def n(self) -> int:
@@ -220,9 +226,11 @@ class DPP:
     L: Any
 
     def __post_init__(self) -> None:
+        rounding = rounding_of(self.L) if hasattr(self.L, "__len__") else 0.0
         object.__setattr__(self, "L", check_kernel("L", self.L))
         if len(self.L):
-            _definite(float(torch.linalg.eigvalsh(self.L)[0]), float(self.L.diagonal().max()))
+            least, top = float(torch.linalg.eigvalsh(self.L)[0]), float(self.L.diagonal().max())
+            _definite(least, top, rounding)
 
     @cached_property
     def marginal_kernel(self) -> Float[Tensor, "n n"]:
@@ -256,7 +264,8 @@ class DPP:
 def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
     """A finite, square, symmetric float64 kernel; the caller's array is never changed.
 
-    Asymmetry up to 1e-8 of the largest entry is averaged out.
+    Asymmetry up to 1e-8 of the largest entry is averaged out, or up to 16 units in the last place
+    of the precision that the kernel came in.
     """
     matrix = float64(name, kernel)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
@@ -266,7 +275,7 @@ def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
     if torch.equal(matrix, matrix.T):
         return matrix
     skew = float((matrix - matrix.T).abs().max())
-    if skew > 1e-8 * float(matrix.abs().max()):
+    if skew > max(1e-8, 16 * precision(kernel)) * float(matrix.abs().max()):
         raise ValueError(
             f"`{name}` must be symmetric, got entries that differ from their mirror image by "
             f"{skew:.3g}. Pass ({name} + {name}.T) / 2 if that is what you mean."
@@ -274,8 +283,11 @@ def check_kernel(name: str, kernel: Any) -> Float[Tensor, "n n"]:
     return (matrix + matrix.T) / 2
 
 
-def spectrum(kernel: Float[Tensor, "n n"]) -> Spectrum:
+def spectrum(kernel: Float[Tensor, "n n"], rounding: float = 0.0) -> Spectrum:
     """Eigenvalues above rounding level with all eigenvectors, to relative accuracy where possible.
+
+    `rounding` is what the entries' own precision leaves of a vanishing eigenvalue; see
+    `arrays.rounding_of`.
 
     Divide and conquer (`syevd`): on the clustered spectra of these kernels several times faster
     than the `syevr` that SciPy takes by default.
@@ -286,14 +298,14 @@ def spectrum(kernel: Float[Tensor, "n n"]) -> Spectrum:
     n = len(kernel)
     values, vectors = np.linalg.eigh(kernel.cpu().numpy())
     top = float(values[-1]) if n else 0.0
-    _definite(float(values[0]) if n else 0.0, top)
+    _definite(float(values[0]) if n else 0.0, top, rounding)
     if top <= 0:
         raise ValueError(
             f"The kernel must have a positive eigenvalue, got {top:.3g} as the largest. A kernel "
             f"of zeros has no set of positive probability."
         )
-    good = values > n * _EPS * top
-    if not good.all():
+    good = values > max(n * _EPS * top, rounding)
+    if not good.all() and rounding == 0:
         graded = _graded_spectrum(kernel)
         if graded is not None:
             return graded
@@ -328,8 +340,8 @@ def _graded_spectrum(kernel: Tensor) -> Spectrum | None:
     return Spectrum(2 * np.log(singular[order]), np.ascontiguousarray(v[:, order]))
 
 
-def _definite(least: float, top: float) -> None:
-    if least < -1e-8 * max(top, 0.0) and least < 0:
+def _definite(least: float, top: float, rounding: float = 0.0) -> None:
+    if least < -max(1e-8 * top, rounding, 0.0):
         raise ValueError(
             f"The kernel is not positive semi-definite: eigenvalue {least:.3g} beside the largest "
             f"{top:.3g}. Build it in float64 from a Gram matrix, or add a jitter to its diagonal."
@@ -337,11 +349,22 @@ def _definite(least: float, top: float) -> None:
 
 
 def _log_det(matrix: np.ndarray) -> float:
-    """log det of a positive semi-definite matrix, −∞ where it is singular to rounding."""
-    if len(matrix) == 0:
+    """log det of a positive semi-definite matrix, −∞ where it is singular to rounding.
+
+    Judged on the matrix scaled to a unit diagonal, so that no choice of units makes it singular;
+    its squared pivots are what each item adds that the ones before lack, 0 for a duplicate.
+    """
+    n = len(matrix)
+    if n == 0:
         return 0.0
-    factor, fault = lapack.dpotrf(matrix.T, lower=1)
-    return -math.inf if fault else 2 * float(np.log(factor.diagonal()).sum())
+    scale = matrix.diagonal()
+    if (scale <= 0).any():
+        return -math.inf
+    root = np.sqrt(scale)
+    factor, fault = lapack.dpotrf((matrix / root[:, None] / root).T, lower=1)
+    if fault or float(factor.diagonal().min()) ** 2 <= n * _EPS:
+        return -math.inf
+    return float(2 * np.log(factor.diagonal()).sum() + np.log(scale).sum())
 
 
 def _item_set(items: Iterable[int] | Tensor, n: int) -> np.ndarray:

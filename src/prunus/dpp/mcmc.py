@@ -29,9 +29,11 @@ def swap_chain(
     """The set after `steps` proposed swaps; its law tends to the k-DPP's from any start.
 
     A swap takes a uniform item of S out and a uniform item in; it is accepted with probability
-    min(1, det L_S′ / det L_S), which the inverse of L_S gives in O(k²). After about 1.3 n steps the
-    inclusion probabilities agreed with the exact ones on the kernels of image layers; there is no
-    proof for other kernels, so the exact sampler is to be preferred where it fits.
+    min(1, det L_S′ / det L_S), which the inverse of L_S gives in O(k²). (One of two items has no
+    third set to go to: that rule would swap for ever, so it is drawn from both directly.) After
+    about 1.3 n steps the inclusion probabilities agreed with the exact ones on the kernels of image
+    layers; there is no proof for other kernels, so the exact sampler is to be preferred where it
+    fits.
 
     Args:
         L: kernel (n, n), or a function (rows, columns) -> block of it, which is then never formed.
@@ -76,7 +78,13 @@ def swap_chain(
                 f"`start` must hold k={k} distinct items in 0..{size - 1}, got {len(chosen)} "
                 f"({len(set(chosen.tolist()))} distinct). Draw it without replacement."
             )
-    if 0 < k < size:
+    if (k, size) == (1, 2):
+        if steps:
+            weights = torch.from_numpy(entries(np.arange(2), np.arange(2)).diagonal().copy())
+            if not float(weights.sum()) > 0:
+                raise ValueError("The kernel is zero on both items. Add a jitter to its diagonal.")
+            chosen = torch.multinomial(weights, 1, generator=generator).numpy()
+    elif 0 < k < size:
         _run(entries, chosen, size, steps, generator)
     return torch.from_numpy(np.sort(chosen))
 

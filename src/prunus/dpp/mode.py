@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunus.check import positive, whole
+from prunus.dpp.arrays import precision
 from prunus.dpp.cholesky import eliminate, largest
 from prunus.dpp.exact import check_kernel
 
@@ -22,7 +23,9 @@ def greedy_map(L: Any, k: int, *, least: float = 1e-10) -> Int[Tensor, " kept"]:
     Args:
         L: kernel (n, n), symmetric and positive semi-definite.
         k: how many items.
-        least: the residual at which the search stops.
+        least: the residual at which the search stops; a kernel that comes in a lower precision
+            than float64 stops at 4 units in the last place of its largest entry, where that is
+            more.
 
     References:
         Chen, Zhang, Zhou (2018), Fast greedy MAP inference for determinantal point process,
@@ -30,6 +33,9 @@ def greedy_map(L: Any, k: int, *, least: float = 1e-10) -> Int[Tensor, " kept"]:
     """
     kernel = check_kernel("L", L)
     k = whole("k", k, low=0, high=len(kernel))
-    pick = largest(positive("least", least, zero=True))
+    least = positive("least", least, zero=True)
+    if len(kernel) and (unit := precision(L)) > precision(kernel):
+        least = max(least, 4 * unit * float(kernel.diagonal().max()))
+    pick = largest(least)
     order = eliminate(kernel.cpu().numpy(), k, pick)
     return torch.from_numpy(order).to(kernel.device)

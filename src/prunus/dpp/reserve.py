@@ -67,7 +67,7 @@ def draw_once(L: Any, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
         drawn = _draw(unit_scale(kernel.numpy())[0], k, generator, max(1, round(_SHARE * n)))
         if drawn is not None:
             return torch.from_numpy(drawn)
-    return KDPP(kernel).sample(k, generator=generator)
+    return KDPP(L).sample(k, generator=generator)
 
 
 def _draw(matrix: np.ndarray, k: int, generator: Generator, size: int) -> np.ndarray | None:

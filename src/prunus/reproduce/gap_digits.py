@@ -1,6 +1,5 @@
 """Trained networks on the digits: before the mask is drawn, certificates, and random designs."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from prunus.bench.data import Dataset, load_data
 from prunus.bench.models import mlp
 from prunus.bench.tasks import Task
 from prunus.bench.train import TRAINER_VERSION, Training, fit
+from prunus.counting import count_of
 from prunus.guarantee.extract import extract
 from prunus.progress import track
 from prunus.rng import generator_for
@@ -179,7 +179,7 @@ def _magnitude(stages: Sequence[Stage], density: float) -> tuple[Stage, ...]:
     masks = {}
     for pair in _layers(stages):
         flat = pair.weight.abs().flatten()
-        kept = math.floor(density * len(flat) + 0.5)
+        kept = count_of(density, len(flat))
         mask = torch.zeros_like(flat)
         mask[flat.argsort(descending=True, stable=True)[:kept]] = 1
         masks[pair.name] = mask.reshape(pair.weight.shape)

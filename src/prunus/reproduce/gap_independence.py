@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from prunus.bench.data import Dataset
 from prunus.bench.tasks import fresh_model, task
 from prunus.bench.train import Training, fit
+from prunus.counting import count_of
 from prunus.progress import track
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
@@ -148,7 +149,7 @@ def layer_map(model: nn.Module, shuffles: int, *, generator: Generator) -> list[
 def _removed(weight: Tensor, method: str, density: float, generator: Generator) -> Tensor:
     """D = W − V with exactly N − ⌊density · N + 1/2⌋ entries removed."""
     flat = weight.flatten()
-    kept = math.floor(density * len(flat) + 0.5)
+    kept = count_of(density, len(flat))
     if method == "magnitude":
         order = flat.abs().argsort(descending=True, stable=True)
     else:
@@ -165,7 +166,7 @@ def _engine(weight: Tensor, method: str, density: float) -> float:
     masked entry is 0 with probability `density`.
     """
     flat = weight.flatten().abs().sort().values
-    count = len(flat) - math.floor(density * len(flat) + 0.5)
+    count = len(flat) - count_of(density, len(flat))
     part = flat[:count] if method == "magnitude" else flat
     logs = part[part > 0].log()[:, None] * 2 * torch.from_numpy(HALF_ORDERS)
     share = math.log(count / len(flat)) - math.log(len(part))

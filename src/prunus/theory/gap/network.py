@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunus.check import fraction, unknown, whole
+from prunus.counting import count_of
 from prunus.theory.gap.activations import Activation, activation
 from prunus.theory.gap.concentration import (
     iid_norm,
@@ -165,7 +166,7 @@ def _length(name: str, given: int, needed: int) -> None:
 
 def pruned_count(shape: LayerShape, density: float) -> int:
     """k = N − ⌊density · N + 1/2⌋."""
-    return shape.total - math.floor(density * shape.total + 0.5)
+    return shape.total - count_of(density, shape.total)
 
 
 def threshold_of(shape: LayerShape, law: Law, density: float, delta: float) -> float:

@@ -12,6 +12,7 @@ from scipy.special import erfcx, gammaln, ndtr, ndtri, owens_t
 from torch import Tensor
 
 from prunus.check import fraction, unknown
+from prunus.counting import count_of
 
 __all__ = ["EDGE_RULES", "EdgeMoments", "edge_moments", "keep_probabilities", "moments_of_rule"]
 
@@ -123,7 +124,7 @@ def keep_probabilities(
     if p == 1 or rule == "random":
         return torch.full_like(weights, p)
     if rule == "magnitude":
-        kept = int(np.floor(p * weights.shape[1] + 0.5))
+        kept = count_of(p, weights.shape[1])
         order = weights.abs().argsort(dim=1, descending=True, stable=True)
         return torch.zeros_like(weights).scatter_(1, order[:, :kept], 1.0)
     square = weights.square()

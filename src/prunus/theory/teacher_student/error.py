@@ -34,5 +34,6 @@ def generalisation_error(
     covariance, readout, _ = as_arrays(order)
     pair = activation_of(activation).pair(covariance)
     noise = positive("counted_noise", counted_noise, zero=True)
-    value = 0.5 * float(readout @ pair @ readout) + 0.5 * noise**2
+    # A mean of squares: where student and teacher agree, rounding may leave −1e-17 of it.
+    value = max(0.0, 0.5 * float(readout @ pair @ readout)) + 0.5 * noise**2
     return torch.tensor(value, dtype=torch.float64)

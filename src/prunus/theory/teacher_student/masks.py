@@ -5,6 +5,7 @@ from jaxtyping import Bool
 from torch import Generator, Tensor
 
 from prunus.check import fraction, unknown
+from prunus.counting import count_of
 from prunus.dpp import poisson_sample
 from prunus.theory.teacher_student.edges import EDGE_RULES, keep_probabilities
 from prunus.theory.teacher_student.order import Weights
@@ -25,7 +26,7 @@ def draw_edge_mask(
     p = fraction("density", density, one=True)
     student = weights.student
     students, inputs = student.shape
-    count = int(p * inputs + 0.5)
+    count = count_of(p, inputs)
     if rule == "magnitude":
         return keep_probabilities(student, rule, count / inputs) > 0
     mask = torch.zeros(students, inputs, dtype=torch.bool)

@@ -163,10 +163,16 @@ def reweighted_readout(
         raise unknown("reweighting", mode, REWEIGHTS)
     matrix = system.overlap if mode == "preact" else system.gram
     block = matrix[kept[:, :, None], kept[:, None, :]]
-    # v_S + A_SS⁻¹ A_SD v_D = A_SS⁻¹ A_S: v wherever A_SS is regular.
-    target = system.cross[kept] if mode == "teacher" else (matrix @ system.readout)[kept]
     inverse = np.linalg.pinv(block, rcond=PARALLEL, hermitian=True)
-    result: ndarray = (inverse @ target[:, :, None])[:, :, 0]
+    if mode == "teacher":
+        best: ndarray = (inverse @ system.cross[kept][:, :, None])[:, :, 0]
+        return best
+    # Only what is removed is regressed. A_SS⁻¹ A_S v would project v_S itself where A_SS is
+    # singular, which moves the outputs of parallel nodes: A knows pre-activations, outputs do not
+    # follow them linearly.
+    own = system.readout[kept]
+    removed = (matrix @ system.readout)[kept] - (block @ own[:, :, None])[:, :, 0]
+    result: ndarray = own + (inverse @ removed[:, :, None])[:, :, 0]
     return result
 
 
@@ -251,6 +257,8 @@ def set_probabilities(
     """P(S) ∝ det L_S of each set; a kernel of too low rank needs the floor that KDPP takes."""
     process = KDPP(kernel, floor=floor)
     size = sets.shape[1]
+    if size == len(kernel):  # one set, whatever its determinant
+        return np.ones(1)
     process.inclusion(size)  # raises, or warns of the floor, where k exceeds the rank
     if floor is not None and size > process.rank:
         kernel = kernel + floor * float(kernel.diagonal().mean()) * np.eye(len(kernel))

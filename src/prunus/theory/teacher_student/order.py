@@ -158,7 +158,10 @@ def normalised(order: OrderParameters) -> OrderParameters:
     """The order parameters after scaling every student weight vector to norm √N; v stays."""
     norm = order.Q.diagonal().sqrt()
     if float(norm.min()) == 0:
-        raise ValueError(f"A student of norm 0 (index {int(norm.argmin())}) cannot be normalised.")
+        raise ValueError(
+            f"A student of norm 0 (index {int(norm.argmin())}) cannot be normalised. "
+            f"Leave it out with `keep_nodes`, or pass normalise=False."
+        )
     return replace(order, Q=order.Q / torch.outer(norm, norm), R=order.R / norm[:, None])
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Generator
 
 from prunus.check import fraction, positive, unknown, whole
+from prunus.counting import count_of
 from prunus.progress import track
 from prunus.rng import generator_for
 from prunus.theory.teacher_student.activation import Activation, activation_of
@@ -157,7 +158,7 @@ def rank_students(
         if name not in KERNELS:
             raise unknown("kernel", name, KERNELS)
     unit = activation_of(activation)
-    kept = min(students, max(1, int(p * students + 0.5)))
+    kept = min(students, max(1, count_of(p, students)))
     source = generator_for(0, "rank") if generator is None else generator
     candidates: list[tuple[str, str | None]] = []
     for method in METHODS:

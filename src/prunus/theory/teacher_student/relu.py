@@ -15,6 +15,9 @@ __all__ = ["orthant_four", "relu_four_point", "relu_gated_square"]
 
 FLOOR = 1e-30  # conditional variances below it belong to a repeated unit
 NODES = 16  # Gauss–Legendre nodes of the Plackett integral: 1e-10 on generic covariances
+GENERIC = 0.05  # least eigenvalue of a correlation matrix up to which it is not
+PANEL_RATIO, PANELS = 0.25, 14  # of the graded rule for the others: (1 − u) down to 4⁻¹³
+CANCELLED = 1e-4  # share of its terms that the squared error keeps; below, points are better
 EXACT_LIMIT = 8  # students up to which the noise matrix is exact
 POINTS = 2**15  # fixed quasi-random points above that: the noise matrix to about 5e-3
 
@@ -61,51 +64,100 @@ def relu_four_point(
 def relu_gated_square(
     covariance: Float[ndarray, "P P"], readout: Float[ndarray, " P"], students: int
 ) -> Float[ndarray, "K K"]:
-    """⟨Θ(λ_i) Θ(λ_k) Δ²⟩: exact up to 8 students, by fixed quasi-random points above."""
+    """⟨Θ(λ_i) Θ(λ_k) Δ²⟩: exact up to 8 students, by fixed quasi-random points above.
+
+    Where student and teacher all but agree, Δ² is a small difference of large terms and rounding
+    would leave a matrix that no average of squares can be. Points keep the relative accuracy (and
+    the matrix positive semi-definite) however small Δ is, so they take over below a share of 1e-4.
+    """
     if students > EXACT_LIMIT:
-        fields = gaussian_fields(covariance, POINTS)
-        gates = (fields[:, :students] > 0).astype(float)
-        error = np.maximum(fields, 0.0) @ readout
-        sampled: ndarray = (gates * (error**2)[:, None]).T @ gates / len(fields)
-        return sampled
+        return _gated_square_of_points(covariance, readout, students)
     index, twice = _quadruples(students, len(readout))
-    moments = relu_four_point(covariance, index) * twice
-    weight = readout[index[:, 2]] * readout[index[:, 3]]
-    flat = np.bincount(
-        index[:, 0] * students + index[:, 1], weights=moments * weight, minlength=students**2
-    )
+    cell = index[:, 0] * students + index[:, 1]
+    terms = relu_four_point(covariance, index) * twice
+    terms *= readout[index[:, 2]] * readout[index[:, 3]]
+    flat = np.bincount(cell, weights=terms, minlength=students**2)
+    size = np.bincount(cell, weights=np.abs(terms), minlength=students**2)
+    diagonal = np.arange(students) * (students + 1)
+    if (flat[diagonal] < CANCELLED * size[diagonal]).any():
+        return _gated_square_of_points(covariance, readout, students)
     upper = flat.reshape(students, students)
     return upper + np.triu(upper, 1).T
+
+
+def _gated_square_of_points(
+    covariance: Float[ndarray, "P P"], readout: Float[ndarray, " P"], students: int
+) -> Float[ndarray, "K K"]:
+    """⟨Θ(λ_i) Θ(λ_k) Δ²⟩ as the mean over fixed quasi-random points, about 5e-3 relative."""
+    fields = gaussian_fields(covariance, POINTS)
+    gates = (fields[:, :students] > 0).astype(float)
+    error = np.maximum(fields, 0.0) @ readout
+    sampled: ndarray = (gates * (error**2)[:, None]).T @ gates / len(fields)
+    return sampled
 
 
 def orthant_four(covariance: Float[ndarray, "n 4 4"]) -> Float[ndarray, " n"]:
     """P(x > 0) for four Gaussians, along the path from independence to `covariance`.
 
     O4 = 1/16 + ∫₀¹ dt Σ_{a<b} C_ab p_ab(t) O2(the others | x_a = x_b = 0; t), with
-    t = 1 − (1 − u)² and Gauss–Legendre nodes in u.
+    t = 1 − (1 − u)² and Gauss–Legendre nodes in u. Nearly dependent fields bend the integrand
+    within a distance of t = 1 that is as small as their distance: panels that shrink towards it
+    by a factor 4 follow any of these scales.
 
     References:
         Plackett (1954), A reduction formula for normal multivariate integrals.
     """
     spread = np.sqrt(np.maximum(np.einsum("naa->na", covariance), FLOOR))
     correlation = covariance / (spread[:, :, None] * spread[:, None, :])
+    total = np.empty(len(covariance))
+    close = np.linalg.eigvalsh(correlation)[:, 0] < GENERIC
+    for rows, rule in ((~close, _nodes(graded=False)), (close, _nodes(graded=True))):
+        if rows.any():
+            total[rows] = _plackett(correlation[rows], *rule)
+    return 1 / 16 + total
+
+
+@lru_cache(maxsize=2)
+def _nodes(graded: bool) -> tuple[ndarray, ndarray]:
+    """√(1 − t) of the times t in (0, 1) of the Plackett integral, and their measures dt."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    u = 0.5 * (nodes + 1)
-    time, measure = 1 - (1 - u) ** 2, weights * (1 - u)
-    total = np.zeros(len(covariance))
+    if not graded:
+        left = 1 - 0.5 * (nodes + 1)
+        return left, weights * left
+    edges = np.concatenate([PANEL_RATIO ** np.arange(PANELS), [0.0]])
+    half = 0.5 * (edges[:-1] - edges[1:])
+    left = (edges[1:, None] + half[:, None] * (nodes + 1)).ravel()
+    return left, 2 * left * (half[:, None] * weights).ravel()
+
+
+def _plackett(
+    correlation: Float[ndarray, "n 4 4"],
+    left: Float[ndarray, " nodes"],
+    measure: Float[ndarray, " nodes"],
+) -> Float[ndarray, " n"]:
+    """∫ dt Σ_{a<b} C_ab p_ab(t) O2(the others | x_a = x_b = 0; t) by the given rule.
+
+    With s the sign of C_ab, 1 − t|C_ab| = (1 − |C_ab|) + |C_ab| (1 − t) and differences such as
+    C_ea − s C_eb keep the digits that 1 − t² C_ab² would lose where x_a and x_b all but agree.
+    """
+    time = 1 - left**2
+    total = np.zeros(len(correlation))
     for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)):
         e, f = (j for j in range(4) if j not in (a, b))
-        ab = correlation[:, a, b, None] * time
+        rho = correlation[:, a, b, None]
+        sign, size = np.where(rho < 0, -1.0, 1.0), np.abs(rho)
         ea, eb = correlation[:, e, a, None] * time, correlation[:, e, b, None] * time
         fa, fb = correlation[:, f, a, None] * time, correlation[:, f, b, None] * time
-        ef = correlation[:, e, f, None] * time
-        determinant = np.maximum(1 - ab**2, FLOOR)
-        ee = 1 - (ea**2 - 2 * ab * ea * eb + eb**2) / determinant
-        ff = 1 - (fa**2 - 2 * ab * fa * fb + fb**2) / determinant
-        ef = ef - (ea * fa - ab * (ea * fb + eb * fa) + eb * fb) / determinant
+        apart = np.maximum(1 - size, 0.0) + size * left**2  # 1 − |t C_ab|
+        determinant = np.maximum(apart * (1 + size * time), FLOOR)
+        e_apart, f_apart = ea - sign * eb, fa - sign * fb
+        ee = 1 - (e_apart**2 + 2 * sign * apart * ea * eb) / determinant
+        ff = 1 - (f_apart**2 + 2 * sign * apart * fa * fb) / determinant
+        ef = e_apart * f_apart + sign * apart * (ea * fb + eb * fa)
+        ef = correlation[:, e, f, None] * time - ef / determinant
         density = 1 / (2 * np.pi * np.sqrt(determinant))
         total += (density * _quadrant(ee, ff, ef)) @ measure * correlation[:, a, b]
-    return 1 / 16 + total
+    return total
 
 
 def _quadrant(first: ndarray, second: ndarray, cross: ndarray) -> ndarray:

@@ -313,7 +313,10 @@ def integrate(
 def error_of(
     q: ndarray, r: ndarray, v: ndarray, start: OrderParameters, activation: Activation
 ) -> float:
-    """ε_g from the moving order parameters of a run that started at `start`."""
+    """ε_g from the moving order parameters of a run that started at `start`.
+
+    At least 0: what is below the integrator's tolerance may come out as a small negative number.
+    """
     covariance = np.block([[q, r], [r.T, start.T.numpy()]])
     readout = np.concatenate([v, -start.v_star.numpy()])
-    return 0.5 * float(readout @ activation.pair(covariance) @ readout)
+    return max(0.0, 0.5 * float(readout @ activation.pair(covariance) @ readout))
