@@ -95,7 +95,8 @@ def _linear_norms(model: nn.Module) -> Iterator[None]:
 
     def scaled(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         del output
-        x, scale = args[0], getattr(module, "weight", None)
+        x = args[0]
+        scale: Tensor | None = getattr(module, "weight", None)
         if scale is None:
             return x
         if not isinstance(module, nn.LayerNorm | nn.RMSNorm):  # one number a channel, on axis 1

@@ -1,5 +1,6 @@
 """Trained networks on the digits: before the mask is drawn, certificates, and random designs."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
