@@ -21,9 +21,10 @@ from prunus.theory.gap import LinearPair, Pointwise, VacuousWarning, activation
 from prunus.theory.gap.apriori import sup_bound
 from prunus.theory.gap.chain import chain_bound
 from prunus.theory.gap.concentration import chernoff_norm, iid_norm, iid_norm_curve
+from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.laws import normal, pruned_moments, uniform
 from prunus.theory.gap.mean_square import mean_field, mean_square_bound
-from prunus.theory.gap.norms import Geometry, conv_norm, lanczos
+from prunus.theory.gap.norms import lanczos
 from prunus.theory.gap.plan import allocate, sup_plan
 from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.sensitivity import sensitivities

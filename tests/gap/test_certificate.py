@@ -21,7 +21,7 @@ from prunus.theory.gap import (
     local_bound,
 )
 from prunus.theory.gap.chain import chain_bound, chain_norm
-from prunus.theory.gap.norms import Geometry
+from prunus.theory.gap.convolution import Geometry
 from prunus.theory.gap.per_sample import first_order_gaps, pointwise_bound, sample_bound
 from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.search import largest_gap

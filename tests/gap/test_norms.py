@@ -5,14 +5,8 @@ import math
 import pytest
 import torch
 
-from prunus.theory.gap.norms import (
-    Geometry,
-    circular_norm,
-    conv_norm,
-    reshape_norm,
-    spectral_norm,
-    tap_norm,
-)
+from prunus.theory.gap.convolution import Geometry, circular_norm, conv_norm, reshape_norm, tap_norm
+from prunus.theory.gap.norms import spectral_norm
 from reference.gap import circular_matrix, conv_matrix
 
 KERNEL = torch.sin(1 + torch.arange(108, dtype=torch.float64)).reshape(4, 3, 3, 3)

@@ -9,8 +9,8 @@ import torch
 import prunus
 from prunus.reproduce.gap_digits import digits_networks
 from prunus.theory.gap import LinearPair, Pointwise, activation, certify, custom_activation
+from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.given_weights import drawn_conv_norm, drawn_sup
-from prunus.theory.gap.norms import Geometry, conv_norm
 from prunus.theory.gap.per_sample import _injections, pairwise_unchanged, pointwise_bound
 from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.rounding import rounding_error

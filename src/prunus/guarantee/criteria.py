@@ -15,7 +15,8 @@ from prunus.modes import evaluating
 from prunus.rng import generator_for
 from prunus.theory.gap.certificate import UNITS
 from prunus.theory.gap.chain import chain_bound
-from prunus.theory.gap.norms import conv_norm, spectral_norm
+from prunus.theory.gap.convolution import conv_norm
+from prunus.theory.gap.norms import spectral_norm
 from prunus.theory.gap.per_sample import sample_bound
 from prunus.theory.gap.propagate import Reach, product_bound
 from prunus.theory.gap.rounding import rounding_error

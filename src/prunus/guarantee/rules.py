@@ -1,4 +1,4 @@
-"""What is known of each module and operation: a linear map, an activation, or a constant."""
+"""What is known of each module: a linear map, an activation, or a Lipschitz constant."""
 
 import copy
 import math
@@ -7,32 +7,62 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from prunus.guarantee.pooling import (
+    Average,
+    Maximum,
+    WholeAverage,
+    adaptive_gain,
+    average_gain,
+    maximum_gain,
+    per_axis,
+)
 from prunus.theory.gap.activations import Activation, activation, leaky_relu
-from prunus.theory.gap.norms import Geometry, conv_norm
+from prunus.theory.gap.convolution import Geometry
 from prunus.theory.gap.stages import LinearPair, Lipschitz, Pointwise, Stage
 
 __all__ = [
     "AVAILABLE",
     "Unsupported",
     "fold_batch_norm",
-    "function_stage",
+    "identity",
     "linear_stage",
     "module_stage",
 ]
 
 AVAILABLE = "Held-out statements remain available: pass `data`."
+EXACT_SOFTPLUS = 20.0  # beyond, torch replaces softplus by x: an error of at most e⁻²⁰
+PADDINGS = ("zeros", "circular", "reflect", "replicate")
+ITSELF = (  # their forward is the rule; a subclass with another one has none
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d,
+    nn.ReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.ELU, nn.Softplus, nn.Hardtanh,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, nn.Flatten,
+    nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+)  # fmt: skip
 
 
-class Unsupported(TypeError):
-    """A part of the network has no rule for a bound over a ball; names the module."""
+class Unsupported(TypeError, ValueError):
+    """No bound over a ball can be made of the network; names the module.
+
+    A TypeError where a module has no rule, and a ValueError where the rules do not describe what
+    the network computes: callers may catch either.
+    """
+
+
+def own_forward(module: nn.Module) -> bool:
+    """Whether a module runs the forward of the type that its rule describes."""
+    kinds = [kind for kind in ITSELF if isinstance(module, kind)]
+    if not kinds or "forward" in vars(module):
+        return False
+    names = ("forward", "_conv_forward", "_check_input_dim")
+    return all(getattr(type(module), n, None) is getattr(kinds[0], n, None) for n in names)
 
 
 def identity(function: Callable[[Tensor], Tensor] = lambda x: x) -> Lipschitz:
     """A stage that moves entries about and changes none."""
-    return Lipschitz(name="identity", gain=1.0, function=function)
+    return Lipschitz(name="identity", gain=1.0, function=function, terms=0)
 
 
 def linear_stage(name: str, one: Any, other: Any, at: Tensor) -> LinearPair:
@@ -41,13 +71,14 @@ def linear_stage(name: str, one: Any, other: Any, at: Tensor) -> LinearPair:
     assert weight is not None
     assert pruned is not None
     geometry = None
-    if isinstance(one, nn.Linear):
-        if at.ndim != 2:
-            raise Unsupported(
-                f"{name!r} is applied to {at.ndim - 1} axes at once: no rule. {AVAILABLE}"
-            )
-    else:
-        if one.padding_mode not in ("zeros", "circular"):
+    wanted = 2 if isinstance(one, nn.Linear) else weight.ndim
+    if at.ndim != wanted:
+        raise Unsupported(
+            f"{name!r} ({type(one).__name__}) is applied to values of {at.ndim} axes, not {wanted}:"
+            f" no rule. {AVAILABLE}"
+        )
+    if not isinstance(one, nn.Linear):
+        if one.padding_mode not in PADDINGS:
             raise Unsupported(
                 f"{name!r} pads by {one.padding_mode!r}, which has no rule. {AVAILABLE}"
             )
@@ -57,7 +88,7 @@ def linear_stage(name: str, one: Any, other: Any, at: Tensor) -> LinearPair:
             padding=_padding(one),
             dilation=_both(one.dilation, 1),
             groups=one.groups,
-            circular=one.padding_mode == "circular",
+            mode=one.padding_mode,
         )
         if weight.ndim == 3:  # sequences are images of height 1
             weight, pruned = weight[:, :, None], pruned[:, :, None]
@@ -103,11 +134,13 @@ def fold_batch_norm(
     name: str, one: Any, other: Any, at: Tensor, before: Stage | None
 ) -> LinearPair:
     """The linear map before a batch norm with the norm folded in, or the norm's own map."""
-    if one.training or other.training or one.running_var is None:
+    if one.training or other.training or one.running_var is None or other.running_var is None:
         raise Unsupported(
-            f"{name!r} ({type(one).__name__}) is in training mode: call .eval() on both models. "
-            f"{AVAILABLE}"
+            f"{name!r} ({type(one).__name__}) is in training mode, or has no running statistics: "
+            f"call .eval() on both models. {AVAILABLE}"
         )
+    if at.ndim > 4 or (at.ndim == 2 and isinstance(one, nn.BatchNorm2d)):
+        raise Unsupported(f"{name!r} normalises values of {at.ndim} axes: no rule. {AVAILABLE}")
     scale, shift, size = _affine(one)
     pruned_scale, pruned_shift, pruned_size = _affine(other)
     if isinstance(before, LinearPair):
@@ -159,24 +192,23 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _activation(module: nn.Module) -> Activation | None:
     """The row of the table for an activation module with the parameters the table covers."""
     plain = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu"}
-    if type(module) in plain:
-        return activation(plain[type(module)])
+    for kind, name in plain.items():
+        if isinstance(module, kind):
+            return activation(name)
     if isinstance(module, nn.GELU) and module.approximate == "none":
         return activation("gelu")
     if isinstance(module, nn.LeakyReLU) and 0 <= module.negative_slope <= 1:
         return leaky_relu(module.negative_slope)
     if isinstance(module, nn.ELU) and module.alpha == 1:
         return activation("elu")
-    if isinstance(module, nn.Softplus) and module.beta == 1:
-        return replace(activation("softplus"), function=module)
-    if type(module) is nn.Hardtanh and (module.min_val, module.max_val) == (-1, 1):
+    if isinstance(module, nn.Softplus) and module.beta == 1 and module.threshold >= EXACT_SOFTPLUS:
+        return activation("softplus")
+    if isinstance(module, nn.Hardtanh) and (module.min_val, module.max_val) == (-1, 1):
         return activation("hardtanh")
     return None
 
 
 Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d
-Average = nn.AvgPool1d | nn.AvgPool2d
-WholeAverage = nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d
 
 
 def module_stage(name: str, module: nn.Module, at: Tensor) -> Stage:
@@ -185,127 +217,60 @@ def module_stage(name: str, module: nn.Module, at: Tensor) -> Stage:
     Raises:
         Unsupported: no rule for the module, or one with these parameters.
     """
-    found = _activation(module)
+    known = own_forward(module)
+    found = _activation(module) if known else None
     if found is not None:
         return Pointwise(name=name, activation=found)
-    if isinstance(module, Dropout):
+    if known and isinstance(module, Dropout):
         if module.training and module.p > 0:
             raise Unsupported(
                 f"{name!r} ({type(module).__name__}) is in training mode: call .eval() on both "
                 f"models. {AVAILABLE}"
             )
         return identity()
-    if isinstance(module, nn.Identity):
+    if known and isinstance(module, nn.Identity):
         return identity()
-    if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
+    if known and isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
         return identity(lambda x: x.flatten(1))
     batched = at.ndim == (3 if isinstance(module, nn.MaxPool1d | nn.AvgPool1d) else 4)
-    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d) and batched:
-        windows = math.prod(
-            math.ceil(k / (s // math.gcd(s, d)))
-            for k, s, d in zip(
-                _both(module.kernel_size, 1),
-                _both(module.stride, 1),
-                _both(module.dilation, 1),
-                strict=True,
-            )
-        )
-        return Lipschitz(name=name, gain=math.sqrt(windows), function=copy.deepcopy(module))
-    if isinstance(module, Average) and batched:
-        return Lipschitz(name=name, gain=_average_gain(module, at), function=copy.deepcopy(module))
-    if isinstance(module, WholeAverage) and at.ndim >= 3 and _one_output(module):
-        gain = 1 / math.sqrt(math.prod(at.shape[2:]))
-        return Lipschitz(name=name, gain=gain, function=copy.deepcopy(module))
+    if known and batched and isinstance(module, Maximum) and not module.return_indices:
+        gain = maximum_gain(module, at)
+        return Lipschitz(name=name, gain=gain, function=copy.deepcopy(module), terms=0)
+    if known and batched and isinstance(module, Average):
+        terms = math.prod(per_axis(module.kernel_size, at.ndim - 2))
+        gain = average_gain(module, at)
+        return Lipschitz(name=name, gain=gain, function=copy.deepcopy(module), terms=terms)
+    axes = 3 if isinstance(module, nn.AdaptiveAvgPool1d) else 4
+    if known and isinstance(module, WholeAverage) and at.ndim == axes:
+        terms = math.prod(at.shape[2:])
+        gain = adaptive_gain(module, at)
+        return Lipschitz(name=name, gain=gain, function=copy.deepcopy(module), terms=terms)
     raise Unsupported(f"{name!r} ({type(module).__name__}) has no rule for a bound. {AVAILABLE}")
 
 
-def _one_output(module: WholeAverage) -> bool:
-    size = module.output_size
-    return size is not None and all(s == 1 for s in ((size,) if isinstance(size, int) else size))
+def spread(left: Tensor, right: Tensor, name: str) -> tuple[Lipschitz | None, Lipschitz | None]:
+    """What a sum does to each of its two values first: repeat it, where it broadcasts.
 
-
-def _average_gain(module: Average, at: Tensor) -> float:
-    line = isinstance(module, nn.AvgPool1d)
-    kernel = (1, _both(module.kernel_size, 1)[1]) if line else _both(module.kernel_size, 1)
-    stride = (1, _both(module.stride, 1)[1]) if line else _both(module.stride, 1)
-    pad = (0, _both(module.padding, 0)[1]) if line else _both(module.padding, 0)
-    if pad == (0, 0) and stride[0] >= kernel[0] and stride[1] >= kernel[1] and not module.ceil_mode:
-        return 1 / math.sqrt(kernel[0] * kernel[1])
-    windows = math.prod(math.ceil(k / s) for k, s in zip(kernel, stride, strict=True))
-    divisor = getattr(module, "divisor_override", None)
-    if divisor:  # sums of kh·kw entries, divided
-        return math.sqrt(windows * math.prod(kernel)) / abs(float(divisor))
-    if module.ceil_mode or not module.count_include_pad:
-        return math.sqrt(windows)  # a mean over n entries maps by at most 1/√n; n may be 1
-    taps = torch.full((1, 1, *kernel), 1 / (kernel[0] * kernel[1]), dtype=torch.float64)
-    shape = Geometry(
-        size=_image(at),
-        stride=stride,
-        padding=((pad[0], pad[0]), (pad[1], pad[1])),
-    )
-    return conv_norm(taps, shape).value
-
-
-FUNCTIONS: dict[Any, str] = {
-    torch.relu: "relu",
-    F.relu: "relu",
-    "relu": "relu",
-    "relu_": "relu",
-    torch.tanh: "tanh",
-    F.tanh: "tanh",
-    "tanh": "tanh",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    "sigmoid": "sigmoid",
-    F.silu: "silu",
-}
-AS_MODULES: dict[Any, Callable[..., nn.Module]] = {  # functions whose arguments a module takes
-    F.max_pool1d: nn.MaxPool1d,
-    F.max_pool2d: nn.MaxPool2d,
-    torch.max_pool1d: nn.MaxPool1d,
-    torch.max_pool2d: nn.MaxPool2d,
-    F.avg_pool1d: nn.AvgPool1d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    F.leaky_relu: nn.LeakyReLU,
-    F.elu: nn.ELU,
-    F.hardtanh: nn.Hardtanh,
-    F.softplus: nn.Softplus,
-    F.gelu: lambda approximate="none": nn.GELU(approximate),
-}
-
-
-def function_stage(node: fx.Node, at: Tensor) -> Stage:
-    """The stage of a function or method call; `at` is one input of it.
+    Repeating r times has norm √r exactly.
 
     Raises:
-        Unsupported: no rule for the operation.
+        Unsupported: the values have different numbers of axes, so that samples mix.
     """
-    rest, named = node.args[1:], dict(node.kwargs)
-    named.pop("inplace", None)
-    if node.target in FUNCTIONS and not rest and not named:
-        return Pointwise(name=node.name, activation=activation(FUNCTIONS[node.target]))
-    if node.target in AS_MODULES:
-        named.pop("return_indices", None)
-        return module_stage(node.name, AS_MODULES[node.target](*rest, **named).eval(), at)
-    flat = node.target in (torch.flatten, "flatten") and (
-        rest == (1,) or named == {"start_dim": 1}
-    )  # fmt: skip
-    shaped = node.target in ("view", "reshape") and len(node.args) == 3 and node.args[2] == -1
-    if flat or shaped:
-        return identity(lambda x: x.flatten(1))
-    axes = rest[0] if rest else named.get("dim")
-    if node.target in ("mean", torch.mean) and at.ndim >= 3 and not named.get("keepdim", False):
-        over = (axes,) if isinstance(axes, int) else tuple(axes or ())  # type: ignore[arg-type]
-        if sorted(a % at.ndim for a in over) == list(range(2, at.ndim)) and len(rest) <= 1:
-            gain = 1 / math.sqrt(math.prod(at.shape[2:]))
-            return Lipschitz(name=node.name, gain=gain, function=lambda x: x.flatten(2).mean(dim=2))
-    if node.target is F.dropout:
-        training = rest[1] if len(rest) > 1 else named.get("training", True)
-        if training is False:
-            return identity()
+    if left.ndim != right.ndim or left.shape[0] != right.shape[0]:
         raise Unsupported(
-            f"{node.name!r} (dropout) is in training mode: call .eval() on both models. {AVAILABLE}"
+            f"{name!r} adds values of shapes {tuple(left.shape)} and {tuple(right.shape)}, which "
+            f"mixes samples: no rule. {AVAILABLE}"
         )
-    raise Unsupported(f"{node.name!r} ({node.target}) has no rule for a bound. {AVAILABLE}")
+    whole = (left[:1] + right[:1]).shape
+
+    def repeated(value: Tensor) -> Lipschitz | None:
+        if value.shape == whole:
+            return None
+        gain = math.sqrt(math.prod(whole) / value.numel())
+
+        def function(x: Tensor) -> Tensor:
+            return x.expand(-1, *whole[1:])
+
+        return Lipschitz(name=f"{name}, repeated", gain=gain, function=function, terms=0)
+
+    return repeated(left), repeated(right)

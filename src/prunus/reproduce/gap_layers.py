@@ -12,8 +12,8 @@ from prunus.progress import track
 from prunus.rng import generator_for
 from prunus.theory.gap import laws
 from prunus.theory.gap.concentration import chernoff_norm, iid_norm, latala, matrix_bernstein
+from prunus.theory.gap.convolution import circular_norm
 from prunus.theory.gap.network import LayerShape, norm_bound
-from prunus.theory.gap.norms import circular_norm
 from prunus.theory.gap.simulate import draw_matrix
 
 __all__ = ["convolution_rows", "layer_curve", "layer_rows"]

@@ -84,7 +84,7 @@ def plain_chain(
         elif isinstance(stage, Pointwise) and pending:
             activations.append(stage.activation)
             pending = False
-        elif not (isinstance(stage, Lipschitz) and stage.name == "identity"):
+        elif not (isinstance(stage, Lipschitz) and stage.moves):
             return None
         elif not pairs:
             centre = stage.function(centre)  # flattening, before the first matrix

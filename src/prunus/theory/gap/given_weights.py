@@ -18,8 +18,9 @@ from prunus.theory.gap.concentration import (
     matrix_bernstein,
     profile_norm,
 )
+from prunus.theory.gap.convolution import Geometry, conv_norm, copies, frequencies
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
-from prunus.theory.gap.norms import Geometry, conv_norm, frequencies, spectral_norm
+from prunus.theory.gap.norms import spectral_norm
 from prunus.theory.gap.stages import Branches, LinearPair, Lipschitz, Pointwise, Stage, run
 from prunus.theory.gap.statement import Statement, judge, warn_vacuous
 
@@ -79,7 +80,8 @@ def drawn_conv_norm(
     The noise at every frequency is Σ_k Ξ_ock e^{−iωk}; its trace moments are at most those at
     ω = 0, where a sum of K entries of the class C(A, ρ_k) is of the class C(A √K, mean ρ_k).
     Matrix Bernstein holds at each frequency. A union over the frequencies and the groups; the
-    reshape √(kh·kw) ‖(c_out·kh) × (c_in·kw)‖ is the alternative. A stride only chooses outputs.
+    reshape √(kh·kw) ‖(c_out·kh) × (c_in·kw)‖ is the alternative. A stride only chooses outputs;
+    padding by pixels of the image costs √`copies`.
 
     Args:
         kernel: W, (out, in / groups, height, width).
@@ -112,7 +114,8 @@ def drawn_conv_norm(
         for route, value in found.items():
             values[route] = max(values.get(route, 0.0), value)
     route = min(values, key=values.__getitem__)
-    return NormBound(value=mean + values[route], route=route, delta=delta)
+    _, factor = copies(geometry, (high, wide))
+    return NormBound(value=mean + factor * values[route], route=route, delta=delta)
 
 
 def _checked(weight: Tensor, density: Any, delta: float, rescaled: bool) -> tuple[Tensor, Tensor]:

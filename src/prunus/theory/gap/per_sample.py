@@ -80,7 +80,7 @@ def _by_coordinate(stage: Pointwise, z: Tensor, errors: Tensor) -> Float[Tensor,
 
 def chain_gains(stages: tuple[Stage, ...]) -> list[float] | None:
     """CP(V_{i+1}, …, V_l) for each matrix of a plain chain; None where it is none."""
-    kept = [s for s in stages if not (isinstance(s, Lipschitz) and s.name == "identity")]
+    kept = [s for s in stages if not (isinstance(s, Lipschitz) and s.moves)]
     pairs, activations = kept[::2], kept[1::2]
     plain = all(isinstance(s, LinearPair) and s.geometry is None for s in pairs)
     if not kept or not plain or not all(isinstance(s, Pointwise) for s in activations):

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from prunus.theory.gap.convolution import Geometry, copies
 from prunus.theory.gap.norms import EPSILON, spectral_norm
 from prunus.theory.gap.stages import (
     LayerNorms,
@@ -17,7 +20,10 @@ from prunus.theory.gap.stages import (
     layer_norms,
 )
 
-__all__ = ["rounding_error"]
+__all__ = ["rounding_at", "rounding_error"]
+
+Norms = Callable[[LinearPair], LayerNorms]
+EXACT = ("identity", "relu")  # activations that do not round
 
 
 def rounding_error(
@@ -25,7 +31,7 @@ def rounding_error(
     radius: float,
     centre: Tensor,
     unit: float,
-    norms: Callable[[LinearPair], LayerNorms] = layer_norms,
+    norms: Norms = layer_norms,
 ) -> float:
     """Bound on ‖computed F − F‖ + ‖computed f − f‖ over the ball in arithmetic of roundoff u.
 
@@ -36,88 +42,123 @@ def rounding_error(
     References:
         Higham (2002), Accuracy and Stability of Numerical Algorithms, §3.1.
     """
+    start = torch.zeros(len(centre), dtype=torch.float64)
     return sum(
-        _rounding(stages, _Point(radius, centre, 0.0), unit, pruned, norms).error
+        float(_rounding(stages, _Points(radius, centre, start), unit, pruned, norms).error.max())
         for pruned in (False, True)
     )
 
 
+def rounding_at(
+    stages: Sequence[Stage],
+    samples: Tensor,
+    unit: float,
+    *,
+    pruned: bool,
+    norms: Norms = layer_norms,
+    entry: float = 0.0,
+) -> Float[Tensor, " samples"]:
+    """As `rounding_error`, for one of the two networks at each sample.
+
+    Args:
+        stages: the network.
+        samples: inputs, batch first.
+        unit: roundoff u.
+        pruned: of the pruned network.
+        norms: of the layers.
+        entry: relative error of the inputs themselves, where the network reads them rounded.
+    """
+    start = entry * samples.flatten(1).norm(dim=1)
+    found = _rounding(stages, _Points(0.0, samples, start), unit, pruned, norms)
+    return found.error
+
+
 @dataclass(frozen=True, eq=False)
-class _Point:
-    """Radius around a centre value, and the rounding error so far."""
+class _Points:
+    """Values of real arithmetic, a radius around each, and the rounding error so far.
+
+    Attributes:
+        radius: of a ball around each value.
+        centre: the values, batch first.
+        error: bound on ‖computed − real‖ for each, over its ball.
+    """
 
     radius: float
     centre: Tensor
-    error: float
+    error: Float[Tensor, " samples"]
 
     @property
-    def size(self) -> float:
-        return float(self.centre.norm()) + self.radius
+    def size(self) -> Float[Tensor, " samples"]:
+        """Bound on the norm of the real values."""
+        lengths: Tensor = self.centre.flatten(1).norm(dim=1)
+        return lengths + self.radius
+
+
+def gamma(terms: int, unit: float) -> float:
+    """γ_n = n u / (1 − n u); ∞ where n u ≥ 1/2, beyond which the analysis says nothing."""
+    return math.inf if terms * unit >= 0.5 else terms * unit / (1 - terms * unit)
 
 
 def _rounding(
-    stages: Sequence[Stage],
-    at: _Point,
-    unit: float,
-    pruned: bool,
-    norms: Callable[[LinearPair], LayerNorms],
-) -> _Point:
+    stages: Sequence[Stage], at: _Points, unit: float, pruned: bool, norms: Norms
+) -> _Points:
     for stage in stages:
         if isinstance(stage, LinearPair):
             at = _round_linear(stage, at, unit, pruned, norms(stage))
         elif isinstance(stage, Pointwise):
             phi = stage.activation
-            centre, root = phi.function(at.centre), math.sqrt(at.centre.numel())
+            centre, root = phi.function(at.centre), math.sqrt(at.centre[0].numel())
             lip = phi.lipschitz
-            error = lip * at.error
-            if phi.name not in ("identity", "relu"):  # those are exact
-                size = min(float(centre.norm()) + lip * at.radius, phi.sup * root)
-                error += 8 * unit * (size + phi.at_zero * root)
-            at = _Point(lip * at.radius, centre, error)
+            error = lip * at.error + phi.defect * root
+            if phi.name not in EXACT:
+                # against the input: 1 + erf(x/√2) of a GELU cancels where its value is small
+                size = (lip * at.size + phi.at_zero * root).clamp(max=phi.sup * root)
+                error = error + 8 * unit * size
+            at = _Points(lip * at.radius, centre, error)
         elif isinstance(stage, Lipschitz):
-            gain = stage.gain
-            new = _Point(gain * at.radius, stage.function(at.centre), gain * at.error)
-            extra = 0.0 if stage.name == "identity" else 64 * unit * gain * at.size
-            at = replace(new, error=new.error + extra)
+            gain, error = stage.gain, stage.gain * at.error
+            if stage.terms:
+                error = error + gamma(stage.terms + 2, unit) * gain * (at.size + at.error)
+            at = _Points(gain * at.radius, stage.function(at.centre), error)
         else:
             left = _rounding(stage.shortcut, at, unit, pruned, norms)
             right = _rounding(stage.branch, at, unit, pruned, norms)
             radius = stage.size(left.radius, right.radius)
-            both = _Point(radius, stage.join(left.centre, right.centre), 0.0)
-            error = stage.size(left.error, right.error)
+            both = _Points(radius, stage.join(left.centre, right.centre), left.error)
+            error = stage.sizes(left.error, right.error)
             if stage.axis is None:  # a sum rounds, a concatenation does not
                 error = (1 + unit) * error + unit * both.size
-            at = replace(both, error=error)
+            at = _Points(radius, both.centre, error)
     return at
 
 
 def _round_linear(
-    stage: LinearPair, at: _Point, unit: float, pruned: bool, norms: LayerNorms
-) -> _Point:
+    stage: LinearPair, at: _Points, unit: float, pruned: bool, norms: LayerNorms
+) -> _Points:
     weight = stage.pruned_weight if pruned else stage.weight
     shift = stage.pruned_bias if pruned else stage.bias
     bias = shift if stage.offsets is None else stage.offsets
     norm = norms.pruned if pruned else norms.dense
     length = weight[0].numel() + 2 + (0 if stage.offsets is None else 8)  # 8: of a batch norm
-    if length * unit >= 0.5:
-        return _Point(math.inf, at.centre, math.inf)
-    gamma = length * unit / (1 - length * unit)
+    outputs = apply_linear(stage, weight, shift, at.centre)
+    if math.isinf(gamma(length, unit)):
+        return _Points(norm * at.radius, outputs, torch.full_like(at.error, math.inf))
     absolute = (
         spectral_norm(weight, method="cheap").value
         if stage.geometry is None
-        else _absolute_conv_norm(weight)
+        else _absolute_conv_norm(weight, stage.geometry)
     )
-    outputs = apply_linear(stage, weight, shift, at.centre)
     offset = 0.0
     if bias is not None:
         offset = float(bias.norm()) * math.sqrt(outputs[0, 0].numel())
-    error = norm * at.error + gamma * (absolute * (at.size + at.error) + offset)
-    return _Point(norm * at.radius, outputs, error)
+    error = norm * at.error + gamma(length, unit) * (absolute * (at.size + at.error) + offset)
+    return _Points(norm * at.radius, outputs, error)
 
 
-def _absolute_conv_norm(kernel: Tensor) -> float:
+def _absolute_conv_norm(kernel: Tensor, geometry: Geometry) -> float:
     """Norm bound of the convolution with the absolute kernel: its row and column sums (Schur)."""
+    _, factor = copies(geometry, kernel.shape[2:])
     absolute = kernel.abs()
     rows = absolute.flatten(1).sum(dim=1).max()
     columns = absolute.sum(dim=(0, 2, 3)).max()  # over all groups: an overestimate
-    return math.sqrt(float(rows * columns)) * (1 + 4 * kernel.numel() * EPSILON)
+    return factor * math.sqrt(float(rows * columns)) * (1 + 4 * kernel.numel() * EPSILON)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from prunus.theory.gap.activations import Activation
-from prunus.theory.gap.norms import Geometry, conv_norm, spectral_norm
+from prunus.theory.gap.convolution import Geometry, conv_norm
+from prunus.theory.gap.norms import spectral_norm
 
 __all__ = [
     "Branches",
@@ -66,11 +67,25 @@ class Pointwise:
 
 @dataclass(frozen=True, kw_only=True)
 class Lipschitz:
-    """A map alike in both networks, with a known Lipschitz constant and value 0 at 0."""
+    """A map alike in both networks, with a known Lipschitz constant and value 0 at 0.
+
+    Attributes:
+        name: for messages; "identity" where the same entries only stand in another shape.
+        gain: the Lipschitz constant.
+        function: the map on a batch.
+        terms: of the longest sum that it computes; 0 where entries are only chosen, moved or
+            copied, so that nothing rounds.
+    """
 
     name: str
     gain: float
     function: Callable[[Tensor], Tensor]
+    terms: int = 64
+
+    @property
+    def moves(self) -> bool:
+        """Whether the entries stay what they are."""
+        return self.name == "identity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +150,7 @@ def padded(shape: Geometry, x: Tensor) -> Float[Tensor, "batch channels height w
     (top, bottom), (left, right) = shape.padding
     if not any((top, bottom, left, right)):
         return x
-    mode = "circular" if shape.circular else "constant"
+    mode = "constant" if shape.mode == "zeros" else shape.mode
     return F.pad(x, (left, right, top, bottom), mode=mode)
 
 
