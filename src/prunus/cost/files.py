@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-__all__ = ["Entry", "file_bytes", "packs", "packed_entries"]
+__all__ = ["Entry", "file_bytes", "packed_entries", "packs", "type_name"]
 
 # In the order in which they are laid down.
 TYPES: dict[str, tuple[str, int]] = {

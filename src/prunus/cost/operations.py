@@ -83,7 +83,7 @@ def _of_time_convolution(out: Tensor, x: Tensor, weight: Tensor, *_: Any) -> Pro
 
 
 def _of_trilinear(out: Tensor, a: Tensor, weight: Tensor, *_: Any) -> Products:
-    return [(a.shape[:-2].numel() * weight.numel(), (weight,))]
+    return [(_steps(a) * weight.numel(), (weight,))]
 
 
 def _of_outer(out: Tensor, added: Tensor, a: Tensor, b: Tensor, *_: Any) -> Products:
@@ -126,8 +126,9 @@ FORMULAS: dict[str, Callable[..., Products]] = {
 # Operations that multiply and add, for which there is no formula.
 UNCOUNTED = (
     "_cdist_forward", "_euclidean_dist", "_fft_", "_sparse_", "_transformer_encoder_layer_fwd",
-    "_native_multi_head_attention", "_flash_attention_forward", "_efficient_attention_forward", "_grouped_mm", "linalg_",
-    "_linalg_", "cholesky", "inverse", "_addmm_activation", "_weight_int", "flex_attention",
+    "_native_multi_head_attention", "_flash_attention_forward", "_efficient_attention_forward",
+    "_grouped_mm", "linalg_", "_linalg_", "cholesky", "inverse", "_addmm_activation", "_weight_int",
+    "flex_attention",
     "_thnn_differentiable", "quantized_lstm", "quantized_gru", "_scaled_grouped_mm", "grid_sampler",
 )  # fmt: skip
 CHEAP = ("linalg_vector_norm", "_linalg_check_errors", "linalg_matrix_norm", "linalg_cross")
@@ -143,11 +144,11 @@ class _Count:
     missing: dict[str, None] = field(default_factory=dict)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every operation below autograd; nothing of the computation is changed."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = _Count()
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         self._kept: list[Tensor] = []
@@ -191,9 +192,7 @@ class _Counter(TorchDispatchMode):
             source = self._name_of(args[0])
             if source is not None and out.numel() == args[0].numel():
                 self._know(out, source)
-        elif name.startswith(UNCOUNTED) and name not in CHEAP:
-            self.count.missing[f"{space}.{name}"] = None
-        elif space not in ("aten", "prim", "prims", "profiler") and _reads_numbers(args):
+        elif _multiplies(space, name, args):
             self.count.missing[f"{space}.{name}"] = None
         return out
 
@@ -219,7 +218,10 @@ def _in_order(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> li
     return [given[name] for name in names if name in given]
 
 
-def _reads_numbers(args: Any) -> bool:
+def _multiplies(space: str, name: str, args: Any) -> bool:
+    """True for an operation without a formula that multiplies, or may: a library's own."""
+    if space in ("aten", "prim", "prims", "profiler"):
+        return name.startswith(UNCOUNTED) and name not in CHEAP
     return any(isinstance(a, Tensor) and a.is_floating_point() for a in tree_leaves(args))
 
 
