@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, edge_cost
+from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import ClassView
@@ -73,15 +74,15 @@ def pools_of(
         scores = checked_scores(name, recipe.score(layer), tuple(layer.weight.shape))
         if name in before:
             scores = scores.masked_fill(~before[name].to(scores.device), -torch.inf)
-        pooled = recipe.granularity.pool(name, scores)
+        own = pooled(recipe.granularity, layer, scores)
         idle = ~filled_in(recipe, layer).to(scores.device)
-        pools[name] = pooled.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
+        pools[name] = own.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
     return pools
 
 
 def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
     """True for the units of each pool whose weight is not zero."""
-    return recipe.granularity.pool(layer.name, (layer.weight != 0).float()) > 0
+    return pooled(recipe.granularity, layer, (layer.weight != 0).float()) > 0
 
 
 def drawn(
@@ -127,7 +128,6 @@ def edge_result(
         choose: a remembered choice to take instead of drawing one.
         joint: what a `NetworkJoint` found for this layer.
     """
-    shape = (layer.weight.shape[0], layer.weight.shape[1])
     ridge = scale = None
     notes: dict[str, Any] = {}
     rule = recipe.selection
@@ -147,10 +147,10 @@ def edge_result(
                 f"The selection kept {int(counts.sum())} weights of layer {layer.name!r} where "
                 f"{int(kept.sum())} were asked for. Keep exactly the counts given."
             )
-        mask = recipe.granularity.unpool(choice.mask, shape).to(layer.weight.device)
+        mask = unpooled(recipe.granularity, layer, choice.mask).to(layer.weight.device)
         weight, bias, ridge = recipe.compensation.fit(layer, mask)
         if choice.scale is not None and not recipe.compensation.refits:
-            scale = recipe.granularity.unpool(choice.scale, shape).to(weight)
+            scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
             weight = weight * scale
     if bool((weight[~mask] != 0).any()):
         raise ValueError(
