@@ -303,9 +303,19 @@ def test_widths_written_in_the_forward_pass(how, pattern):
 
 
 def test_untraceable_models_are_refused():
+    def broken(y):
+        raise ArithmeticError("no such thing")
+
+    pattern = r"cannot be made smaller: the model does not run on the example \(no such thing\)"
+    with pytest.raises(CompactionError, match=pattern):
+        compact(Written(broken), torch.randn(5, 4))
+
+
+def test_control_flow_on_values_leaves_their_units_whole():
     model = Written(lambda y: y if y.sum() > 0 else -y)
-    with pytest.raises(CompactionError, match=r"cannot be made smaller: torch.export cannot trace"):
-        compact(model, torch.randn(5, 4))
+    with torch.no_grad():
+        model.a.weight[1], model.a.bias[1], model.b.weight[:, 1] = 0, 0, 0
+    assert compact(model, torch.randn(5, 4)).a.out_features == 6
 
 
 def test_verification_finds_the_first_layer_that_differs():

@@ -1,24 +1,30 @@
-"""Which channels go together, found by running integer labels through the exported graph."""
+"""Which channels go together, found by running the model once with labels behind its tensors."""
 
 from typing import Any
 
 from torch import nn
 
-from prunus.coupling.groups import coupling_of_trace, layer_names
+from prunus.coupling.groups import groups_of
+from prunus.coupling.run import NotTraceable, traced
 from prunus.coupling.types import Coupling, Group, Member, Slot
-from prunus.coupling.walk import NotTraceable
+from prunus.coupling.weights import layer_names
 
-__all__ = ["Coupling", "Group", "Member", "Slot", "couple"]
+__all__ = ["Coupling", "Group", "Member", "NotTraceable", "Slot", "couple", "coupling_of"]
+
+
+def coupling_of(model: nn.Module, example: Any) -> Coupling:
+    """As `couple`, but raises NotTraceable where the model does not run on the example."""
+    return groups_of(traced(model, example), layer_names(model))
 
 
 def couple(model: nn.Module, example: Any) -> Coupling:
     """The channel classes of a model that can be removed, and why the others cannot.
 
-    The model is exported (`torch.export`, in eval mode, on two samples) and walked with an
-    integer label in place of each activation: a linear or convolution layer makes one label per
-    output channel, data movement runs on the labels themselves, element-wise operations unite
-    labels. Each class then knows every row and column that has to go with it. An operation
-    without a rule refuses the classes that reach it; it never guesses.
+    The model's own forward runs once, in eval mode, on two samples, with an integer label behind
+    each number: a linear or convolution layer makes one label per output channel, views and data
+    movement move the labels along, element-wise operations unite labels. Each class then knows
+    every row and column that has to go with it. An operation without a rule refuses the classes
+    that reach it; it never guesses.
 
     Args:
         model: the network; it is left as it is.
@@ -32,6 +38,6 @@ def couple(model: nn.Module, example: Any) -> Coupling:
         TypeError: `example` is no batch.
     """
     try:
-        return coupling_of_trace(model, example)
+        return coupling_of(model, example)
     except NotTraceable as reason:
         return Coupling((), dict.fromkeys(layer_names(model), str(reason)))

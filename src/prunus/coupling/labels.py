@@ -1,6 +1,7 @@
 """Integer labels in place of activations, and the union-find that says which are one class.
 
-A label tensor has the shape of the activation it stands for. Its entries are
+A label tensor has as many axes as the activation it stands for; an axis along which all labels
+are equal may have length 1, so that labels cost little where activations are large. Its entries are
 
     n >= 3        a channel class, up to the union-find
     CONSTANT      a value that no channel and no sample changes; it may meet anything
@@ -26,49 +27,61 @@ def distinct(labels: Tensor, dim: int | None = None) -> Tensor:
     return found
 
 
+def pairs_of(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct pairs of non-negative numbers that stand at the same position."""
+    base = int(other.max()) + 1 if other.numel() else 1
+    keys = distinct(one.to(torch.int64) * base + other)
+    return keys.div(base, rounding_mode="floor"), keys % base
+
+
+def narrowed(labels: Tensor) -> Tensor:
+    """The same labels with length 1 along every axis on which they are equal."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1:
+            first = labels.narrow(axis, 0, 1)
+            if labels.stride(axis) == 0 or bool((labels == first).all()):
+                labels = first
+    return labels
+
+
 class Labels:
-    """The union-find over labels, with what the walk learns about them."""
+    """The union-find over labels, with what the trace learns about them."""
 
     def __init__(self) -> None:
-        self._parent = torch.arange(FIRST)
+        self._parent = torch.arange(FIRST, device="cpu")
         self.reasons: list[tuple[Tensor, str]] = []
         self.written: list[Tensor] = []
         self.inexact: list[Tensor] = []
-        self.atoms: list[tuple[str, torch.Size, int]] = []
         self.met: list[tuple[Tensor, Tensor]] = []
 
     def new(self, count: int) -> Tensor:
         """`count` fresh classes."""
         first = len(self._parent)
-        fresh = torch.arange(first, first + count)
+        fresh = torch.arange(first, first + count, device="cpu")
         self._parent = torch.cat([self._parent, fresh])
         return fresh
 
-    def atom(self, name: str, shape: torch.Size) -> Tensor:
-        """Labels for the entries of a parameter that is used as it is."""
-        offset = sum(math.prod(known) for _, known, _ in self.atoms)
-        self.atoms.append((name, shape, offset))
-        return -1 - torch.arange(offset, offset + math.prod(shape)).reshape(shape)
-
     def find(self, labels: Tensor) -> Tensor:
         """The representative of each label; everything but classes stays as it is."""
-        roots = labels.clamp(min=0)
-        while not torch.equal(above := self._parent[roots], roots):
-            roots = above
-        return torch.where(labels >= FIRST, roots, labels)
+        return torch.where(labels >= FIRST, self._parent[labels.clamp(min=0)], labels)
 
     def unite(self, one: Tensor, other: Tensor) -> None:
-        """Make one class of each pair of classes that stand at the same position."""
-        pairs = torch.stack([self.find(one).flatten(), self.find(other).flatten()], dim=1)
-        pairs = distinct(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
-        for a, b in pairs.tolist():
-            low, high = sorted((self._root(a), self._root(b)))
-            self._parent[high] = low
+        """Make one class of each pair of classes that stand at the same position.
 
-    def _root(self, label: int) -> int:
-        while (above := int(self._parent[label])) != label:
-            label = above
-        return label
+        The lowest label of a class stands for it. Every pair hooks the higher of its two
+        representatives below the lower one, all pairs at once; where two pairs hook the same
+        label, the lowest wins and the other is found again in the next round.
+        """
+        one, other = one.flatten(), other.flatten()
+        while True:
+            a, b = self._parent[one], self._parent[other]
+            apart = a != b
+            if not bool(apart.any()):
+                return
+            one, other, a, b = one[apart], other[apart], a[apart], b[apart]
+            self._parent.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
+            while not torch.equal(above := self._parent[self._parent], self._parent):
+                self._parent = above
 
     def refuse(self, labels: Tensor, reason: str) -> None:
         """Say why the classes among `labels` cannot be removed; the first reason is kept."""
@@ -87,9 +100,11 @@ class Labels:
                 label[is_label & (partner == DATA)],
                 f"{operation} combines it with values that no removable channel makes",
             )
-            self.written.append(distinct(label[is_label & (partner == WRITTEN)]))
+            beside = label[is_label & (partner == WRITTEN)]
+            if len(beside):
+                self.written.append(distinct(beside))
             atoms = is_label & (partner < 0)
-            self._met(partner[atoms], label[atoms])
+            self.meet_atoms(partner[atoms], label[atoms])
         result = torch.where(is_class, one, other)
         neither = ~is_class & ~other_is_class
         data = neither & ((one == DATA) | (other == DATA) | ((one < 0) & (other < 0)))
@@ -97,17 +112,25 @@ class Labels:
         result = torch.where(neither & (other == CONSTANT), one, result)
         return torch.where(data, torch.full_like(result, DATA), result)
 
-    def _met(self, atoms: Tensor, classes: Tensor) -> None:
+    def meet_atoms(self, atoms: Tensor, classes: Tensor) -> None:
+        """Note that entries of parameters act on classes, pair by pair."""
         if atoms.numel():
-            pairs = distinct(torch.stack([atoms.flatten(), classes.flatten()]), dim=1)
-            self.met.append((pairs[0], pairs[1]))
+            entries, labels = pairs_of(-1 - atoms.flatten(), classes.flatten())
+            self.met.append((entries, labels))
 
-    def column(self, labels: Tensor, axis: int, operation: str) -> Tensor:
+    def column(self, labels: Tensor, axis: int, length: int, operation: str) -> Tensor:
         """One label per position along `axis`, when the same weight reads all other axes.
 
-        Classes that stand at the same position for different samples or places become one.
+        Args:
+            labels: labels of what is read.
+            axis: the axis that the weight is laid along.
+            length: length of that axis.
+            operation: what reads, for the reasons.
         """
-        rows = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])
+        rows = labels.movedim(axis, -1)
+        rows = rows.reshape(-1, rows.shape[-1]).expand(-1, length)
+        if len(rows) == 1:
+            return rows[0]
         label = rows.amax(dim=0)
         is_class = label >= FIRST
         same = is_class & (rows >= FIRST)
@@ -118,7 +141,7 @@ class Labels:
             f"{operation} reads it together with values that no removable channel makes",
         )
         atoms = is_class & (rows < 0)
-        self._met(rows[atoms], everywhere[atoms])
+        self.meet_atoms(rows[atoms], everywhere[atoms])
         return label
 
     def merge(self, labels: Tensor, axes: Sequence[int], operation: str) -> Tensor:
@@ -126,9 +149,9 @@ class Labels:
 
         Fine while these positions belong to one class; classes that are mixed are refused.
         """
-        rest = [a for a in range(labels.ndim) if a not in {x % labels.ndim for x in axes}]
-        mixed = sorted({x % labels.ndim for x in axes})
-        rows = self.find(labels).permute(*mixed, *rest).reshape(
+        mixed = sorted({x % labels.ndim for x in axes} if labels.ndim else set())
+        rest = [a for a in range(labels.ndim) if a not in mixed]
+        rows = self.find(labels).permute((*mixed, *rest)).reshape(
             math.prod(labels.shape[a] for a in mixed), -1
         )  # fmt: skip
         label = rows.amax(dim=0)
@@ -144,4 +167,6 @@ class Labels:
     def of(self, parts: Iterable[Tensor]) -> Tensor:
         """The representatives among several label tensors, each once."""
         flat = [part.flatten() for part in parts]
-        return distinct(self.find(torch.cat(flat))) if flat else torch.empty(0, dtype=torch.long)
+        if not flat:
+            return torch.empty(0, dtype=torch.int64, device="cpu")
+        return distinct(self.find(torch.cat(flat)))

@@ -214,12 +214,7 @@ class OBC(Joint):
             assert part.gram is not None  # required above
             if granularity.pools == "block":
                 counts = own.view(len(part.weight), -1)
-                order = granularity.order(layer)
-                if order is None:
-                    order = torch.arange(part.weight.shape[1])
-                mask = obc_pattern_masks(
-                    part.weight[:, order], part.gram[order][:, order], counts, ridge=self.ridge
-                )[:, order.argsort()]
+                mask = obc_pattern_masks(part.weight, part.gram, counts, ridge=self.ridge)
             elif granularity.pools == "row":
                 if bool((own % self.size).any()):
                     raise ValueError(

@@ -26,7 +26,7 @@ from prunus.weights import weight_at
 
 __all__ = ["load", "save", "weights_digest"]
 
-FORMAT = 2  # 1 stored every mask
+FORMAT = 1
 PARTS = ("weights", "compact", "rows")
 
 
@@ -34,15 +34,10 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     """Write a pruned network to `folder`; see `Pruned.save`."""
     target = Path(folder)
     packed: dict[str, Tensor] = {}
-    state = pruned.model.state_dict()
-    for key, value in state.items():
+    for key, value in pruned.model.state_dict().items():
         packed.update(packed_tensors(key, value.detach().cpu()))
-    # A mask is stored where it is not simply where the parameter has values.
-    extra = {
-        f"mask|{name}": bits(mask.cpu())
-        for name, mask in pruned.masks.items()
-        if name not in state or not torch.equal(mask.to(state[name].device), state[name] != 0)
-    }
+    masks = {name: bits(mask.cpu()) for name, mask in pruned.masks.items()}
+    extra = {f"mask|{name}": value for name, value in masks.items()}
     facts: dict[str, Any] = {
         "format": FORMAT,
         "kind": "pruned",
@@ -125,8 +120,6 @@ def load(
         state = {key: unpacked(key, tensors, facts) for key in facts["shapes"]}
         masks = {
             name: unbits(tensors[f"mask|{name}"], shape)
-            if f"mask|{name}" in tensors or facts["format"] == 1
-            else state[name] != 0
             for name, shape in facts["mask_shapes"].items()
         }
         pruned = copied(dense)

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling import Group
-from prunus.coupling.groups import coupling_of_trace
-from prunus.coupling.walk import NotTraceable
+from prunus.coupling import Group, NotTraceable, coupling_of
 from prunus.modes import copied
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
@@ -74,7 +72,7 @@ def compact(
         granularity = getattr(getattr(model, "recipe", None), "granularity", None)
         inexact = bool(getattr(granularity, "inexact", False))
     try:
-        groups = coupling_of_trace(module, example).groups
+        groups = coupling_of(module, example).groups
     except NotTraceable as reason:
         raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
     return compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model

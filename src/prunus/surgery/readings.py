@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prunus.coupling.walk import arguments_of
+from prunus.coupling.example import arguments_of
 from prunus.modes import evaluating
 
 __all__ = ["Reading", "joined", "read_inputs", "run", "same_draws", "variants"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.coupling.walk import LAYERS
+from prunus.coupling.weights import LAYERS
 from prunus.surgery.norms import KeptStatistics
 from prunus.surgery.readings import run
 

@@ -1,0 +1,119 @@
+"""Products with a parameter: linear layers and convolutions read classes and make others."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
+from prunus.coupling.labels import DATA, FIRST
+from prunus.coupling.rules.elementwise import named
+from prunus.coupling.weights import Axis, Weight
+
+__all__ = ["RULES"]
+
+
+def product(trace: Trace, call: Call) -> Tensor:
+    """A matrix product, one of whose operands may be a view of a parameter."""
+    left, right = _operands(call)
+    weight = trace.weight(right)
+    if weight is not None:
+        inner = 0 if right.ndim == 1 else right.ndim - 2
+        result = _linear(trace, left, weight, inner, right, call.out.ndim)
+    elif (weight := trace.weight(left)) is not None:
+        turned = right if right.ndim == 1 else right.transpose(-1, -2)
+        result = _linear(trace, turned, weight, left.ndim - 1, left, call.out.ndim)
+        result = result.transpose(-1, -2) if result.ndim > 1 else result
+    else:
+        raise Refused(f"operation {call.name} has no rule")
+    added = call.arguments.get("input", call.arguments.get("self"))
+    if call.name in ADDING and added is not None:
+        result = _plus(trace, result, added, call.name)
+    return result
+
+
+ADDING = ("aten.addmm", "aten.baddbmm", "aten.addmv", "aten.addbmm")
+
+
+def _operands(call: Call) -> tuple[Tensor, Tensor]:
+    a = call.arguments
+    if call.name in ("aten.mm", "aten.bmm", "aten.mv"):
+        return a["self"], a["vec" if call.name == "aten.mv" else "mat2"]
+    if call.name == "aten.addmv":
+        return a["mat"], a["vec"]
+    if call.name == "aten.dot":
+        return a["self"], a["tensor"]
+    return a.get("mat1", a.get("batch1")), a.get("mat2", a.get("batch2"))
+
+
+def _plus(trace: Trace, labels: Tensor, added: Tensor, operation: str) -> Tensor:
+    atoms = trace.atoms(added)
+    return trace.labels.meet(labels, trace.read(added) if atoms is None else atoms, operation)
+
+
+def _linear(
+    trace: Trace, inputs: Tensor, weight: Weight, inner: int, operand: Tensor, ndim: int
+) -> Tensor:
+    """Classes on the last axis of the inputs are read, and one is made for each row."""
+    name = trace.layer_of(weight)
+    reads = weight.axes[inner]
+    if reads is None:
+        raise Refused(f"`{name}` reads one column of its weight at several positions")
+    classes = trace.labels.column(trace.read(inputs), -1, inputs.shape[-1], f"`{name}`")
+    trace.member(weight.name, reads.axis, "in", reads.index, classes)
+    trace.layer("consumer", name, classes)
+    outer = [a for a in range(operand.ndim) if a != inner]
+    if not outer:
+        return torch.full((1,) * ndim, DATA, device="cpu")
+    made = trace.made(weight, outer[-1])
+    along = weight.axes[outer[-1]]
+    assert isinstance(along, Axis)  # `made` has refused anything else
+    trace.member(weight.name, along.axis, "out", along.index, made)
+    trace.layer("producer", name, made)
+    return spread(made, -1, max(2, ndim)) if ndim > 1 else made
+
+
+def convolution(trace: Trace, call: Call) -> Tensor:
+    """A convolution: reads the classes on its channel axis and makes one class per filter.
+
+    A depthwise convolution passes its input classes on. Any other grouped one keeps its number
+    of conv groups: the channels at the same place in each conv group form one class.
+    """
+    a: Any = call.arguments
+    if a["transposed"]:
+        raise Refused("a transposed convolution has no rule")
+    weight = trace.weight(a["weight"])
+    if weight is None or not weight.whole:
+        raise Refused("its weights are computed in the forward pass")
+    name = trace.layer_of(weight)
+    inputs, out, groups = a["input"], call.out, a["groups"]
+    wide, filters = inputs.shape[1], out.shape[1]
+    rows, columns = torch.arange(filters, device="cpu"), torch.arange(wide // groups, device="cpu")
+    classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
+    if 1 < groups == wide:
+        made = torch.where(classes >= FIRST, classes, DATA).repeat_interleave(filters // groups)
+        if bool((made == DATA).all()):
+            raise Refused("a depthwise convolution of values that no removable channel makes")
+    else:
+        shared = classes.reshape(groups, wide // groups)
+        place = shared[0]
+        for row in shared[1:]:
+            place = trace.labels.meet(place, row, f"`{name}` (grouped)")
+        trace.member(weight.name, 1, "in", columns, place)
+        trace.layer("consumer", name, place)
+        made = trace.made(weight, 0)[: filters // groups].repeat(groups)
+    trace.member(weight.name, 0, "out", rows, made)
+    trace.layer("producer", name, made)
+    result = spread(made, 1, out.ndim)
+    if a["bias"] is not None:
+        atoms = trace.atoms(a["bias"])
+        if atoms is None:
+            raise Refused("its weights are computed in the forward pass")
+        trace.labels.meet_atoms(atoms, made)
+    return result
+
+
+RULES: dict[str, Rule] = {
+    **named("mm addmm bmm baddbmm mv addmv dot", product),
+    **named("convolution _convolution convolution_overrideable", convolution),
+}

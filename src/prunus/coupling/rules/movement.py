@@ -1,0 +1,99 @@
+"""Operations that only move values: run on the labels themselves (exact in float64)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.coupling.calls import Call, Rule, Trace
+from prunus.coupling.labels import WRITTEN, narrowed
+from prunus.coupling.rules.elementwise import named
+from prunus.coupling.shadow import carries
+
+__all__ = ["RULES", "full"]
+
+
+def full(trace: Trace, tensor: Tensor) -> Tensor:
+    """Labels of a tensor, entry by entry."""
+    return trace.read(tensor).expand(tensor.shape)
+
+
+def movement(trace: Trace, call: Call) -> tuple[Tensor, ...]:
+    """The operation itself, on labels in place of values."""
+
+    def as_labels(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return full(trace, value).to(torch.float64) if carries(value) else value.cpu()
+        if isinstance(value, list | tuple):
+            return [as_labels(part) for part in value]
+        return value
+
+    arguments = {name: as_labels(value) for name, value in call.arguments.items()}
+    arguments = {name: value for name, value in arguments.items() if name not in PLACED}
+    operation: Any = call.operation
+    result = operation(**arguments)
+    parts = result if isinstance(result, list | tuple) else (result,)
+    return tuple(narrowed(part).to(torch.int64) for part in parts)
+
+
+PLACED = ("device", "memory_format", "dtype", "layout", "pin_memory")
+
+
+def concatenate(trace: Trace, call: Call) -> Tensor:
+    """Tensors one after another along an axis; elsewhere labels stay as small as they are."""
+    tensors: Sequence[Tensor] = call.arguments["tensors"]
+    axis = call.arguments.get("dim", 0) % call.out.ndim
+    parts = [
+        (trace.read(tensor), tensor) for tensor in tensors if tensor.ndim > 1 or tensor.numel()
+    ]
+    sizes = [max(labels.shape[a] for labels, _ in parts) for a in range(call.out.ndim)]
+    return torch.cat(
+        [
+            labels.expand([t.shape[axis] if a == axis else n for a, n in enumerate(sizes)])
+            for labels, t in parts
+        ],
+        dim=axis,
+    )
+
+
+def stack(trace: Trace, call: Call) -> Tensor:
+    """Tensors beside each other along a new axis."""
+    parts = [trace.read(tensor) for tensor in call.arguments["tensors"]]
+    sizes = [max(labels.shape[a] for labels in parts) for a in range(parts[0].ndim)]
+    return torch.stack([p.expand(sizes) for p in parts], dim=call.arguments.get("dim", 0))
+
+
+def pad(trace: Trace, call: Call) -> Tensor:
+    """Padding with a number; channels that it fills have their number written in the code."""
+    inputs = call.arguments["self"]
+    labels = trace.read(inputs)
+    amounts = call.arguments["pad"]
+    for step in range(len(amounts) // 2):
+        here = list(amounts[2 * step : 2 * step + 2])
+        if not any(here):
+            continue
+        axis = labels.ndim - 1 - step
+        roots = trace.labels.find(labels)
+        varies = bool((roots.amax(dim=axis) != roots.amin(dim=axis)).any())
+        if not varies:
+            labels = labels.narrow(axis, 0, 1)  # a border of constants leaves a class what it is
+            continue
+        wide = [inputs.shape[a] if a == axis else n for a, n in enumerate(labels.shape)]
+        labels = nn.functional.pad(labels.expand(wide), [0] * (2 * step) + here, value=WRITTEN)
+    return labels
+
+
+RULES: dict[str, Rule] = {
+    **named(
+        "repeat roll flip tile repeat_interleave rot90 pixel_shuffle pixel_unshuffle", movement
+    ),
+    **named("channel_shuffle native_channel_shuffle im2col diagonal_copy tril triu", movement),
+    **named("reflection_pad1d reflection_pad2d reflection_pad3d", movement),
+    **named("replication_pad1d replication_pad2d replication_pad3d", movement),
+    **named("_unsafe_view _reshape_copy view reshape split_with_sizes_copy", movement),
+    **named("unbind_copy slice_copy select_copy permute_copy expand_copy", movement),
+    **named("cat concatenate", concatenate),
+    **named("stack", stack),
+    **named("constant_pad_nd", pad),
+}

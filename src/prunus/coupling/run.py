@@ -1,0 +1,118 @@
+"""Runs a model once under the trace, and sees to what the trace cannot see by itself."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.coupling.example import Arguments, arguments_of, two_samples
+from prunus.coupling.labels import DATA
+from prunus.coupling.trace import LabelTrace, leaves
+from prunus.modes import evaluating
+
+__all__ = ["NotTraceable", "traced"]
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+STATES = ("past_key_values", "past_key_value", "cache_params", "mems")
+
+
+class NotTraceable(Exception):
+    """The model does not run on the example; the text says why."""
+
+
+def traced(model: nn.Module, example: Any) -> LabelTrace:
+    """The trace of one forward pass in eval mode, on two samples where the model takes them.
+
+    Raises:
+        NotTraceable: the model fails on the example.
+        TypeError: `example` is no batch.
+    """
+    whole = arguments_of(example)
+    attempts = [two_samples(whole), whole]
+    failure: Exception | None = None
+    for arguments in attempts:
+        for grad in (False, True):  # some models differentiate inside their forward pass
+            try:
+                return _run(model, arguments, grad)
+            except Exception as error:  # a user's forward may raise errors of every kind
+                failure = failure or error
+    reason = next((line for line in str(failure).splitlines() if line.strip()), repr(failure))
+    raise NotTraceable(f"the model does not run on the example ({reason.strip()})") from failure
+
+
+def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
+    trace = LabelTrace(model)
+    positional, keywords = arguments
+    trace.start(leaves((positional, keywords)))
+    with (
+        evaluating(model),
+        torch.random.fork_rng(_devices(model)),
+        torch.set_grad_enabled(grad),
+        torch.compiler.set_stance("force_eager"),
+        warnings.catch_warnings(),
+        _opaque_modules(model, trace),
+    ):
+        warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours
+        with trace:
+            output = model(*positional, **keywords)
+    trace.refuse(outputs_of(output), "its outputs are the network's outputs")
+    return trace
+
+
+def _devices(model: nn.Module) -> list[int]:
+    found = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    return sorted(index for index in found if index is not None)
+
+
+def outputs_of(value: Any, depth: int = 0) -> list[Tensor]:
+    """The tensors in what a model returns, whatever object holds them.
+
+    States that a model hands to its own next call (a cache of keys and values) are no outputs: they
+    are as wide as the layers that read them.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    if depth > 8 or isinstance(value, str | bytes | nn.Module) or "Cache" in type(value).__name__:
+        return []
+    if isinstance(value, Mapping):
+        parts = [part for key, part in value.items() if key not in STATES]
+    elif isinstance(value, list | tuple | set):
+        parts = list(value)
+    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
+        parts = [part for key, part in vars(value).items() if key not in STATES]
+    else:
+        return []
+    return [tensor for part in parts for tensor in outputs_of(part, depth + 1)]
+
+
+@contextmanager
+def _opaque_modules(model: nn.Module, trace: LabelTrace) -> Iterator[None]:
+    """Modules that are followed as a whole: what they read has to stay."""
+    handles = []
+
+    def enter(module: nn.Module, inputs: Any, keywords: Any) -> None:
+        if trace.opaque == 0:
+            reason = f"a recurrent layer ({type(module).__name__}) has no rule"
+            trace.refuse(leaves((inputs, keywords)), reason)
+        trace.opaque += 1
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        trace.opaque -= 1
+        if trace.opaque == 0:
+            for tensor in leaves(output):
+                labels = torch.full((1,) * tensor.ndim, DATA, device="cpu")
+                trace.shadows.write(tensor, labels)
+
+    try:
+        for module in model.modules():
+            if isinstance(module, RECURRENT):
+                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(leave, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

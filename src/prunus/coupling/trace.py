@@ -1,0 +1,221 @@
+"""One forward pass with a shadow of labels behind all tensors, and one rule per operation."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunus.coupling.calls import Call, Refused
+from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
+from prunus.coupling.rules import rule_for
+from prunus.coupling.shadow import Shadows, carries
+from prunus.coupling.weights import Book, Weight
+
+__all__ = ["LabelTrace", "leaves"]
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors among the arguments or results of an operation."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [tensor for part in value for tensor in leaves(part)]
+    if isinstance(value, dict):
+        return [tensor for part in value.values() for tensor in leaves(part)]
+    return []
+
+
+class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every operation that runs while it is active.
+
+    Attributes:
+        labels: the union-find with what the rules have learned.
+        book: the model's parameters.
+        members: slices of parameters and the labels they belong to.
+        layers: (kind, module, labels) in order of execution.
+        refused: reasons by layer, from operations that were given its weight.
+        pinned: parameters of which nothing can go, each with the reason.
+        opaque: while positive, operations run without being followed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.labels = Labels()
+        self.book = Book(model)
+        self.shadows = Shadows(self.book.total)
+        self.members: list[tuple[str, int, str, Tensor, Tensor]] = []
+        self.layers: list[tuple[str, str, Tensor]] = []
+        self.refused: dict[str, str] = {}
+        self.pinned: dict[str, str] = {}
+        self.opaque = 0
+        self._rows: dict[tuple[str, int], Tensor] = {}
+
+    # What the rules ask and tell (see `calls.Trace`).
+
+    def read(self, tensor: Tensor) -> Tensor:
+        ones = (1,) * tensor.ndim
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            return torch.full(ones, DATA, device="cpu")
+        entry = self.book.of(tensor)
+        if entry is not None and not self.shadows.known(tensor):
+            if tensor.numel() <= 1:
+                return torch.full(ones, CONSTANT, device="cpu")
+            if entry.name in self.book.twins or not carries(tensor):
+                return torch.full(ones, DATA if carries(tensor) else CONSTANT, device="cpu")
+            return self.book.labels(tensor)
+        labels = self.shadows.read(tensor)
+        if labels is None:
+            reason = "its storage is read as numbers of another type"
+            self.labels.refuse(self.shadows.everything(tensor), reason)
+            return torch.full(ones, DATA, device="cpu")
+        return labels
+
+    def atoms(self, tensor: Tensor) -> Tensor | None:
+        if self.book.of(tensor) is not None and not self.shadows.known(tensor):
+            return self.book.labels(tensor)
+        labels = self.read(tensor)
+        return labels if bool((labels < 0).any()) else None
+
+    def weight(self, tensor: Tensor) -> Weight | None:
+        if tensor.layout != torch.strided:
+            return None
+        if not self.shadows.known(tensor):
+            found = self.book.weight(tensor)
+        else:
+            labels = self.shadows.read(tensor)
+            found = None if labels is None else self.book.copy(tuple(tensor.shape), labels)
+        if found is not None and found.name in self.book.twins:
+            raise Refused(f"`{found.name}` is shared with `{self.book.twins[found.name]}`")
+        return found
+
+    def layer_of(self, weight: Weight) -> str:
+        owner = self.book.owner(weight.name)
+        if owner is None:
+            raise Refused(f"`{weight.name}` is used as a raw parameter, not by a module we know")
+        return owner
+
+    def member(self, parameter: str, axis: int, role: str, index: Tensor, labels: Tensor) -> None:
+        self.members.append((parameter, axis, role, index, labels))
+
+    def made(self, weight: Weight, axis: int) -> Tensor:
+        along = weight.axes[axis]
+        if along is None:
+            raise Refused(f"one slice of `{weight.name}` stands for several channels")
+        key = (weight.name, along.axis)
+        if key not in self._rows:
+            entry = next(e for e in self.book.entries if e.name == weight.name)
+            self._rows[key] = self.labels.new(entry.shape[0][along.axis])
+        return self._rows[key][along.index]
+
+    def layer(self, kind: str, module: str, labels: Tensor) -> None:
+        self.layers.append((kind, module, labels))
+
+    def norm(self, tensor: Tensor, labels: Tensor) -> None:
+        entry = self.book.of(tensor)
+        if entry is not None:
+            self.layer("norm", entry.name.rpartition(".")[0], labels)
+
+    def pin(self, tensor: Tensor, reason: str) -> None:
+        atoms = self.atoms(tensor)
+        if atoms is not None:
+            for number in distinct(self.book.at(atoms[atoms < 0])).tolist():
+                self.pinned.setdefault(self.book.entries[number].name, reason)
+
+    # What drives them.
+
+    def start(self, inputs: Iterable[Tensor]) -> None:
+        """Say that these are the inputs of the network: values that no channel makes."""
+        for tensor in inputs:
+            if tensor.layout == torch.strided:
+                self.shadows.write(tensor, torch.full((1,) * tensor.ndim, DATA, device="cpu"))
+
+    def refuse(self, tensors: Iterable[Tensor], reason: str) -> None:
+        """Say that what these tensors hold has to stay, with the layers whose weights they are."""
+        for tensor in tensors:
+            labels = self.read(tensor)
+            self.labels.refuse(labels, reason)
+            entry = self.book.of(tensor) if tensor.layout == torch.strided else None
+            if entry is not None:
+                self.pinned.setdefault(entry.name, reason)
+                self.refused.setdefault(entry.name.rpartition(".")[0], reason)
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.opaque:
+            return func(*args, **kwargs)
+        if _is_composite(func):  # as under inference mode, where nothing has taken it apart
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        self._follow(func, args, kwargs, result)
+        return result
+
+    def _follow(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        schema = func._schema
+        inputs = leaves((args, kwargs))
+        outputs = leaves(result)
+        if not schema.is_mutable:
+            places = {_place(tensor) for tensor in inputs}
+            outputs = [tensor for tensor in outputs if _place(tensor) not in places]
+            if not outputs and leaves(result):
+                return  # views, whose shadow is the one of what they look at
+        named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        if schema.is_mutable:
+            written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+            outputs = [tensor for name in written for tensor in leaves(named.get(name))]
+            if not schema.name.endswith("_"):  # out=: what stood there before is no input
+                inputs = leaves([value for name, value in named.items() if name not in written])
+                named = {name: value for name, value in named.items() if name not in written}
+        call = Call(func, _short(func), named, tuple(outputs))
+        try:
+            if not outputs and not any(bool((self.read(t) >= FIRST).any()) for t in inputs):
+                return
+            labels = rule_for(self, call)(self, call)
+            found = labels if isinstance(labels, tuple) else (labels,)
+            if len(found) < len(outputs):
+                found += (torch.full((1,), DATA, device="cpu"),) * (len(outputs) - len(found))
+            for tensor, own in zip(outputs, found, strict=False):
+                self._put(tensor, own)
+        except Exception as error:  # a fault in a rule costs its classes, never the trace
+            reason = str(error)
+            if not isinstance(error, Refused):
+                reason = f"operation {call.name} cannot be followed ({reason or repr(error)})"
+            self.refuse(inputs, reason)
+            for tensor in outputs:
+                fixed = DATA if carries(tensor) else CONSTANT
+                self._put(tensor, torch.full((1,) * tensor.ndim, fixed, device="cpu"))
+
+    def _put(self, tensor: Tensor, labels: Tensor) -> None:
+        if tensor.layout == torch.strided and not tensor.is_quantized:
+            if labels.ndim > tensor.ndim:
+                labels = labels.reshape(tensor.shape)
+            self.shadows.write(tensor, labels)
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else -id(tensor)
+
+
+def _short(func: OpOverload) -> str:
+    """The operation's name without its overload, and that of the one that is not in place."""
+    space, _, name = func._schema.name.partition("::")
+    if func._schema.is_mutable and name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    return f"{space}.{name}"
+
+
+def _is_composite(func: OpOverload) -> bool:
+    return torch.is_inference_mode_enabled() and func._can_decompose()

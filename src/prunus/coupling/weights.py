@@ -1,0 +1,222 @@
+"""Parameters as operations meet them: which one a tensor is a view or a copy of, axis by axis."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.coupling.shadow import Geometry, geometry
+from prunus.layer import view_of
+
+__all__ = ["LAYERS", "Axis", "Book", "Weight", "layer_names", "twins"]
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A parameter (or buffer) and where its entries lie.
+
+    Attributes:
+        name: name in the `state_dict`.
+        first: label number of the first entry of its storage; entry i has label −(first + i) − 1.
+        shape: sizes, strides and offset in the storage.
+    """
+
+    name: str
+    first: int
+    shape: Geometry
+
+    def index(self, place: Tensor) -> tuple[Tensor, ...]:
+        """The index along each axis of entries given by their place in the storage."""
+        sizes, strides, offset = self.shape
+        inside = place - offset
+        order = sorted(range(len(sizes)), key=lambda a: (strides[a], sizes[a]), reverse=True)
+        found: dict[int, Tensor] = {}
+        for a in order:
+            step = max(1, strides[a])
+            found[a] = torch.zeros_like(inside) if sizes[a] == 1 else inside // step
+            inside = inside - found[a] * step
+        return tuple(found[a] for a in range(len(sizes)))
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of a view of a parameter.
+
+    Attributes:
+        axis: the parameter's axis that it runs along (the first one, where it is flattened).
+        index: position along that axis of each of the view's positions.
+    """
+
+    axis: int
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A view or copy of one parameter.
+
+    Attributes:
+        name: name of the parameter in the `state_dict`.
+        axes: for each axis of the view what it runs along; None where the entry does not depend
+            on it.
+        whole: True where the view is the whole parameter in its own order of axes.
+    """
+
+    name: str
+    axes: tuple[Axis | None, ...]
+    whole: bool
+
+
+class Book:
+    """All parameters and buffers of a model by where they lie."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.twins = twins(model)
+        self.entries: list[Entry] = []
+        self._by_storage: dict[int, list[Entry]] = {}
+        self._firsts: list[int] = []
+        self._keep: list[Tensor] = []
+        self._names: dict[str, list[str]] = {}
+        self.total = 0
+        persistent = set(model.state_dict())
+        firsts: dict[int, int] = {}
+        named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+        for name, tensor in named:
+            if name not in persistent or not _plain(tensor) or tensor.numel() == 0:
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata not in firsts:
+                firsts[storage._cdata] = self.total
+                self.total += storage.nbytes() // tensor.element_size()
+            entry = Entry(name, firsts[storage._cdata], geometry(tensor))
+            self._keep.append(tensor)
+            self.entries.append(entry)
+            self._by_storage.setdefault(storage._cdata, []).append(entry)
+        self.entries.sort(key=lambda e: e.first + e.shape[2])
+        self._starts = torch.tensor([e.first + e.shape[2] for e in self.entries], device="cpu")
+
+    def of(self, tensor: Tensor) -> Entry | None:
+        """The parameter that a tensor is a view of, by where it lies."""
+        found = self._by_storage.get(tensor.untyped_storage()._cdata, ())
+        for entry in sorted(found, key=lambda e: e.shape[2], reverse=True):
+            if tensor.storage_offset() >= entry.shape[2]:
+                return entry
+        return None
+
+    def at(self, atoms: Tensor) -> Tensor:
+        """The number in `entries` of the parameter that each label −n − 1 belongs to."""
+        return torch.searchsorted(self._starts, -1 - atoms, right=True) - 1
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """Labels of a view of a parameter, entry by entry."""
+        entry = self.of(tensor)
+        assert entry is not None  # the caller has asked
+        corner = entry.first + int(tensor.storage_offset())
+        place = torch.full((1,) * tensor.ndim, corner, device="cpu")
+        for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+            if size > 1 and step:
+                line = torch.arange(size, device="cpu") * step
+                place = place + line.reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+        return -1 - place
+
+    def weight(self, tensor: Tensor) -> Weight | None:
+        """What a view of a parameter is; None for a tensor that is none."""
+        entry = self.of(tensor)
+        if entry is None:
+            return None
+        lines = [
+            torch.arange(size, device="cpu") * step + int(tensor.storage_offset())
+            for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ]
+        return _weight(entry, tuple(tensor.shape), lines)
+
+    def copy(self, shape: tuple[int, ...], labels: Tensor) -> Weight | None:
+        """What a tensor with labels of its own is, where these are one parameter's entries."""
+        if labels.numel() == 0 or bool((labels >= 0).any()):
+            return None
+        found = self.at(labels)
+        if bool((found != found.flatten()[0]).any()):
+            return None
+        entry = self.entries[int(found.flatten()[0])]
+        place = -1 - labels - entry.first
+        lines = []
+        together = place.new_zeros(())
+        corner = place.flatten()[0]
+        for axis in range(place.ndim):
+            line = place.movedim(axis, -1).reshape(-1, place.shape[axis])[0]
+            view = [-1 if i == axis else 1 for i in range(place.ndim)]
+            together = together + (line - corner).reshape(view)
+            lines.append(line.expand(shape[axis]))
+        if not torch.equal((together + corner).expand_as(place), place):
+            return None
+        return _weight(entry, shape, lines)
+
+    def owner(self, name: str) -> str | None:
+        """The layer whose own weight a parameter is, or None."""
+        module, _, leaf = name.rpartition(".")
+        if leaf != "weight":
+            return None
+        found = self.model.get_submodule(module)
+        known = isinstance(found, LAYERS) or view_of(found) is not None
+        return module if known else None
+
+
+def _weight(entry: Entry, shape: tuple[int, ...], lines: list[Tensor]) -> Weight:
+    sizes = entry.shape[0]
+    axes: list[Axis | None] = []
+    for line in lines:
+        index = entry.index(line)
+        moving = [a for a, i in enumerate(index) if len(i) and bool((i != i[0]).any())]
+        axes.append(Axis(moving[0], index[moving[0]]) if moving else None)
+    taken = {axis.axis for axis in axes if axis is not None}
+    left = [a for a in range(len(sizes)) if a not in taken]
+    free = [b for b, axis in enumerate(axes) if axis is None and shape[b] == 1]
+    if len(axes) == len(sizes) == len(left) + len(taken):
+        # Axes of length 1 could be any: a matrix product reads a layer's weight transposed.
+        for b, a in zip(free, reversed(left) if len(axes) == 2 else left, strict=False):
+            place = entry.index(lines[b])[a]
+            axes[b] = Axis(a, place)
+    whole = shape == sizes and all(
+        axis is not None and axis.axis == b and len(axis.index) == sizes[b]
+        for b, axis in enumerate(axes)
+    )
+    return Weight(entry.name, tuple(axes), whole)
+
+
+def _plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Names of all modules whose weight is a matrix that we know."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS) or view_of(module) is not None
+    ]
+
+
+def twins(model: nn.Module) -> dict[str, str]:
+    """Parameters and buffers that share memory with another one, each with that other's name.
+
+    The same module under two names is one module, and its parameters are no twins.
+    """
+    first: dict[tuple[Any, ...], str] = {}
+    shared: dict[str, str] = {}
+    for prefix, module in model.named_modules():
+        own = [*module._parameters.items(), *module._buffers.items()]
+        for leaf, tensor in own:
+            if tensor is None or tensor.is_meta or tensor.numel() == 0 or not _plain(tensor):
+                continue
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            place = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())
+            if place in first:
+                shared[name] = first[place]
+                shared.setdefault(first[place], name)
+            else:
+                first[place] = name
+    return shared
