@@ -15,7 +15,7 @@ import prunus
 ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
-    "check", "counting", "rng", "rows", "inclusion", "files", "progress", "modes",
+    "check", "counting", "rng", "inputs", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "parts", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",

@@ -142,4 +142,4 @@ def test_the_attention_mask_of_a_convolution_is_refused():
         "mask out of the batch, or exclude the convolutions."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        calibrate(Masked(), {"x": x, "attention_mask": torch.ones(4, 10)})
+        calibrate(Masked(), {"x": x, "attention_mask": (torch.arange(10) < 8).expand(4, 10)})

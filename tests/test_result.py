@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import models
@@ -50,15 +51,42 @@ def test_save_and_load_round_trip(name, tmp_path):
     assert not again.model.layers[0].weight[~again.masks["layers.0.weight"]].any()
 
 
-def test_bytes_are_what_is_written(tmp_path):
-    model, x, pruned = setup("magnitude", 0.1)
-    pruned = prunus.prune(models.MLP((300, 400, 200, 10)), "magnitude", 0.1)
+@pytest.mark.parametrize(
+    ("name", "density"), [("magnitude", 0.1), ("wanda+ls", 0.5), ("random-edge", 0.97)]
+)
+def test_bytes_are_what_is_written(name, density, tmp_path):
+    """To the byte, header included."""
+    model, x = models.MLP((30, 40, 20, 10), norm=True), torch.randn(16, 30)
+    pruned = prunus.prune(model, name, density, data=x)
     pruned.save(tmp_path / "net")
-    written = next((tmp_path / "net").glob("weights-*.safetensors")).stat().st_size
-    masks = sum((m.numel() + 7) // 8 for m in pruned.masks.values())
-    header = 4096  # names and shapes
-    assert pruned.cost_after.bytes <= written <= pruned.cost_after.bytes + masks + header
-    assert pruned.cost_after.bytes < 0.14 * pruned.cost_before.bytes
+    assert pruned.cost_after.bytes == size(tmp_path / "net", "weights")
+    whole = prunus.prune(model, name, 1.0, data=x)
+    whole.save(tmp_path / "whole")
+    assert pruned.cost_before.bytes == size(tmp_path / "whole", "weights")
+
+
+def size(folder, part):
+    return next(folder.glob(f"{part}-*.safetensors")).stat().st_size
+
+
+def test_bytes_of_a_compact_network(tmp_path):
+    model, x = models.MLP((30, 40, 20, 10), norm=True), torch.randn(16, 30)
+    pruned = prunus.prune(model, "importance-node", 0.5, data=x)
+    pruned.save(tmp_path / "net", example=x)
+    assert pruned.cost_after.bytes == size(tmp_path / "net", "compact")
+
+
+def test_masks_come_back_whether_stored_or_not(tmp_path):
+    """A mask is stored only where kept entries are zero; folders of format 1 store every one."""
+    _, x, pruned = setup("magnitude", 0.5)
+    with torch.no_grad():
+        weight = pruned.model.layers[0].weight
+        weight[pruned.masks["layers.0.weight"].nonzero()[0].tolist()[0]] = 0  # kept, and zero
+    folder = pruned.save(tmp_path / "net")
+    stored = load_file(next(folder.glob("weights-*")))
+    assert [key for key in stored if key.startswith("mask|")] == ["mask|layers.0.weight"]
+    again = prunus.load(folder, models.MLP((12, 16, 10, 5)))
+    assert all(torch.equal(again.masks[k], pruned.masks[k]) for k in pruned.masks)
 
 
 def test_compact_network_is_saved_and_loaded(tmp_path):
@@ -89,7 +117,7 @@ def test_folders_that_are_not_whole(tmp_path):
         prunus.load(folder, model)
     path.write_bytes(weights)
     for change, message in [
-        ({"format": 99}, "has format 99, newer than 1"),
+        ({"format": 99}, "has format 99, newer than 2"),
         ({"kind": "something"}, "is no pruned that prunus saved"),
     ]:
         (folder / "pruned.json").write_text(json.dumps(facts | change))

@@ -4,13 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from prunus.check import whole
+from prunus.check import unknown, whole
+from prunus.layer import Layer
 from prunus.parts import LATER, NODES, Composition, GranularityFacts, shown
 
-__all__ = ["GRANULARITIES", "NM", "Edge", "EdgePerRow", "Granularity", "Node"]
+__all__ = [
+    "GRANULARITIES",
+    "NM",
+    "Edge",
+    "EdgePerRow",
+    "Granularity",
+    "Node",
+    "pooled",
+    "unpooled",
+]
+
+AXES = ("channels", "columns")  # along which blocks of N:M lie
 
 
 @runtime_checkable
@@ -56,15 +69,45 @@ class EdgePerRow(Granularity):
 
 @dataclass(frozen=True)
 class NM(Granularity):
-    """Blocks of `m` consecutive inputs of one output, of which `n` are kept."""
+    """Blocks of `m` consecutive inputs of one output, of which `n` are kept.
+
+    Attributes:
+        n: units kept of every block.
+        m: units of a block.
+        axis: of a convolution, what stands beside each other in a block: "channels" (input
+            channels at one tap, as sparse matrix units of GPUs want it) or "columns" (of the
+            flattened patch, taps of a channel side by side). For other layers the two are one.
+    """
 
     n: int
     m: int
+    axis: str = field(default="channels", metadata={LATER: True})
     pools: ClassVar[str] = "block"
+    __repr__ = shown
 
     def __post_init__(self) -> None:
         whole("m", self.m, low=1)
         whole("n", self.n, low=1, high=self.m)
+        if self.axis not in AXES:
+            raise unknown("axis of N:M", str(self.axis), AXES)
+
+    def order(self, layer: Layer) -> Int[Tensor, " in"] | None:
+        """Tap by tap, all input channels: columns whose blocks lie beside each other.
+
+        Raises:
+            ValueError: the number of input channels is not divisible by m.
+        """
+        if self.axis == "columns" or layer.taps == 1:
+            return None
+        width = layer.weight.shape[1]
+        channels = width // layer.taps
+        if channels % self.m:
+            raise ValueError(
+                f"{self.n}:{self.m} needs input channels divisible by {self.m}, got {channels} in "
+                f"layer {layer.name!r}. Exclude the layer, choose another m, or pool along the "
+                f"whole patch with NM({self.n}, {self.m}, axis='columns')."
+            )
+        return torch.arange(width).view(channels, layer.taps).T.flatten()
 
     @property
     def fixed(self) -> tuple[int, int]:
@@ -130,6 +173,24 @@ class Node(Granularity):
     def unpool(self, mask: Tensor, shape: tuple[int, int]) -> Tensor:
         """The pool's mask in the shape of the scores."""
         return mask.reshape(shape)
+
+
+def pooled(
+    granularity: Granularity, layer: Layer, scores: Float[Tensor, "out in"]
+) -> Float[Tensor, "pools units"]:
+    """The scores of a layer as pools of competing units."""
+    order = granularity.order(layer)
+    return granularity.pool(layer.name, scores if order is None else scores[:, order])
+
+
+def unpooled(
+    granularity: Granularity, layer: Layer, values: Shaped[Tensor, "pools units"]
+) -> Shaped[Tensor, "out in"]:
+    """Masks or factors of a layer's pools in the shape of its weight."""
+    rows, width = layer.weight.shape
+    flat = granularity.unpool(values, (rows, width))
+    order = granularity.order(layer)
+    return flat if order is None else flat[:, order.argsort()]
 
 
 GRANULARITIES: dict[str, Callable[..., Granularity]] = {

@@ -11,7 +11,7 @@ from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit
-from prunus.scores import SNIP, Constant, GraSP, Magnitude, RemovalError, Sensitivity, SynFlow
+from prunus.scores import FPGM, SNIP, Constant, GraSP, Magnitude, RemovalError, Sensitivity, SynFlow
 from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
 
 __all__ = ["ADVICE", "PRESETS", "Measured", "Preset", "Recipes", "recipes", "resolve"]
@@ -119,6 +119,12 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=Magnitude(side="producer")),
         "Li et al. (2017), Pruning filters for efficient ConvNets",
         "filters with the largest L1 norm",
+    ),
+    "fpgm": Preset(
+        Recipe(granularity=Node(), score=FPGM()),
+        "He et al. (2019), Filter pruning via geometric median for deep convolutional neural "
+        "networks acceleration",
+        "filters farthest from all others of their layer",
     ),
     "random-init": Preset(
         Recipe(

@@ -1,7 +1,8 @@
 """What counts as a batch, and what of it goes into the model."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.inputs import arguments, mapped, samples_of, tensors_of
 from prunus.rows import RowSet, row_hashes
 
 __all__ = ["Batches", "call", "first_of", "to_device"]
@@ -37,6 +39,7 @@ class Batches:
         self._source: Iterable[Any] = [data] if single else data
         self.one_shot = isinstance(self._source, Iterator)
         self._spent = False
+        self._first: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         if self.one_shot and self._spent:
@@ -54,13 +57,14 @@ class Batches:
             raise ValueError("`data` must hold at least one sample, got none.")
 
     def peek(self) -> Any:
-        """The first batch, without losing it."""
-        iterator = iter(self)
-        first = next(iterator)
-        if self.one_shot:
-            self._source = chain([first], iterator)
-            self._spent = False
-        return first
+        """The first batch, without losing it; read once, so that a loader's draws stay as few."""
+        if self._first is None:
+            iterator = iter(self)
+            self._first = next(iterator)
+            if self.one_shot:
+                self._source = chain([self._first], iterator)
+                self._spent = False
+        return self._first
 
 
 def _nothing(batch: Any) -> bool:
@@ -68,47 +72,27 @@ def _nothing(batch: Any) -> bool:
     return isinstance(batch, list | tuple | Mapping) and len(batch) == 0
 
 
-def mapped(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """The batch with every tensor (or array, taken as one) changed, in its tuples and mappings."""
-    if isinstance(batch, np.ndarray):
-        batch = torch.from_numpy(batch if batch.flags.writeable else batch.copy())
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {key: mapped(change, value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a named tuple
-        return type(batch)(*(mapped(change, part) for part in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(mapped(change, part) for part in batch)
-    return batch
-
-
-def as_tensors(batch: Any) -> Any:
-    """The batch with arrays turned into tensors."""
-    return mapped(lambda tensor: tensor, batch)
-
-
 def size_of(batch: Any) -> int | None:
-    """Number of samples, or None where no tensor says it."""
-    tensors = _tensors(batch)
-    return None if not tensors else int(tensors[0].shape[0]) if tensors[0].ndim else 1
+    """Number of samples, or None where no tensor says it; see `samples_of`."""
+    return samples_of(batch).size
 
 
 def first_of(batch: Any, rows: int) -> Any:
-    """The first `rows` samples of a batch."""
-    return _rows(batch, 0, rows)
+    """The first `rows` samples of a batch; the whole batch where it cannot be cut."""
+    return samples_of(batch).take(slice(0, rows))
 
 
 def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
-    """A batch in pieces of at most `rows` samples, so that memory does not grow with its size."""
-    batch = as_tensors(batch)
-    tensors = _tensors(batch)
-    sizes = {int(t.shape[0]) if t.ndim else -1 for t in tensors}
-    if len(sizes) != 1 or -1 in sizes or max(sizes) <= rows:
-        yield batch
+    """A batch in pieces of at most `rows` samples, so that memory does not grow with its size.
+
+    A batch that cannot be cut comes whole; see `samples_of`.
+    """
+    samples = samples_of(batch)
+    if samples.mixed is not None or (samples.size or 1) <= rows:
+        yield samples.batch
         return
-    for start in range(0, max(sizes), rows):
-        yield _rows(batch, start, start + rows)
+    for start in range(0, samples.size or 1, rows):
+        yield samples.take(slice(start, start + rows))
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -122,35 +106,37 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
     Raises:
         ValueError: the model cannot run on the batch; what it said is passed on.
     """
-    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    args, kwargs = arguments(batch)
     try:
-        return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+        return model(*args, **kwargs)
     except (RuntimeError, TypeError, IndexError) as error:
-        shown = (
-            f"shape {tuple(inputs.shape)}, dtype {inputs.dtype}, device {inputs.device}"
-            if isinstance(inputs, Tensor)
-            else f"a {type(inputs).__name__}"
-        )
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ValueError(
-            f"The model could not run on the data: {reason}. The input was {shown}. "
-            f"Give batches of the width, dtype and kind that `model(input)` takes."
+            f"The model could not run on the data: {reason.rstrip('.')}. The input was "
+            f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs)}"
         ) from error
 
 
-def attention_mask(batch: Any) -> Tensor | None:
-    """The batch's `attention_mask` as booleans (batch, positions), or None."""
-    inputs = batch[0] if isinstance(batch, tuple | list) else batch
-    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
-    if mask is None:
-        return None
-    if mask.ndim != 2:
-        raise ValueError(
-            f"`attention_mask` must be (batch, positions), 0 for padding, got shape "
-            f"{tuple(mask.shape)}. Leave other masks to the model's own arguments."
-        )
-    result: Tensor = mask.bool()
-    return result
+def _shown(given: Any) -> str:
+    if isinstance(given, Tensor):
+        return f"shape {tuple(given.shape)}, dtype {given.dtype}, device {given.device}"
+    return f"a {type(given).__name__}"
+
+
+def _advice(model: torch.nn.Module, batch: Any, kwargs: Mapping[str, Any]) -> str:
+    """What to pass instead: where the model takes several inputs, a mapping with their names."""
+    several = [
+        name
+        for name, p in inspect.signature(model.forward).parameters.items()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(several) < 2 or kwargs:
+        return "Give batches of the width, dtype and kind that `model(input)` takes."
+    named = ", ".join(f"{name!r}: ..." for name in several)
+    return (
+        f"The model takes {len(several)} inputs, and of a tuple only the first element is the "
+        f"input: pass each batch as a mapping, {{{named}}}."
+    )
 
 
 class Fingerprint:
@@ -163,7 +149,7 @@ class Fingerprint:
     def add(self, batch: Any) -> None:
         """Take in one batch."""
         self._rows.append(row_hashes(batch))
-        for tensor in _tensors(batch):
+        for tensor in tensors_of(batch):
             self._hash.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             if flat.numel():
@@ -178,18 +164,3 @@ class Fingerprint:
     def rows(self) -> RowSet:
         """The samples taken in, whatever their batches and order."""
         return RowSet.of(self._rows)
-
-
-def _tensors(batch: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(note, batch)
-    return found
-
-
-def _rows(batch: Any, start: int, stop: int) -> Any:
-    return mapped(lambda tensor: tensor[start:stop] if tensor.ndim else tensor, batch)

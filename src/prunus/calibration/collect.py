@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from prunus.calibration.batches import (
     Batches,
     Fingerprint,
-    attention_mask,
     call,
     parts,
     size_of,
@@ -20,6 +20,7 @@ from prunus.calibration.batches import (
 from prunus.calibration.curvature import hessian_gradients
 from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.gradient import gradient_sums
+from prunus.calibration.padding import Padding, padding_of, streams_of
 from prunus.layer import ConvView, Layer, add_second_moment, batched, mirror
 from prunus.modes import evaluating
 from prunus.rng import generator_for
@@ -104,6 +105,7 @@ def collect(
             for vectors in vectors_of(weight, inputs, current["mask"], drawn[name]):
                 _accumulate(name, moments, vectors, wanted)
 
+    streams = streams_of(model, to_device(batches.peek(), device))
     with evaluating(model), watched(names.values(), take):
         for batch in batches:
             for part in parts(batch):
@@ -118,7 +120,7 @@ def collect(
                 if "flow" in statistics or max_samples is not None:
                     used = [*used, part] if max_samples is not None else used or [part]
                 on_device = to_device(part, device)
-                current["mask"] = attention_mask(on_device)
+                current["mask"] = padding_of(on_device, streams)
                 if BY_GRADIENT & set(statistics):
                     sums = gradient_sums(
                         model,
@@ -172,7 +174,7 @@ def _store(
 def vectors_of(
     weight: Weight,
     inputs: Tensor,
-    mask: Tensor | None = None,
+    padding: Padding | None = None,
     drawn: tuple[int, torch.Generator] | None = None,
 ) -> Iterator[Tensor]:
     """The input vectors of one call in blocks of bounded size.
@@ -180,12 +182,13 @@ def vectors_of(
     Args:
         weight: of the layer.
         inputs: what it multiplies.
-        mask: Bool[batch, positions], False where a position is padding, which is left out.
+        padding: positions to leave out.
         drawn: for convolutions, keep so many patches of every sample, drawn without replacement.
     """
     view, module = weight.view, weight.module
-    if mask is not None:
-        inputs = _unpadded(weight.name, view.channels(module, inputs), mask)
+    if padding is not None:
+        real = padding.real(weight.name, partial(view.channels, module, inputs))
+        inputs = inputs if real is None else real
     if not isinstance(view, ConvView):
         yield from _blocks(view.vectors(module, inputs))
         return
@@ -196,22 +199,6 @@ def vectors_of(
         if drawn is not None:
             vectors = _drawn_positions(vectors, len(piece), *drawn)
         yield from _blocks(vectors)
-
-
-def _unpadded(name: str, rows: Tensor, mask: Tensor) -> Tensor:
-    """Input vectors less those that lie on padding; one vector per sequence passes as it is."""
-    lead = tuple(rows.shape[:-1])
-    if lead == tuple(mask.shape):
-        return rows[mask]
-    if lead == (mask.numel(),):
-        return rows[mask.flatten()]
-    if lead == (mask.shape[0],):
-        return rows
-    raise ValueError(
-        f"Layer {name!r} sees inputs of shape {tuple(rows.shape)}, in which an `attention_mask` of "
-        f"shape {tuple(mask.shape)} does not say what is padding. Exclude the layer, or leave the "
-        f"mask out of the batch."
-    )
 
 
 def _drawn_positions(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from prunus.calibration.batches import as_tensors
+from prunus.inputs import as_tensors
 from prunus.modes import evaluating
 
 __all__ = ["ones_like_input", "path_flow"]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from prunus.calibration.batches import attention_mask, call, size_of
+from prunus.calibration.batches import call, size_of
 from prunus.calibration.forward import loss_of, tensor_of
+from prunus.calibration.padding import padding_of
 from prunus.weights import Weight
 
 __all__ = ["PROBES", "gradient_sums"]
@@ -63,7 +64,7 @@ def gradient_sums(
                     for (name, weight), w, g in zip(names.items(), weights, grads, strict=True)
                 }
             if "sensitivity" in statistics:
-                signals = _directions(tensor_of(output), attention_mask(batch), generator)
+                signals = _directions(tensor_of(output), batch, generator)
                 found["sensitivity"] = _squared(names, calls, *signals, size)
     finally:
         for w, flag in zip(weights, flags, strict=True):
@@ -109,16 +110,16 @@ def _recorded(
             handle.remove()
 
 
-def _directions(
-    output: Tensor, mask: Tensor | None, generator: Generator
-) -> tuple[Tensor, list[Tensor]]:
+def _directions(output: Tensor, batch: Any, generator: Generator) -> tuple[Tensor, list[Tensor]]:
     """The output as (samples, outputs), and the signals to send back through it.
 
     Their squares, summed, weigh every output once; those at padding weigh nothing.
     """
     flat = output.flatten(1) if output.ndim > 1 else output[:, None]
     real = torch.ones_like(flat)
-    if mask is not None and output.ndim > 1 and output.shape[:2] == mask.shape:
+    padding = padding_of(batch)
+    mask = None if padding is None else padding.of_output(output)
+    if mask is not None:
         shape = (*mask.shape, *[1] * (output.ndim - 2))
         real = mask.to(output.dtype).reshape(shape).expand(output.shape).flatten(1)
     count = flat.shape[1]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, attention_mask, call, parts, to_device
+from prunus.calibration.batches import Batches, call, parts, to_device
 from prunus.calibration.collect import vectors_of, watched
+from prunus.calibration.padding import padding_of, streams_of
 from prunus.check import finite
 from prunus.layer import Layer, squeeze_groups
 from prunus.modes import evaluating
@@ -64,6 +65,7 @@ def sequential_layers(
             _add(sums[name], "mean", p.sum(1))
             _add(sums[name], "dense_mean", d.sum(1))
 
+    streams = streams_of(dense, to_device(batches.peek(), device))
     with ExitStack() as stack:
         stack.enter_context(evaluating(dense))
         stack.enter_context(evaluating(pruned))
@@ -73,7 +75,7 @@ def sequential_layers(
         for batch in batches:
             for part in parts(batch):
                 on_device = to_device(part, device)
-                state["mask"] = attention_mask(on_device)
+                state["mask"] = padding_of(on_device, streams)
                 call(dense, on_device)
                 call(pruned, on_device)
     found = {}

@@ -1,7 +1,7 @@
 """One step of pruning single weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, edge_cost
+from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import ClassView
@@ -19,14 +20,20 @@ from prunus.result import LayerResult
 from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
 
-__all__ = ["EdgeCost", "drawn", "edge_result", "pools_of"]
+__all__ = ["EdgeCost", "drawn", "edge_result", "filled_in", "pools_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeCost:
-    """The exact cost of so many kept weights per pool."""
+    """The exact cost of so many kept weights per pool; what was zero before goes first.
+
+    Attributes:
+        sizes: of the network.
+        filled: weights of each pool that are not zero; all of them where None.
+    """
 
     sizes: Anatomy
+    filled: Mapping[str, Int[Tensor, " pools"]] | None = None
     nodes: bool = False
     multiple_of: int = 1
 
@@ -47,20 +54,35 @@ class EdgeCost:
 
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The whole network's cost."""
-        return edge_cost(self.sizes, {name: int(k.sum()) for name, k in kept.items()})
+        counts = {
+            name: int((k if self.filled is None else torch.minimum(k, self.filled[name])).sum())
+            for name, k in kept.items()
+        }
+        return edge_cost(self.sizes, counts)
 
 
 def pools_of(
     layers: Mapping[str, Layer], recipe: Recipe, before: Mapping[str, Bool[Tensor, "out in"]]
 ) -> dict[str, Float[Tensor, "pools units"]]:
-    """Scores as pools; weights that an earlier step removed rank below all others."""
+    """Scores as pools; weights that an earlier step removed rank below all others.
+
+    So do weights that were zero before, as in a checkpoint that is sparse already: nothing is lost
+    with them. A pool of zeros alone, as a layer that starts at zero, keeps its scores.
+    """
     pools = {}
     for name, layer in layers.items():
         scores = checked_scores(name, recipe.score(layer), tuple(layer.weight.shape))
         if name in before:
             scores = scores.masked_fill(~before[name].to(scores.device), -torch.inf)
-        pools[name] = recipe.granularity.pool(name, scores)
+        own = pooled(recipe.granularity, layer, scores)
+        idle = ~filled_in(recipe, layer).to(scores.device)
+        pools[name] = own.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
     return pools
+
+
+def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
+    """True for the units of each pool whose weight is not zero."""
+    return pooled(recipe.granularity, layer, (layer.weight != 0).float()) > 0
 
 
 def drawn(
@@ -70,9 +92,19 @@ def drawn(
     layer: Layer | ClassView,
     seed: int,
 ) -> Choice:
-    """A selection rule's choice, with the generator of this layer or group."""
+    """A selection rule's choice, with the generator of this layer or group.
+
+    Where more are asked for than have a score above −∞, those of them with the lowest index join.
+    """
     assert is_selection(rule)  # joint methods are called otherwise
-    return rule(scores, kept, layer=layer, generator=generator_for(seed, layer.name))
+    there = (scores > -torch.inf).sum(1).to(kept)
+    fewer = torch.minimum(kept, there)
+    choice = rule(scores, fewer, layer=layer, generator=generator_for(seed, layer.name))
+    if torch.equal(fewer, kept):
+        return choice
+    gone = scores.to(choice.mask.device) == -torch.inf
+    join = gone & (gone.cumsum(1) <= (kept - fewer).to(gone.device)[:, None])
+    return replace(choice, mask=choice.mask | join)
 
 
 def edge_result(
@@ -96,7 +128,6 @@ def edge_result(
         choose: a remembered choice to take instead of drawing one.
         joint: what a `NetworkJoint` found for this layer.
     """
-    shape = (layer.weight.shape[0], layer.weight.shape[1])
     ridge = scale = None
     notes: dict[str, Any] = {}
     rule = recipe.selection
@@ -116,10 +147,10 @@ def edge_result(
                 f"The selection kept {int(counts.sum())} weights of layer {layer.name!r} where "
                 f"{int(kept.sum())} were asked for. Keep exactly the counts given."
             )
-        mask = recipe.granularity.unpool(choice.mask, shape).to(layer.weight.device)
+        mask = unpooled(recipe.granularity, layer, choice.mask).to(layer.weight.device)
         weight, bias, ridge = recipe.compensation.fit(layer, mask)
         if choice.scale is not None and not recipe.compensation.refits:
-            scale = recipe.granularity.unpool(choice.scale, shape).to(weight)
+            scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
             weight = weight * scale
     if bool((weight[~mask] != 0).any()):
         raise ValueError(

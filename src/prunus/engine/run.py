@@ -15,8 +15,8 @@ from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.store import Calibration, calibrate, device_of
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, node_cost
-from prunus.coupling import Coupling, couple
-from prunus.engine.edges import EdgeCost, drawn, edge_result, pools_of
+from prunus.coupling import Coupling, Group, couple
+from prunus.engine.edges import EdgeCost, drawn, edge_result, filled_in, pools_of
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import (
     NodeCost,
@@ -27,6 +27,7 @@ from prunus.engine.nodes import (
     selected_groups,
 )
 from prunus.engine.planned import NodeFamily, edge_family
+from prunus.engine.settled import settled
 from prunus.engine.target import Target
 from prunus.guarantee.family import Family
 from prunus.guarantee.plan import measured_curves, plan_family
@@ -68,7 +69,7 @@ class Run:
     not_pruned: dict[str, str] = field(default_factory=dict)
     plan: Any = None
     cost_before: Cost | None = None
-    cost_after: Cost | None = None
+    groups: Sequence[Group] | None = None
     notes: tuple[str, ...] = ()
     steps: int = 0
     fingerprint: str | None = None
@@ -107,7 +108,7 @@ class Run:
         self.sizes: Anatomy = anatomy(
             self.dense, self._run_example if self.example is not None else None
         )
-        self.order = list(self.sizes.positions or weights)
+        self.order = list(self.sizes.order or weights)
 
     def prune(self, part: float) -> None:
         """One pruning step that goes the share `part` of the way."""
@@ -149,7 +150,11 @@ class Run:
     ) -> Pruned:
         """The account of it all."""
         assert self.cost_before is not None
-        assert self.cost_after is not None
+        cost_after, said = settled(
+            work, self.sizes, tuple(self.results), self.masks, self.groups, self.example,
+            inexact=self.recipe.units == NODES and self.recipe.granularity.inexact,
+        )  # fmt: skip
+        self.notes += said
         home = device_of(model)
         return Pruned(
             model=work,
@@ -168,7 +173,7 @@ class Run:
             name=name,
             seed=self.seed,
             cost_before=self.cost_before,
-            cost_after=self.cost_after,
+            cost_after=cost_after,
             data_fingerprint=self.fingerprint,
             data_rows=self.rows,
             metrics=dict(metrics),
@@ -196,8 +201,9 @@ class Run:
             for name, weight in weights.items()
             if (mask := weight.mask(self.masks)) is not None
         }
-        cost = EdgeCost(self.sizes)
         pools = pools_of({name: layers[name] for name in names}, self.recipe, before)
+        filled = {name: filled_in(self.recipe, layers[name]).sum(1).cpu() for name in names}
+        cost = EdgeCost(self.sizes, filled)
         self._plan_ahead(
             lambda: edge_family(
                 self.dense, layers, pools, self.recipe, name=self.name, seed=self.seed
@@ -239,11 +245,10 @@ class Run:
             weights[name].put(result.weight, result.bias)
             self.results[name] = result
             weights[name].put_mask(self.masks, result.mask)
-        counts = {name: int(self.results[name].mask.sum()) for name in names}
         self.cost_before = edge_cost(
-            self.sizes, {name: layers[name].weight.numel() for name in names}
+            self.sizes, {name: self.sizes.layers_filled[name] for name in names}
         )
-        self.cost_after = edge_cost(self.sizes, counts)
+        self.groups = None
 
     def _prune_nodes(self, part: float) -> None:
         coupling = self._coupling()
@@ -282,9 +287,8 @@ class Run:
             for name, result in self.results.items():
                 weight_at(self.work, name).put(result.weight, result.bias)
         self.kept_classes = {name: choice.mask[0].cpu() for name, choice in choices.items()}
-        counts = {view.name: int(choices[view.name].mask.sum()) for view in views}
         self.cost_before = node_cost(self.sizes, groups, {g.name: g.size for g in groups})
-        self.cost_after = node_cost(self.sizes, groups, counts)
+        self.groups = groups
 
     def _sequential_nodes(
         self, views: Sequence[Any], choices: Mapping[str, Any], layers: Mapping[str, Layer]

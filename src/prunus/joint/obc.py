@@ -214,7 +214,12 @@ class OBC(Joint):
             assert part.gram is not None  # required above
             if granularity.pools == "block":
                 counts = own.view(len(part.weight), -1)
-                mask = obc_pattern_masks(part.weight, part.gram, counts, ridge=self.ridge)
+                order = granularity.order(layer)
+                if order is None:
+                    order = torch.arange(part.weight.shape[1])
+                mask = obc_pattern_masks(
+                    part.weight[:, order], part.gram[order][:, order], counts, ridge=self.ridge
+                )[:, order.argsort()]
             elif granularity.pools == "row":
                 if bool((own % self.size).any()):
                     raise ValueError(

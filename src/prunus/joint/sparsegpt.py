@@ -201,6 +201,8 @@ class SparseGPT(Joint):
         """
         layer.require("gram")
         masks, weights, used = [], [], 0
+        order = granularity.order(layer)
+        back = None if order is None else order.argsort()
         parts = layer.blocks()
         for index, part in enumerate(parts):
             rows = len(part.weight)
@@ -220,13 +222,13 @@ class SparseGPT(Joint):
                 )
             assert part.gram is not None  # required above
             mask, weight = sparsegpt(
-                part.weight,
-                part.gram,
+                part.weight if order is None else part.weight[:, order],
+                part.gram if order is None else part.gram[order][:, order],
                 choose,
                 ridge=self.ridge,
                 block=self.block,
                 stride=stride,
             )
-            masks.append(mask)
-            weights.append(weight)
+            masks.append(mask if back is None else mask[:, back])
+            weights.append(weight if back is None else weight[:, back])
         return JointResult(mask=torch.cat(masks), weight=torch.cat(weights), ridge=self.ridge)

@@ -59,6 +59,10 @@ class GranularityFacts(Protocol):
         """True where the units are found by running the network on an example."""
         return False
 
+    def order(self, layer: Any) -> Any:
+        """The order of a `Layer`'s columns in which its pools are made, or None as they are."""
+        return None
+
     def beside(self, recipe: "Composition") -> str | None:
         """Why it cannot stand in this recipe, or None."""
         return None

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from prunus.cost import packs
+
 __all__ = ["bits", "file_name", "packed_tensors", "stored_tensors", "unbits", "unpacked"]
 
 
@@ -46,10 +48,7 @@ def packed_tensors(key: str, value: Tensor) -> dict[str, Tensor]:
     """A tensor as it is, or as its non-zero values and one bit per entry where that is smaller."""
     filled = value != 0
     count = int(filled.sum())
-    if (
-        count * value.element_size() + (value.numel() + 7) // 8
-        >= value.numel() * value.element_size()
-    ):
+    if not packs(value.numel(), count, value.element_size()):
         return {f"dense|{key}": value.contiguous()}
     return {f"values|{key}": value[filled], f"bits|{key}": bits(filled)}
 

@@ -26,7 +26,7 @@ from prunus.weights import weight_at
 
 __all__ = ["load", "save", "weights_digest"]
 
-FORMAT = 1
+FORMAT = 2  # 1 stored every mask
 PARTS = ("weights", "compact", "rows")
 
 
@@ -34,10 +34,15 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     """Write a pruned network to `folder`; see `Pruned.save`."""
     target = Path(folder)
     packed: dict[str, Tensor] = {}
-    for key, value in pruned.model.state_dict().items():
+    state = pruned.model.state_dict()
+    for key, value in state.items():
         packed.update(packed_tensors(key, value.detach().cpu()))
-    masks = {name: bits(mask.cpu()) for name, mask in pruned.masks.items()}
-    extra = {f"mask|{name}": value for name, value in masks.items()}
+    # A mask is stored where it is not simply where the parameter has values.
+    extra = {
+        f"mask|{name}": bits(mask.cpu())
+        for name, mask in pruned.masks.items()
+        if name not in state or not torch.equal(mask.to(state[name].device), state[name] != 0)
+    }
     facts: dict[str, Any] = {
         "format": FORMAT,
         "kind": "pruned",
@@ -120,6 +125,8 @@ def load(
         state = {key: unpacked(key, tensors, facts) for key in facts["shapes"]}
         masks = {
             name: unbits(tensors[f"mask|{name}"], shape)
+            if f"mask|{name}" in tensors or facts["format"] == 1
+            else state[name] != 0
             for name, shape in facts["mask_shapes"].items()
         }
         pruned = copied(dense)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
+from prunus.scores.fpgm import FPGM
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
 from prunus.scores.protocol import Score
@@ -18,6 +19,7 @@ from prunus.scores.snip import SNIP, snip, snip_normalised
 from prunus.scores.synflow import SynFlow, synflow
 
 __all__ = [
+    "FPGM",
     "REDUCTIONS",
     "SCORES",
     "SNIP",
@@ -45,4 +47,5 @@ SCORES: dict[str, Callable[..., Score]] = {
     "GraSP": GraSP,
     "SynFlow": SynFlow,
     "Sensitivity": Sensitivity,
+    "FPGM": FPGM,
 }

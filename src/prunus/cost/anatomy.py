@@ -1,0 +1,136 @@
+"""The sizes of a model's parts, from which the cost of any plan follows."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.cost.files import type_name
+from prunus.cost.operations import Operations, count_operations
+from prunus.weights import weights_of
+
+__all__ = ["Anatomy", "anatomy"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Anatomy:
+    """The sizes of a model's parts.
+
+    Attributes:
+        shapes: shape of every parameter and buffer by name, tensors in several places once.
+        parameters: names that are parameters and no buffers.
+        stored: {key of the state_dict: type}; a tensor in several places is stored at each.
+        filled: entries of each tensor in `shapes` that are not zero.
+        tied: {name: the name in `shapes`} of tensors that stand in several places.
+        weights: {layer: (its parameter, whether it is one matrix of a stack there)}, for all
+            layers with a view.
+        layers_filled: entries of each layer's weight that are not zero.
+        operations: the multiply-adds of one sample, or None if nothing was run.
+        order: names of the layers in the order in which their modules ran.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    stored: Mapping[str, str]
+    filled: Mapping[str, int]
+    tied: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    layers_filled: Mapping[str, int] = field(default_factory=dict)
+    operations: Operations | None = None
+    order: tuple[str, ...] = ()
+
+    def home(self, name: str) -> str:
+        """The name in `shapes` of a tensor."""
+        return self.tied.get(name, name)
+
+    def weight_of(self, layer: str) -> str:
+        """The name in `shapes` of the parameter that holds a layer's weight."""
+        path, _ = self.weights.get(layer, (f"{layer}.weight", False))
+        return self.home(path)
+
+    def weight_shape(self, layer: str) -> tuple[int, ...]:
+        """The shape of a layer's weight, kernel axes included."""
+        shape = self.shapes[self.weight_of(layer)]
+        return shape[1:] if self.weights[layer][1] else shape
+
+    def weight_entries(self, layers: Sequence[str]) -> int:
+        """Number of entries of the layers' weights."""
+        return sum(math.prod(self.weight_shape(name)) for name in layers)
+
+
+def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
+    """The sizes of `model`; `run` makes one forward call and returns its number of samples."""
+    entries: dict[str, Tensor] = {}
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    named: list[tuple[str, Tensor, bool]] = [
+        *((n, p, True) for n, p in model.named_parameters(remove_duplicate=False)),
+        *((n, b, False) for n, b in model.named_buffers(remove_duplicate=False)),
+    ]
+    parameters = set()
+    for name, tensor, is_parameter in named:
+        if id(tensor) in first:
+            if name not in entries:
+                tied[name] = first[id(tensor)]
+            continue
+        first[id(tensor)] = name
+        entries[name] = tensor
+        if is_parameter:
+            parameters.add(name)
+    found = weights_of(model)
+    weights = {
+        n: (w.path, w.source.index is not None)
+        for n, w in found.items()
+        if w.path in entries or w.path in tied  # else it is computed from other tensors
+    }
+    operations: Operations | None = None
+    order: tuple[str, ...] = ()
+    if run is not None:
+        layers: dict[nn.Module, list[str]] = {}
+        for name in weights:
+            layers.setdefault(found[name].module, []).append(name)
+        operations, order = _run(model, run, layers)
+    return Anatomy(
+        shapes={n: tuple(t.shape) for n, t in entries.items()},
+        parameters=frozenset(parameters),
+        stored={
+            key: type_name(value.dtype)
+            for key, value in model.state_dict().items()
+            if isinstance(value, Tensor)
+        },
+        filled={n: _filled(t) for n, t in entries.items()},
+        tied=tied,
+        weights=weights,
+        layers_filled={n: _filled(found[n].matrix()) for n in weights},
+        operations=operations,
+        order=order,
+    )
+
+
+def _run(
+    model: nn.Module, run: Callable[[], int], layers: Mapping[nn.Module, Sequence[str]]
+) -> tuple[Operations, tuple[str, ...]]:
+    """What one call multiplies, and the layers in the order in which it reached them."""
+    order: dict[str, None] = {}
+    handles = []
+
+    def hook_for(names: Sequence[str]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            order.update(dict.fromkeys(names))
+
+        return hook
+
+    try:
+        for module, names in layers.items():
+            handles.append(module.register_forward_pre_hook(hook_for(names)))
+        return count_operations(model, run), tuple(order)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _filled(tensor: Tensor) -> int:
+    return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(tensor))

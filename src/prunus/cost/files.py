@@ -1,0 +1,64 @@
+"""The exact size of the files that networks are stored in, from names, types and shapes alone.
+
+A safetensors file is eight bytes, a header in JSON padded to a multiple of eight, and the tensors
+one after another, wide types first and by name within a type.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+__all__ = ["Entry", "file_bytes", "packed_entries", "packs", "type_name"]
+
+# In the order in which they are laid down.
+TYPES: dict[str, tuple[str, int]] = {
+    "uint64": ("U64", 8), "int64": ("I64", 8), "float64": ("F64", 8), "complex64": ("C64", 8),
+    "float32": ("F32", 4), "uint32": ("U32", 4), "int32": ("I32", 4),
+    "bfloat16": ("BF16", 2), "float16": ("F16", 2), "uint16": ("U16", 2), "int16": ("I16", 2),
+    "float8_e8m0fnu": ("F8_E8M0", 1), "float8_e4m3fn": ("F8_E4M3", 1),
+    "float8_e5m2": ("F8_E5M2", 1), "int8": ("I8", 1), "uint8": ("U8", 1), "bool": ("BOOL", 1),
+}  # fmt: skip
+ORDER = {name: place for place, name in enumerate(TYPES)}
+HEADER = 96  # about what one more entry takes of a header
+
+Entry = tuple[str, str, Sequence[int]]  # name, type without "torch.", shape
+
+
+def file_bytes(entries: Iterable[Entry]) -> int:
+    """The size of a safetensors file of these tensors, header included.
+
+    Raises:
+        ValueError: a type that the format has no name for.
+    """
+    header, place = {}, 0
+    named = list(entries)
+    for name, kind, _ in named:
+        if kind not in TYPES:
+            raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
+    for name, kind, shape in sorted(named, key=lambda e: (ORDER[e[1]], e[0])):
+        code, size = TYPES[kind]
+        end = place + size * math.prod(shape)
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + place
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """A type without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+def packs(numel: int, filled: int, itemsize: int) -> bool:
+    """Whether kept values and one bit per entry take less than the dense tensor."""
+    return filled * itemsize + -(-numel // 8) + HEADER < numel * itemsize
+
+
+def packed_entries(name: str, kind: str, shape: Sequence[int], filled: int) -> list[Entry]:
+    """What a saved network lays down for a tensor of which so many entries are not zero."""
+    numel = math.prod(shape)
+    if not packs(numel, filled, TYPES[kind][1]):
+        return [(f"dense|{name}", kind, shape)]
+    return [(f"values|{name}", kind, [filled]), (f"bits|{name}", "uint8", [-(-numel // 8)])]

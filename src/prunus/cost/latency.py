@@ -1,0 +1,143 @@
+"""Measured time of calls, and what two measurements say of each other."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.modes import evaluating
+
+__all__ = ["Latency", "Speedup", "measure_latency", "speedup"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Measured time of one call.
+
+    Attributes:
+        median: seconds.
+        low: lower end of the interval of the median, seconds.
+        high: upper end of it, seconds.
+        level: confidence level of the interval.
+        runs: number of counted calls.
+        threads: torch threads used.
+        batch: samples in one call.
+    """
+
+    median: float
+    low: float
+    high: float
+    level: float
+    runs: int
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """Two latencies compared.
+
+    Attributes:
+        ratio: median time before over median time after.
+        low: lower end of its interval, from the ends of both latencies' intervals.
+        high: upper end of it.
+        verdict: "faster", "slower", or "no benefit" where the interval includes 1.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+def speedup(before: Latency, after: Latency) -> Speedup:
+    """How much faster `after` is, and whether that is more than noise."""
+    low, high = before.low / after.high, before.high / after.low
+    return Speedup(
+        ratio=before.median / after.median,
+        low=low,
+        high=high,
+        verdict="faster" if low > 1 else "slower" if high < 1 else "no benefit",
+    )
+
+
+def measure_latency(
+    models: Sequence[nn.Module],
+    call: Callable[[nn.Module], Any],
+    *,
+    batch: int,
+    seconds: float = 0.5,
+    runs: int = 200,
+) -> list[Latency]:
+    """Time one call of each model, in turn, so that drifts of the machine hit all alike.
+
+    Args:
+        models: the networks; in evaluation mode while they are timed.
+        call: runs one of them.
+        batch: samples in one call.
+        seconds: about how long to measure each model.
+        runs: at most so many counted calls of each.
+
+    Returns:
+        a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
+    """
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(evaluating(model, fused=True))
+        stack.enter_context(torch.no_grad())
+        slowest = 0.0
+        for model in models:
+            warm = [_timed(call, model) for _ in range(3)]
+            slowest = max(slowest, warm[-1])
+        count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
+        times: list[list[float]] = [[] for _ in models]
+        for _ in range(count):
+            for model, own in zip(models, times, strict=True):
+                own.append(_timed(call, model))
+    return [_latency(own, batch) for own in times]
+
+
+def _timed(call: Callable[[nn.Module], Any], model: nn.Module) -> float:
+    on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in model.parameters())
+    if on_gpu:
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    call(model)
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def _latency(times: Sequence[float], batch: int) -> Latency:
+    ordered = sorted(times)
+    n = len(ordered)
+    low = _median_rank(n, 0.95)
+    return Latency(
+        median=statistics.median(ordered),
+        low=ordered[low],
+        high=ordered[n - 1 - low],
+        level=0.95,
+        runs=n,
+        threads=torch.get_num_threads(),
+        batch=batch,
+    )
+
+
+def _median_rank(n: int, level: float) -> int:
+    """The largest rank r, from 0, with P(median in [x_r, x_(n−1−r)]) >= level; 0 if none has it.
+
+    The median lies below x_r exactly if at most r of n values do: a binomial tail with p = 1/2.
+    """
+    tail, rank = 0, 0
+    for r in range(n // 2):
+        tail += math.comb(n, r)
+        if 2 * tail > (1 - level) * 2**n:
+            break
+        rank = r
+    return rank

@@ -1,0 +1,98 @@
+"""What a pruned network costs, counted on the network itself and not on its plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import call, size_of, to_device
+from prunus.calibration.store import device_of
+from prunus.cost import Anatomy, Cost, anatomy, smaller_cost, sparse_cost
+from prunus.coupling import Group
+from prunus.modes import evaluating
+from prunus.surgery.compact import CompactionError, compact_groups
+
+__all__ = ["settled"]
+
+
+def settled(
+    work: nn.Module,
+    sizes: Anatomy,
+    names: Sequence[str],
+    masks: Mapping[str, Tensor],
+    groups: Sequence[Group] | None,
+    example: Any,
+    *,
+    inexact: bool = False,
+) -> tuple[Cost, tuple[str, ...]]:
+    """The cost of the pruned network, and what is to be said of it.
+
+    Args:
+        work: the network with its zeros.
+        sizes: of the dense network.
+        names: of the layers that were up for pruning.
+        masks: of its parameters.
+        groups: for nodes, those that could lose classes; None for edges.
+        example: one batch.
+        inexact: whether channels under a norm were cut too.
+    """
+    said: tuple[str, ...] = ()
+    if sizes.operations is not None and sizes.operations.missing:
+        said = (
+            f"multiply-adds leave out {', '.join(sizes.operations.missing)}, for which there is "
+            f"no formula",
+        )
+    if groups is None:
+        own = replace(anatomy(work), operations=sizes.operations)
+        return sparse_cost(own, names, masks), (*said, *_zeros_before(sizes, own, names, masks))
+    batch = to_device(example, device_of(work))
+    try:
+        found = compact_groups(work, groups, batch, inexact=inexact)
+    except CompactionError as error:
+        raise CompactionError(
+            f"The pruned network cannot be made smaller, so that its cost is unknown: {error}"
+        ) from error
+    small = found.model
+
+    def run() -> int:
+        with evaluating(small), torch.no_grad():
+            call(small, batch)
+        return size_of(batch) or 1
+
+    own = anatomy(small, run)
+    shapes = {name: own.shapes[own.home(name)] for name in sizes.shapes}
+    cost = smaller_cost(sizes, shapes, names)
+    counted = smaller_cost(own, own.shapes, names)
+    if found.change is not None:
+        said = (
+            *said,
+            f"inexact: channels under a norm were cut and its statistics changed; on the "
+            f"example the compact network's outputs differ from the masked one's by "
+            f"{found.change:.3g} of their norm",
+        )
+    return replace(
+        counted, density=cost.density, model_density=counted.parameters / _entries(sizes)
+    ), said
+
+
+def _entries(sizes: Anatomy) -> int:
+    return sum(torch.Size(sizes.shapes[name]).numel() for name in sizes.parameters)
+
+
+def _zeros_before(
+    sizes: Anatomy, own: Anatomy, names: Sequence[str], masks: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """What is said where weights were zero before."""
+    before = sum(sizes.weight_entries([name]) - sizes.layers_filled[name] for name in names)
+    if not before:
+        return ()
+    paths = {own.weight_of(name) for name in names}
+    kept = sum(int(mask.sum()) for key, mask in masks.items() if own.home(key) in paths)
+    idle = max(0, kept - sum(own.layers_filled[name] for name in names))
+    return (
+        f"{before} weights of the pruned layers were zero before; they count as removed and are "
+        f"removed first"
+        + (f"; the density asked for leaves {idle} of them unmasked" if idle else ""),
+    )

@@ -1,0 +1,179 @@
+"""Masks of every kind take padding out of the stream they belong to, and of no other."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from prunus.calibration import calibrate
+from prunus.calibration.padding import padding_of, streams_of
+
+B, S, D = 4, 6, 8
+REAL = torch.tensor([6, 4, 3, 6])[:, None] > torch.arange(S)  # Bool[B, S]
+
+
+def kinds():
+    keys = REAL[:, None, None, :]
+    causal = torch.ones(S, S).tril().bool()
+    queries = keys & causal
+    floor = torch.finfo(torch.float32).min
+    return {
+        "whole numbers": REAL.long(),
+        "booleans": REAL,
+        "real 0 and 1": REAL.float(),
+        "added": torch.zeros(B, S).masked_fill(~REAL, -10000.0),
+        "keys": keys,
+        "keys added": torch.zeros(B, 1, 1, S).masked_fill(~keys, floor),
+        "queries": queries,
+        "queries added": torch.zeros(B, 1, S, S).masked_fill(~queries, -torch.inf),
+        "no heads": queries[:, 0],
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_form_of_a_mask_says_the_same(kind):
+    x = torch.randn(B, S, D)
+    found = padding_of({"x": x, "attention_mask": kinds()[kind]})
+    torch.testing.assert_close(found.real("any", lambda: x), x[REAL])
+    torch.testing.assert_close(found.real("any", lambda: x.reshape(-1, D)), x[REAL])
+    assert torch.equal(found.real("any", lambda: x[:, 0]), x[:, 0])  # one vector per sequence
+
+
+@pytest.mark.parametrize("marks", [torch.bool, torch.float32])
+def test_key_padding_masks_mean_the_opposite(marks):
+    x = torch.randn(B, S, D)
+    given = ~REAL if marks is torch.bool else torch.zeros(B, S).masked_fill(~REAL, -torch.inf)
+    found = padding_of({"src": x, "src_key_padding_mask": given})
+    torch.testing.assert_close(found.real("any", lambda: x), x[REAL])
+    first = x.transpose(0, 1)  # positions before samples
+    torch.testing.assert_close(found.real("any", lambda: first), first[REAL.T])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(B, S),
+        torch.ones(B, 1, S, S).tril(),
+        torch.zeros(B, 1, S, S),
+        torch.ones(S, S).tril(),  # the same for all samples
+        torch.zeros(2 * B, S, S),
+    ],
+)
+def test_a_mask_that_hides_nothing_is_none(mask):
+    assert padding_of({"x": torch.randn(B, S, D), "attention_mask": mask}) is None
+
+
+def test_bad_masks_are_named():
+    x = torch.randn(B, S, D)
+    message = (
+        "`attention_mask` says that every position is padding, which 0 marks. Turn the mask "
+        "round, or leave it out."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        padding_of({"x": x, "attention_mask": torch.zeros(B, S)})
+    message = (
+        "`attention_mask` must be (batch, positions), got shape (4,). Leave other masks to the "
+        "model's own arguments."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        padding_of({"x": x, "attention_mask": torch.ones(B)})
+
+
+class Translator(nn.Module):
+    """An encoder, and a decoder that reads it: keys and values come from the source."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(20, D)
+        self.encode = nn.Linear(D, D)
+        self.query, self.key, self.value = (nn.Linear(D, D) for _ in range(3))
+        self.out = nn.Linear(D, 20)
+
+    def forward(self, input_ids, attention_mask, decoder_input_ids, decoder_attention_mask=None):
+        source = F.gelu(self.encode(self.embed(input_ids)))
+        query = self.query(self.embed(decoder_input_ids))
+        scores = query @ self.key(source).transpose(1, 2) / D**0.5
+        scores = scores.masked_fill(attention_mask[:, None] == 0, -torch.inf)
+        return self.out(scores.softmax(-1) @ self.value(source))
+
+
+def batch_of(length, masked):
+    torch.manual_seed(1)
+    batch = {
+        "input_ids": torch.randint(0, 20, (B, S)),
+        "attention_mask": REAL.long(),
+        "decoder_input_ids": torch.randint(0, 20, (B, length)),
+    }
+    if masked:
+        batch["decoder_attention_mask"] = (torch.arange(length) < length - 1).expand(B, -1).long()
+    return batch
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [S, 4, 9])
+def test_each_stream_loses_its_own_padding(length, masked):
+    torch.manual_seed(0)
+    model, batch = Translator(), batch_of(length, masked)
+    seen = {}
+    hooks = [
+        m.register_forward_pre_hook(lambda m, a, n=n: seen.update({n: a[0].detach().double()}))
+        for n, m in model.named_children()
+        if isinstance(m, nn.Linear)
+    ]
+    model(**batch)
+    for hook in hooks:
+        hook.remove()
+    found = calibrate(model, batch)
+    target = torch.ones(B, length).bool()
+    if masked:
+        target[:, -1] = False
+    for name, layer in found.items():
+        real = REAL if name in ("encode", "key", "value") else target
+        x = seen[name][real]
+        assert layer.samples == len(x), name
+        torch.testing.assert_close(layer.gram, x.T @ x / len(x), rtol=1e-5, atol=1e-7)
+
+
+def test_streams_are_told_apart_by_running():
+    model, batch = Translator(), batch_of(S, masked=False)
+    assert streams_of(model, batch) == {
+        "encode": 0, "key": 0, "value": 0, "query": 1, "out": 1,
+    }  # fmt: skip
+    assert streams_of(model, {"input_ids": batch["input_ids"]}) == {}
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_layer_of_both_streams_is_refused_where_they_are_equally_long():
+    class Shared(Translator):
+        def forward(self, input_ids, attention_mask, decoder_input_ids):
+            source = self.encode(self.embed(input_ids))
+            return self.out(
+                source.mean(1, keepdim=True) + self.encode(self.embed(decoder_input_ids))
+            )
+
+    model = Shared()
+    message = (
+        "Layer 'encode' may read either of two equally long streams of the batch, and their "
+        "padding differs. Exclude the layer, or give streams of different lengths."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        calibrate(model, batch_of(S, masked=False), layers="encode")
+    found = calibrate(model, batch_of(4, masked=False), layers="encode")
+    assert found["encode"].samples == int(REAL.sum()) + 4 * B
+
+
+def test_torchs_transformer_with_padding_on_both_sides():
+    torch.manual_seed(0)
+    model = nn.Transformer(D, 2, 1, 1, 12, batch_first=True).eval()
+    batch = {
+        "src": torch.randn(B, S, D),
+        "tgt": torch.randn(B, S, D),
+        "tgt_mask": torch.triu(torch.full((S, S), -torch.inf), 1),
+        "src_key_padding_mask": ~REAL,
+        "memory_key_padding_mask": ~REAL,
+    }
+    found = calibrate(model, batch, layers="*linear*")
+    assert found["encoder.layers.0.linear1"].samples == int(REAL.sum())
+    assert found["decoder.layers.0.linear1"].samples == B * S
