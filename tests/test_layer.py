@@ -8,8 +8,9 @@ from torch import nn
 
 from models import build
 from prunus.calibration import calibrate
+from prunus.calibration.second_moment import add_second_moment, mirror
 from prunus.engine import prune
-from prunus.layer import LinearView, add_second_moment, layer_of, mirror, register_view, view_of
+from prunus.layer import LinearView, layer_of, register_view, view_of
 
 
 class Transposed(nn.Module):

@@ -1,7 +1,8 @@
 """A prunable weight seen as a matrix W (out × in), with the statistics of its inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,11 @@ from prunus.check import finite
 from prunus.views import ConvView, LinearView, View, batched, matrices_of, register_view, view_of
 
 __all__ = [
+    "Axis",
     "ConvView",
     "Layer",
     "LinearView",
+    "MissingStatistic",
     "View",
     "batched",
     "checked_scores",
@@ -23,18 +26,31 @@ __all__ = [
     "view_of",
 ]
 
-Statistic = Tensor | None
-PANEL = 128  # columns below which splitting a product gains nothing
-# Statistics with one entry per convolution group.
-PER_GROUP = ("gram", "mean", "diag", "cross", "dense_gram", "dense_mean", "max", "zeros")
+Axis = Literal["group", "out"]
+# The statistics of version 0.1: they read as None where they were not collected, and a layer made
+# by hand need not say their first axis.
+FIRST: dict[str, Axis] = {
+    **dict.fromkeys(
+        ("gram", "mean", "diag", "cross", "dense_gram", "dense_mean", "max", "zeros"), "group"
+    ),
+    **dict.fromkeys(("grad", "sensitivity", "hessian_grad", "flow"), "out"),
+}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+class MissingStatistic(ValueError, AttributeError):
+    """A statistic that was not collected was asked of a layer."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, init=False)
 class Layer:
-    """One prunable weight as a matrix, with what calibration knows of its inputs.
+    """One prunable weight as a matrix, with what calibration knows of it.
 
     For a convolution `in` is channels × taps and the inputs are its patches; a grouped one has
-    one set of statistics per convolution group, stacked along a first axis.
+    statistics of its inputs per convolution group, stacked along a first axis.
+
+    Every statistic reads as an attribute: `layer.gram`, `layer.mean`, and those of the user's own
+    under their names; prunus.calibration.STATISTICS lists ours, with shapes and units.
+    `replace(layer, gram=...)` gives another value, None takes it away.
 
     Attributes:
         name: of the module, or the parameter's path; see `prunus.weights`.
@@ -42,58 +58,109 @@ class Layer:
         bias: (out,) or None.
         groups: number of convolution groups; 1 for everything else.
         taps: kernel entries per input channel; 1 for a linear layer.
-        gram: E[x xᵀ] over samples and positions, float64, (in, in) or (groups, in, in).
-        mean: E[x], float64, (in,) or (groups, in).
-        diag: E[x²], float64, (in,) or (groups, in).
-        cross: E[x_dense xᵀ], shaped as `gram`, where the inputs come from a pruned model.
-        dense_gram: E[x_dense x_denseᵀ], shaped as `gram`, beside `cross`.
-        dense_mean: E[x_dense], shaped as `mean`, beside `cross`.
-        max: max |x|, (in,) or (groups, in).
-        zeros: share of inputs that are exactly 0, (in,) or (groups, in).
-        grad: E[∂L/∂W] over samples, (out, in), sign kept.
-        sensitivity: E Σ_o (∂F_o/∂W)² over samples, summed over the outputs o, (out, in).
-        hessian_grad: H g, Hessian times gradient of the mean loss, logits over 200, (out, in).
-        flow: ∂R/∂|W| of the flow R along all paths, (out, in).
         samples: number of input vectors averaged (samples × positions).
         producer: the layer whose outputs feed this one, where exactly one does.
+        statistics: {name: value} of all that were collected, float64.
+        axes: what the first axis of each statistic runs over: the convolution groups ("group",
+            missing where there is one group) or the rows of W ("out").
     """
 
     name: str
     weight: Float[Tensor, "out in"]
-    bias: Float[Tensor, " out"] | None = None
-    groups: int = 1
-    taps: int = 1
-    gram: Statistic = None
-    mean: Statistic = None
-    diag: Statistic = None
-    cross: Statistic = None
-    dense_gram: Statistic = None
-    dense_mean: Statistic = None
-    max: Statistic = None
-    zeros: Statistic = None
-    grad: Statistic = None
-    sensitivity: Statistic = None
-    hessian_grad: Statistic = None
-    flow: Statistic = None
-    samples: int = 0
-    producer: "Layer | None" = None
+    bias: Float[Tensor, " out"] | None
+    groups: int
+    taps: int
+    samples: int
+    producer: "Layer | None"
+    statistics: Mapping[str, Tensor]
+    axes: Mapping[str, Axis]
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weight: Float[Tensor, "out in"],
+        bias: Float[Tensor, " out"] | None = None,
+        groups: int = 1,
+        taps: int = 1,
+        samples: int = 0,
+        producer: "Layer | None" = None,
+        statistics: Mapping[str, Tensor] | None = None,
+        axes: Mapping[str, Axis] | None = None,
+        **changed: Tensor | None,
+    ) -> None:
+        values = {**(statistics or {}), **changed}
+        own: dict[str, object] = {
+            "name": name, "weight": weight, "bias": bias, "groups": groups, "taps": taps,
+            "samples": samples, "producer": producer,
+            "statistics": {key: value for key, value in values.items() if value is not None},
+            "axes": {**FIRST, **(axes or {})},
+        }  # fmt: skip
+        for key, value in own.items():
+            object.__setattr__(self, key, value)
+
+    def __getattr__(self, name: str) -> Tensor | None:
+        if name.startswith("_") or "statistics" not in self.__dict__:  # copying, pickling
+            raise AttributeError(name)
+        if name in self.statistics or name in FIRST:
+            return self.statistics.get(name)
+        raise self._missing(name)
+
+    def _missing(self, name: str) -> MissingStatistic:
+        return MissingStatistic(
+            f"Layer {self.name!r} has no statistic {name!r}, which this method needs. "
+            f"Pass data, or calibrate with statistics=({name!r},)."
+        )
+
+    @property
+    def diag(self) -> Tensor | None:
+        """E[x²], (in,) or (groups, in): as collected, or the Gram matrix's diagonal."""
+        gram = self.statistics.get("gram")
+        own = self.statistics.get("diag")
+        return own if own is not None or gram is None else gram.diagonal(dim1=-2, dim2=-1)
+
+    def statistic(self, name: str) -> Tensor:
+        """One statistic, or a ValueError that names this layer and what it lacks."""
+        value = self.diag if name == "diag" else self.statistics.get(name)
+        if value is None:
+            raise self._missing(name)
+        return value
+
+    def require(self, *statistics: str) -> None:
+        """Raise a ValueError that names this layer and the first statistic it lacks."""
+        for name in statistics:
+            self.statistic(name)
+
+    def to(self, device: torch.device | str) -> "Layer":
+        """The same layer with its tensors on a device."""
+        moved = {key: value.to(device) for key, value in self.statistics.items()}
+        bias = None if self.bias is None else self.bias.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias, statistics=moved)
 
     def blocks(self) -> list["Layer"]:
         """One layer per convolution group, with its own rows and statistics; views, no copies."""
         if self.groups == 1:
             return [self]
         rows = self.weight.shape[0] // self.groups
+        unknown = [key for key in self.statistics if key not in self.axes]
+        if unknown:
+            raise ValueError(
+                f"Layer {self.name!r} does not say whether the first axis of {unknown[0]!r} runs "
+                f"over convolution groups or over rows. Pass axes={{{unknown[0]!r}: 'group'}}."
+            )
 
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
-            changes: dict[str, Any] = {"weight": self.weight[own], "groups": 1}
-            for name in ("bias", "grad", "sensitivity", "hessian_grad", "flow"):
-                values = getattr(self, name)
-                changes[name] = None if values is None else values[own]
-            for name in PER_GROUP:
-                values = getattr(self, name)
-                changes[name] = None if values is None else values[g]
-            return replace(self, **changes)
+            return replace(
+                self,
+                weight=self.weight[own],
+                bias=None if self.bias is None else self.bias[own],
+                groups=1,
+                statistics={
+                    key: value[g] if self.axes[key] == "group" else value[own]
+                    for key, value in self.statistics.items()
+                },
+            )
 
         return [block(g) for g in range(self.groups)]
 
@@ -104,25 +171,14 @@ class Layer:
             ValueError: neither the Gram matrix nor its diagonal was collected.
         """
         diag = self.diag
-        if diag is None and self.gram is not None:
-            diag = self.gram.diagonal(dim1=-2, dim2=-1)
         if diag is None:
-            raise ValueError(
+            raise MissingStatistic(
                 f"Layer {self.name!r} has no statistics `diag` or `gram`, which this method needs. "
                 f"Pass data, or calibrate with statistics=('diag',)."
             )
         if self.groups == 1:
             return diag[None]
         return diag.repeat_interleave(self.weight.shape[0] // self.groups, dim=0)
-
-    def require(self, *statistics: str) -> None:
-        """Raise a ValueError that names this layer and the first statistic it lacks."""
-        for name in statistics:
-            if getattr(self, name) is None:
-                raise ValueError(
-                    f"Layer {self.name!r} has no statistic {name!r}, which this method needs. "
-                    f"Pass data, or calibrate with statistics=({name!r},)."
-                )
 
 
 def layer_of(name: str, module: Any) -> Layer:
@@ -182,28 +238,3 @@ def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tens
 def squeeze_groups(values: Tensor, groups: int) -> Tensor:
     """Statistics stacked per convolution group; a single group loses its axis."""
     return values[0] if groups == 1 else values
-
-
-def add_second_moment(
-    total: Float[Tensor, "groups in in"], vectors: Float[Tensor, "positions groups in"]
-) -> None:
-    """Add Σ x xᵀ over positions to the upper triangle of `total`, in place.
-
-    Panels on and right of the diagonal are 5/8 of the work of the whole product. What stands
-    below the diagonal has no meaning until `mirror` fills it.
-    """
-    groups, width = total.shape[:2]
-    if groups > 1:  # many small products: all in one call
-        by_group = vectors.transpose(0, 1)
-        total.baddbmm_(by_group.transpose(1, 2), by_group)
-        return
-    step = max(PANEL, -(-width // 4))
-    for start in range(0, width, step):
-        panel, rest = vectors[:, 0, start : start + step], vectors[:, 0, start:]
-        total[0, start : start + step, start:].addmm_(panel.T, rest)
-
-
-def mirror(total: Float[Tensor, "groups in in"]) -> Float[Tensor, "groups in in"]:
-    """The symmetric matrices whose upper triangles `add_second_moment` has summed."""
-    upper = total.triu()
-    return upper + upper.transpose(1, 2) - torch.diag_embed(upper.diagonal(dim1=1, dim2=2))

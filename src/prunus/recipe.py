@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from prunus.allocation import ALLOCATIONS, Allocation, Uniform
+from prunus.calibration.statistics import Statistic, combined
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
 from prunus.granularity import GRANULARITIES, Edge, Granularity
@@ -79,14 +80,10 @@ class Recipe:
         return self.compensation.refits or self.selection.refits
 
     @property
-    def statistics(self) -> tuple[str, ...]:
+    def statistics(self) -> tuple[str | Statistic, ...]:
         """What must be collected from data; empty where the recipe needs none."""
-        wanted: set[str] = set()
-        for part in (self.score, self.allocation, self.selection, self.compensation):
-            wanted |= set(part.statistics)
-        if "gram" in wanted:
-            wanted.discard("diag")
-        return tuple(sorted(wanted))
+        parts = (self.score, self.allocation, self.selection, self.compensation)
+        return combined(wanted for part in parts for wanted in part.statistics)
 
     @property
     def needs_data(self) -> bool:

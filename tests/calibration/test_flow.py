@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models import build
-from prunus.calibration import calibrate
+from prunus.calibration import STATISTICS, calibrate
 from prunus.calibration.batches import Batches, first_of, parts
 from prunus.calibration.select import matching, prunable
 
@@ -231,10 +231,9 @@ def test_bad_numbers_name_the_layer():
 def test_arguments():
     model, x = build("mlp-relu")
     for wrong, message in {
-        "gramm": "Unknown statistic 'gramm'. Did you mean gram, grad?",
+        "gramm": "Unknown statistic 'gramm'. Did you mean gram, grad, dense_gram?",
         "cross": "The statistic 'cross' belongs to two models. Use a recipe with inputs='pruned'.",
-        (): "`statistics` must name one or more of diag, gram, cross, mean, max, zeros, grad, "
-        "sensitivity, hessian_grad, flow.",
+        (): f"`statistics` must name one or more of {', '.join(STATISTICS)}.",
     }.items():
         with pytest.raises(ValueError, match=exactly(message)):
             calibrate(model, x, wrong)
@@ -251,9 +250,10 @@ def test_memory_limit_is_checked_before_the_data_are_read(monkeypatch):
     monkeypatch.setattr("prunus.calibration.collect.GRAM_BYTES", 8 * 13**2)
     with pytest.raises(
         MemoryError,
-        match=r"^The Gram matrix of layer 'layers\.2' needs 1\.91e-06 GiB, more than the limit of "
-        r"1\.26e-06 GiB\. Exclude the layer, use a recipe that needs the diagonal only "
-        r"\(`wanda`\), or raise prunus\.calibration\.collect\.GRAM_BYTES\.$",
+        match=r"^The statistic 'gram' of layer 'layers\.2' needs 1\.91e-06 GiB, more than the "
+        r"limit of 1\.26e-06 GiB\. Exclude the layer, use a recipe that needs less \(`wanda` takes "
+        r"the diagonal of the Gram matrix only\), or raise "
+        r"prunus\.calibration\.collect\.GRAM_BYTES\.$",
     ):
         calibrate(model, iter(()))  # no data are needed to know it
     assert len(calibrate(model, x, layers="layers.0")) == 1

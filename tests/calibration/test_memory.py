@@ -37,8 +37,8 @@ CASES = {
 # MiB: a block of 32 MiB in float64, its patches in float32, and 1024 samples' activations
 LIMIT = 130
 WHOLE = """
-from prunus.calibration import batches, collect
-collect.BLOCK_BYTES = 2**40
+from prunus.calibration import batches, vectors
+vectors.BLOCK_BYTES = 2**40
 batches.parts.__defaults__ = (2**40,)
 """
 

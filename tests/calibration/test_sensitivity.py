@@ -7,7 +7,7 @@ from torch import nn
 import prunus
 from models import build
 from prunus.calibration import calibrate
-from prunus.calibration.gradient import PROBES
+from prunus.calibration.signals import PROBES
 from prunus.guarantee.extract import extract
 from prunus.theory.gap.sensitivity import sensitivities
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models import build
-from prunus.calibration import STATISTICS, calibrate
-from prunus.calibration.collect import vectors_of
+from prunus.calibration import STATISTICS, Calibration, calibrate
+from prunus.calibration.batches import Batches
 from prunus.calibration.sequential import sequential_layers
-from prunus.calibration.store import Calibration
+from prunus.calibration.vectors import vectors_of
 from prunus.layer import view_of
 from prunus.weights import weight_at
 from reference import moments as slow
@@ -121,7 +121,7 @@ def test_a_convolution_is_its_matrix_times_its_patches(name):
 @pytest.mark.parametrize("name", ["1d", "2d", "3d"])
 def test_one_sample_without_a_batch_axis(name, monkeypatch):
     module, x = conv_of(name)
-    monkeypatch.setattr("prunus.calibration.collect.BLOCK_BYTES", 8)  # a sample at a time
+    monkeypatch.setattr("prunus.calibration.vectors.BLOCK_BYTES", 8)  # a sample at a time
     one, view = x[0], view_of(module)
     blocks = list(vectors_of(weight_at(module, ""), one))
     torch.testing.assert_close(torch.cat(blocks), view.vectors(module, x[:1]), rtol=0, atol=0)
@@ -131,7 +131,7 @@ def test_one_sample_without_a_batch_axis(name, monkeypatch):
 def test_blocks_of_bounded_size_change_nothing(name, monkeypatch):
     module, x = conv_of(name)
     whole = calibrate(nn.Sequential(module), x, PLAIN)["0"]
-    monkeypatch.setattr("prunus.calibration.collect.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("prunus.calibration.vectors.BLOCK_BYTES", 4096)
     monkeypatch.setattr("prunus.calibration.batches.ROWS", 2)
     split = calibrate(nn.Sequential(module), x, PLAIN)["0"]
     for key in PLAIN:
@@ -256,7 +256,9 @@ def test_sequential_statistics_are_the_moments_of_both_models_inputs():
         pruned.conv1.weight[:, 0] = 0
         pruned.norm1.bias += 0.3
     for name in ("conv2", "fc1"):
-        layer = sequential_layers(dense, pruned, (name,), [x[:3], x[3:]], device="cpu")[name]
+        layer = sequential_layers(dense, pruned, (name,), Batches([x[:3], x[3:]]), device="cpu")[
+            name
+        ]
         seen = {}
         for key, model in (("dense", dense), ("pruned", pruned)):
             module = model.get_submodule(name)
@@ -331,10 +333,7 @@ def test_float32_data_are_summed_in_float64():
 
 
 def test_every_statistic_is_covered():
-    elsewhere = {
-        "hessian_grad",
-        "flow",
-        "sensitivity",
-    }  # at_init/test_scores.py, test_sensitivity.py
-    assert set(STATISTICS) == {*PLAIN, "diag", "grad", "cross", *elsewhere}
+    elsewhere = {"hessian_grad", "flow", "sensitivity"}  # test_scores.py, test_sensitivity.py
+    both = {"cross", "dense_gram", "dense_mean"}
+    assert set(STATISTICS) == {*PLAIN, "diag", "grad", *both, *elsewhere}
     assert isinstance(calibrate(*build("mlp-relu")), Calibration)

@@ -72,7 +72,7 @@ def test_interruption_between_the_files_is_seen(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prunus.calibration.store.write_text", interrupted)
+    monkeypatch.setattr("prunus.calibration.saved.write_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         calibrate(model, x).save(tmp_path)
     with pytest.raises(ValueError, match=r"its hash is not the one in calibration\.json"):
@@ -125,7 +125,7 @@ CASES = {
     ),
     "newer": (
         rewrite(format=99),
-        "calibration.json has format 99, newer than 1, which this version reads. Upgrade prunus.",
+        "calibration.json has format 99, newer than 2, which this version reads. Upgrade prunus.",
     ),
     "no layers": (rewrite(layers=None), "c is no whole calibration: 'layers' is missing."),
 }
@@ -177,10 +177,10 @@ def test_mapping():
     with pytest.raises(
         ValueError,
         match=exactly(
-            "Layer 'layers.0' has no statistic 'diag', which this method needs. Pass data, or "
-            "calibrate with statistics=('diag',)."
+            "Layer 'layers.0' has no statistic 'cross', which this method needs. Pass data, or "
+            "calibrate with statistics=('cross',)."
         ),
     ):
-        calibration["layers.0"].require("gram", "diag")
+        calibration["layers.0"].require("gram", "diag", "cross")  # the Gram matrix has `diag`
     with pytest.raises(ValueError, match="has no statistics `diag` or `gram`, which this method"):
         calibrate(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2), ("mean",))["0"].power()

@@ -19,7 +19,8 @@ from prunus.bench.data import Dataset
 from prunus.bench.record import Record
 from prunus.bench.tasks import Task, fresh_model, task
 from prunus.budget import Budget
-from prunus.calibration.store import Calibration, calibrate
+from prunus.calibration import Calibration, Statistic, calibrate
+from prunus.calibration.statistics import combined
 from prunus.cost import Latency, measure_latency
 from prunus.engine.prune import prune
 from prunus.granularity import Node
@@ -78,7 +79,7 @@ def _calibration(
     data_dir: str | None,
     cache: str | None,
     samples: int,
-    statistics: tuple[str, ...],
+    statistics: tuple[str | Statistic, ...],
 ) -> Calibration:
     model = dense_of(name, seed, data_dir, cache).model
     data = data_of(name, data_dir).batches(limit=samples)
@@ -129,7 +130,7 @@ def _prune(
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or not isinstance(method.granularity, Node)
     if fits and not from_start and method.inputs == "dense" and len(list(schedule())) == 1:
-        statistics = tuple(sorted({"gram", *method.statistics} - {"diag"}))
+        statistics = combined(["gram", *method.statistics])
         source = _calibration(
             cell.task,
             cell.seed,

@@ -1,210 +1,205 @@
-"""Gradients with respect to the weights: of the loss, and squared ones of every output."""
+"""One batch's backward passes, and the sums of all statistics that read them."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Generator, Tensor, nn
 
 from prunus.calibration.batches import call, size_of
+from prunus.calibration.classes import column_slopes
 from prunus.calibration.forward import loss_of, tensor_of
-from prunus.calibration.padding import padding_of
+from prunus.calibration.signals import output_signals, softmax_signals
+from prunus.calibration.slopes import Calls, recorded, sample_slopes
+from prunus.calibration.statistics import ClassSlopes, Matrix, Signal, Statistic
+from prunus.calibration.sums import Sums
+from prunus.layer import Layer
 from prunus.weights import Weight
 
-__all__ = ["PROBES", "gradient_sums"]
+__all__ = ["BACKWARD", "Backward"]
 
-PROBES = 64  # outputs beyond which random signs replace one backward pass per output
-CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held at a time
+BACKWARD = ("gradient", "slopes", "classes")  # the sources that need a backward pass
+Columns = Mapping[str, Int[Tensor, "classes columns"]]
+Totals = dict[str, dict[str, Tensor]]  # by layer or group, and statistic
 
 
-def gradient_sums(
-    model: nn.Module,
-    names: Mapping[str, Weight],
-    batch: Any,
-    statistics: set[str],
-    *,
-    loss: Any = None,
-    generator: Generator,
-) -> dict[str, dict[str, Tensor]]:
-    """Sums over the samples of one batch, {statistic: {name: Float[out in]}}, float64.
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """What the backward passes of every batch are for.
 
-    `grad` is ∂L/∂W with its sign, times the number of samples: a loss that is a mean adds up to the
-    same however it is batched. `sensitivity` is Σ over samples and outputs o of (∂F_o/∂W)²: one
-    backward pass per output, or 64 random sign vectors where there are more than 64 outputs (it is
-    then unbiased). The model runs once; parameters' own `.grad` stay as they are.
-
-    Args:
-        model: in evaluation mode.
-        names: the layers' weights.
-        batch: one batch on the model's device.
-        statistics: of `grad` and `sensitivity`, those that are wanted.
-        loss: for `grad`, see `calibrate`.
-        generator: of the random signs.
-
-    Raises:
-        ValueError: a gradient is NaN or infinite (the layer is named), or no loss applies.
+    Attributes:
+        weights: of the layers, by name.
+        layers: the layers without statistics.
+        statistics: those that read gradients, by name.
+        groups: {group: {consumer: columns of each class}} for statistics of channel classes.
+        loss: see `calibrate`.
+        generators: of the random signs, by signal.
     """
-    weights: list[Any] = [weight.parameter for weight in names.values()]
-    flags = [w.requires_grad for w in weights]
-    size = size_of(batch) or 1
-    found: dict[str, dict[str, Tensor]] = {}
-    for w in weights:
-        w.requires_grad_(True)
-    try:
-        with torch.enable_grad(), _recorded(names, "sensitivity" in statistics) as calls:
-            output = call(model, batch)
-            if "grad" in statistics:
-                value = loss_of(output, batch, loss)
-                retain = "sensitivity" in statistics
-                grads = torch.autograd.grad(value, weights, retain_graph=retain, allow_unused=True)
-                found["grad"] = {
-                    name: size * _matrix(weight, torch.zeros_like(w) if g is None else g)
-                    for (name, weight), w, g in zip(names.items(), weights, grads, strict=True)
-                }
-            if "sensitivity" in statistics:
-                signals = _directions(tensor_of(output), batch, generator)
-                found["sensitivity"] = _squared(names, calls, *signals, size)
-    finally:
-        for w, flag in zip(weights, flags, strict=True):
-            w.requires_grad_(flag)
-    for sums in found.values():
-        for name, total in sums.items():
-            if not bool(torch.isfinite(total).all()):
-                raise ValueError(
-                    f"Layer {name!r} has NaN or infinite gradients. Check the data and the loss."
-                )
-    return found
 
+    weights: Mapping[str, Weight]
+    layers: Mapping[str, Layer]
+    statistics: Mapping[str, Statistic]
+    generators: Mapping[Signal, Generator]
+    groups: Mapping[str, Columns] = field(default_factory=dict)
+    loss: Any = None
 
-def _matrix(weight: Weight, values: Tensor) -> Tensor:
-    return weight.matrix(values.detach()).to(torch.float64)
+    def sums(self, model: nn.Module, batch: Any) -> tuple[Totals, Totals]:
+        """Sums over the samples of one batch: of the layers, and of the groups of classes.
 
+        The model runs once; parameters' own `.grad` stay as they are. A loss that is a mean over
+        the samples adds up to the same however it is batched.
 
-@contextmanager
-def _recorded(
-    names: Mapping[str, Weight], wanted: bool
-) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """The inputs and outputs of every call of the layers; hooks always go."""
-    calls: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
-    handles = []
+        Args:
+            model: in evaluation mode.
+            batch: one batch on the model's device.
 
-    def hook_for(weight: Weight) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            inputs = weight.inputs(args, kwargs)
-            assert inputs is not None  # a layer that ran had inputs
-            calls[weight.name].append((inputs.detach(), output))
-            return output.clone()  # an activation in place would change what was recorded
+        Raises:
+            ValueError: a gradient is NaN or infinite (the layer is named), or no loss applies.
+        """
+        parameters = [weight.parameter for weight in self.weights.values()]
+        flags = [w.requires_grad for w in parameters]
+        size = size_of(batch) or 1
+        signals = self._signals()
+        plain = [s for s in self.statistics.values() if s.reads.source == "gradient"]
+        found: Totals = {}
+        classes: Totals = {}
+        for w in parameters:
+            w.requires_grad_(True)
+        try:
+            with torch.enable_grad(), recorded(self.weights, bool(signals)) as calls:
+                output = call(model, batch)
+                value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
+                if plain and value is not None:
+                    grads = torch.autograd.grad(
+                        value, parameters, retain_graph=bool(signals), allow_unused=True
+                    )
+                    for (name, weight), w, g in zip(
+                        self.weights.items(), parameters, grads, strict=True
+                    ):
+                        matrix = size * weight.matrix(torch.zeros_like(w) if g is None else g).to(
+                            torch.float64
+                        )
+                        found[name] = {
+                            s.name: s.add(None, Matrix(matrix), self.layers[name]) for s in plain
+                        }
+                passes: list[tuple[Signal, Tensor, Tensor | None]] = []
+                for signal in signals:
+                    if signal == "loss":
+                        assert value is not None  # asked for above
+                        passes.append((signal, value * size, None))
+                        continue
+                    answer = tensor_of(output)
+                    vectors = ROOTS[signal](answer, batch, self.generators[signal])
+                    passes += [(signal, answer, vector) for vector in vectors]
+                for place, one in enumerate(passes):
+                    last = place + 1 == len(passes)
+                    columns = self._send_back(calls, *one, size, found, last=last)
+                    self._add_classes(one[0], columns, classes)
+        finally:
+            for w, flag in zip(parameters, flags, strict=True):
+                w.requires_grad_(flag)
+        for name, sums in [*found.items(), *classes.items()]:
+            for total in sums.values():
+                if not bool(torch.isfinite(total).all()):
+                    raise ValueError(
+                        f"Layer {name!r} has NaN or infinite gradients. Check the data and the "
+                        f"loss."
+                    )
+        return found, classes
 
-        return hook
+    def _signals(self) -> list[Signal]:
+        read = [
+            s.reads.signal
+            for s in self.statistics.values()
+            if s.reads.source in ("slopes", "classes")
+        ]
+        return list(dict.fromkeys(read))
 
-    try:
-        if wanted:
-            for weight in names.values():
-                hook = hook_for(weight)
-                handles.append(weight.module.register_forward_hook(hook, with_kwargs=True))
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _send_back(
+        self,
+        calls: Calls,
+        signal: Signal,
+        target: Tensor,
+        vector: Tensor | None,
+        size: int,
+        found: Totals,
+        *,
+        last: bool,
+    ) -> dict[str, Tensor]:
+        """One backward pass: what is summed joins that of the batch.
 
-
-def _directions(output: Tensor, batch: Any, generator: Generator) -> tuple[Tensor, list[Tensor]]:
-    """The output as (samples, outputs), and the signals to send back through it.
-
-    Their squares, summed, weigh every output once; those at padding weigh nothing.
-    """
-    flat = output.flatten(1) if output.ndim > 1 else output[:, None]
-    real = torch.ones_like(flat)
-    padding = padding_of(batch)
-    mask = None if padding is None else padding.of_output(output)
-    if mask is not None:
-        shape = (*mask.shape, *[1] * (output.ndim - 2))
-        real = mask.to(output.dtype).reshape(shape).expand(output.shape).flatten(1)
-    count = flat.shape[1]
-    if count <= PROBES:
-        return flat, [real * row for row in torch.eye(count, dtype=flat.dtype, device=flat.device)]
-    bits = torch.randint(0, 2, (PROBES, *flat.shape), generator=generator)
-    signs = (2 * bits - 1).to(flat) / math.sqrt(PROBES)
-    return flat, list(real * signs)
-
-
-def _squared(
-    names: Mapping[str, Weight],
-    calls: Mapping[str, list[tuple[Tensor, Tensor]]],
-    output: Tensor,
-    signals: list[Tensor],
-    size: int,
-) -> dict[str, Tensor]:
-    ran = [name for name in names if calls[name]]
-    totals: dict[str, Tensor] = {}
-    outputs = [out for name in ran for _, out in calls[name]]
-    for place, signal in enumerate(signals):
-        last = place + 1 == len(signals)
+        Returns:
+            {consumer: slopes along its columns, sample by sample}, where classes are read.
+        """
+        ran = [name for name in self.weights if calls[name]]
+        outputs = [out for name in ran for _, out in calls[name]]
         grads = torch.autograd.grad(
-            output, outputs, signal, retain_graph=not last, allow_unused=True
+            target, outputs, vector, retain_graph=not last, allow_unused=True
         )
         slopes = iter(grads)
+        own = self._reading("slopes", signal)
+        consumers = {name for group in self.groups.values() for name in group}
+        if not self._reading("classes", signal):
+            consumers.clear()
+        columns: dict[str, Tensor] = {}
         for name in ran:
             pairs = [
                 (given, torch.zeros_like(out) if slope is None else slope)
                 for (given, out), slope in zip(calls[name], slopes, strict=False)
             ]
-            square = _summed_squares(name, names[name], pairs, size)
-            totals[name] = square if place == 0 else totals[name] + square
-    return totals
+            layer, part = self.layers[name], Sums()
+            gates = []
+            if own or name in consumers:
+                for reading in sample_slopes(self.weights[name], pairs, size):
+                    for s in own:
+                        part.totals[s.name] = s.add(part.totals.get(s.name), reading, layer)
+                    if name in consumers:
+                        gates.append(column_slopes(reading, layer))
+            _join(found, name, part, own)
+            if gates:
+                columns[name] = torch.cat(gates)
+        return columns
+
+    def _add_classes(self, signal: Signal, columns: Mapping[str, Tensor], classes: Totals) -> None:
+        """Columns of all consumers of a class add up before anything is squared."""
+        wanted = self._reading("classes", signal)
+        for group, places in self.groups.items():
+            here = [name for name in places if name in columns]
+            if not here or not wanted:
+                continue
+            parts = [columns[n][:, places[n].to(columns[n].device)].sum(2) for n in here]
+            values = torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
+            one = Sums()
+            for s in wanted:
+                one.totals[s.name] = s.add(None, ClassSlopes(values), self.layers[here[0]])
+            _join(classes, group, one, wanted)
+
+    def _reading(self, source: str, signal: Signal) -> list[Statistic]:
+        return [
+            s
+            for s in self.statistics.values()
+            if s.reads.source == source and s.reads.signal == signal
+        ]
 
 
-def _by_sample(name: str, turn: Any, module: nn.Module, part: Tensor, size: int) -> Tensor:
-    """Inputs or output gradients of so many samples as (samples, positions, groups, width)."""
-    turned: Tensor = turn(module, part)
-    if turned.shape[0] % size:
-        raise ValueError(
-            f"Layer {name!r} sees {turned.shape[0]} vectors for {size} samples, so squared "
-            f"gradients of single samples cannot be told apart. Exclude the layer."
-        )
-    exact = turned.dtype in (torch.float32, torch.float64)
-    return turned.reshape(size, -1, *turned.shape[1:]).to(turned.dtype if exact else torch.float32)
+def _join(found: Totals, name: str, part: Sums, statistics: list[Statistic]) -> None:
+    """Merge the sums of one pass with those of the passes before."""
+    whole = Sums(totals=found.setdefault(name, {}))
+    for s in statistics:
+        if s.name in part.totals:
+            whole.put(s, part.totals[s.name])
 
 
-def _summed_squares(
-    name: str, weight: Weight, pairs: list[tuple[Tensor, Tensor]], size: int
-) -> Tensor:
-    """Σ over samples of (Σ over positions and calls of slope · input)², as (out, in).
+def _squares(output: Tensor, batch: Any, generator: Generator) -> list[Tensor]:
+    """Signals whose squares add up to the second derivative of Σ (F − y)², which is 2."""
+    return [math.sqrt(2) * signal for signal in output_signals(output, batch, generator)]
 
-    Samples are taken in blocks, so that neither their patches nor their gradients fill the memory.
-    """
-    view, module = weight.view, weight.module
 
-    def block(start: int, stop: int) -> tuple[Tensor, Tensor]:
-        found = []
-        for side, turn in enumerate((view.vectors, view.responses)):
-            rows = [
-                _by_sample(name, turn, module, pair[side][start:stop] if apart else pair[side],
-                           stop - start)
-                for pair in pairs
-            ]  # fmt: skip
-            found.append(torch.cat(rows, dim=1))
-        return found[0], found[1]
-
-    apart = all(len(given) == size == len(slope) for given, slope in pairs)
-    step = size
-    if apart:
-        one, other = block(0, 1)
-        needed = one.numel() + other.numel()
-        if one.shape[1] > 1:  # gradients of single samples are formed
-            needed += one.shape[2] * one.shape[3] * other.shape[3]
-        step = max(1, CHUNK_BYTES // (8 * needed))
-    total: Tensor | None = None
-    for start in range(0, size, step):
-        vectors, slopes = block(start, min(size, start + step))
-        if vectors.shape[1] == 1:
-            powers = [x[:, 0].to(torch.float64).square() for x in (slopes, vectors)]
-            part = torch.einsum("ngo,ngi->goi", *powers)
-        else:
-            gradients = slopes.permute(0, 2, 3, 1) @ vectors.permute(0, 2, 1, 3)
-            part = gradients.to(torch.float64).square().sum(dim=0)
-        total = part if total is None else total + part
-    assert total is not None  # there is a sample
-    return total.reshape(-1, total.shape[-1])
+ROOTS: dict[Signal, Callable[[Tensor, Any, Generator], list[Tensor]]] = {
+    "output": output_signals,
+    "softmax": softmax_signals,
+    "square": _squares,
+}

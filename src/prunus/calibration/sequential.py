@@ -1,95 +1,94 @@
 """Statistics of inputs that already pruned predecessors give, beside the dense model's inputs."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.calibration.batches import Batches, call, parts, to_device
-from prunus.calibration.collect import vectors_of, watched
+from prunus.calibration.gather import Gatherer, gathering_both
 from prunus.calibration.padding import padding_of, streams_of
-from prunus.check import finite
-from prunus.layer import Layer, squeeze_groups
+from prunus.calibration.statistics import Statistic, resolved
+from prunus.layer import Layer
 from prunus.modes import evaluating
-from prunus.weights import Weight, weight_at
+from prunus.weights import weight_at
 
-__all__ = ["sequential_layers"]
+__all__ = ["TOWARDS_DENSE", "carried", "sequential_layers"]
+
+# What least squares towards the dense outputs reads.
+TOWARDS_DENSE = ("gram", "mean", "cross", "dense_gram", "dense_mean")
 
 
 def sequential_layers(
-    dense: nn.Module, pruned: nn.Module, names: tuple[str, ...], batches: Batches, *, device: Any
+    dense: nn.Module,
+    pruned: nn.Module,
+    names: Iterable[str],
+    batches: Batches,
+    *,
+    statistics: Iterable[str | Statistic] = (),
+    before: Mapping[str, Layer] | None = None,
+    device: torch.device,
 ) -> dict[str, Layer]:
     """The dense layers with statistics of both models' inputs, from one pass over the data.
 
-    `gram` and `mean` are those of the pruned model's inputs x, `cross` is E[x_dense xᵀ],
-    `dense_gram` and `dense_mean` are the dense model's. Weights are the dense model's.
+    Beside `statistics`, those of `TOWARDS_DENSE` are collected: `gram` and `mean` are of the pruned
+    model's inputs x, `cross` is E[x_dense xᵀ], `dense_gram` and `dense_mean` are the dense model's.
+    Weights are the dense model's.
 
     Args:
         dense: the model before pruning.
         pruned: the same model with the layers before `names` pruned.
         names: layers whose inputs are collected.
         batches: the data; read once.
+        statistics: what else is wanted. Those that look at the whole network, such as gradients,
+            are taken from `before`.
+        before: the layers with the dense model's statistics.
         device: where both models live.
 
     Raises:
         ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
     """
-    weights = {name: weight_at(dense, name) for name in names}
-    sums: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    counts = dict.fromkeys(names, 0)
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
-    state: dict[str, Any] = {"mask": None}
-
-    def remember(weight: Weight, inputs: Tensor) -> None:
-        kept[weight.name].append(inputs)
-
-    def combine(weight: Weight, inputs: Tensor) -> None:
-        name = weight.name
-        before = kept[name].pop(0)
-        pairs = zip(
-            vectors_of(weight, before, state["mask"]),
-            vectors_of(weight, inputs, state["mask"]),
-            strict=True,
-        )
-        for old, new in pairs:
-            if not bool(torch.isfinite(new.sum()) & torch.isfinite(old.sum())):
-                finite(f"inputs of {name}", old, "Check the data and the layers before.")
-                finite(f"inputs of {name}", new, "Check the data and the pruned layers before.")
-            d, p = (v.to(torch.float64).transpose(0, 1) for v in (old, new))
-            counts[name] += d.shape[1]
-            _add(sums[name], "gram", p.transpose(1, 2) @ p)
-            _add(sums[name], "cross", d.transpose(1, 2) @ p)
-            _add(sums[name], "dense_gram", d.transpose(1, 2) @ d)
-            _add(sums[name], "mean", p.sum(1))
-            _add(sums[name], "dense_mean", d.sum(1))
-
+    names = tuple(names)
+    every = resolved([*statistics, *TOWARDS_DENSE])
+    ours, theirs = ({name: weight_at(model, name) for name in names} for model in (dense, pruned))
+    bare = {name: weight.layer() for name, weight in ours.items()}
+    gatherer = Gatherer(bare, {key: s for key, s in every.items() if s.reads.sequential})
     streams = streams_of(dense, to_device(batches.peek(), device))
     with ExitStack() as stack:
         stack.enter_context(evaluating(dense))
         stack.enter_context(evaluating(pruned))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(watched(weights.values(), remember))
-        stack.enter_context(watched([weight_at(pruned, name) for name in names], combine))
+        stack.enter_context(gathering_both(ours, theirs, gatherer))
         for batch in batches:
             for part in parts(batch):
                 on_device = to_device(part, device)
-                state["mask"] = padding_of(on_device, streams)
+                gatherer.padding = padding_of(on_device, streams)
                 call(dense, on_device)
                 call(pruned, on_device)
-    found = {}
-    for name in names:
-        if not counts[name]:
-            raise ValueError(f"Layer {name!r} never ran on the data. Check the model's forward.")
-        layer = weights[name].layer()
-        means: dict[str, Any] = {
-            key: squeeze_groups(value / counts[name], layer.groups)
-            for key, value in sums[name].items()
-        }
-        found[name] = replace(layer, samples=counts[name], **means)
-    return found
+    return {name: carried(bare[name], gatherer, every, (before or {}).get(name)) for name in names}
 
 
-def _add(sums: dict[str, Tensor], key: str, value: Tensor) -> None:
-    sums[key] = sums[key] + value if key in sums else value
+def carried(
+    bare: Layer, gatherer: Gatherer, statistics: Mapping[str, Statistic], before: Layer | None
+) -> Layer:
+    """A layer with what was gathered, and what of `statistics` stays the dense model's.
+
+    Of the dense model's other statistics none is taken over: they are of other inputs.
+
+    Raises:
+        ValueError: the layer never ran on the data.
+    """
+    sums = gatherer.sums.get(bare.name)
+    if sums is None or not any(sums.counts.values()):
+        raise ValueError(f"Layer {bare.name!r} never ran on the data. Check the model's forward.")
+    found = sums.layer(bare, statistics, 0)
+    if before is None:
+        return found
+    stay = {
+        key: before.statistics[key]
+        for key, s in statistics.items()
+        if not s.reads.sequential and key in before.statistics
+    }
+    return replace(found, producer=before.producer, statistics={**stay, **found.statistics})

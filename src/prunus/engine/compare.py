@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from prunus.budget import Budget, Plan
+from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
-from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.calibration.place import device_of
+from prunus.calibration.statistics import combined
 from prunus.check import whole
 from prunus.cost import measure_latency, speedup
 from prunus.engine.prune import prune
@@ -233,10 +235,8 @@ def _shared_calibration(
 ) -> Any:
     if isinstance(data, Calibration):
         return data
-    wanted = {"gram"}.union(*(m.statistics for m in methods.values())) - {"diag"}
-    return calibrate(
-        model, data, tuple(sorted(wanted)), loss=loss, device=device, progress=progress
-    )
+    wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
+    return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
 
 
 def _data_for(method: Recipe, density: Any, shared: Any, data: Any) -> Any:

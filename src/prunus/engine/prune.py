@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.store import checked_device, device_of
+from prunus.calibration.place import checked_device, device_of
+from prunus.calibration.statistics import names_of
 from prunus.check import whole
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.run import Run
@@ -74,7 +75,7 @@ def prune(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     if method.needs_data and data is None:
-        wanted = ", ".join(method.statistics) or "an example to trace"
+        wanted = ", ".join(names_of(method.statistics)) or "an example to trace"
         raise ValueError(
             f"Recipe {name!r} needs data ({wanted}), got none. "
             f"Pass data=, batches or a Calibration."

@@ -2,17 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration import collect
+from prunus.calibration import Calibration, calibrate, collect
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
+from prunus.calibration.place import device_of
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.sequential import sequential_layers
-from prunus.calibration.store import Calibration, calibrate, device_of
+from prunus.calibration.statistics import combined, names_of
 from prunus.compensation import NoCompensation
 from prunus.cost import Anatomy, Cost, anatomy, edge_cost, node_cost
 from prunus.coupling import Coupling, Group, couple
@@ -216,22 +217,10 @@ class Run:
             if dense is not None:
                 assert self.batches is not None
                 layer = sequential_layers(
-                    dense, self.work, (name,), self.batches, device=self.device
-                )[name]
-                again = pools_of(
-                    {
-                        name: replace(
-                            layer,
-                            grad=layers[name].grad,
-                            sensitivity=layers[name].sensitivity,
-                            hessian_grad=layers[name].hessian_grad,
-                            flow=layers[name].flow,
-                        )
-                    },
-                    self.recipe,
-                    before,
-                )
-                scores = again[name]
+                    dense, self.work, (name,), self.batches,
+                    statistics=self.recipe.statistics, before=layers, device=self.device,
+                )[name]  # fmt: skip
+                scores = pools_of({name: layer}, self.recipe, before)[name]
             result = edge_result(
                 layer,
                 scores,
@@ -304,8 +293,9 @@ class Run:
             layer = layers[name]
             if name in consumers:
                 layer = sequential_layers(
-                    dense, self.work, (name,), self.batches, device=self.device
-                )[name]
+                    dense, self.work, (name,), self.batches,
+                    statistics=self.recipe.statistics, before=layers, device=self.device,
+                )[name]  # fmt: skip
             own = node_results(
                 self.work, {**layers, name: layer}, views, choices, self.recipe, masks, only=name
             )
@@ -369,14 +359,14 @@ class Run:
             layers = {name: self.calibration[name] for name in names}
             if self.steps and of is None:
                 layers = bare(names)
-            return {n: _on(layer, self.device) for n, layer in layers.items()}
+            return {n: layer.to(self.device) for n, layer in layers.items()}
         if self.batches is None:
             return bare(names)
-        wanted = set(self.recipe.statistics)
+        wanted = list(self.recipe.statistics)
         if not measure and not wanted:
             return bare(names)
         widest = max(layer.weight.shape[1] for layer in bare(names).values())
-        if measure and "gram" not in wanted and widest**2 * 8 > collect.GRAM_BYTES:
+        if measure and "gram" not in names_of(wanted) and widest**2 * 8 > collect.GRAM_BYTES:
             self.notes += (
                 f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
                 f"memory limit",
@@ -384,11 +374,11 @@ class Run:
             if not wanted:
                 return bare(names)
         elif measure:
-            wanted = (wanted | {"gram"}) - {"diag"}
+            wanted.append("gram")
         found = calibrate(
             model,
             self.batches,
-            tuple(sorted(wanted)),
+            combined(wanted),
             layers=list(names),
             loss=self.loss,
             seed=self.seed,
@@ -465,12 +455,3 @@ def _equal(own: Tensor | None, stored: Tensor | None) -> bool:
     if own is None or stored is None:
         return own is stored
     return own.shape == stored.shape and torch.equal(own.cpu(), stored.cpu().to(own.dtype))
-
-
-def _on(layer: Layer, device: torch.device) -> Layer:
-    moved = {
-        f.name: value.to(device)
-        for f in fields(layer)
-        if isinstance(value := getattr(layer, f.name), Tensor)
-    }
-    return replace(layer, **moved)  # type: ignore[arg-type]

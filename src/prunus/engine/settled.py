@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import call, size_of, to_device
-from prunus.calibration.store import device_of
+from prunus.calibration.place import device_of
 from prunus.cost import Anatomy, Cost, anatomy, smaller_cost, sparse_cost
 from prunus.coupling import Group
 from prunus.modes import evaluating

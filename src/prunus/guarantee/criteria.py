@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of, to_device
 from prunus.calibration.forward import tensor_of
-from prunus.calibration.store import device_of
+from prunus.calibration.place import device_of
 from prunus.guarantee.extract import Unsupported, extract
 from prunus.modes import evaluating
 from prunus.rng import generator_for

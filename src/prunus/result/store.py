@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from prunus.budget import Plan
-from prunus.calibration.store import apart, stored_json
+from prunus.calibration.saved import apart, stored_json
 from prunus.cost import Cost, Latency
 from prunus.files import write_bytes, write_text
 from prunus.modes import copied

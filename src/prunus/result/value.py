@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan
 from prunus.calibration.batches import call, size_of, to_device
-from prunus.calibration.store import device_of
+from prunus.calibration.place import device_of
 from prunus.cost import Cost, measure_latency
 from prunus.granularity import Node
 from prunus.recipe import Recipe

@@ -1,0 +1,139 @@
+"""One streaming pass over data that makes a `Calibration`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.calibration.batches import Batches, first_of, to_device
+from prunus.calibration.collect import collect, guard_memory
+from prunus.calibration.place import placed
+from prunus.calibration.select import matching, prunable
+from prunus.calibration.statistics import STATISTICS, Statistic, resolved
+from prunus.calibration.store import Calibration
+from prunus.check import whole
+from prunus.coupling import Group, couple
+from prunus.layer import Layer
+from prunus.progress import progress_bar
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    model: nn.Module,
+    data: Any,
+    statistics: str | Statistic | Iterable[str | Statistic] = ("gram", "mean"),
+    *,
+    layers: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    max_samples: int | None = None,
+    max_positions: int | None = None,
+    loss: Any = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> Calibration:
+    """Collect the statistics of the layers' inputs in one streaming pass.
+
+    Args:
+        model: the network; it comes back in the mode, on the device and with the flags it had.
+        data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
+        statistics: names of prunus.calibration.STATISTICS, and instances of `Statistic`, your own
+            too. What reads channel classes is collected of the groups all of whose consumers are
+            watched.
+        layers: names or globs of the layers to watch; all prunable ones where None.
+        exclude: names or globs to leave out.
+        max_samples: stop after this many samples (a batch whose tensors differ in length is taken
+            whole).
+        max_positions: for convolutions, at most this many patches of every sample, drawn with
+            `seed` for each layer on its own.
+        loss: for what reads the loss's gradient, a function (output, batch) -> scalar, a mean over
+            the batch's samples.
+        seed: of the drawn positions, and of the signs that stand for more than 64 outputs.
+        device: where to run; the model's own where None.
+        progress: show a bar; None shows it on a terminal after two seconds.
+
+    Returns:
+        a `Calibration`; its Gram matrices are means over samples and positions, in float64.
+
+    Raises:
+        ValueError: unknown statistics or layers, empty or unfit data, NaN or infinite weights or
+            inputs (the layer is named).
+        MemoryError: a statistic would need more than the memory limit.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    wanted = resolved([statistics] if isinstance(statistics, str | Statistic) else statistics)
+    if not wanted:
+        raise ValueError(f"`statistics` must name one or more of {', '.join(STATISTICS)}.")
+    for statistic in wanted.values():
+        if statistic.reads.source == "pair":
+            raise ValueError(
+                f"The statistic {statistic.name!r} belongs to two models. Use a recipe with "
+                f"inputs='pruned'."
+            )
+    if max_samples is not None:
+        whole("max_samples", max_samples, low=1)
+    if max_positions is not None:
+        whole("max_positions", max_positions, low=1)
+    known, refused = prunable(model)
+    names = matching(list(known), layers, exclude, refused)
+    weights = {name: known[name] for name in names}
+    bare = {name: weight.layer() for name, weight in weights.items()}
+    guard_memory(bare, wanted)
+    batches = Batches(data)
+    example = first_of(batches.peek(), 2)
+    total = len(data) if isinstance(data, list) else None
+    with (
+        placed(model, device) as where,
+        progress_bar("calibrating", total, progress=progress) as advance,
+    ):
+        coupling = None
+        groups: tuple[Group, ...] = ()
+        if any(s.reads.source == "classes" for s in wanted.values()):
+            coupling = couple(model, to_device(example, where))
+            groups = tuple(g for g in coupling.groups if set(g.consumers) <= set(weights))
+            guard_memory({}, wanted, groups)
+        found = collect(
+            model,
+            weights,
+            bare,
+            wanted,
+            batches,
+            groups=groups,
+            max_samples=max_samples,
+            max_positions=max_positions,
+            seed=seed,
+            loss=loss,
+            device=where,
+            advance=advance,
+        )
+    of_layers = any(s.reads.source != "classes" for s in wanted.values())
+    for name in names:
+        if name not in found.layers or (of_layers and not found.layers[name].totals):
+            refused[name] = "its forward never ran on the data"
+            del bare[name]
+    if not bare:
+        raise ValueError(f"None of the layers {names} ran on the data. Check the model's forward.")
+    home = {name: layer.weight.device for name, layer in bare.items()}
+    return Calibration(
+        {name: _copied(layer) for name, layer in bare.items()},
+        {name: found.layers[name].to(home[name]) for name in bare},
+        statistics=wanted,
+        fingerprint=found.fingerprint.value,
+        samples=found.samples,
+        rows=found.fingerprint.rows,
+        refused=refused,
+        groups=found.groups,
+        example=example,
+        model=model,
+        coupling=coupling,
+    )
+
+
+def _copied(layer: Layer) -> Layer:
+    """The layer with weights of its own, which later training of the model leaves alone."""
+    bias = None if layer.bias is None else layer.bias.clone()
+    return replace(layer, weight=layer.weight.clone(), bias=bias)

@@ -1,0 +1,162 @@
+"""Hooks that turn the calls of layers into sums; they always go, and never keep what may change."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Generator, Tensor, nn
+
+from prunus.calibration.padding import Padding
+from prunus.calibration.statistics import Pair, Source, Statistic, Vectors
+from prunus.calibration.sums import Sums
+from prunus.calibration.vectors import block_of, responses_of, vectors_of
+from prunus.layer import Layer
+from prunus.weights import Weight
+
+__all__ = ["Gatherer", "gathering", "gathering_both", "watched"]
+
+Take = Callable[[Weight, Tensor], None]
+
+
+class Gatherer:
+    """The sums of what reads the vectors of layers, while a model runs.
+
+    Attributes:
+        padding: of the batch that is about to run, or None; set it before.
+        sums: {name: sums} of the layers that ran.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        statistics: Mapping[str, Statistic],
+        drawn: Mapping[str, tuple[int, Generator]] | None = None,
+    ) -> None:
+        self.padding: Padding | None = None
+        self.sums: dict[str, Sums] = {}
+        self._layers = layers
+        self._statistics = statistics
+        self._drawn = drawn or {}
+
+    def reading(self, source: Source) -> list[Statistic]:
+        """The statistics that read so."""
+        return [s for s in self._statistics.values() if s.reads.source == source]
+
+    def inputs(self, weight: Weight, inputs: Tensor) -> None:
+        """Take in what a layer is called with."""
+        name = weight.name
+        sums = self.sums.setdefault(name, Sums())
+        wanted = self.reading("inputs")
+        if wanted:
+            drawn = self._drawn.get(name)
+            for values in vectors_of(weight, inputs, self.padding, drawn):
+                if len(values):  # not all of it was padding
+                    self._add(sums, name, "inputs", wanted, block_of(name, values))
+
+    def outputs(self, weight: Weight, outputs: Tensor) -> None:
+        """Take in what a layer answers."""
+        name = weight.name
+        sums = self.sums.setdefault(name, Sums())
+        wanted = self.reading("outputs")
+        for values in responses_of(weight, outputs, self.padding):
+            if len(values):
+                block = block_of(name, values, "gave NaN or infinite outputs")
+                self._add(sums, name, "outputs", wanted, block)
+
+    def both(self, weight: Weight, dense: Tensor, pruned: Tensor) -> None:
+        """Take in the same call in the dense and in the pruned model."""
+        name = weight.name
+        sums = self.sums.setdefault(name, Sums())
+        single, pairs = self.reading("inputs"), self.reading("pair")
+        for before, after in zip(
+            vectors_of(weight, dense, self.padding),
+            vectors_of(weight, pruned, self.padding),
+            strict=True,
+        ):
+            if len(after):
+                pair = Pair(dense=block_of(name, before), pruned=block_of(name, after))
+                self._add(sums, name, "inputs", single, pair.pruned)
+                self._add(sums, name, "pair", pairs, pair)
+
+    def _add(
+        self,
+        sums: Sums,
+        name: str,
+        source: Source,
+        wanted: list[Statistic],
+        reading: Vectors | Pair,
+    ) -> None:
+        block = reading.pruned if isinstance(reading, Pair) else reading
+        sums.counts[source] = sums.counts.get(source, 0) + len(block.values)
+        for s in wanted:
+            sums.totals[s.name] = s.add(sums.totals.get(s.name), reading, self._layers[name])
+
+
+@contextmanager
+def gathering(weights: Mapping[str, Weight], gatherer: Gatherer) -> Iterator[None]:
+    """While this is open, calls of these layers go to the gatherer."""
+    outputs = gatherer.outputs if gatherer.reading("outputs") else None
+    with watched(weights, gatherer.inputs, outputs):
+        yield
+
+
+@contextmanager
+def gathering_both(
+    dense: Mapping[str, Weight], pruned: Mapping[str, Weight], gatherer: Gatherer
+) -> Iterator[None]:
+    """The same for two models: run each batch through the dense one, then through the pruned one.
+
+    What the dense model's layers were called with is kept until the pruned model comes to the same
+    call; as a copy, since an operation in place may follow in the meantime.
+    """
+    kept: dict[str, list[Tensor]] = {name: [] for name in dense}
+
+    def remember(weight: Weight, inputs: Tensor) -> None:
+        kept[weight.name].append(inputs.clone())
+
+    def combine(weight: Weight, inputs: Tensor) -> None:
+        gatherer.both(weight, kept[weight.name].pop(0), inputs)
+
+    outputs = gatherer.outputs if gatherer.reading("outputs") else None
+    with watched(dense, remember), watched(pruned, combine, outputs):
+        yield
+
+
+@contextmanager
+def watched(
+    weights: Mapping[str, Weight], take: Take, answer: Take | None = None
+) -> Iterator[None]:
+    """Call `take(weight, inputs)` before the module of each weight runs; hooks always go.
+
+    Args:
+        weights: by name of the layer.
+        take: given the inputs themselves, which must be read at once or copied.
+        answer: `answer(weight, outputs)`, called after the module ran.
+    """
+    handles = []
+
+    def before(weight: Weight) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs = weight.inputs(args, kwargs)
+            if inputs is not None:
+                take(weight, inputs.detach())
+
+        return hook
+
+    def after(weight: Weight, heard: Take) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                heard(weight, output.detach())
+
+        return hook
+
+    try:
+        for weight in weights.values():
+            module = weight.module
+            handles.append(module.register_forward_pre_hook(before(weight), with_kwargs=True))
+            if answer is not None:
+                handles.append(module.register_forward_hook(after(weight, answer)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,121 @@
+"""Backward passes that tell samples apart: inputs of layers beside slopes of their outputs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prunus.calibration.statistics.protocol import SampleSlopes
+from prunus.weights import Weight
+
+__all__ = ["recorded", "sample_slopes", "squared_gradients"]
+
+CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held at a time
+Calls = dict[str, list[tuple[Tensor, Tensor]]]
+
+
+@contextmanager
+def recorded(weights: Mapping[str, Weight], wanted: bool) -> Iterator[Calls]:
+    """The inputs and outputs of every call of the layers, if `wanted`; hooks always go.
+
+    A layer is given a copy of its inputs, and its successors a copy of its outputs: operations in
+    place, before or behind, change neither what was recorded nor what autograd has kept.
+    """
+    calls: Calls = {name: [] for name in weights}
+    handles = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        copies: dict[int, Tensor] = {}
+
+        def copied(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return copies.setdefault(id(value), value.clone())  # one tensor stays one
+
+        return tuple(map(copied, args)), {key: copied(value) for key, value in kwargs.items()}
+
+    def after_of(weight: Weight) -> Any:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            inputs = weight.inputs(args, kwargs)
+            assert inputs is not None  # a layer that ran had inputs
+            calls[weight.name].append((inputs.detach(), output))
+            return output.clone()
+
+        return after
+
+    try:
+        for weight in weights.values():
+            module = weight.module
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            if wanted:
+                handles.append(module.register_forward_hook(after_of(weight), with_kwargs=True))
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sample_slopes(
+    weight: Weight, pairs: list[tuple[Tensor, Tensor]], size: int
+) -> Iterator[SampleSlopes]:
+    """The samples in blocks, so that neither their patches nor their gradients fill the memory.
+
+    Args:
+        weight: of the layer.
+        pairs: inputs and slopes of the outputs, call by call.
+        size: number of samples.
+
+    Raises:
+        ValueError: the vectors of single samples cannot be told apart.
+    """
+    name, view, module = weight.name, weight.view, weight.module
+
+    def block(start: int, stop: int) -> SampleSlopes:
+        def joined(side: int, turn: Any) -> Tensor:
+            rows = [
+                _by_sample(name, turn, module, pair[side][start:stop] if apart else pair[side],
+                           stop - start)
+                for pair in pairs
+            ]  # fmt: skip
+            return torch.cat(rows, dim=1)
+
+        return SampleSlopes(inputs=joined(0, view.vectors), slopes=joined(1, view.responses))
+
+    apart = all(len(given) == size == len(slope) for given, slope in pairs)
+    step = size
+    if apart:
+        one = block(0, 1)
+        needed = one.inputs.numel() + one.slopes.numel()
+        if one.inputs.shape[1] > 1:  # gradients of single samples are formed
+            needed += one.inputs.shape[2] * one.inputs.shape[3] * one.slopes.shape[3]
+        step = max(1, CHUNK_BYTES // (8 * needed))
+    for start in range(0, size, step):
+        yield block(start, min(size, start + step))
+
+
+def _by_sample(name: str, turn: Any, module: nn.Module, part: Tensor, size: int) -> Tensor:
+    """Inputs or output gradients of so many samples as (samples, positions, groups, width)."""
+    turned: Tensor = turn(module, part)
+    if turned.shape[0] % size:
+        raise ValueError(
+            f"Layer {name!r} sees {turned.shape[0]} vectors for {size} samples, so squared "
+            f"gradients of single samples cannot be told apart. Exclude the layer."
+        )
+    exact = turned.dtype in (torch.float32, torch.float64)
+    return turned.reshape(size, -1, *turned.shape[1:]).to(turned.dtype if exact else torch.float32)
+
+
+def squared_gradients(reading: SampleSlopes) -> Float[Tensor, "out in"]:
+    """Σ over samples of (Σ over positions and calls of slope · input)², float64."""
+    if reading.inputs.shape[1] == 1:
+        slopes, inputs = (
+            x[:, 0].to(torch.float64).square() for x in (reading.slopes, reading.inputs)
+        )
+        total = torch.einsum("ngo,ngi->goi", slopes, inputs)
+    else:
+        gradients = reading.slopes.permute(0, 2, 3, 1) @ reading.inputs.permute(0, 2, 1, 3)
+        total = gradients.to(torch.float64).square().sum(dim=0)
+    return total.reshape(-1, total.shape[-1])

@@ -1,0 +1,32 @@
+"""The mean of the dense model's inputs, beside the pruned model's."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prunus.calibration.statistics.protocol import Pair, Reads
+from prunus.layer import Layer
+
+__all__ = ["DenseMean"]
+
+
+@dataclass(frozen=True)
+class DenseMean:
+    """E[x_dense], shaped as `mean`, beside `cross`."""
+
+    name: ClassVar[str] = "dense_mean"
+    reads: ClassVar[Reads] = Reads(source="pair", axis="group")
+
+    def add(self, total: Tensor | None, reading: Pair, layer: Layer) -> Tensor:
+        dense = reading.dense.total
+        return dense if total is None else total + dense
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def finish(self, total: Tensor, count: int) -> Tensor:
+        return total / count
+
+    def numbers(self, out: int, wide: int, groups: int) -> int:
+        return groups * wide

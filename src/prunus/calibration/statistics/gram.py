@@ -1,0 +1,39 @@
+"""The second moment of a layer's inputs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prunus.calibration.second_moment import add_second_moment, mirror
+from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.layer import Layer
+
+__all__ = ["Gram"]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """G = E[x xᵀ] over samples and positions, (in, in) or (groups, in, in).
+
+    The sums hold the upper triangle; what stands below it has no meaning.
+    """
+
+    name: ClassVar[str] = "gram"
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", covers=("diag",))
+
+    def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
+        if total is None:
+            groups, wide = reading.total.shape
+            total = reading.values.new_zeros(groups, wide, wide)
+        add_second_moment(total, reading.values)
+        return total
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def finish(self, total: Tensor, count: int) -> Tensor:
+        return mirror(total) / count
+
+    def numbers(self, out: int, wide: int, groups: int) -> int:
+        return groups * wide**2

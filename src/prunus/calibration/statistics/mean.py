@@ -1,0 +1,31 @@
+"""The mean of a layer's inputs."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.layer import Layer
+
+__all__ = ["Mean"]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """E[x] over samples and positions, (in,) or (groups, in)."""
+
+    name: ClassVar[str] = "mean"
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+
+    def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
+        return reading.total if total is None else total + reading.total
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def finish(self, total: Tensor, count: int) -> Tensor:
+        return total / count
+
+    def numbers(self, out: int, wide: int, groups: int) -> int:
+        return groups * wide

@@ -1,0 +1,37 @@
+"""How much the network's outputs move with a weight."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from prunus.calibration.slopes import squared_gradients
+from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.layer import Layer
+
+__all__ = ["Sensitivity"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """E Σ_o (∂F_o/∂W)² over samples, summed over the outputs o, (out, in).
+
+    One backward pass per output, or 64 random sign vectors where there are more than 64 outputs
+    (it is then unbiased).
+    """
+
+    name: ClassVar[str] = "sensitivity"
+    reads: ClassVar[Reads] = Reads(source="slopes", axis="out", signal="output")
+
+    def add(self, total: Tensor | None, reading: SampleSlopes, layer: Layer) -> Tensor:
+        value = squared_gradients(reading)
+        return value if total is None else total + value
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return one + other
+
+    def finish(self, total: Tensor, count: int) -> Tensor:
+        return total / count
+
+    def numbers(self, out: int, wide: int, groups: int) -> int:
+        return out * wide
