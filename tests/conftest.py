@@ -1,13 +1,20 @@
-"""Every shape annotation of the package is checked while the tests run."""
+"""Every type and shape annotation of the package is checked while the tests run."""
 
 import hypothesis
-from jaxtyping import install_import_hook
+import pytest
+
+import typechecking
+from tracebacks import give_lines
+
+typechecking.install("prunus")
 
 hypothesis.settings.register_profile(
     "prunus", deadline=None, derandomize=True, max_examples=50, print_blob=True
 )
 hypothesis.settings.load_profile("prunus")
 
-with install_import_hook("prunus", "typechecking.typechecker"):
-    import prunus.check
-    import prunus.rng  # noqa: F401
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    if call.excinfo is not None:
+        give_lines(call.excinfo.value)

@@ -1,5 +1,146 @@
-"""Beartype as the tests use it: an int is a float, as PEP 484 has it."""
+"""Checks every annotation of a package while the tests run: types by beartype, shapes by jaxtyping.
+
+`install` puts an import hook in place that decorates each function and class of the package.
+jaxtyping has a hook of its own, which binds arguments and checks them twice at each call: the
+suite took six times as long under it. And it refuses wrong arguments before the function sees
+them, so that the message which the function has for its user could not be tested.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.abc
+import importlib.machinery
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from types import CodeType, ModuleType, TracebackType
+from typing import Any, Self, get_type_hints
 
 from beartype import BeartypeConf, beartype
+from beartype.door import die_if_unbearable
+from beartype.roar import BeartypeCallHintParamViolation
+from jaxtyping import jaxtyped
 
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
+CONF = BeartypeConf(is_pep484_tower=True)  # an int is a float, as PEP 484 has it
+SHAPES = jaxtyped("context")  # axes of one name have one length within it
+DECORATOR = "_checked_"
+
+
+def checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Check arguments and result against the annotations, with one memory of axes per call.
+
+    A function that answers a wrong argument by an error of its own does what it should, and this
+    error passes. A wrong argument that it puts up with is reported.
+    """
+    hints = {name: _checkable(hint) for name, hint in inspect.get_annotations(function).items()}
+    if inspect.isgeneratorfunction(function):
+        hints.pop("return", None)  # what it yields comes after the call
+    if all(hint is Any for hint in hints.values()):
+        return function
+    function.__annotations__, stated = hints, function.__annotations__
+    checked = beartype(function, conf=CONF)
+    function.__annotations__ = stated
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with SHAPES:
+            try:
+                return checked(*args, **kwargs)
+            except BeartypeCallHintParamViolation as violation:
+                if not _passed(violation.__traceback__, function.__code__):
+                    function(*args, **kwargs)
+                raise
+
+    return call
+
+
+def checked_class(kind: type) -> type:
+    """Check the fields of a dataclass once they stand, after `__post_init__`."""
+    if not dataclasses.is_dataclass(kind) or "__init__" not in vars(kind):
+        return kind
+    construct = kind.__init__
+
+    @functools.wraps(construct)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        construct(self, *args, **kwargs)
+        with SHAPES:
+            for name, hint in _field_hints(kind).items():
+                if hint is not Any:
+                    prefix = f"{kind.__qualname__}.{name} "
+                    die_if_unbearable(getattr(self, name), hint, conf=CONF, exception_prefix=prefix)
+
+    kind.__init__ = init  # type: ignore[misc]
+    return kind
+
+
+def checked(thing: Any) -> Any:
+    return checked_class(thing) if isinstance(thing, type) else checked_function(thing)
+
+
+@functools.cache
+def _field_hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: _checkable(hints[field.name]) for field in dataclasses.fields(kind)}
+
+
+def _checkable(hint: Any) -> Any:
+    """The hint, or Any for `Self`, which needs the class: mypy has it."""
+    return Any if hint is Self else hint
+
+
+def _passed(trace: TracebackType | None, code: CodeType) -> bool:
+    """Whether the exception came through the function, rather than from its own arguments."""
+    while trace is not None:
+        if trace.tb_frame.f_code is code:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+class _Decorate(ast.NodeTransformer):
+    """Functions and classes of a module, and of its classes; those made at each call are not."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        node.decorator_list.append(ast.copy_location(ast.Name(DECORATOR, ast.Load()), node))
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        self.generic_visit(node)
+        node.decorator_list.insert(0, ast.copy_location(ast.Name(DECORATOR, ast.Load()), node))
+        return node
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)  # past the cache, which holds the code as written
+        tree = _Decorate().visit(ast.parse(self.get_data(path), path))
+        return compile(tree, path, "exec", dont_inherit=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)[DECORATOR] = checked
+        super().exec_module(module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.package and not fullname.startswith(f"{self.package}."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def install(package: str) -> None:
+    """Check all that is imported of the package from now on; none of it may be there already."""
+    if package in sys.modules:
+        raise RuntimeError(f"{package!r} was imported before its checks were installed.")
+    sys.meta_path.insert(0, _Finder(package))

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,7 @@ Kept = Mapping[str, Int[Tensor, " pools"]]
 Growth = tuple[Callable[[int], dict[str, Tensor]], int, int]
 
 
+@runtime_checkable
 class CostOf(Protocol):
     """The exact cost of whole numbers per pool.
 

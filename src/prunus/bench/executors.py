@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prunus.check import unknown, whole
 
@@ -52,6 +52,7 @@ class Ended:
     error: BaseException | None = None
 
 
+@runtime_checkable
 class Executor(Protocol):
     """The call of every executor.
 

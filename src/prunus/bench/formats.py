@@ -6,8 +6,9 @@ import pickle
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def read_cifar10(folder: Path) -> dict[str, np.ndarray]:
             with tarfile.open(archive) as tar:
                 members = [tar.extractfile(f"cifar-10-batches-py/{n}") for n in names]
                 members.append(tar.extractfile("cifar-10-batches-py/test_batch"))
-                batches = [_batch(m, archive) for m in members if m is not None]
+                batches = [_batch(m.read, archive) for m in members if m is not None]
             return _images(_join(batches), archive)
         for stem in ("cifar10.npz", "cifar10-subset.npz"):
             if (place / stem).is_file():
@@ -210,12 +211,12 @@ def _open_batch(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"cifar10: missing {path}. Get it from {SITES['cifar10']}.")
     with path.open("rb") as file:
-        return _batch(file, path)
+        return _batch(file.read, path)
 
 
-def _batch(file: IO[bytes], path: Path) -> dict[str, np.ndarray]:
+def _batch(read: Callable[[], bytes], path: Path) -> dict[str, np.ndarray]:
     try:
-        stored = _Plain(io.BytesIO(file.read()), encoding="bytes").load()
+        stored = _Plain(io.BytesIO(read()), encoding="bytes").load()
         pixels, labels = stored[b"data"], stored[b"labels"]
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no batch of CIFAR-10 ({error}). Fetch it again.") from None

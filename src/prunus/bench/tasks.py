@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, nn
@@ -45,12 +45,14 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Load(Protocol):
     """Reads a task's data; `data_dir` is the folder the user named."""
 
     def __call__(self, *, data_dir: str | Path | None) -> Dataset: ...
 
 
+@runtime_checkable
 class Train(Protocol):
     """Trains a model in place; `hold` is called with the optimizer."""
 

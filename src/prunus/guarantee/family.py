@@ -1,7 +1,7 @@
 """The networks that one method makes of a model, by how much every layer keeps."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from prunus.weights import weight_at
 __all__ = ["EdgeFamily", "Family", "magnitude_family"]
 
 
+@runtime_checkable
 class Family(Protocol):
     """A pruning method with its counts left open.
 

@@ -218,6 +218,7 @@ class ScheduleFacts(PartFacts, Protocol):
         return False
 
 
+@runtime_checkable
 class Composition(Protocol):
     """A recipe as its parts see it."""
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from prunus.files import write_bytes, write_text
 from prunus.report.figure import require
@@ -29,6 +29,7 @@ MARKS = {
 TITLES = {"not_beaten": "baselines not beaten", "macs": "multiply-adds", "p_holm": "p (Holm)"}
 
 
+@runtime_checkable
 class Findings(Protocol):
     """What `prunus.bench.tables.Tables` offers."""
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from prunus.check import unknown
 from prunus.files import write_text
@@ -123,6 +123,7 @@ class Reproduction:
         return {"": [{str(key): _text(row.get(key)) for key in self.rows[0]} for row in self.rows]}
 
 
+@runtime_checkable
 class Reproduce(Protocol):
     """The call of every reproduction."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ EXACT_ITEMS = 4608  # 512 channels of 3 × 3 taps; beyond, an exact draw takes m
 Way = Literal["exact", "poisson", "chain"]
 
 
+@runtime_checkable
 class KernelRule(Protocol):
     """The fields that make a kernel."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +13,7 @@ __all__ = ["Inputs", "Matrix", "ModuleView", "View", "first_argument"]
 Inputs = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor | None]
 
 
+@runtime_checkable
 class View(Protocol):
     """How one weight is a matrix, and what its input vectors are."""
 
@@ -75,6 +76,7 @@ class Matrix:
     alone: bool = True
 
 
+@runtime_checkable
 class ModuleView(Protocol):
     """Which matrices a module with several weights holds."""
 

@@ -8,7 +8,7 @@ large d, so that its cost does not depend on d.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +21,7 @@ from prunus.theory.at_init.evaluate import PreactivationLaw, preactivation_law, 
 __all__ = ["Dual", "Dynamics", "Primal", "Reduced", "nested_grams", "reduced_draws"]
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """One network in training; `advance` is the only call that changes it."""
 

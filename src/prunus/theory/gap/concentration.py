@@ -127,7 +127,7 @@ def iid_norm_curve(
     logs = np.asarray(log_moments, dtype=np.float64)
     moments = _log_trace_moments(rows, columns, logs)
     roots = (moments + math.log(union) - math.log(delta)) / (2 * P)
-    values: Array = np.exp(roots.min(axis=-1))
+    values: Array = np.asarray(np.exp(roots.min(axis=-1)))  # a scalar of NumPy is no array
     return values
 
 

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,6 +215,7 @@ def norm_bound(
     return min(per_frequency, math.sqrt(high * wide) * flat)
 
 
+@runtime_checkable
 class NormRule(Protocol):
     """The call of `norm_bound`; another engine of the same call may stand in its place."""
 
