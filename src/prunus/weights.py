@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from prunus.layer import Layer, layer_from
@@ -57,7 +57,7 @@ class Weight:
         found: nn.Parameter = _tensor(self.module, self.source.parameter)
         return found
 
-    def matrix(self, values: Tensor | None = None) -> Float[Tensor, "out in"]:
+    def matrix(self, values: Tensor | None = None) -> Shaped[Tensor, "out in"]:
         """The weight as (out, in), detached; of other values for the parameter where given."""
         values = self.parameter.detach() if values is None else values
         own = values if self.source.index is None else values[self.source.index]

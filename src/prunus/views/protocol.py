@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 __all__ = ["Inputs", "Matrix", "ModuleView", "View", "first_argument"]
@@ -17,11 +17,11 @@ Inputs = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor | None]
 class View(Protocol):
     """How one weight is a matrix, and what its input vectors are."""
 
-    def matrix(self, module: Any, values: Tensor) -> Float[Tensor, "out in"]:
+    def matrix(self, module: Any, values: Tensor) -> Shaped[Tensor, "out in"]:
         """The weight (or its gradient, or its mask) as (out, in); may share memory with it."""
         ...
 
-    def parameter(self, module: Any, matrix: Float[Tensor, "out in"]) -> Tensor:
+    def parameter(self, module: Any, matrix: Shaped[Tensor, "out in"]) -> Tensor:
         """A matrix in the shape and order of the module's weight."""
         ...
 
