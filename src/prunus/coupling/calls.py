@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch._ops import OpOverload
@@ -54,6 +54,7 @@ class Call:
         return found
 
 
+@runtime_checkable
 class Trace(Protocol):
     """What a rule may ask of the trace, and tell it."""
 
