@@ -72,7 +72,10 @@ def run(monkeypatch, capsys, *arguments):
 BAD = [
     (("plan", "nan", "--limit", 0.1), "`0.weight` must be finite, got nan at index [0, 1]"),
     (("plan", "narrow", "--limit", 0.1), "The model could not run on the data: mat1 and mat2"),
-    (("plan", "recurrent", "--limit", 0.1), "The model has no layer to prune (itself: LSTM has"),
+    (
+        ("plan", "recurrent", "--limit", 0.1),
+        "The model has no layer to prune (the model itself: LSTM has",
+    ),
     (
         ("plan", "normed", "--limit", 0.1, "--kind", "sup"),
         "'1' (LayerNorm) has no rule for a bound",

@@ -8,7 +8,7 @@ import scipy.stats as stats
 import torch
 
 from prunus.theory.gap import InSampleWarning
-from prunus.theory.gap.certificate import data_statements
+from prunus.theory.gap.from_data import data_statements
 from prunus.theory.gap.held_out import (
     clopper_pearson,
     empirical_bernstein,

@@ -5,17 +5,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, call, first_of
-from prunus.check import fraction, positive
-from prunus.guarantee.criteria import Outputs, float_inputs, reason_of, sampled
+from prunus.check import finite, fraction, positive
+from prunus.guarantee.agree import ROWS, agree, agree_in_own_dtype, probes
+from prunus.guarantee.arithmetic import unit_of
+from prunus.guarantee.criteria import Outputs, float_inputs, sampled
 from prunus.guarantee.extract import Unsupported, extract, pruned_model
-from prunus.modes import evaluating
+from prunus.guarantee.networks import RealPair
+from prunus.guarantee.rules import reason_of
 from prunus.rows import RowSet, row_hashes
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
-from prunus.theory.gap.certificate import data_statements
+from prunus.theory.gap.from_data import data_statements
 from prunus.theory.gap.statement import warn_vacuous
 
 __all__ = ["certify"]
@@ -59,43 +61,92 @@ def certify(
     if data is None and radius is None:
         raise ValueError("`certify` needs `data`, or the `radius` of a ball around 0.")
     other = pruned_model(model, pruned)
-    batches = None if data is None else Batches(data)
-    if batches is not None:
-        for network in (model, other):  # data that do not fit are refused in the model's words
-            with evaluating(network), torch.no_grad():
-                call(network, first_of(batches.peek(), 2))
-    read = [] if batches is None else sampled(batches, LARGEST)
+    for network in (model, other):
+        for name, parameter in network.named_parameters():
+            finite(name, parameter.detach(), "Retrain or reload the model.")
+    read = [] if data is None else sampled(data, LARGEST)
     inputs = float_inputs(read)
+    outputs = None if data is None else _outputs(model, other, read)
     seen = _seen(pruned, read)
-    in_sample = bool(seen)
     try:
-        found = extract(model, other, inputs)
+        certificate = _over_ball(model, other, inputs, outputs, radius, delta, bool(seen))
     except Unsupported as error:
-        if batches is None:
+        if outputs is None:
             raise
-        return _stated(_from_outputs(model, other, read, delta, in_sample, reason_of(error)), seen)
+        certificate = _from_outputs(*outputs, delta, bool(seen), reason_of(error))
+    return _stated(certificate, seen)
+
+
+def _outputs(model: nn.Module, pruned: nn.Module, batches: list[Any]) -> tuple[Tensor, Tensor]:
+    """Both networks' own outputs on the data.
+
+    Raises:
+        ValueError: the data do not fit, or an output is NaN or infinite, or of another shape.
+    """
+    found = Outputs(model, batches)
+    thin = found.of(pruned)
+    if thin.shape != found.dense.shape:
+        theirs = dict(pruned.named_parameters())
+        shapes = (
+            f" Layer parameter {name!r} has shape {tuple(p.shape)} before and "
+            f"{tuple(theirs[name].shape)} after pruning."
+            for name, p in model.named_parameters()
+            if name in theirs and theirs[name].shape != p.shape
+        )
+        raise ValueError(
+            f"the networks' outputs have shapes {tuple(found.dense.shape)} and "
+            f"{tuple(thin.shape)}: they cannot be compared.{next(shapes, '')}"
+        )
+    if not bool(torch.isfinite(thin).all()):
+        raise ValueError("The pruned network's outputs on the data are NaN or infinite.")
+    return found.dense, thin
+
+
+def _over_ball(
+    model: nn.Module,
+    pruned: nn.Module,
+    inputs: Tensor | None,
+    outputs: tuple[Tensor, Tensor] | None,
+    radius: float | None,
+    delta: float,
+    in_sample: bool,
+) -> Certificate:
+    """Everything that can be said of networks whose modules have rules.
+
+    Raises:
+        Unsupported: a module has none, or does not compute what its rule says.
+    """
+    found = extract(model, pruned, inputs)
     x = None if inputs is None else inputs.double()
-    centre = None if x is None else x.mean(dim=0)
-    covers = radius is not None
-    if x is not None and centre is not None:
-        distances = (x - centre).flatten(1).norm(dim=1)
-        reach = float(distances.max())
+    centre = torch.zeros(found.shape, dtype=torch.float64) if x is None else x.mean(dim=0)
+    covers = False
+    if x is not None:
+        reach = float((x - centre).flatten(1).norm(dim=1).max())
         covers = radius is not None and reach <= radius
         # a single sample is its own mean: a ball of radius 0 is no ball
         radius = radius or reach * (1 + 1e-9) or float(x.norm()) or 1.0
-    assert radius is not None
-    certificate = certify_stages(
+    assert radius is not None  # asked for where there are no data
+    unit = unit_of(model, pruned)
+    both = RealPair(model, pruned, None if x is None or outputs is None else (x, *outputs))
+    points = probes(centre[None], radius)
+    agree(found, model, pruned, points if x is None else torch.cat([x[:ROWS], points]))
+    read, *real = both(points if x is None else x)
+    for thin, network in ((False, model), (True, pruned)):
+        agree_in_own_dtype(
+            found, network, read, real[thin], unit, pruned=thin, entry=both.entry if thin else 0.0
+        )
+    return certify_stages(
         found.stages,
         radius=radius,
         centre=centre,
-        input_shape=found.shape,
         delta=delta,
         samples=x,
         in_sample=in_sample,
         covers_support=covers,
-        dtype=found.dtype,
+        unit=unit,
+        entry=both.entry,
+        networks=both,
     )
-    return _stated(certificate, seen)
 
 
 def _seen(pruned: Any, batches: list[Any]) -> dict[str, tuple[int, int]]:
@@ -122,31 +173,23 @@ def _stated(certificate: Certificate, seen: dict[str, tuple[int, int]]) -> Certi
 
 
 def _from_outputs(
-    model: nn.Module,
-    pruned: nn.Module,
-    batches: list[Any],
-    delta: float,
-    in_sample: bool,
-    reason: str,
+    dense: Tensor, pruned: Tensor, delta: float, in_sample: bool, reason: str
 ) -> Certificate:
-    """Held-out statements alone, for a network without a sup bound."""
-    outputs = Outputs(model, batches)
-    first, second = outputs.dense, outputs.of(pruned)
-    changed, held_out = data_statements(first, second, delta=delta, in_sample=in_sample)
+    """Held-out statements alone, for networks without a sup bound."""
+    changed, held_out = data_statements(dense, pruned, delta=delta, in_sample=in_sample)
+    gaps = (dense - pruned).norm(dim=1)
     sup = Statement(
         kind="sup",
         status="RIG",
         level="L3",
         value=math.inf,
         route="none",
-        measured=float((first - second).norm(dim=1).max()),
+        measured=float(gaps.max()),
         vacuous=True,
         reason="no finite bound exists for this network",
         assumptions=(reason,),
     )
     warn_vacuous([sup])
     return Certificate(
-        statements=(sup, *changed),
-        held_out=tuple(held_out),
-        gaps=tuple((first - second).norm(dim=1).tolist()),
+        statements=(sup, *changed), held_out=tuple(held_out), gaps=tuple(gaps.tolist())
     )

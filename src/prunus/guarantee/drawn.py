@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from prunus.guarantee.extract import extract
+from prunus.guarantee.agree import ROWS, agree, probes
+from prunus.guarantee.criteria import outputs_of
+from prunus.guarantee.extract import Unsupported, extract
 from prunus.guarantee.solve import GRID, Problem
 from prunus.theory.gap import VacuousWarning
 from prunus.theory.gap.given_weights import drawn_mean_square, drawn_sup
@@ -66,6 +69,32 @@ def _thinned(stages: Sequence[Stage], densities: Mapping[str, float]) -> tuple[S
     return tuple(out)
 
 
+def _drawn_once(stages: tuple[Stage, ...], model: nn.Module) -> None:
+    """Refuse layers whose draw enters the network twice: the theorems take draws as independent.
+
+    Raises:
+        Unsupported: a module is called twice, or two modules share a weight.
+    """
+    names = [pair.name for pair in linear_stages(stages)]
+    for name in names:
+        if names.count(name) > 1:
+            raise Unsupported(
+                f"{name!r} is called more than once, and so are its random masks: no theorem "
+                f"covers this. Use magnitude."
+            )
+    owners: dict[int, str] = {}
+    for name in names:
+        weight = getattr(model.get_submodule(name), "weight", None)
+        if weight is None:
+            continue
+        other = owners.setdefault(weight.data_ptr(), name)
+        if other != name:
+            raise Unsupported(
+                f"{other!r} and {name!r} share one weight, so their random masks are not "
+                f"independent: no theorem covers this. Use magnitude."
+            )
+
+
 def drawn_problem(
     model: nn.Module,
     kind: str,
@@ -91,14 +120,19 @@ def drawn_problem(
             "kind='changed' needs a mask that is known before it is drawn: use magnitude."
         )
     found = extract(model, model, None if samples is None else samples[:1])
+    _drawn_once(found.stages, model)
     x = None if samples is None else samples.double()
     sizes = {name: weight.numel() for name, weight in found.weights.items()}
     scale = None
     centre: Any = None
     if x is not None:
-        scale = float(run(found.stages, x).flatten(1).square().sum(dim=1).mean().sqrt())
+        assert samples is not None
+        scale = float(outputs_of(model, samples).square().sum(dim=1).mean().sqrt())
         centre = x.mean(dim=0)
         radius = radius or float((x - centre).flatten(1).norm(dim=1).max()) or 1.0
+    ball = radius or 1.0
+    points = probes(torch.zeros(1, *found.shape).double() if centre is None else centre[None], ball)
+    agree(found, model, model, points if x is None else torch.cat([x[:ROWS], points]))
     masks = _Masks(found.stages, sizes, x if kind == "predicted" else None, rescaled)
     options = {name: n - np.unique(np.floor(GRID * n).astype(int)) for name, n in sizes.items()}
 

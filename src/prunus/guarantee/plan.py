@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan, checked_density
 from prunus.check import finite, fraction, positive, unknown
-from prunus.guarantee.criteria import Bounds, Outputs, float_inputs, sampled, size_of_all, split
+from prunus.guarantee.bounds import Bounds
+from prunus.guarantee.criteria import Outputs, float_inputs, sampled, size_of_all, split
 from prunus.guarantee.drawn import drawn_problem
 from prunus.guarantee.family import Family, magnitude_family
 from prunus.guarantee.solve import (
@@ -155,7 +156,15 @@ def plan_family(
         fresh, rows = Outputs(model, verifying), rows_of([*planning, *verifying])
         return _verified(problem, family, fresh, limit, delta, density, notes, rows)
     unit = _unit(None if outputs is None else outputs.scale, relative, kind)
-    return _planned(problem, limit, kind, unit, density, notes, rows_of(batches))
+    rows = rows_of(batches)
+    if bounds is None:
+        return _planned(problem, limit, kind, unit, density, notes, rows)
+    known = bounds
+
+    def check(kept: Mapping[str, int]) -> None:
+        known.check("sup" if kind == "sup" else "mean_square", family.network(kept))
+
+    return _planned(problem, limit, kind, unit, density, notes, rows, check)
 
 
 def measured_curves(
@@ -212,7 +221,7 @@ def _unit(scale: float | None, relative: bool, kind: str) -> float:
 
 def _value(kind: str, network: nn.Module, outputs: Outputs | None, bounds: Bounds | None) -> float:
     if bounds is not None:
-        return bounds.sup(network) if kind == "sup" else bounds.mean_square(network)
+        return bounds.value(kind, network)
     assert outputs is not None  # these kinds ask for data
     if kind == "changed":
         return outputs.changed(network) / outputs.samples
@@ -227,6 +236,7 @@ def _planned(
     density: float | None,
     notes: tuple[str, ...],
     rows: RowSet,
+    check: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Plan:
     choice = solve(problem, limit * unit)
     if kind == "predicted":
@@ -234,8 +244,9 @@ def _planned(
     if kind == "mean_square":
         notes += ("a bound on the planning data; fresh data need a held-out statement",)
     return _answer(
-        problem, choice, limit, kind, density, notes, rows, lambda c: problem.value(c) / unit
-    )
+        problem, choice, limit, kind, density, notes, rows,
+        lambda c: problem.value(c) / unit, check,
+    )  # fmt: skip
 
 
 def _verified(
@@ -282,8 +293,12 @@ def _answer(
     notes: tuple[str, ...],
     rows: RowSet,
     value: Callable[[Choice], float],
+    check: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Plan:
-    """The plan as it is handed out; of least error, infeasible, where it would keep too much."""
+    """The plan as it is handed out; of least error, infeasible, where it would keep too much.
+
+    `check` raises an error where the networks exceed the bound of the plan.
+    """
     full = problem.total((0,) * len(problem.kept))
     feasible = density is None or problem.total(choice) <= density * full * (1 + 1e-12)
     if not feasible:
@@ -295,6 +310,8 @@ def _answer(
         )
     elif not any(choice):
         notes += ("no pruning of the grid meets the limit: nothing is pruned",)
+    if check is not None:
+        check(problem.counts(choice))
     return Plan(
         kept=problem.counts(choice),
         density=problem.total(choice) / full,

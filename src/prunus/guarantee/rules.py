@@ -29,6 +29,7 @@ __all__ = [
     "identity",
     "linear_stage",
     "module_stage",
+    "reason_of",
 ]
 
 AVAILABLE = "Held-out statements remain available: pass `data`."
@@ -49,6 +50,11 @@ class Unsupported(TypeError, ValueError):
     A TypeError where a module has no rule, and a ValueError where the rules do not describe what
     the network computes: callers may catch either.
     """
+
+
+def reason_of(error: Unsupported) -> str:
+    """Which part has no rule, without the advice to pass data."""
+    return str(error).partition(" Held-out statements")[0].rstrip(".")
 
 
 def own_forward(module: nn.Module) -> bool:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prunus.guarantee.criteria import Bounds, Outputs
+from prunus.guarantee.bounds import Bounds
+from prunus.guarantee.criteria import Outputs
 from prunus.guarantee.family import Family
 from prunus.theory.gap.plan import allocate, tighten
 

@@ -14,7 +14,13 @@ from prunus.theory.gap.activations import (
 )
 from prunus.theory.gap.certificate import certify, local_bound
 from prunus.theory.gap.stages import Branches, LinearPair, Lipschitz, Pointwise
-from prunus.theory.gap.statement import Certificate, InSampleWarning, Statement, VacuousWarning
+from prunus.theory.gap.statement import (
+    Certificate,
+    InSampleWarning,
+    Statement,
+    UnsoundError,
+    VacuousWarning,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,6 +32,7 @@ __all__ = [
     "Lipschitz",
     "Pointwise",
     "Statement",
+    "UnsoundError",
     "VacuousWarning",
     "activation",
     "certify",

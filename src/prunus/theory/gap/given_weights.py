@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from prunus.check import as_float64, fraction, positive, whole
-from prunus.theory.gap.certificate import check_stages
 from prunus.theory.gap.concentration import (
     NormBound,
     concentrated_norm,
@@ -21,7 +20,15 @@ from prunus.theory.gap.concentration import (
 from prunus.theory.gap.convolution import Geometry, conv_norm, copies, frequencies
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
 from prunus.theory.gap.norms import spectral_norm
-from prunus.theory.gap.stages import Branches, LinearPair, Lipschitz, Pointwise, Stage, run
+from prunus.theory.gap.stages import (
+    Branches,
+    LinearPair,
+    Lipschitz,
+    Pointwise,
+    Stage,
+    check_stages,
+    run,
+)
 from prunus.theory.gap.statement import Statement, judge, warn_vacuous
 
 __all__ = [

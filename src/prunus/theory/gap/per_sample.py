@@ -1,5 +1,6 @@
 """Bounds and predictions of the gap at given inputs, from the layers' own errors there."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -178,12 +179,17 @@ def _rms_product(stages: Sequence[Stage], x: Tensor, norms: Norms, error: float 
 
 
 def pairwise_unchanged(
-    stages: Sequence[Stage], samples: Tensor, norms: Norms = layer_norms
+    stages: Sequence[Stage],
+    samples: Tensor,
+    norms: Norms = layer_norms,
+    *,
+    rounding: float | Float[Tensor, " samples"] = 0.0,
 ) -> Bool[Tensor, " samples"]:
     """Which predictions cannot change, without running the pruned network.
 
-    F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) for all j ≠ c, v the rows of the
-    last matrix of the pruned network; none where the last stage is no matrix.
+    F_c − F_j > |(D_l h)_c − (D_l h)_j| + ‖v_c − v_j‖ e_{l−1}(x) + √2 ρ(x) for all j ≠ c, v the
+    rows of the last matrix of the pruned network and ρ the `rounding` of both networks' outputs;
+    none where the last stage is no matrix.
     """
     x = samples
     last = stages[-1]
@@ -201,6 +207,8 @@ def pairwise_unchanged(
     row = torch.arange(len(x))
     lead = outputs[row, best][:, None] - outputs
     reach = (added[row, best][:, None] - added).abs() + apart * error[:, None]
+    shaken = torch.as_tensor(rounding, dtype=torch.float64).expand(len(x))
+    reach = reach * (1 + 1e-12) + math.sqrt(2) * shaken[:, None]
     safe = lead > reach
     safe[row, best] = True
     return safe.all(dim=1)

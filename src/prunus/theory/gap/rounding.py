@@ -32,21 +32,26 @@ def rounding_error(
     centre: Tensor,
     unit: float,
     norms: Norms = layer_norms,
+    *,
+    entry: float = 0.0,
 ) -> float:
     """Bound on ‖computed F − F‖ + ‖computed f − f‖ over the ball in arithmetic of roundoff u.
 
     Standard error analysis: an inner product of length n errs by γ_{n+2} |a|·|b|,
     γ_n = n u / (1 − n u), summation in any order; ‖|W|‖ is bounded by min(‖W‖_F, √(‖W‖₁‖W‖_∞)).
-    Weights and inputs are taken as stored.
+    Weights and inputs are taken as stored; `entry` is the relative error of the inputs of the
+    pruned network, where it reads them rounded.
 
     References:
         Higham (2002), Accuracy and Stability of Numerical Algorithms, §3.1.
     """
-    start = torch.zeros(len(centre), dtype=torch.float64)
-    return sum(
-        float(_rounding(stages, _Points(radius, centre, start), unit, pruned, norms).error.max())
-        for pruned in (False, True)
-    )
+    none = torch.zeros(len(centre), dtype=torch.float64)
+    starts = (none, none + entry * (float(centre.norm()) + radius))
+    ends = [
+        _rounding(stages, _Points(radius, centre, start), unit, pruned, norms)
+        for pruned, start in zip((False, True), starts, strict=True)
+    ]
+    return sum(float(end.error.max()) for end in ends)
 
 
 def rounding_at(

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from prunus.theory.gap.stages import Stage, run
 
-__all__ = ["largest_gap"]
+__all__ = ["ascend", "largest_gap"]
 
 
 def largest_gap(
@@ -24,9 +24,34 @@ def largest_gap(
 ) -> float:
     """The largest ‖F(x) − f(x)‖ found over ‖x − centre‖ ≤ radius by projected gradient ascent.
 
-    Every point visited counts, so the value never exceeds the true sup. Starts are random
-    directions on the sphere and, where `samples` are given, those of them with the largest gaps.
+    Every point visited counts, so the value never exceeds the true sup.
+
+    Args:
+        stages: the two networks.
+        radius: of the ball.
+        centre: of the ball.
+        starts: random directions on the sphere to start from.
+        steps: of the ascent; 0 measures at the starts alone.
+        generator: for the starts.
+        samples: further starts: those of them with the largest gaps.
     """
+    gaps, _ = ascend(
+        stages, radius, centre, starts=starts, steps=steps, generator=generator, samples=samples
+    )
+    return float(gaps.max())
+
+
+def ascend(
+    stages: Sequence[Stage],
+    radius: float,
+    centre: Float[Tensor, "1 ..."],
+    *,
+    starts: int = 8,
+    steps: int = 100,
+    generator: Generator,
+    samples: Tensor | None = None,
+) -> tuple[Float[Tensor, " points"], Float[Tensor, "points ..."]]:
+    """As `largest_gap`: the largest gap found from every start, and the input that has it."""
     shape = centre.shape[1:]
     directions = torch.randn(starts, *shape, dtype=torch.float64, generator=generator)
     points = radius * _unit(directions)
@@ -34,17 +59,19 @@ def largest_gap(
         inside = _project(samples - centre, radius)
         gaps = _gaps(stages, inside + centre)
         points = torch.cat([points, inside[gaps.topk(min(4, len(gaps))).indices]])
-    best = torch.zeros(len(points), dtype=torch.float64)
-    for step in range(steps):
-        points = points.detach().requires_grad_()
+    best, found = torch.zeros(len(points), dtype=torch.float64), points
+    for step in range(steps + 1):
+        points = points.detach().requires_grad_(step < steps)
         gaps = _gaps(stages, points + centre)
+        better = (gaps > best).detach().reshape(-1, *[1] * len(shape))
+        found = torch.where(better, points.detach(), found)
         best = torch.maximum(best, gaps.detach())
+        if step == steps:
+            break
         (slope,) = torch.autograd.grad(gaps.sum(), points)
         rate = radius * (1.0 if step < steps // 2 else 0.3 * 0.1 ** (2 * step / steps - 1))
         points = _project(points.detach() + rate * _unit(slope), radius)
-    if steps:
-        best = torch.maximum(best, _gaps(stages, points + centre).detach())
-    return float(best.max())
+    return best, found + centre
 
 
 def _gaps(stages: Sequence[Stage], x: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from prunus.check import whole
-from prunus.theory.gap.certificate import check_stages
 from prunus.theory.gap.stages import (
     Branches,
     LinearPair,
     Stage,
     apply_linear,
+    check_stages,
     linear_stages,
     padded,
     run,

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from prunus.check import as_float64
 from prunus.theory.gap.activations import Activation
 from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.norms import spectral_norm
@@ -22,10 +23,12 @@ __all__ = [
     "Stage",
     "apply_linear",
     "bias_shift",
+    "check_stages",
     "layer_norms",
     "linear_stages",
     "padded",
     "run",
+    "unchanged",
 ]
 
 
@@ -203,3 +206,45 @@ def bias_shift(stage: LinearPair) -> Tensor | None:
     zero = torch.zeros(len(stage.weight), dtype=stage.weight.dtype)
     dense = zero if stage.bias is None else stage.bias
     return dense - (zero if stage.pruned_bias is None else stage.pruned_bias)
+
+
+def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages with float64 weights, or an error that names the layer.
+
+    Raises:
+        ValueError: NaN or infinite weights, or shapes that differ between the two networks.
+    """
+    checked: list[Stage] = []
+    for stage in stages:
+        if isinstance(stage, Branches):
+            branch, shortcut = check_stages(stage.branch), check_stages(stage.shortcut)
+            checked.append(replace(stage, branch=branch, shortcut=shortcut))
+        elif isinstance(stage, LinearPair):
+            dims = 2 if stage.geometry is None else 4
+            fields: dict[str, Tensor | None] = {}
+            for field in ("weight", "pruned_weight", "bias", "pruned_bias"):
+                value = getattr(stage, field)
+                label = f"{stage.name}.{field}"
+                expected = dims if "weight" in field else 1
+                fields[field] = None if value is None else as_float64(label, value, dims=expected)
+            dense, pruned = fields["weight"], fields["pruned_weight"]
+            assert dense is not None
+            assert pruned is not None
+            if dense.shape != pruned.shape:
+                raise ValueError(
+                    f"layer {stage.name!r} has weights of shape {tuple(dense.shape)} before and "
+                    f"{tuple(pruned.shape)} after pruning. Certify the masked, not the compacted "
+                    f"network."
+                )
+            checked.append(replace(stage, **fields))  # type: ignore[arg-type]
+        else:
+            checked.append(stage)
+    return tuple(checked)
+
+
+def unchanged(pair: LinearPair) -> bool:
+    """Whether a layer is the same in both networks; a missing bias counts as 0."""
+    same = torch.equal(pair.weight, pair.pruned_weight)
+    if pair.bias is None or pair.pruned_bias is None:
+        return same and all(b is None or not bool(b.any()) for b in (pair.bias, pair.pruned_bias))
+    return same and torch.equal(pair.bias, pair.pruned_bias)

@@ -11,6 +11,7 @@ __all__ = [
     "Certificate",
     "InSampleWarning",
     "Statement",
+    "UnsoundError",
     "VacuousWarning",
     "judge",
     "warn_in_sample",
@@ -29,6 +30,10 @@ SHOWN = {
     "quantile": "quantile of the gap",
     "mean": "mean gap",
 }
+
+
+class UnsoundError(RuntimeError):
+    """A rigorous value is below what was measured: a fault of prunus, never of its user."""
 
 
 class InSampleWarning(UserWarning):
@@ -79,6 +84,23 @@ class Statement:
     assumptions: tuple[str, ...] = ()
     in_sample: bool = False
     argument: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a rigorous value below what was measured: nobody may read it as a bound.
+
+        Statements about one draw of weights or masks (δ > 0, not from fresh data) may fail with
+        probability δ and are not refused.
+
+        Raises:
+            UnsoundError: the route is named.
+        """
+        sure = self.status != "PRED" and (self.delta == 0 or self.level == "held-out")
+        if sure and self.measured is not None and not self.value >= self.measured:
+            raise UnsoundError(
+                f"internal error: the {self.kind} bound {self.value:.6g} ({self.level}, "
+                f"{self.route}) is below the {self.measured:.6g} that was measured. It is no bound "
+                f"and is not handed out. Please report the network to the authors of prunus."
+            )
 
     @property
     def tightness(self) -> float | None:
