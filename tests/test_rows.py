@@ -76,6 +76,17 @@ def test_mappings_leave_out_padding():
     assert not torch.isin(row_hashes(named), row_hashes(swapped)).any()
 
 
+def test_constants_do_not_count_and_what_cannot_be_cut_is_one_row():
+    x = rows(6)
+    with_bias = {"x": x, "causal": torch.ones(12, 12), "scale": torch.tensor(2.0)}
+    assert len(row_hashes(with_bias)) == 6
+    assert torch.equal(row_hashes({**with_bias, "x": x[:2]}), row_hashes(with_bias)[:2])
+    graph = {"nodes": x, "adjacency": torch.eye(6)}
+    assert len(row_hashes(graph)) == 1
+    other = {"nodes": x, "adjacency": torch.eye(6).roll(1, 0)}
+    assert not torch.equal(row_hashes(graph), row_hashes(other))
+
+
 def test_sets_join_count_and_travel_as_text():
     x = rows()
     one, other = rows_of([x[:40]]), rows_of([x[30:]])

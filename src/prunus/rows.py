@@ -1,6 +1,7 @@
 """Which samples were used before: a hash of every row of the data, whatever batch it came in."""
 
 import base64
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+
+from prunus.inputs import arguments, samples_of
 
 __all__ = ["RowSet", "row_hashes", "rows_of"]
 
@@ -65,15 +68,24 @@ def row_hashes(batch: Any) -> Int64[Tensor, " samples"]:
 
     The same numbers give the same hash in any batch, order, shape, device and number format that
     float32 can hold: values are compared as float32, and −0 as 0. Of a tuple or list the first
-    element is the input, so labels do not count; nor do positions that an `attention_mask` hides.
+    element is the input, so labels do not count; nor do constants beside the samples, or positions
+    that an `attention_mask` hides. A batch that cannot be cut into samples is one.
     h = Σ_j m_j mix(x_j) mod 2⁶⁴ over the bits of the values, with fixed odd multipliers m_j: two
     rows that differ collide with a probability of about 2⁻⁶⁴ over the choice of the multipliers.
     """
-    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    args, kwargs = arguments(batch)
+    given = args[0] if args else kwargs
+    samples = samples_of(given)
+    mask = kwargs.get(PADDING)
     found: np.ndarray | None = None
-    mask = inputs.get(PADDING) if isinstance(inputs, Mapping) else None
-    for key, tensor in _tensors("", inputs):
-        if key == PADDING or (found is not None and _rows(tensor) != len(found)):
+    for key, tensor in _tensors("", given):
+        if key == PADDING:
+            continue
+        if tensor.layout != torch.strided:
+            tensor = tensor.to_dense()
+        if samples.mixed is not None:  # it runs whole, and is one sample
+            tensor = tensor.reshape(1, -1)
+        elif tensor.ndim and tensor.shape[0] != samples.size:  # a constant
             continue
         if isinstance(mask, Tensor) and tensor.shape == mask.shape:
             tensor = tensor * (mask != 0)
@@ -90,6 +102,8 @@ def _tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:
         value = torch.from_numpy(value if value.flags.writeable else value.copy())
     if isinstance(value, Tensor):
         return [(key, value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         named = (_tensors(str(name), part) for name, part in sorted(value.items(), key=_name))
         return list(itertools.chain.from_iterable(named))

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import Batches, call, first_of, mapped, parts, size_of
+from prunus.calibration.batches import Batches, call, first_of, parts, size_of
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.place import device_of
+from prunus.inputs import mapped
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 
