@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from types import FunctionType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,20 @@ def copied(model: M) -> M:
     Hooks such as those of `torch.nn.utils.prune` and `spectral_norm` leave the weight they worked
     out as a plain attribute, which `copy.deepcopy` refuses. Its value is copied; the next call
     works it out anew.
+
+    Raises:
+        ValueError: a module's forward was replaced by a function that holds on to a module of this
+            model, so that a copy would go on using the original's weights.
     """
+    own = set(model.modules())
+    for name, module in model.named_modules():
+        function = vars(module).get("forward")
+        if isinstance(function, FunctionType) and any(_holder(v) in own for v in _held(function)):
+            raise ValueError(
+                f"The forward of module {name!r} was replaced by a function that calls this very "
+                f"object, as a copy of the model would too. Subclass {type(module).__name__} "
+                f"instead."
+            )
     memo: dict[int, Tensor] = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -47,3 +61,18 @@ def copied(model: M) -> M:
         if isinstance(value, Tensor) and not value.is_leaf
     }
     return copy.deepcopy(model, memo)
+
+
+def _held(function: FunctionType) -> Iterator[Any]:
+    """What a function brings along: the values it closes over, and its defaults."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # an empty cell
+            yield cell.cell_contents
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+
+
+def _holder(value: Any) -> Any:
+    """A module itself, or the module of a bound method; None for anything else."""
+    found = getattr(value, "__self__", value)
+    return found if isinstance(found, nn.Module) else None

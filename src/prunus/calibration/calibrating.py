@@ -13,6 +13,7 @@ from prunus.calibration.place import placed
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.store import Calibration
+from prunus.calibration.view_check import check_views
 from prunus.check import whole
 from prunus.coupling import Group, couple
 from prunus.layer import Layer
@@ -96,6 +97,7 @@ def calibrate(
             coupling = couple(model, to_device(example, where))
             groups = tuple(g for g in coupling.groups if set(g.consumers) <= set(weights))
             guard_memory({}, wanted, groups)
+        check_views(model, weights.values(), to_device(batches.peek(), where))
         found = collect(
             model,
             weights,

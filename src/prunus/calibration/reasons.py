@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 __all__ = ["listed", "obstacle", "quantised", "type_name"]
 
@@ -32,8 +31,6 @@ def obstacle(module: Any, parameter: str) -> str | None:
     weight = getattr(module, leaf, None)
     if weight is None:
         return f"{type_name(module)} holds no parameter named {leaf}"
-    if is_lazy(weight):
-        return "its weight has no shape yet (a lazy module). Run the model on one batch first"
     if weight.is_meta:
         return "its weight is on the meta device, so not loaded. Load the weights first"
     if not weight.is_floating_point():

@@ -1,5 +1,6 @@
 """Which modules of a model are layers to prune, and why the others are not."""
 
+import itertools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from prunus.calibration.reasons import listed, obstacle, quantised, type_name
+from prunus.calibration.view_check import check_round_trip
 from prunus.check import unknown
 from prunus.weights import Weight, weights_of
 
@@ -19,7 +21,21 @@ def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
     A tensor that several modules share is refused in each of them, so that it is never pruned
     twice. One module object under several names is one module. A reason carries the name of its
     layer, or of the module where no view knows that.
+
+    Raises:
+        ValueError: a parameter has no shape yet (lazy modules), or a user's view does not undo
+            itself.
     """
+    lazy = dict.fromkeys(
+        name.rpartition(".")[0] or "the model itself"
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
+        if is_lazy(tensor)
+    )
+    if lazy:
+        raise ValueError(
+            f"The model is not ready: {', '.join(lazy)} have no shapes yet (lazy modules). Run it "
+            f"on one batch first."
+        )
     owners: dict[int, list[str]] = {}
     for owner, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -34,6 +50,7 @@ def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
             shared = [n for n in owners.get(id(weight.parameter), []) if n != weight.path]
             why = f"its weight is tied to {', '.join(shared)}" if shared else None
         if why is None:
+            check_round_trip(weight)
             found[name] = weight
         else:
             refused[name] = why
@@ -45,7 +62,9 @@ def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
         if f"{name}.".startswith(inside):
             continue
         why = quantised(module)
-        own = [p for _, p in module.named_parameters(recurse=False) if is_lazy(p) or p.ndim >= 2]
+        if why is not None:
+            inside += (f"{name}." if name else "",)  # its parts need no reason of their own
+        own = [p for _, p in module.named_parameters(recurse=False) if p.ndim >= 2]
         if why is None and own:
             why = (
                 f"{type_name(module)} has no weight view; register one with "

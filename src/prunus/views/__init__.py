@@ -1,7 +1,7 @@
 """Weights of modules as matrices: which a module has, their order, and their input vectors."""
 
 from prunus.views.convolution import ConvView, batched
-from prunus.views.known import VIEWS, matrices_of, register_view, view_of
+from prunus.views.known import VIEWS, known_exactly, matrices_of, register_view, view_of
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Inputs, Matrix, ModuleView, View, first_argument
 
@@ -15,6 +15,7 @@ __all__ = [
     "View",
     "batched",
     "first_argument",
+    "known_exactly",
     "matrices_of",
     "register_view",
     "view_of",

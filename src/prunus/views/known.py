@@ -9,7 +9,7 @@ from prunus.views.convolution import ConvView
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Matrix, ModuleView, View
 
-__all__ = ["VIEWS", "matrices_of", "register_view", "view_of"]
+__all__ = ["VIEWS", "known_exactly", "matrices_of", "register_view", "view_of"]
 
 VIEWS: dict[type, View | ModuleView] = {
     nn.Linear: LinearView(),
@@ -17,6 +17,7 @@ VIEWS: dict[type, View | ModuleView] = {
     nn.Conv2d: ConvView(),
     nn.Conv3d: ConvView(),
 }
+OURS = dict(VIEWS)
 
 
 def register_view(module_type: type, view: View | ModuleView) -> Callable[[], None]:
@@ -54,9 +55,19 @@ def known_view(module: nn.Module) -> View | ModuleView | None:
                 for name in ("forward", "__call__", "_conv_forward")
             )
             return VIEWS[known] if same else None
-    if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils":
-        return LinearView(transposed=True)
-    return None
+    return LinearView(transposed=True) if _is_hf_conv1d(kind) else None
+
+
+def _is_hf_conv1d(kind: type) -> bool:
+    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+
+
+def known_exactly(module: nn.Module) -> bool:
+    """Whether a module is of a type of ours, seen by our own view, with the forward we know."""
+    kind = type(module)
+    ours = kind in OURS and VIEWS.get(kind) is OURS[kind]
+    foreign = kind not in VIEWS and _is_hf_conv1d(kind)
+    return (ours or foreign) and "forward" not in vars(module)
 
 
 def view_of(module: nn.Module) -> View | None:
