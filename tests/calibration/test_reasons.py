@@ -1,5 +1,6 @@
 """Modules whose weights cannot be pruned as they stand: each is one line with the remedy."""
 
+import re
 import warnings
 
 import pytest
