@@ -18,7 +18,7 @@ from prunus.granularity import NM, Edge, EdgePerRow, Node
 from prunus.recipe import Recipe, parse
 from prunus.schedules import AtInit
 from prunus.scores import Constant
-from prunus.selection import RandomK, TopK
+from prunus.selection import RandomK
 from prunus.theory.gap import InSampleWarning
 
 # Recipes at initialisation need labels and keep no minimum: tests/at_init/test_scores.py
@@ -471,14 +471,27 @@ def test_a_gap_budget_serves_every_recipe_of_one_step(name):
     assert pruned.cost_after.parameters < pruned.cost_before.parameters
     again = prunus.prune(model, name, pruned.plan, data=x)  # the plan is as good as the budget
     assert all(torch.equal(again.masks[k], m) for k, m in pruned.masks.items())
-    # Where masks are nested: one share for all layers leaves a larger gap, or nearly the same.
-    nested = isinstance(pruned.recipe.selection, TopK)
-    if nested and not isinstance(pruned.recipe.granularity, Node):
-        uniform = replace(pruned.recipe, allocation=Uniform())
-        other = prunus.prune(model, uniform, pruned.cost_after.density, data=x)
+
+
+# Presets with nested masks of single weights, which such plans are made for.
+PLANNED = ["magnitude", "magnitude-row", "wanda", "gap-gradient"]
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_plans_for_a_gap_leave_less_of_it_than_one_share_for_all_layers(name):
+    """As a mean over 8 networks: single ones may fare worse (the largest ratio seen is 1.11)."""
+    ratios = []
+    for seed in range(8):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, x = models.MLP((12, 16, 10, 5)), torch.randn(64, 12)
+        planned = prunus.prune(model, name, Budget(gap=0.4), data=x)
+        even = replace(planned.recipe, allocation=Uniform())
+        other = prunus.prune(model, even, planned.cost_after.density, data=x)
         with torch.no_grad():
-            rival = float((model(x) - other.model(x)).square().sum(1).mean())
-        assert float(gap) <= rival * 1.1
+            gaps = [float((model(x) - p.model(x)).square().sum()) for p in (planned, other)]
+        ratios.append(gaps[0] / gaps[1])
+    assert sum(ratios) / 8 < 0.95, ratios
 
 
 @pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
