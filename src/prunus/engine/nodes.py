@@ -19,6 +19,8 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.scores import class_scores
 from prunus.surgery.cut import why_whole
+from prunus.surgery.dead import dead_units
+from prunus.surgery.probe import cuttable
 from prunus.weights import weight_at
 
 __all__ = [
@@ -26,14 +28,27 @@ __all__ = [
     "choose_classes",
     "class_masks",
     "class_pools",
+    "living",
     "node_results",
     "selected_groups",
+    "tried_groups",
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class NodeCost:
-    """The exact cost of so many kept classes per group."""
+    """The exact cost of so many kept classes per group.
+
+    Attributes:
+        sizes: of the network.
+        groups: that may lose classes.
+        multiple_of: see `Node`.
+        nodes: yes.
+        latency: share of the dense latency for such counts, where a budget needs it.
+        refused: layers without classes that can go, with the reasons.
+        alike: names of groups that must keep equal numbers.
+        alive: classes of each group that are not dead already; all where it says nothing.
+    """
 
     sizes: Anatomy
     groups: Sequence[Group]
@@ -41,6 +56,8 @@ class NodeCost:
     nodes: bool = True
     latency: Callable[[Mapping[str, int]], float] | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
+    alike: Sequence[tuple[str, ...]] = ()
+    alive: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def members(self) -> Mapping[str, tuple[str, ...]]:
@@ -52,9 +69,18 @@ class NodeCost:
         """Empty: the shares that depend on weights' shapes are those of edges."""
         return {}
 
+    def level(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> dict[str, Int[Tensor, " pools"]]:
+        """Counts in which groups that must be alike keep what the least of them does."""
+        found = dict(kept)
+        for names in self.alike:
+            least = torch.stack([kept[name] for name in names]).amin(0)
+            found.update(dict.fromkeys(names, least))
+        return found
+
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
         """The compact network's cost; its latency share is measured where a budget needs it."""
-        counts = {name: int(k.sum()) for name, k in kept.items()}
+        counts = {name: int(k.sum()) for name, k in self.level(kept).items()}
+        counts = {name: min(k, self.alive.get(name, k)) for name, k in counts.items()}
         cost = node_cost(self.sizes, self.groups, counts)
         if self.latency is None:
             return cost
@@ -90,15 +116,60 @@ def selected_groups(
     return tuple(groups), refused
 
 
+def tried_groups(
+    model: nn.Module, groups: Sequence[Group], example: Any, *, level: bool = True
+) -> tuple[tuple[Group, ...], dict[str, str], tuple[tuple[str, ...], ...]]:
+    """Groups that can lose classes for real, {layer: reason} of others, and groups to keep alike.
+
+    Args:
+        model: the dense network.
+        groups: that should be able to.
+        example: one batch, on the network's device.
+        level: whether groups may be kept alike; False leaves such groups whole.
+
+    Raises:
+        ValueError: none can.
+    """
+    tried = cuttable(model, groups, example)
+    refused = dict(tried.refused)
+    alike = tried.alike if level else ()
+    for names in () if level else tried.alike:
+        said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
+        refused.update(dict.fromkeys(names, said))
+    left = tuple(group for group in tried.groups if group.name not in refused)
+    layers = {n: refused[g.name] for g in groups if g.name in refused for n in g.producers}
+    if not left:
+        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(layers).items())
+        raise ValueError(f"The model has no nodes that can be cut out of it ({reasons}).")
+    return left, layers, alike
+
+
+def living(
+    model: nn.Module, groups: Sequence[Group], example: Any
+) -> dict[str, Bool[Tensor, " classes"]]:
+    """True for the classes that are not dead already, as in a network whose nodes were pruned."""
+    every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+    found = dead_units(model, tuple(groups), every, example)
+    return {group.name: ~dead.units for group, dead in zip(groups, found, strict=True)}
+
+
 def class_pools(
-    views: Sequence[ClassView], recipe: Recipe, before: Mapping[str, Bool[Tensor, " classes"]]
+    views: Sequence[ClassView],
+    recipe: Recipe,
+    before: Mapping[str, Bool[Tensor, " classes"]],
+    alive: Mapping[str, Bool[Tensor, " classes"]],
 ) -> dict[str, Float[Tensor, "pools units"]]:
-    """One pool per group; classes that an earlier step removed rank below all others."""
+    """One pool per group; classes that an earlier step removed rank below all others.
+
+    So do classes that were dead before; a group of dead classes alone keeps its scores.
+    """
     pools = {}
     for view in views:
         scores = class_scores(view, recipe.score)
         if view.name in before:
             scores = scores.masked_fill(~before[view.name], -torch.inf)
+        if bool(alive[view.name].any()):
+            scores = scores.masked_fill(~alive[view.name], -torch.inf)
         pools[view.name] = scores[None]
     return pools
 

@@ -24,8 +24,10 @@ from prunus.engine.nodes import (
     choose_classes,
     class_masks,
     class_pools,
+    living,
     node_results,
     selected_groups,
+    tried_groups,
 )
 from prunus.engine.planned import NodeFamily, edge_family
 from prunus.engine.settled import settled
@@ -243,19 +245,28 @@ class Run:
         coupling = self._coupling()
         inexact = self.recipe.granularity.inexact
         groups, refused = selected_groups(self.dense, coupling, self.names, inexact=inexact)
+        budget = self.target.budget
+        small = to_device(first_of(self.example, 2), self.device)
+        groups, more, alike = tried_groups(
+            self.dense, groups, small, level=budget is None or budget.gap is None
+        )
+        refused.update(more)
         self.not_pruned.update(refused)
         involved = list(
             dict.fromkeys(name for g in groups for name in (*g.producers, *g.consumers))
         )
         layers = self._statistics(involved)
         views = [class_view(group, layers) for group in groups]
-        pools = class_pools(views, self.recipe, self.kept_classes)
+        alive = living(self.work, groups, small)
+        pools = class_pools(views, self.recipe, self.kept_classes, alive)
         multiple = self.recipe.granularity.multiple_of
-        budget = self.target.budget
         latency = None
         if budget is not None and budget.target == "latency":
             latency = latency_share(self.dense, groups, to_device(budget.example, self.device))
-        cost = NodeCost(self.sizes, groups, multiple, latency=latency, refused=refused)
+        cost = NodeCost(
+            self.sizes, groups, multiple, latency=latency, refused=refused, alike=alike,
+            alive={name: int(units.sum()) for name, units in alive.items()},
+        )  # fmt: skip
         self._plan_ahead(
             lambda: NodeFamily(
                 self.dense, layers, views, pools, self.recipe, self.sizes,
@@ -263,6 +274,10 @@ class Run:
             )
         )  # fmt: skip
         self.plan, kept = self._plan(pools, cost, part)
+        if alike:
+            kept = cost.level(kept)
+            counts = {name: int(k.sum()) for name, k in kept.items()}
+            self.plan = replace(self.plan, kept={**self.plan.kept, **counts})
         choices = {
             view.name: self._remembered_classes(view, pools[view.name], kept[view.name])
             for view in views

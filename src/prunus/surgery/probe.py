@@ -1,0 +1,161 @@
+"""What can be cut for real, found by cutting: code may split, or pick channels by number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.coupling import Group
+from prunus.modes import copied
+from prunus.surgery.cut import cut
+from prunus.surgery.verify import CompactionError, verify_equal
+
+__all__ = ["Cuttable", "cuttable"]
+
+Gone = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Cuttable:
+    """What came of cutting groups on trial.
+
+    Attributes:
+        groups: those that can lose classes.
+        alike: names of groups that must all keep the same number, as halves of one `chunk`.
+        refused: {group: reason} of the others.
+    """
+
+    groups: tuple[Group, ...]
+    alike: tuple[tuple[str, ...], ...]
+    refused: Mapping[str, str]
+
+
+def cuttable(
+    model: nn.Module, groups: Sequence[Group], example: Any, *, rtol: float = 1e-4
+) -> Cuttable:
+    """Cut classes on trial, and leave those groups whole that do not allow it.
+
+    First all groups lose classes at once, different numbers where one layer makes the channels
+    of several groups. Only where the smaller network then fails, or is not equal to the one with
+    zeros, each group is tried alone, then groups of one layer or of one size in equal numbers.
+
+    Args:
+        model: the dense network; left as it is.
+        groups: that may lose classes.
+        example: one small batch.
+        rtol: as for `compact`.
+    """
+
+    def fails(gone: Gone) -> str | None:
+        return _failure(model, [g for g in groups if g.name in gone], gone, example, rtol)
+
+    wide = [group for group in groups if group.size > 1]
+    unequal = _unequal(wide)
+    if fails(unequal) is None:
+        return Cuttable(tuple(groups), (), {})
+    alone = {group.name: fails({group.name: _classes(group, group.size // 2)}) for group in wide}
+    free = [group for group in wide if alone[group.name] is None]
+    suspects = [group for group in wide if alone[group.name] is not None]
+    if free and fails({g.name: unequal[g.name] for g in free}) is not None:
+        suspects, free = wide, []  # they disturb one another
+    alike: list[tuple[str, ...]] = []
+    refused: dict[str, str] = {}
+    for family in _families(suspects):
+        same = family[0].size // 2
+        if len(family) > 1 and fails({g.name: _classes(g, same) for g in family}) is None:
+            alike.append(tuple(group.name for group in family))
+            free += family
+            continue
+        for group in family:
+            reason = alone[group.name]
+            if reason is None and fails({group.name: unequal[group.name]}) is None:
+                reason = "it cannot be cut together with others"
+            refused[group.name] = _reason(reason or "")
+    together = {
+        group.name: _classes(group, group.size // 2 if _in(group, alike) else _count(group))
+        for group in free
+    }
+    final = fails(together) if free else None
+    if final is not None:
+        refused.update({group.name: _reason(final) for group in free})
+        free, alike = [], []
+    kept = {group.name for group in free} | {group.name for group in groups if group.size == 1}
+    return Cuttable(tuple(g for g in groups if g.name in kept), tuple(alike), refused)
+
+
+def _in(group: Group, alike: Sequence[tuple[str, ...]]) -> bool:
+    return any(group.name in names for names in alike)
+
+
+def _count(group: Group) -> int:
+    return max(1, group.size // 2)
+
+
+def _classes(group: Group, count: int) -> Tensor:
+    """So many classes, spread over the group."""
+    gone = torch.zeros(group.size, dtype=torch.bool)
+    count = max(1, min(count, group.size - 1))
+    gone[torch.linspace(0, group.size - 1, count).round().long()] = True
+    return gone
+
+
+def _unequal(groups: Sequence[Group]) -> Gone:
+    """Numbers of classes that differ between groups made by one layer, and between neighbours."""
+    gone, place = {}, dict[str, int]()
+    for order, group in enumerate(groups):
+        turn = max((place.get(name, 0) for name in group.producers), default=0)
+        place.update(dict.fromkeys(group.producers, turn + 1))
+        gone[group.name] = _classes(group, group.size // 2 - turn - order % 2)
+    return gone
+
+
+def _families(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups of equal size: first those that share a layer, then the rest together."""
+    found: list[list[Group]] = []
+    for group in groups:
+        home = next(
+            (
+                f
+                for f in found
+                if f[0].size == group.size
+                and {n for g in f for n in g.producers} & set(group.producers)
+            ),
+            None,
+        )
+        found.append([group]) if home is None else home.append(group)
+    lone = [family[0] for family in found if len(family) == 1]
+    sizes = dict.fromkeys(group.size for group in lone)
+    return [family for family in found if len(family) > 1] + [
+        [group for group in lone if group.size == size] for size in sizes
+    ]
+
+
+def _failure(
+    model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any, rtol: float
+) -> str | None:
+    """Why the network without these classes fails or differs from the one with zeros, or None."""
+    masked = copied(model)
+    learned = dict(masked.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for group in groups:
+            for slot in group.slots:
+                tensor = learned.get(slot.parameter)
+                if tensor is None:  # running statistics stay, as in a pruned network
+                    continue
+                index = slot.index[gone[group.name][slot.unit]].to(tensor.device)
+                tensor.index_fill_(slot.axis, index, 0)
+    small = copied(masked)
+    try:
+        left = cut(small, groups, gone, example)
+        verify_equal(masked, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics)
+    except CompactionError as error:
+        return str(error)
+    return None
+
+
+def _reason(error: str) -> str:
+    """The cause alone, without the advice that follows."""
+    first = error.split(" A width is")[0].split(" The forward code")[0].rstrip(".")
+    return f"it cannot be made narrower: {first[:1].lower()}{first[1:]}"

@@ -1,0 +1,233 @@
+"""What a pruning promises is what comes out: parameters, multiply-adds, bytes, budgets."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import cut_models
+import models
+import prunus
+from prunus import Budget, Recipe
+from prunus.allocation import Global
+from prunus.granularity import Node
+from prunus.modes import evaluating
+
+EVERY = {
+    **{name: models.build for name in models.ZOO if name not in ("cnn-tanh", "resnet20-conv")},
+    **{name: cut_models.build for name in cut_models.NETS if not name.startswith("pools")},
+    **{f"pools-{mode}-2": cut_models.build for mode in ("zeros", "circular")},
+}
+
+
+def build(name):
+    model, x = EVERY[name](name)
+    return model.double(), x
+
+
+def multiplied(model, x):
+    """Multiply-adds of one sample, by torch's own counter."""
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    products = counter.get_total_flops() / 2
+    attention = sum(  # torch has no formula for the kernel that processors use
+        2 * 2 * x.shape[1] ** 2 * m.embed_dim / 2
+        for m in model.modules()
+        if isinstance(m, nn.MultiheadAttention)
+    )
+    return round(products / len(x) + attention)
+
+
+def size(folder, part):
+    return next(folder.glob(f"{part}-*.safetensors")).stat().st_size
+
+
+def check_nodes(pruned, x, folder):
+    small = pruned.compact(x)
+    cost = pruned.cost_after
+    assert cost.parameters == sum(p.numel() for p in small.parameters())
+    assert cost.macs == multiplied(small, x)
+    pruned.save(folder, example=x)
+    assert cost.bytes == size(folder, "compact")
+    dense = pruned.dense
+    assert pruned.cost_before.parameters == sum(p.numel() for p in dense.parameters())
+    assert pruned.cost_before.macs == multiplied(dense, x)
+    assert cost.model_density == cost.parameters / pruned.cost_before.parameters
+    names = list(pruned.layers)
+    entries = [
+        sum(net.get_submodule(name).weight.numel() for name in names) for net in (small, dense)
+    ]
+    assert cost.density == entries[0] / entries[1]
+    return small
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_nodes_at_a_density(name, tmp_path):
+    model, x = build(name)
+    pruned = prunus.prune(model, "random-node", 0.5, data=x)
+    check_nodes(pruned, x, tmp_path)
+    assert pruned.cost_after.density <= 0.5 or not pruned.plan.feasible
+    assert pruned.plan.value == pruned.cost_after.density  # the plan has foreseen it
+
+
+BUDGETED = [
+    "cnn-relu",
+    "mixed",
+    "lstm",
+    "attention",
+    "gated",
+    "rms-norm",
+    "chunk",
+    "slice",
+    "padded",
+]
+
+
+@pytest.mark.parametrize("target", ["parameters", "macs", "bytes"])
+@pytest.mark.parametrize("name", BUDGETED)
+def test_nodes_within_a_budget(name, target, tmp_path):
+    model, x = build(name)
+    recipe = Recipe(granularity=Node(), allocation=Global())
+    dense = prunus.prune(model, recipe, 1.0, data=x).cost_before
+    share = {"gated": 0.9, "attention": 0.9, "lstm": 0.97}.get(name, 0.7)
+    budget = int(share * getattr(dense, target))
+    pruned = prunus.prune(model, recipe, Budget(**{target: budget}), data=x)
+    check_nodes(pruned, x, tmp_path)
+    assert pruned.plan.feasible
+    assert pruned.plan.value == getattr(pruned.cost_after, target) <= budget
+
+
+@pytest.mark.parametrize("recipe", ["magnitude", "wanda+ls"])
+@pytest.mark.parametrize("name", ["cnn-relu", "mixed", "lstm", "attention", "gated", "tied"])
+def test_edges(name, recipe, tmp_path):
+    model, x = build(name)
+    positions = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, i, o, key=key: positions.__setitem__(
+                key, positions.get(key, 0) + o.numel() // len(m.weight) // len(x)
+            )
+        )
+        for key, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    with evaluating(model), torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    pruned = prunus.prune(model, recipe, 0.3, data=x)
+    cost = pruned.cost_after
+    zeros = {key: int((pruned.model.get_submodule(key).weight == 0).sum()) for key in pruned.layers}
+    assert cost.parameters == sum(p.numel() for p in model.parameters()) - sum(zeros.values())
+    assert cost.macs == multiplied(model, x) - sum(positions[key] * n for key, n in zeros.items())
+    total = sum(model.get_submodule(key).weight.numel() for key in zeros)
+    assert cost.density == 1 - sum(zeros.values()) / total
+    pruned.save(tmp_path)
+    assert cost.bytes == size(tmp_path, "weights")
+
+
+@pytest.mark.parametrize("target", ["parameters", "macs", "bytes"])
+def test_edges_within_a_budget(target, tmp_path):
+    model, x = build("cnn-relu")
+    dense = prunus.prune(model, "magnitude", 1.0, data=x).cost_before
+    budget = int(0.6 * getattr(dense, target))
+    pruned = prunus.prune(model, "magnitude-global", Budget(**{target: budget}), data=x)
+    assert pruned.plan.value == getattr(pruned.cost_after, target) <= budget
+    more = {k: v + 8 for k, v in pruned.plan.kept.items()}  # nearly all of it was spent
+    assert sum(more.values()) > sum(pruned.plan.kept.values())
+    assert getattr(pruned.cost_after, target) > 0.95 * budget
+    pruned.save(tmp_path)
+    assert pruned.cost_after.bytes == size(tmp_path, "weights")
+
+
+def sparse(density):
+    """A checkpoint that is sparse already."""
+    torch.manual_seed(0)
+    model, x = models.MLP((16, 32, 24, 4)), torch.randn(64, 16)
+    return prunus.prune(model, "magnitude", density).model, x
+
+
+@pytest.mark.parametrize(
+    "recipe", ["magnitude", "wanda", "random-edge", "magnitude-row+ls", "dpp-edge", "sparsegpt"]
+)
+@pytest.mark.parametrize("density", [0.1, 0.2, 0.5])
+def test_zeros_that_were_there_count_and_go_first(recipe, density):
+    model, x = sparse(0.3)
+    before = {n: p != 0 for n, p in model.named_parameters()}
+    pruned = prunus.prune(model, recipe, density, data=x)
+    left = sum(int((p != 0).sum()) for p in pruned.model.parameters())
+    assert pruned.cost_after.parameters == left
+    assert pruned.cost_before.parameters == sum(int(v.sum()) for v in before.values())
+    assert any("were zero before" in note for note in pruned.notes)
+    assert not any("were zero before" in n for n in prunus.prune(models.MLP(), "obs", 1.0,
+                   data=torch.randn(4, 12)).notes)  # fmt: skip
+    for name, mask in pruned.masks.items():
+        was = before[name]
+        assert int(mask.sum()) == sum(pruned.layers[name.removesuffix(".weight")].mask.flatten())
+        if recipe.startswith("magnitude-row") or recipe == "dpp-edge":
+            rows = zip(mask, was, strict=True)  # one pool in each row
+        else:
+            rows = [(mask, was)]
+        for kept, filled in rows:
+            assert not (kept & ~filled).any() or kept[filled].all() or not filled.any()
+
+
+def test_a_budget_on_a_sparse_checkpoint():
+    model, x = sparse(0.3)
+    budget = 400
+    pruned = prunus.prune(model, "magnitude-global", Budget(parameters=budget), data=x)
+    assert pruned.plan.value == pruned.cost_after.parameters == budget
+    loose = prunus.prune(model, "magnitude-global", Budget(parameters=10**6), data=x)
+    assert loose.cost_after.parameters == loose.cost_before.parameters < 600
+
+
+def test_a_layer_of_zeros_alone_keeps_its_scores():
+    """It starts at zero, as some last layers do: random masks stay random."""
+    model = models.MLP()
+    nn.init.zeros_(model.layers[2].weight)
+    mask = prunus.prune(model, "random-edge", 0.3).masks["layers.2.weight"]
+    assert mask[:4].any()
+    assert mask[-4:].any()
+    assert int(mask.sum()) == math.floor(0.3 * mask.numel() + 0.5)
+
+
+def test_nodes_that_are_dead_already_go_first():
+    model, x = models.build("mlp-relu")
+    first = prunus.prune(model, "random-node", 0.5, data=x)
+    again = prunus.prune(first.model, "random-node", 0.25, data=x, seed=7)
+    for name, mask in again.masks.items():
+        assert not (mask & ~first.masks[name]).any()
+    assert again.cost_after.parameters == sum(p.numel() for p in again.compact(x).parameters())
+    assert again.plan.value == again.cost_after.density
+    same = prunus.prune(first.model, "random-node", 0.9, data=x, seed=7)
+    assert same.cost_after.parameters == first.cost_after.parameters
+
+
+def test_a_plan_without_a_class_is_priced_as_compact_leaves_it():
+    model, x = models.build("mlp-relu")
+    plan = prunus.Plan(kept={"layers.0": 0, "layers.2": 5})
+    pruned = prunus.prune(model, "importance-node", plan, data=x)
+    assert pruned.cost_after.parameters == sum(p.numel() for p in pruned.compact(x).parameters())
+
+
+def test_constants_that_fold_are_counted():
+    """A bias that compaction adds is a parameter of the compact network."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5, bias=False), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.c(torch.sigmoid(self.b(torch.sigmoid(self.a(x)))))
+
+    torch.manual_seed(0)
+    model, x = Net().double(), torch.randn(8, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model.a.weight[2] = 0
+    pruned = prunus.prune(model, "importance-node", 0.9, data=x)
+    small = pruned.compact(x)
+    assert small.b.bias is not None
+    assert pruned.cost_after.parameters == sum(p.numel() for p in small.parameters())
