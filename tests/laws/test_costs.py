@@ -123,7 +123,7 @@ def test_edges(name, recipe, tmp_path):
     assert cost.parameters == sum(p.numel() for p in model.parameters()) - sum(zeros.values())
     assert cost.macs == multiplied(model, x) - sum(positions[key] * n for key, n in zeros.items())
     total = sum(model.get_submodule(key).weight.numel() for key in zeros)
-    assert cost.density == 1 - sum(zeros.values()) / total
+    assert cost.density == (total - sum(zeros.values())) / total
     pruned.save(tmp_path)
     assert cost.bytes == size(tmp_path, "weights")
 
@@ -135,17 +135,16 @@ def test_edges_within_a_budget(target, tmp_path):
     budget = int(0.6 * getattr(dense, target))
     pruned = prunus.prune(model, "magnitude-global", Budget(**{target: budget}), data=x)
     assert pruned.plan.value == getattr(pruned.cost_after, target) <= budget
-    more = {k: v + 8 for k, v in pruned.plan.kept.items()}  # nearly all of it was spent
-    assert sum(more.values()) > sum(pruned.plan.kept.values())
-    assert getattr(pruned.cost_after, target) > 0.95 * budget
+    assert getattr(pruned.cost_after, target) > 0.95 * budget  # nearly all of it was spent
     pruned.save(tmp_path)
     assert pruned.cost_after.bytes == size(tmp_path, "weights")
 
 
 def sparse(density):
     """A checkpoint that is sparse already."""
-    torch.manual_seed(0)
-    model, x = models.MLP((16, 32, 24, 4)), torch.randn(64, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = models.MLP((16, 32, 24, 4)), torch.randn(64, 16)
     return prunus.prune(model, "magnitude", density).model, x
 
 
@@ -161,12 +160,10 @@ def test_zeros_that_were_there_count_and_go_first(recipe, density):
     assert pruned.cost_after.parameters == left
     assert pruned.cost_before.parameters == sum(int(v.sum()) for v in before.values())
     assert any("were zero before" in note for note in pruned.notes)
-    assert not any("were zero before" in n for n in prunus.prune(models.MLP(), "obs", 1.0,
-                   data=torch.randn(4, 12)).notes)  # fmt: skip
     for name, mask in pruned.masks.items():
         was = before[name]
         assert int(mask.sum()) == sum(pruned.layers[name.removesuffix(".weight")].mask.flatten())
-        if recipe.startswith("magnitude-row") or recipe == "dpp-edge":
+        if pruned.recipe.granularity.pools == "row":
             rows = zip(mask, was, strict=True)  # one pool in each row
         else:
             rows = [(mask, was)]
