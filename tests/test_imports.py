@@ -17,7 +17,7 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "counting", "rng", "inputs", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
-    "views", "layer", "weights", "coupling", "cost", "calibration", "parts", "nodes",
+    "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
     "export", "bench", "reproduce", "cli",

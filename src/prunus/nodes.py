@@ -12,7 +12,7 @@ from prunus.coupling import Group
 from prunus.dpp import node_gram
 from prunus.layer import Layer
 
-__all__ = ["ClassView", "class_view", "parameter_masks"]
+__all__ = ["ClassView", "class_view", "columns", "parameter_masks"]
 
 Kernel = Literal["preactivation", "activation"]
 
@@ -97,14 +97,21 @@ def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
         if kind != "weight" or name not in (*group.producers, *group.consumers):
             continue
         layer = layers[name]
-        place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
         if slot.role == "out":
+            place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
             producers[name] = (layer, place)
         else:
-            taps = torch.arange(layer.taps)
-            columns = (place[..., None] * layer.taps + taps).flatten(1)
-            consumers[name] = (layer, columns)
+            consumers[name] = (layer, columns(group, layer))
     return ClassView(name=group.name, group=group, producers=producers, consumers=consumers)
+
+
+def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
+    """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
+    for slot in group.slots:
+        if slot.parameter == f"{layer.name}.weight" and slot.role != "out":
+            place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
+            return (place[..., None] * layer.taps + torch.arange(layer.taps)).flatten(1)
+    raise ValueError(f"Layer {layer.name!r} reads none of the channels of group {group.name!r}.")
 
 
 def parameter_masks(

@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 import prunus
-from prunus.allocation import Planned, Uniform
+from prunus.allocation import Global, Planned, Uniform
 from prunus.budget import Budget, Plan, count_of
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
@@ -205,10 +205,16 @@ def test_sequential_calibration_aims_at_the_dense_outputs():
         assert gap[1] < gap[0]
     with pytest.raises(ValueError, match=r"finished Calibration cannot\. Pass batches as data"):
         prunus.prune(model, Recipe(inputs="pruned"), 0.3, data=prunus.calibrate(model, x))
+
+
+def test_an_iterator_serves_a_sequential_recipe_whose_plan_reads_no_scores():
+    model, x = mlp()
+    recipe = Recipe(compensation=LeastSquares(), inputs="pruned")
+    once, often = (prunus.prune(model, recipe, 0.3, data=d) for d in (iter([x]), [x]))
+    assert all(torch.equal(once.masks[k], often.masks[k]) for k in often.masks)
+    two = replace(prunus.recipes["wanda"], allocation=Global(), inputs="pruned")
     with pytest.raises(ValueError, match="can be read only once"):
-        prunus.prune(
-            model, Recipe(compensation=LeastSquares(), inputs="pruned"), 0.3, data=iter([x])
-        )
+        prunus.prune(model, two, 0.3, data=iter([x]))
 
 
 def test_hand_made_densities_and_plans():
@@ -514,12 +520,13 @@ def test_a_gap_budget_of_a_bound_is_what_the_certificate_says(name, kind):
 
 @pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 def test_what_verifies_a_plan_had_no_part_in_the_masks(monkeypatch):
-    engine = importlib.import_module("prunus.engine.run")
+    statistics = importlib.import_module("prunus.engine.statistics")
+    steps = importlib.import_module("prunus.engine.step")
     model, _ = mlp(12, 32, 10)
     model = model.float()
     x = torch.randn(600, 12, generator=torch.Generator().manual_seed(1))
     seen: dict[str, list[torch.Tensor]] = {"calibrated": [], "verified": []}
-    calibrate, plan = engine.calibrate, engine.plan_family
+    calibrate, plan = statistics.calibrate, steps.plan_family
 
     def spy(model, batches, *args, **kwargs):
         seen["calibrated"] += list(batches)
@@ -529,8 +536,8 @@ def test_what_verifies_a_plan_had_no_part_in_the_masks(monkeypatch):
         seen["verified"] += kwargs["verify"]
         return plan(*args, **kwargs)
 
-    monkeypatch.setattr(engine, "calibrate", spy)
-    monkeypatch.setattr(engine, "plan_family", also)
+    monkeypatch.setattr(statistics, "calibrate", spy)
+    monkeypatch.setattr(steps, "plan_family", also)
     budget = Budget(gap=0.2, kind="changed")
     pruned = prunus.prune(model, "gap-gradient+ls", budget, data=x)
     rows = {key: {tuple(r.tolist()) for r in torch.cat(own)} for key, own in seen.items()}

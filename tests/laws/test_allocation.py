@@ -28,7 +28,7 @@ from prunus.budget import Budget
 from prunus.cost import anatomy
 from prunus.coupling import couple
 from prunus.engine.edges import EdgeCost
-from prunus.engine.nodes import NodeCost
+from prunus.engine.groups import NodeCost
 from prunus.recipe import parse
 
 RULES = instances(ALLOCATIONS)

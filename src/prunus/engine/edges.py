@@ -1,15 +1,17 @@
-"""One step of pruning single weights."""
+"""Single weights as the engine's steps see them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from prunus.allocation import CostOf, Pools
 from prunus.compensation import output_error
 from prunus.cost import Anatomy, Cost, edge_cost
+from prunus.engine.job import Job
+from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
@@ -19,8 +21,9 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
+from prunus.weights import weight_at
 
-__all__ = ["EdgeCost", "drawn", "edge_result", "filled_in", "pools_of"]
+__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "mask_of", "result_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,28 +64,127 @@ class EdgeCost:
         return edge_cost(self.sizes, counts)
 
 
-def pools_of(
-    layers: Mapping[str, Layer], recipe: Recipe, before: Mapping[str, Bool[Tensor, "out in"]]
-) -> dict[str, Float[Tensor, "pools units"]]:
-    """Scores as pools; weights that an earlier step removed rank below all others.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EdgeUnit:
+    """The weights of some layers; a pool's key is its layer's name.
 
-    So do weights that were zero before, as in a checkpoint that is sparse already: nothing is lost
-    with them. A pool of zeros alone, as a layer that starts at zero, keeps its scores.
+    Attributes:
+        job: what is pruned.
+        recipe: the method of this step.
+        layers: the selected layers.
+        before: what earlier steps kept of each layer's matrix.
     """
-    pools = {}
-    for name, layer in layers.items():
-        scores = checked_scores(name, recipe.score(layer), tuple(layer.weight.shape))
-        if name in before:
-            scores = scores.masked_fill(~before[name].to(scores.device), -torch.inf)
-        own = pooled(recipe.granularity, layer, scores)
-        idle = ~filled_in(recipe, layer).to(scores.device)
-        pools[name] = own.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
-    return pools
 
+    job: Job
+    recipe: Recipe
+    layers: tuple[str, ...]
+    before: Mapping[str, Bool[Tensor, "out in"]]
 
-def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
-    """True for the units of each pool whose weight is not zero."""
-    return pooled(recipe.granularity, layer, (layer.weight != 0).float()) > 0
+    def among(self, ran: Collection[str]) -> "EdgeUnit":
+        """Without the layers that never ran."""
+        return replace(self, layers=tuple(name for name in self.layers if name in ran))
+
+    def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
+        """Scores as pools; weights that an earlier step removed rank below all others.
+
+        So do weights that were zero before, as in a checkpoint that is sparse already: nothing is
+        lost with them. A pool of zeros alone, as a layer that starts at zero, keeps its scores.
+        """
+        pools = {}
+        for name in self.layers if keys is None else keys:
+            layer = layers[name]
+            scores = checked_scores(name, self.recipe.score(layer), tuple(layer.weight.shape))
+            if name in self.before:
+                scores = scores.masked_fill(~self.before[name].to(scores.device), -torch.inf)
+            own = pooled(self.recipe.granularity, layer, scores)
+            idle = ~filled_in(self.recipe, layer).to(scores.device)
+            pools[name] = own.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
+        return pools
+
+    def blank(self, layers: Layers) -> Pools:
+        """Pools of the right sizes; no entry has memory of its own."""
+        found = {}
+        for name in self.layers:
+            nothing = torch.zeros(()).expand(layers[name].weight.shape)
+            found[name] = pooled(self.recipe.granularity, layers[name], nothing)
+        return found
+
+    def cost(self, layers: Layers) -> CostOf:
+        """The exact cost of any plan."""
+        filled = {name: filled_in(self.recipe, layers[name]).sum(1).cpu() for name in self.layers}
+        return EdgeCost(self.job.sizes, filled)
+
+    def level(self, kept: Kept) -> Kept:
+        """As they are."""
+        return kept
+
+    @property
+    def cost_before(self) -> Cost:
+        """Of the dense network."""
+        sizes = self.job.sizes
+        return edge_cost(sizes, {name: sizes.layers_filled[name] for name in self.layers})
+
+    @property
+    def cut(self) -> None:
+        """No group of channels."""
+        return
+
+    def due(self, names: Sequence[str]) -> tuple[str, ...]:
+        """A layer's pools are decided when its turn comes."""
+        return tuple(name for name in names if name in self.layers)
+
+    def needs(self, keys: Collection[str]) -> tuple[str, ...]:
+        """A choice reads the statistics of its own layer."""
+        return tuple(keys)
+
+    def complete(self, name: str, choices: Choices) -> bool:
+        """True where the layer's weights are chosen."""
+        return name in choices
+
+    def choose(
+        self,
+        key: str,
+        layers: Layers,
+        scores: Float[Tensor, "pools units"],
+        kept: Int[Tensor, " pools"],
+        *,
+        remembered: bool,
+    ) -> Picked:
+        """The weights of a layer that stay."""
+        memo, recipe = self.job.memo, self.recipe
+        if memo is None or not remembered or is_joint(recipe.selection):
+            return chosen(layers[key], scores, kept, recipe, seed=self.job.seed)
+        parts = (recipe.granularity, recipe.score, recipe.selection, self.job.seed, key)
+        known = (*parts, tuple(kept.tolist()))
+        if known not in memo:
+            memo[known] = chosen(layers[key], scores, kept, recipe, seed=self.job.seed)
+        found: Picked = memo[known]
+        return found
+
+    def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
+        """The layer's weight."""
+        weight = weight_at(model, key)
+        if isinstance(choice, JointResult):
+            mask = choice.mask
+        else:
+            mask = unpooled(self.recipe.granularity, weight.layer(), choice.mask)
+        masks: dict[str, Tensor] = {}
+        weight.put_mask(masks, mask)
+        return masks
+
+    def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
+        """New values of a layer's kept weights."""
+        return fitted(layer, mask, choices[layer.name], self.recipe)
+
+    def measured(
+        self, layer: Layer, fit: Fit, masks: Mapping[str, Tensor]
+    ) -> tuple[Fit, float | None]:
+        """The values as they are, and the layer's output error."""
+        return fit, output_error(layer, fit.weight, fit.bias)
+
+    def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
+        """None."""
+        return {}
 
 
 def drawn(
@@ -95,16 +197,71 @@ def drawn(
     """A selection rule's choice, with the generator of this layer or group.
 
     Where more are asked for than have a score above −∞, those of them with the lowest index join.
+
+    Raises:
+        ValueError: it kept other than the counts asked for.
     """
     assert is_selection(rule)  # joint methods are called otherwise
     there = (scores > -torch.inf).sum(1).to(kept)
     fewer = torch.minimum(kept, there)
     choice = rule(scores, fewer, layer=layer, generator=generator_for(seed, layer.name))
-    if torch.equal(fewer, kept):
-        return choice
-    gone = scores.to(choice.mask.device) == -torch.inf
-    join = gone & (gone.cumsum(1) <= (kept - fewer).to(gone.device)[:, None])
-    return replace(choice, mask=choice.mask | join)
+    if not torch.equal(fewer, kept):
+        gone = scores.to(choice.mask.device) == -torch.inf
+        join = gone & (gone.cumsum(1) <= (kept - fewer).to(gone.device)[:, None])
+        choice = replace(choice, mask=choice.mask | join)
+    counts = choice.mask.sum(1).cpu()
+    if not torch.equal(counts, kept.cpu()):
+        kind = ("weights of layer", "classes of group")[isinstance(layer, ClassView)]
+        raise ValueError(
+            f"The selection kept {int(counts.sum())} {kind} {layer.name!r} where "
+            f"{int(kept.sum())} were asked for. Keep exactly the counts given."
+        )
+    return choice
+
+
+def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
+    """True for the units of each pool whose weight is not zero."""
+    return pooled(recipe.granularity, layer, (layer.weight != 0).float()) > 0
+
+
+def chosen(
+    layer: Layer,
+    scores: Float[Tensor, "pools units"],
+    kept: Int[Tensor, " pools"],
+    recipe: Recipe,
+    *,
+    seed: int,
+) -> Picked:
+    """The weights of a layer that stay: exactly the counts given."""
+    if is_joint(recipe.selection):
+        return recipe.selection(layer, recipe.granularity, kept)
+    return drawn(recipe.selection, scores, kept, layer, seed)
+
+
+def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: Recipe) -> Fit:
+    """The values that the recipe gives the kept weights of a layer."""
+    mask, scale = mask.to(layer.weight.device), None
+    refits = recipe.compensation.refits
+    if isinstance(choice, JointResult) and not refits:
+        weight, bias, ridge = choice.weight, layer.bias, choice.ridge
+    else:
+        weight, bias, ridge = recipe.compensation.fit(layer, mask)
+    if isinstance(choice, Choice) and choice.scale is not None and not refits:
+        scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
+        weight = weight * scale
+    if bool((weight[~mask] != 0).any()):
+        raise ValueError(
+            f"The compensation of layer {layer.name!r} left weights outside the mask. "
+            f"Return exact zeros there."
+        )
+    return Fit(
+        mask=mask,
+        weight=weight,
+        bias=bias,
+        scale=scale,
+        ridge=ridge,
+        notes=dict(choice.notes or {}),
+    )
 
 
 def edge_result(
@@ -114,10 +271,8 @@ def edge_result(
     recipe: Recipe,
     *,
     seed: int,
-    choose: Callable[[], Choice] | None = None,
-    joint: JointResult | None = None,
 ) -> LayerResult:
-    """What the recipe does to one layer.
+    """What the recipe does to one layer by itself.
 
     Args:
         layer: with the statistics that the recipe declares.
@@ -125,45 +280,32 @@ def edge_result(
         kept: whole numbers per pool.
         recipe: the method.
         seed: of the layer's own generator.
-        choose: a remembered choice to take instead of drawing one.
-        joint: what a `NetworkJoint` found for this layer.
     """
-    ridge = scale = None
-    notes: dict[str, Any] = {}
-    rule = recipe.selection
-    if joint is None and is_joint(rule):
-        joint = rule(layer, recipe.granularity, kept)
-    if joint is not None:
-        mask, weight, bias, ridge = joint.mask, joint.weight, layer.bias, joint.ridge
-        notes = dict(joint.notes or {})
-        if recipe.compensation.refits:
-            weight, bias, ridge = recipe.compensation.fit(layer, mask)
+    choice = chosen(layer, scores, kept, recipe, seed=seed)
+    if isinstance(choice, JointResult):
+        mask = choice.mask
     else:
-        choice = choose() if choose is not None else drawn(rule, scores, kept, layer, seed)
-        notes = dict(choice.notes)
-        counts = choice.mask.sum(1).cpu()
-        if not torch.equal(counts, kept.cpu()):
-            raise ValueError(
-                f"The selection kept {int(counts.sum())} weights of layer {layer.name!r} where "
-                f"{int(kept.sum())} were asked for. Keep exactly the counts given."
-            )
-        mask = unpooled(recipe.granularity, layer, choice.mask).to(layer.weight.device)
-        weight, bias, ridge = recipe.compensation.fit(layer, mask)
-        if choice.scale is not None and not recipe.compensation.refits:
-            scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
-            weight = weight * scale
-    if bool((weight[~mask] != 0).any()):
-        raise ValueError(
-            f"The compensation of layer {layer.name!r} left weights outside the mask. "
-            f"Return exact zeros there."
-        )
+        mask = unpooled(recipe.granularity, layer, choice.mask)
+    fit = fitted(layer, mask, choice, recipe)
+    return result_of(layer.name, fit, output_error(layer, fit.weight, fit.bias))
+
+
+def result_of(name: str, fit: Fit, error: float | None) -> LayerResult:
+    """The account of one layer."""
     return LayerResult(
-        name=layer.name,
-        mask=mask,
-        weight=weight,
-        bias=bias,
-        error=output_error(layer, weight, bias),
-        scale=scale,
-        ridge=ridge,
-        notes=notes,
+        name=name,
+        mask=fit.mask,
+        weight=fit.weight,
+        bias=fit.bias,
+        error=error,
+        scale=fit.scale,
+        ridge=fit.ridge,
+        notes=fit.notes,
     )
+
+
+def mask_of(model: nn.Module, name: str, masks: Mapping[str, Tensor]) -> Bool[Tensor, "out in"]:
+    """A layer's part of the masks, as a matrix; all kept where they have none."""
+    weight = weight_at(model, name)
+    mask = weight.mask(masks)
+    return torch.ones_like(weight.matrix(), dtype=torch.bool) if mask is None else mask

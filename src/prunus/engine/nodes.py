@@ -1,263 +1,208 @@
-"""One step of pruning channel classes."""
+"""Channel classes as the engine's steps see them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from prunus.check import by_reason
+from prunus.allocation import Pools
 from prunus.compensation import output_error
-from prunus.cost import Anatomy, Cost, node_cost
-from prunus.coupling import Coupling, Group
+from prunus.cost import Cost, node_cost
+from prunus.coupling import Group
 from prunus.engine.edges import drawn
+from prunus.engine.groups import NodeCost
+from prunus.engine.job import Job
+from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.layer import Layer
-from prunus.nodes import ClassView, parameter_masks
+from prunus.nodes import ClassView, class_view, columns, parameter_masks
 from prunus.recipe import Recipe
-from prunus.result import LayerResult
 from prunus.scores import class_scores
-from prunus.surgery.cut import why_whole
-from prunus.surgery.dead import dead_units
-from prunus.surgery.probe import cuttable
+from prunus.selection import Choice
 from prunus.weights import weight_at
 
-__all__ = [
-    "NodeCost",
-    "choose_classes",
-    "class_masks",
-    "class_pools",
-    "living",
-    "node_results",
-    "selected_groups",
-    "tried_groups",
-]
+__all__ = ["NodeUnit"]
 
 
-@dataclass(frozen=True, eq=False)
-class NodeCost:
-    """The exact cost of so many kept classes per group.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NodeUnit:
+    """The channel classes of some groups; a pool's key is its group's name.
 
     Attributes:
-        sizes: of the network.
-        groups: that may lose classes.
-        multiple_of: see `Node`.
-        nodes: yes.
-        latency: share of the dense latency for such counts, where a budget needs it.
-        refused: layers without classes that can go, with the reasons.
+        job: what is pruned.
+        recipe: the method of this step.
+        groups: by name.
+        before: the classes that earlier steps kept.
+        refused: {layer: reason} of those whose channels stay.
         alike: names of groups that must keep equal numbers.
-        alive: classes of each group that are not dead already; all where it says nothing.
+        alive: the classes of each group that are not dead already.
+        latency: the share of the dense latency that so many classes cost, where a budget needs it.
     """
 
-    sizes: Anatomy
-    groups: Sequence[Group]
-    multiple_of: int = 1
-    nodes: bool = True
+    job: Job
+    recipe: Recipe
+    groups: Mapping[str, Group]
+    before: Mapping[str, Bool[Tensor, " classes"]]
+    refused: Mapping[str, str]
+    alike: Sequence[tuple[str, ...]]
+    alive: Mapping[str, Bool[Tensor, " classes"]]
     latency: Callable[[Mapping[str, int]], float] | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
-    alike: Sequence[tuple[str, ...]] = ()
-    alive: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def members(self) -> Mapping[str, tuple[str, ...]]:
-        """The layers whose channels each group holds."""
-        return {group.name: group.producers for group in self.groups}
+    def layers(self) -> tuple[str, ...]:
+        """Producers and consumers of the groups."""
+        return self.needs(self.groups)
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Empty: the shares that depend on weights' shapes are those of edges."""
-        return {}
+    def among(self, ran: Collection[str]) -> "NodeUnit":
+        """All groups: their layers were found by running the model."""
+        return self
 
-    def level(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> dict[str, Int[Tensor, " pools"]]:
+    def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
+        """One pool per group; classes that an earlier step removed rank below all others.
+
+        So do classes that were dead before; a group of dead classes alone keeps its scores.
+        """
+        pools = {}
+        for key in self.groups if keys is None else keys:
+            scores = class_scores(self.view(key, layers), self.recipe.score)
+            if key in self.before:
+                scores = scores.masked_fill(~self.before[key], -torch.inf)
+            if bool(self.alive[key].any()):
+                scores = scores.masked_fill(~self.alive[key], -torch.inf)
+            pools[key] = scores[None]
+        return pools
+
+    def blank(self, layers: Layers) -> Pools:
+        """Pools of the right sizes."""
+        return {key: torch.zeros(1, group.size) for key, group in self.groups.items()}
+
+    def cost(self, layers: Layers) -> NodeCost:
+        """The exact cost of any plan."""
+        return NodeCost(
+            self.job.sizes,
+            self.cut,
+            self.recipe.granularity.multiple_of,
+            latency=self.latency,
+            refused=self.refused,
+            alike=self.alike,
+            alive={name: int(units.sum()) for name, units in self.alive.items()},
+        )
+
+    def level(self, kept: Kept) -> Kept:
         """Counts in which groups that must be alike keep what the least of them does."""
-        found = dict(kept)
-        for names in self.alike:
-            least = torch.stack([kept[name] for name in names]).amin(0)
-            found.update(dict.fromkeys(names, least))
+        return self.cost({}).level(kept)
+
+    @property
+    def cost_before(self) -> Cost:
+        """Of the dense network."""
+        whole = {key: group.size for key, group in self.groups.items()}
+        return node_cost(self.job.sizes, self.cut, whole)
+
+    @property
+    def cut(self) -> tuple[Group, ...]:
+        """All groups."""
+        return tuple(self.groups.values())
+
+    def view(self, key: str, layers: Layers) -> ClassView:
+        """A group with its layers and their statistics."""
+        return class_view(self.groups[key], layers)
+
+    def due(self, names: Sequence[str]) -> tuple[str, ...]:
+        """A group is decided when the first of its consumers has its turn.
+
+        Then all that came before it is pruned, and what the group itself removes is not yet:
+        nothing that the consumers' kept inputs depend on comes later.
+        """
+        found = []
+        for key, group in self.groups.items():
+            layers = group.consumers or group.producers
+            if min(layers, key=self.job.position) in names:
+                found.append(key)
+        return tuple(found)
+
+    def needs(self, keys: Collection[str]) -> tuple[str, ...]:
+        """Producers and consumers."""
+        groups = [self.groups[key] for key in keys]
+        return tuple(dict.fromkeys(n for g in groups for n in (*g.producers, *g.consumers)))
+
+    def complete(self, name: str, choices: Choices) -> bool:
+        """True where all groups that the layer makes or reads are decided."""
+        return all(
+            key in choices
+            for key, group in self.groups.items()
+            if name in group.producers or name in group.consumers
+        )
+
+    def choose(
+        self,
+        key: str,
+        layers: Layers,
+        scores: Float[Tensor, "pools units"],
+        kept: Int[Tensor, " pools"],
+        *,
+        remembered: bool,
+    ) -> Choice:
+        """The classes of a group that stay."""
+        memo, recipe = self.job.memo, self.recipe
+        if memo is None or not remembered:
+            return self._drawn(key, layers, scores, kept)
+        parts = (recipe.granularity, recipe.score, recipe.selection, self.job.seed, key)
+        known = (*parts, tuple(kept.tolist()))
+        if known not in memo:
+            memo[known] = self._drawn(key, layers, scores, kept)
+        found: Choice = memo[known]
         return found
 
-    def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
-        """The compact network's cost; its latency share is measured where a budget needs it."""
-        counts = {name: int(k.sum()) for name, k in self.level(kept).items()}
-        counts = {name: min(k, self.alive.get(name, k)) for name, k in counts.items()}
-        cost = node_cost(self.sizes, self.groups, counts)
-        if self.latency is None:
-            return cost
-        return replace(cost, latency_share=self.latency(counts))
+    def _drawn(self, key: str, layers: Layers, scores: Tensor, kept: Tensor) -> Choice:
+        return drawn(self.recipe.selection, scores, kept, self.view(key, layers), self.job.seed)
 
+    def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
+        """Rows of the producers, their biases and norms, and columns of the consumers."""
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        return parameter_masks(self.groups[key], choice.mask[0].cpu(), shapes)
 
-def selected_groups(
-    model: nn.Module, coupling: Coupling, selected: Sequence[str], *, inexact: bool
-) -> tuple[tuple[Group, ...], dict[str, str]]:
-    """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
-
-    What `compact` would keep is no unit: it is neither planned nor priced.
-    """
-    groups = []
-    refused = {name: why for name, why in coupling.refused.items() if name in selected}
-    for group in coupling.groups:
-        outside = [name for name in group.producers if name not in selected]
-        reason = (
-            f"shares its channels with {', '.join(outside)}, not selected"
-            if outside
-            else why_whole(model, group, inexact=inexact)
-        )
-        if reason is None:
-            groups.append(group)
-        else:
-            refused.update({name: reason for name in group.producers if name in selected})
-    if not groups:
-        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
-        raise ValueError(
-            f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
-            f"Check `layers` and `exclude`, or use a recipe for edges."
-        )
-    return tuple(groups), refused
-
-
-def tried_groups(
-    model: nn.Module, groups: Sequence[Group], example: Any, *, level: bool = True
-) -> tuple[tuple[Group, ...], dict[str, str], tuple[tuple[str, ...], ...]]:
-    """Groups that can lose classes for real, {layer: reason} of others, and groups to keep alike.
-
-    Args:
-        model: the dense network.
-        groups: that should be able to.
-        example: one batch, on the network's device.
-        level: whether groups may be kept alike; False leaves such groups whole.
-
-    Raises:
-        ValueError: none can.
-    """
-    tried = cuttable(model, groups, example)
-    refused = dict(tried.refused)
-    alike = tried.alike if level else ()
-    for names in () if level else tried.alike:
-        said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
-        refused.update(dict.fromkeys(names, said))
-    left = tuple(group for group in tried.groups if group.name not in refused)
-    layers = {n: refused[g.name] for g in groups if g.name in refused for n in g.producers}
-    if not left:
-        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(layers).items())
-        raise ValueError(f"The model has no nodes that can be cut out of it ({reasons}).")
-    return left, layers, alike
-
-
-def living(
-    model: nn.Module, groups: Sequence[Group], example: Any
-) -> dict[str, Bool[Tensor, " classes"]]:
-    """True for the classes that are not dead already, as in a network whose nodes were pruned."""
-    every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-    found = dead_units(model, tuple(groups), every, example)
-    return {group.name: ~dead.units for group, dead in zip(groups, found, strict=True)}
-
-
-def class_pools(
-    views: Sequence[ClassView],
-    recipe: Recipe,
-    before: Mapping[str, Bool[Tensor, " classes"]],
-    alive: Mapping[str, Bool[Tensor, " classes"]],
-) -> dict[str, Float[Tensor, "pools units"]]:
-    """One pool per group; classes that an earlier step removed rank below all others.
-
-    So do classes that were dead before; a group of dead classes alone keeps its scores.
-    """
-    pools = {}
-    for view in views:
-        scores = class_scores(view, recipe.score)
-        if view.name in before:
-            scores = scores.masked_fill(~before[view.name], -torch.inf)
-        if bool(alive[view.name].any()):
-            scores = scores.masked_fill(~alive[view.name], -torch.inf)
-        pools[view.name] = scores[None]
-    return pools
-
-
-def choose_classes(
-    view: ClassView,
-    scores: Float[Tensor, "pools units"],
-    kept: Int[Tensor, " pools"],
-    recipe: Recipe,
-    seed: int,
-) -> Any:
-    """The selection's choice of classes in one group."""
-    choice = drawn(recipe.selection, scores, kept, view, seed)
-    if int(choice.mask.sum()) != int(kept.sum()):
-        raise ValueError(
-            f"The selection kept {int(choice.mask.sum())} classes of group {view.name!r} where "
-            f"{int(kept.sum())} were asked for. Keep exactly the counts given."
-        )
-    return choice
-
-
-def class_masks(
-    model: nn.Module, views: Sequence[ClassView], choices: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """What the chosen classes of all groups together leave of every parameter involved."""
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    masks: dict[str, Tensor] = {}
-    for view in views:
-        own = parameter_masks(view.group, choices[view.name].mask[0].cpu(), shapes)
-        for name, mask in own.items():
-            masks[name] = masks[name] & mask if name in masks else mask
-    return masks
-
-
-def node_results(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    views: Sequence[ClassView],
-    choices: Mapping[str, Any],
-    recipe: Recipe,
-    masks: Mapping[str, Tensor],
-    *,
-    only: str | None = None,
-) -> dict[str, LayerResult]:
-    """New weights of every producer and consumer, or of the one layer `only`."""
-    scales = {} if recipe.compensation.refits else _column_scales(views, choices)
-    results = {}
-    involved = dict.fromkeys(n for v in views for n in (*v.group.producers, *v.group.consumers))
-    for name in involved if only is None else (only,):
-        own = weight_at(model, name)
-        layer = layers[name]
-        mask = own.matrix(masks[own.path]).to(layer.weight.device)
-        ridge = None
-        if any(name in view.consumers for view in views):
-            weight, bias, ridge = recipe.compensation.fit(layer, mask)
-        else:
-            weight, bias = layer.weight.masked_fill(~mask, 0.0), layer.bias
-        scale = scales.get(name)
+    def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
+        """New values of a consumer's kept columns; a producer's rows stay as they are."""
+        mask = mask.to(layer.weight.device)
+        reads = [key for key in choices if layer.name in self.groups[key].consumers]
+        weight, bias, ridge = layer.weight.masked_fill(~mask, 0.0), layer.bias, None
+        if reads:
+            weight, bias, ridge = self.recipe.compensation.fit(layer, mask)
+        scale = None
+        if not self.recipe.compensation.refits:
+            scale = self._column_scale(layer, reads, choices)
         if scale is not None:
             weight = weight * scale.to(weight)
-        rows = mask.any(1)
-        if bias is not None and own.bias_path is not None and own.bias_path in masks:
-            bias = bias.masked_fill(~masks[own.bias_path].to(bias.device), 0.0)
-        results[name] = LayerResult(
-            name=name,
-            mask=mask,
-            weight=weight,
-            bias=bias,
-            error=output_error(layer, weight, bias, rows),
-            scale=scale,
-            ridge=ridge,
-        )
-    return results
+        return Fit(mask=mask, weight=weight, bias=bias, scale=scale, ridge=ridge)
 
+    def _column_scale(
+        self, layer: Layer, reads: Sequence[str], choices: Choices
+    ) -> Float[Tensor, "1 in"] | None:
+        """Factors of a consumer's columns where a rescaled rule set them."""
+        line = None
+        for key in reads:
+            choice = choices[key]
+            if not isinstance(choice, Choice) or choice.scale is None:
+                continue
+            if line is None:
+                line = torch.ones(1, layer.weight.shape[1])
+            place = columns(self.groups[key], layer)
+            factors = choice.scale[0].cpu().to(line)[:, None].expand(place.shape)
+            line[0, place.flatten()] *= factors.flatten()
+        return line
 
-def _column_scales(
-    views: Sequence[ClassView], choices: Mapping[str, Any]
-) -> dict[str, Float[Tensor, "1 in"]]:
-    """Factors of the consumers' columns where a rescaled rule set them."""
-    scales: dict[str, Tensor] = {}
-    for view in views:
-        scale = choices[view.name].scale
-        if scale is None:
-            continue
-        for name, (layer, place) in view.consumers.items():
-            line = scales.get(name, torch.ones(1, layer.weight.shape[1]))
-            line[0, place.flatten()] *= (
-                scale[0].cpu().to(line)[:, None].expand(place.shape).flatten()
-            )
-            scales[name] = line
-    return scales
+    def measured(
+        self, layer: Layer, fit: Fit, masks: Mapping[str, Tensor]
+    ) -> tuple[Fit, float | None]:
+        """The values with the rows of all groups on them; kept outputs alone count as error."""
+        bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
+        if bias is not None and path is not None and path in masks:
+            bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
+        weight = fit.weight.masked_fill(~fit.mask, 0.0)
+        error = output_error(layer, weight, bias, fit.mask.any(1))
+        return replace(fit, weight=weight, bias=bias), error
+
+    def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
+        """The kept classes by group."""
+        return {key: choice.mask[0].cpu() for key, choice in choices.items()}

@@ -1,30 +1,28 @@
 """What a recipe makes of a network, by how much every layer keeps: for plans with a gap."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from prunus.allocation import Pools
 from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, Fingerprint, parts
-from prunus.cost import Anatomy, node_cost
+from prunus.cost import node_cost
 from prunus.engine.edges import edge_result
-from prunus.engine.nodes import choose_classes, class_masks, node_results
+from prunus.engine.nodes import NodeUnit
+from prunus.engine.unit import Layers, Picked, Unit
+from prunus.engine.write import write
 from prunus.guarantee.criteria import sampled, size_of_all, split
-from prunus.guarantee.family import EdgeFamily
+from prunus.guarantee.family import EdgeFamily, Family
 from prunus.guarantee.plan import LARGEST, checked_limit
-from prunus.layer import Layer
 from prunus.modes import copied
-from prunus.nodes import ClassView
 from prunus.parts import NODES
 from prunus.recipe import Recipe
-from prunus.surgery.masked import apply_masks
-from prunus.weights import weight_at
 
-__all__ = ["NodeFamily", "check_plannable", "edge_family", "set_apart"]
+__all__ = ["check_plannable", "family", "set_apart"]
 
 
 def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any) -> None:
@@ -81,105 +79,76 @@ def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, 
     return calibrating, verifying, fingerprint
 
 
-def edge_family(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    pools: Mapping[str, Float[Tensor, "pools units"]],
-    recipe: Recipe,
-    *,
-    name: str,
-    seed: int,
-) -> EdgeFamily:
-    """The networks of a recipe for single weights: its own masks, draws and compensation.
+def family(unit: Unit, layers: Layers, pools: Pools) -> Family:
+    """The networks that the recipe makes of the dense one, for any counts.
 
     Args:
-        model: the dense network.
+        unit: what is kept or removed as one.
         layers: with the statistics that the recipe declares.
         pools: their scores.
-        recipe: the method.
-        name: of the recipe.
-        seed: of the draws, as for the pruning that follows.
     """
+    if isinstance(unit, NodeUnit):
+        return _NodeFamily(unit, layers, pools)
+    job = unit.job
     sizes = {key: [scores.shape[1]] * scores.shape[0] for key, scores in pools.items()}
-    minimum = recipe.allocation.minimum
+    minimum = job.recipe.allocation.minimum
     known: dict[tuple[str, int], tuple[Tensor, Tensor | None]] = {}
 
     def make(key: str, count: int) -> tuple[Tensor, Tensor | None]:
         if (key, count) not in known:
             kept = as_counts(key, count, sizes[key])
-            result = edge_result(layers[key], pools[key], kept, recipe, seed=seed)
+            result = edge_result(layers[key], pools[key], kept, unit.recipe, seed=job.seed)
             known[key, count] = (result.weight, result.bias)
         return known[key, count]
 
+    # Single weights of one layer leave the others alone, so a network changes layer by layer.
     return EdgeFamily(
-        model,
+        job.dense,
         {key: sum(own) for key, own in sizes.items()},
         make,
-        method=f"the masks of {name}",
+        method=f"the masks of {job.name}",
         smallest={key: sum(min(minimum, n) for n in own) for key, own in sizes.items()},
     )
 
 
-class NodeFamily:
+class _NodeFamily:
     """The networks of a recipe for nodes: {group: classes}."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Mapping[str, Layer],
-        views: Sequence[ClassView],
-        pools: Mapping[str, Float[Tensor, "pools units"]],
-        recipe: Recipe,
-        sizes: Anatomy,
-        *,
-        name: str,
-        seed: int,
-    ) -> None:
-        """A family over copies of `model`.
+    def __init__(self, unit: NodeUnit, layers: Layers, pools: Pools) -> None:
+        """A family over copies of the dense network.
 
         Args:
-            model: the dense network.
+            unit: the groups, and the method.
             layers: producers and consumers, with the statistics that the recipe declares.
-            views: the groups.
             pools: their scores.
-            recipe: the method.
-            sizes: of the network, for its cost.
-            name: of the recipe.
-            seed: of the draws, as for the pruning that follows.
         """
-        self.sizes: Mapping[str, int] = {view.name: view.group.size for view in views}
-        minimum = recipe.allocation.minimum
+        self.sizes: Mapping[str, int] = {key: group.size for key, group in unit.groups.items()}
+        minimum = unit.recipe.allocation.minimum
         self.smallest: Mapping[str, int] = {key: min(minimum, n) for key, n in self.sizes.items()}
-        self.step: int = recipe.granularity.multiple_of
-        self.method = f"the nodes of {name}"
-        self._parts = (model, layers, views, pools, recipe, seed)
-        self._anatomy = sizes
-        self._choices: dict[tuple[str, int], Any] = {}
+        self.step: int = unit.recipe.granularity.multiple_of
+        self.method = f"the nodes of {unit.job.name}"
+        self._unit, self._layers, self._pools = unit, layers, pools
+        self._choices: dict[tuple[str, int], Picked] = {}
 
-    def _choice(self, view: ClassView, count: int) -> Any:
-        _, _, _, pools, recipe, seed = self._parts
-        key = (view.name, count)
-        if key not in self._choices:
+    def _choice(self, key: str, count: int) -> Picked:
+        known = (key, count)
+        if known not in self._choices:
             kept = torch.tensor([count])
-            self._choices[key] = choose_classes(view, pools[view.name], kept, recipe, seed)
-        return self._choices[key]
+            self._choices[known] = self._unit.choose(
+                key, self._layers, self._pools[key], kept, remembered=False
+            )
+        return self._choices[known]
 
     def network(self, kept: Mapping[str, int]) -> nn.Module:
         """A copy with these counts of classes."""
-        model, layers, views, _, recipe, _ = self._parts
-        found = copied(model)
-        some = [v for v in views if kept.get(v.name, v.group.size) < v.group.size]
-        if not some:
-            return found
-        choices = {view.name: self._choice(view, kept[view.name]) for view in some}
-        masks = class_masks(found, some, choices)
-        for result in node_results(found, layers, some, choices, recipe, masks).values():
-            weight_at(found, result.name).put(result.weight, result.bias)
-        apply_masks(found, masks)
+        found = copied(self._unit.job.dense)
+        some = [key for key, size in self.sizes.items() if kept.get(key, size) < size]
+        choices = {key: self._choice(key, kept[key]) for key in some}
+        write(found, self._unit, self._layers, choices)
         return found
 
     def cost(self, kept: Mapping[str, int]) -> float:
         """Parameters of the compact network: every group shrinks those of the others too."""
-        groups = [view.group for view in self._parts[2]]
+        groups = tuple(self._unit.groups.values())
         counts = {name: kept.get(name, size) for name, size in self.sizes.items()}
-        return float(node_cost(self._anatomy, groups, counts).parameters)
+        return float(node_cost(self._unit.job.sizes, groups, counts).parameters)

@@ -1,6 +1,7 @@
 """`prune`: one recipe, one model, one density."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from prunus.calibration.place import checked_device, device_of
 from prunus.calibration.statistics import names_of
 from prunus.check import whole
+from prunus.engine.answer import answer, warned
+from prunus.engine.job import State, job_of
 from prunus.engine.planned import check_plannable, set_apart
-from prunus.engine.run import Run
+from prunus.engine.step import prune_step
 from prunus.engine.target import target_of
 from prunus.modes import copied
 from prunus.presets import resolve
@@ -37,6 +40,7 @@ def prune(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    blocks: str | None = None,
     memo: dict[Any, Any] | None = None,
 ) -> Pruned:
     """Prune a copy of a network by a recipe; the input model is untouched.
@@ -59,6 +63,10 @@ def prune(
         device: where statistics and masks are computed; the model's own where None. The pruned
             model comes back on the device of the input model.
         progress: show bars; None shows them on a terminal after two seconds.
+        blocks: what is calibrated and pruned together before going on. None: the whole model, or
+            each layer for a recipe with inputs="pruned". "auto": the members of the
+            `nn.ModuleList` or `nn.Sequential` that run one after another, each a scope, so that
+            memory holds the statistics of one of them. A glob of module names: those modules.
         memo: a dict that remembers choices over several calls with the same model and data, so
             that recipes that differ in their compensation alone share their masks' work.
 
@@ -87,22 +95,23 @@ def prune(
     home = device_of(model)
     where = checked_device(device) if device is not None else home
     work = copied(model).to(where)
-    run = Run(
-        dense=model if where == home else copied(model).to(where),
-        work=work,
-        recipe=method,
-        name=name,
-        target=target,
-        source=source,
-        verifying=verifying,
+    dense = model if where == home else copied(model).to(where)
+    job, notes = job_of(
+        dense,
+        method,
+        name,
+        source,
         layers=layers,
         exclude=exclude,
+        verifying=verifying,
         loss=loss,
         seed=seed,
         device=where,
         progress=progress,
         memo=memo,
+        blocks=blocks,
     )
+    state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
     metrics: dict[str, Any] = {}
     if evaluate is not None:
         metrics["before"] = evaluate(model)
@@ -111,16 +120,16 @@ def prune(
     with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
         for step in steps:
             if step.budget is not None:
-                run.prune(step.budget)
+                state = prune_step(job, state, work, step.budget)
                 if step.last and method.schedule.before_training:
-                    run.report_disconnection()
+                    state = warned(job, state, work)
             if step.rewind:
-                _rewind(work, start, run.masks)
+                _rewind(work, start, state.masks)
             if train is not None and step.train:
                 if evaluate is not None and step.last:
                     metrics["pruned"] = evaluate(work)
                 flags = [(m, m.training) for m in work.modules()]
-                with held(work, run.masks):
+                with held(work, state.masks):
                     train(work, step)
                 for module, flag in flags:
                     module.training = flag
@@ -130,8 +139,8 @@ def prune(
     if evaluate is not None and "pruned" not in metrics:
         metrics["pruned"] = evaluate(work)
     if fingerprint is not None:  # of all that planned, not of a part
-        run.fingerprint, run.rows = fingerprint.value, fingerprint.rows
-    return run.answer(work.to(home), model, name, metrics)
+        state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
+    return answer(job, state, work.to(home), model, metrics)
 
 
 def _rewind(model: nn.Module, start: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:

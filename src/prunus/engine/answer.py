@@ -1,0 +1,92 @@
+"""What the steps have found, as the account that `prune` gives."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from prunus.calibration.batches import to_device
+from prunus.calibration.place import device_of
+from prunus.engine.job import Job, State
+from prunus.engine.settled import settled
+from prunus.result import Pruned
+from prunus.surgery.connected import connection
+from prunus.weights import weight_at
+
+__all__ = ["answer", "warned"]
+
+
+def warned(job: Job, state: State, work: nn.Module) -> State:
+    """Warn before training where the masks leave a layer or an output without a path."""
+    paths = {weight_at(work, name).path: name for name in state.results}
+    masks = {key: mask for key, mask in state.masks.items() if key in paths}
+    said = None
+    if job.example is not None:
+        inputs = job.example[0] if isinstance(job.example, tuple | list) else job.example
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            found = connection(work, masks, to_device(job.example, job.device))
+            said = None if found.whole else found.summary()
+    else:
+        empty = [paths[key] for key, m in masks.items() if not bool(m.any())]
+        said = f"no weight is kept in {', '.join(empty)}" if empty else None
+    if said is None:
+        return state
+    warnings.warn(
+        f"Pruning at initialisation: {said}. Raise the density.", RuntimeWarning, stacklevel=3
+    )
+    return state.noted(said)
+
+
+def answer(
+    job: Job, state: State, work: nn.Module, model: nn.Module, metrics: Mapping[str, Any]
+) -> Pruned:
+    """The account of it all, on the device of the input model.
+
+    Args:
+        job: what was pruned.
+        state: after the last step.
+        work: the pruned network, back on that device.
+        model: the network as it came.
+        metrics: what `evaluate` said.
+    """
+    assert state.plan is not None  # every schedule has a step that prunes
+    assert state.cost_before is not None
+    inexact = job.recipe.granularity.inexact
+    cost_after, said = settled(
+        work,
+        job.sizes,
+        tuple(state.results),
+        state.masks,
+        state.groups,
+        job.example,
+        inexact=state.groups is not None and inexact,
+    )
+    home = device_of(model)
+    return Pruned(
+        model=work,
+        layers={
+            key: replace(
+                r,
+                mask=r.mask.to(home),
+                weight=r.weight.to(home),
+                bias=None if r.bias is None else r.bias.to(home),
+            )
+            for key, r in state.results.items()
+        },
+        not_pruned={k: v for k, v in state.not_pruned.items() if k not in state.results},
+        plan=state.plan,
+        recipe=job.recipe,
+        name=job.name,
+        seed=job.seed,
+        cost_before=state.cost_before,
+        cost_after=cost_after,
+        data_fingerprint=state.fingerprint,
+        data_rows=state.rows,
+        metrics=dict(metrics),
+        notes=state.noted(*said).notes,
+        masks={key: mask.to(home) for key, mask in state.masks.items()},
+        dense=model,
+        example=job.example,
+    )

@@ -1,0 +1,136 @@
+"""Groups of channel classes that can lose some, and what so many classes cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from prunus.check import by_reason
+from prunus.cost import Anatomy, Cost, node_cost
+from prunus.coupling import Coupling, Group
+from prunus.surgery.cut import why_whole
+from prunus.surgery.dead import dead_units
+from prunus.surgery.probe import cuttable
+
+__all__ = ["NodeCost", "living", "selected_groups", "tried_groups"]
+
+
+@dataclass(frozen=True, eq=False)
+class NodeCost:
+    """The exact cost of so many kept classes per group.
+
+    Attributes:
+        sizes: of the network.
+        groups: that may lose classes.
+        multiple_of: see `Node`.
+        nodes: yes.
+        latency: share of the dense latency for such counts, where a budget needs it.
+        refused: layers without classes that can go, with the reasons.
+        alike: names of groups that must keep equal numbers.
+        alive: classes of each group that are not dead already; all where it says nothing.
+    """
+
+    sizes: Anatomy
+    groups: Sequence[Group]
+    multiple_of: int = 1
+    nodes: bool = True
+    latency: Callable[[Mapping[str, int]], float] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    alike: Sequence[tuple[str, ...]] = ()
+    alive: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The layers whose channels each group holds."""
+        return {group.name: group.producers for group in self.groups}
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Empty: the shares that depend on weights' shapes are those of edges."""
+        return {}
+
+    def level(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> dict[str, Int[Tensor, " pools"]]:
+        """Counts in which groups that must be alike keep what the least of them does."""
+        found = dict(kept)
+        for names in self.alike:
+            least = torch.stack([kept[name] for name in names]).amin(0)
+            found.update(dict.fromkeys(names, least))
+        return found
+
+    def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
+        """The compact network's cost; its latency share is measured where a budget needs it."""
+        counts = {name: int(k.sum()) for name, k in self.level(kept).items()}
+        counts = {name: min(k, self.alive.get(name, k)) for name, k in counts.items()}
+        cost = node_cost(self.sizes, self.groups, counts)
+        if self.latency is None:
+            return cost
+        return replace(cost, latency_share=self.latency(counts))
+
+
+def selected_groups(
+    model: nn.Module, coupling: Coupling, selected: Sequence[str], *, inexact: bool
+) -> tuple[tuple[Group, ...], dict[str, str]]:
+    """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
+
+    What `compact` would keep is no unit: it is neither planned nor priced.
+    """
+    groups = []
+    refused = {name: why for name, why in coupling.refused.items() if name in selected}
+    for group in coupling.groups:
+        outside = [name for name in group.producers if name not in selected]
+        reason = (
+            f"shares its channels with {', '.join(outside)}, not selected"
+            if outside
+            else why_whole(model, group, inexact=inexact)
+        )
+        if reason is None:
+            groups.append(group)
+        else:
+            refused.update({name: reason for name in group.producers if name in selected})
+    if not groups:
+        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
+        raise ValueError(
+            f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
+            f"Check `layers` and `exclude`, or use a recipe for edges."
+        )
+    return tuple(groups), refused
+
+
+def tried_groups(
+    model: nn.Module, groups: Sequence[Group], example: Any, *, level: bool = True
+) -> tuple[tuple[Group, ...], dict[str, str], tuple[tuple[str, ...], ...]]:
+    """Groups that can lose classes for real, {layer: reason} of others, and groups to keep alike.
+
+    Args:
+        model: the dense network.
+        groups: that should be able to.
+        example: one batch, on the network's device.
+        level: whether groups may be kept alike; False leaves such groups whole.
+
+    Raises:
+        ValueError: none can.
+    """
+    tried = cuttable(model, groups, example)
+    refused = dict(tried.refused)
+    alike = tried.alike if level else ()
+    for names in () if level else tried.alike:
+        said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
+        refused.update(dict.fromkeys(names, said))
+    left = tuple(group for group in tried.groups if group.name not in refused)
+    layers = {n: refused[g.name] for g in groups if g.name in refused for n in g.producers}
+    if not left:
+        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(layers).items())
+        raise ValueError(f"The model has no nodes that can be cut out of it ({reasons}).")
+    return left, layers, alike
+
+
+def living(
+    model: nn.Module, groups: Sequence[Group], example: Any
+) -> dict[str, Bool[Tensor, " classes"]]:
+    """True for the classes that are not dead already, as in a network whose nodes were pruned."""
+    every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
+    found = dead_units(model, tuple(groups), every, example)
+    return {group.name: ~dead.units for group, dead in zip(groups, found, strict=True)}

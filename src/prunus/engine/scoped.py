@@ -1,0 +1,181 @@
+"""One step by scopes: each is calibrated on its own inputs, pruned, and gone on from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.calibration.batches import Fingerprint, call, parts, to_device
+from prunus.calibration.padding import streams_of
+from prunus.calibration.statistics import combined, resolved
+from prunus.engine.edges import mask_of, result_of
+from prunus.engine.job import Job
+from prunus.engine.statistics import Found, Wanted, bare_layers, counted, statistics
+from prunus.engine.unit import Choices, Fit, Kept, Layers, Unit
+from prunus.engine.write import Masks, merged, new_values
+from prunus.modes import copied, evaluating
+from prunus.result import LayerResult
+from prunus.scopes import Replay, Replayed, Source, scope_layers
+from prunus.surgery.masked import apply_masks
+from prunus.weights import weight_at
+
+__all__ = ["Done", "by_scopes", "first_found"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Done:
+    """What a pass through the scopes has done.
+
+    Attributes:
+        choices: by pool.
+        masks: what all choices leave of every parameter.
+        results: by layer.
+        notes: what the reader should know.
+    """
+
+    choices: Choices
+    masks: Masks
+    results: Mapping[str, LayerResult]
+    notes: tuple[str, ...] = ()
+
+
+def first_found(
+    job: Job, work: nn.Module, unit: Unit, *, reads: bool
+) -> tuple[Found, Mapping[str, int], list[Any]]:
+    """What must be known before the first scope: which layers run, and what a plan reads.
+
+    Args:
+        job: what is pruned.
+        work: the network before the step.
+        unit: what is kept or removed as one.
+        reads: the plan depends on scores, so that their statistics are collected first, on the
+            dense inputs.
+
+    Returns:
+        the layers that ran, how often each is called in a pass, and the data in parts.
+    """
+    assert job.batches is not None  # checked before any work
+    recipe = job.recipe
+    wanted: Wanted = [s for s in resolved(recipe.statistics).values() if not s.reads.sequential]
+    if reads:
+        wanted = combined([*wanted, *recipe.score.statistics, *recipe.allocation.statistics])
+    kept = [part for batch in job.batches for part in parts(batch)]
+    with counted(work, unit.layers) as calls:
+        if wanted:
+            found = statistics(job, work, unit.layers, wanted, again=False)
+        else:
+            found = _bare(job, work, unit.layers, kept, calls)
+    return found, {name: calls[name] for name in found.layers}, kept
+
+
+def _bare(
+    job: Job, work: nn.Module, names: Sequence[str], kept: Sequence[Any], calls: Mapping[str, int]
+) -> Found:
+    """The layers that run on the data; nothing is collected."""
+    fingerprint = Fingerprint()
+    with evaluating(work), torch.no_grad():
+        for part in kept:
+            fingerprint.add(part)
+            call(work, to_device(part, job.device))
+    ran = [name for name in names if calls[name]]
+    if not ran:
+        raise ValueError(
+            f"None of the layers {list(names)} ran on the data. Check the model's forward."
+        )
+    return Found(
+        layers=bare_layers(work, ran),
+        never_ran={n: "its forward never ran on the data" for n in names if not calls[n]},
+        fingerprint=fingerprint.value,
+        rows=fingerprint.rows,
+    )
+
+
+def by_scopes(
+    job: Job,
+    work: nn.Module,
+    unit: Unit,
+    base: Layers,
+    kept: Kept,
+    wanted: Wanted,
+    calls: Mapping[str, int],
+    data: Sequence[Any],
+) -> Done:
+    """Prune `work`, in place, scope by scope.
+
+    A pool is decided when its turn comes, from statistics of inputs in which all scopes before
+    are pruned. A layer gets its new values in its own scope; rows that a later choice takes from
+    it go then.
+
+    Args:
+        job: what is pruned.
+        work: the network.
+        unit: what is kept or removed as one.
+        base: the layers of the network before the step.
+        kept: the plan.
+        wanted: statistics to collect; those of the whole network come from `base`.
+        calls: how often each layer is called in a pass.
+        data: in parts of bounded size.
+    """
+    choices: dict[str, Any] = {}
+    masks: Masks = {}
+    results: dict[str, LayerResult] = {}
+    fits: dict[str, Fit] = {}
+    held: dict[str, Any] = {}
+    dense = copied(work)
+    # Weights of their own network: those of `work` change under the layers.
+    base = {
+        name: replace(layer, weight=own.weight, bias=own.bias)
+        for name, layer in base.items()
+        for own in (weight_at(dense, name).layer(),)
+    }
+    with _opened(job, dense, work, calls, data) as source:
+        for scope in _scopes(job, unit):
+            keys = unit.due(scope)
+            asked = dict.fromkeys(n for n in (*scope, *unit.needs(keys)) if n not in held)
+            names = sorted(asked, key=job.position)
+            found = scope_layers(source, names, base=base, model=work, wanted=wanted)
+            layers = {**held, **found}
+            fresh: Masks = {}
+            for key in keys:
+                scores = unit.pools(layers, (key,))[key]
+                choices[key] = unit.choose(key, layers, scores, kept[key], remembered=False)
+                fresh = merged(fresh, unit.masks(work, key, choices[key]))
+            masks = merged(masks, fresh)
+            for name in scope:
+                held[name] = layers[name]
+                fits[name] = new_values(work, unit, layers, name, choices, masks)
+                weight_at(work, name).put(fits[name].weight, fits[name].bias)
+            written = [weight_at(work, name) for name in scope]
+            paths = {*fresh, *(p for w in written for p in (w.path, w.bias_path) if p)}
+            apply_masks(work, {key: mask for key, mask in masks.items() if key in paths})
+            source.changed(sorted(paths))
+            for name in [n for n in held if unit.complete(n, choices)]:
+                fit = replace(fits.pop(name), mask=mask_of(work, name, masks))
+                fit, error = unit.measured(held.pop(name), fit, masks)
+                results[name] = result_of(name, fit, error)
+    return Done(choices=choices, masks=masks, results=results)
+
+
+def _scopes(job: Job, unit: Unit) -> list[tuple[str, ...]]:
+    """The layers of each scope, in order of execution."""
+    return [(name,) for name in sorted(unit.layers, key=job.position)]
+
+
+@contextmanager
+def _opened(
+    job: Job, dense: nn.Module, work: nn.Module, calls: Mapping[str, int], data: Sequence[Any]
+) -> Iterator[Source]:
+    """The inputs of the network before the step, and of the one that is being pruned."""
+    with ExitStack() as stack:
+
+        def replay(model: nn.Module) -> Replay:
+            weights = {name: weight_at(model, name) for name in calls}
+            passes = Replay(model, data, device=job.device, weights=weights, calls=calls)
+            return stack.enter_context(passes)
+
+        pruned = replay(work) if job.recipe.inputs == "pruned" else None
+        streams = streams_of(dense, to_device(data[0], job.device))
+        yield Replayed(replay(dense), pruned, data, job.device, streams)

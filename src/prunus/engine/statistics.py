@@ -1,0 +1,132 @@
+"""The layers of a network with the statistics that one step of a pruning reads."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import nn
+
+from prunus.calibration import calibrate, collect
+from prunus.calibration.statistics import Statistic, combined, names_of
+from prunus.engine.job import Job
+from prunus.engine.unit import Layers
+from prunus.layer import Layer
+from prunus.rows import RowSet
+from prunus.weights import weight_at
+
+__all__ = ["Found", "Wanted", "bare_layers", "counted", "measurable", "statistics"]
+
+Wanted = Sequence[str | Statistic]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Found:
+    """What was collected.
+
+    Attributes:
+        layers: those that ran, with their statistics.
+        never_ran: {name: reason} of the others.
+        notes: what the reader should know.
+        fingerprint: of the data, or None.
+        rows: which samples these were, or None.
+    """
+
+    layers: Layers
+    never_ran: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    rows: RowSet | None = None
+
+
+def bare_layers(model: nn.Module, names: Collection[str]) -> dict[str, Layer]:
+    """The layers of a model without statistics."""
+    return {name: weight_at(model, name).layer() for name in names}
+
+
+def measurable(layers: Layers, wanted: Wanted) -> tuple[Wanted, tuple[str, ...]]:
+    """The statistics with the Gram matrix added, from which layer errors are read, if it fits."""
+    widest = max(layer.weight.shape[1] for layer in layers.values())
+    if "gram" not in names_of(wanted) and widest**2 * 8 > collect.GRAM_BYTES:
+        note = (
+            f"layer errors were not measured: a Gram matrix of width {widest} exceeds the "
+            f"memory limit"
+        )
+        return wanted, (note,)
+    return combined([*wanted, "gram"]), ()
+
+
+def statistics(
+    job: Job, model: nn.Module, names: Sequence[str], wanted: Wanted, *, again: bool
+) -> Found:
+    """The layers of `model` with the statistics `wanted`, of its own inputs.
+
+    Args:
+        job: whose data or calibration are read.
+        model: the network as it is now, or was.
+        names: its layers.
+        wanted: statistics; where there are none, no data are read.
+        again: the model is no longer the one that a given calibration knows.
+
+    Raises:
+        ValueError: the calibration lacks a layer.
+    """
+    if job.calibration is not None:
+        missing = [name for name in names if name not in job.calibration]
+        if missing:
+            raise ValueError(
+                f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
+                f"Calibrate without `layers`, or name it too."
+            )
+        layers = {name: job.calibration[name] for name in names}
+        return Found(
+            layers={
+                name: layer.to(job.device)
+                for name, layer in (bare_layers(model, names) if again else layers).items()
+            },
+            fingerprint=job.calibration.fingerprint,
+            rows=job.calibration.rows,
+        )
+    if job.batches is None or not wanted:
+        return Found(layers=bare_layers(model, names))
+    found = calibrate(
+        model,
+        job.batches,
+        combined(wanted),
+        layers=list(names),
+        loss=job.loss,
+        seed=job.seed,
+        device=job.device,
+        progress=job.progress,
+    )
+    return Found(
+        layers={name: found[name] for name in names if name in found},
+        never_ran={name: found.refused[name] for name in names if name not in found},
+        fingerprint=found.fingerprint,
+        rows=found.rows,
+    )
+
+
+@contextmanager
+def counted(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, int]]:
+    """The largest number of calls of each layer in one forward pass, counted inside the block."""
+    most = dict.fromkeys(names, 0)
+    now = dict.fromkeys(names, 0)
+
+    def begin(module: nn.Module, args: object) -> None:
+        now.update(dict.fromkeys(names, 0))
+
+    def note(name: str, module: nn.Module, args: object) -> None:
+        now[name] += 1
+        most[name] = max(most[name], now[name])
+
+    hooks = [model.register_forward_pre_hook(begin)]
+    try:
+        hooks += [
+            weight_at(model, name).module.register_forward_pre_hook(partial(note, name))
+            for name in names
+        ]
+        yield most
+    finally:
+        for hook in hooks:
+            hook.remove()

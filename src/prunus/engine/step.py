@@ -1,0 +1,220 @@
+"""One step of a pruning: statistics, plan, choice, new values, for any unit."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from prunus.allocation import Pools
+from prunus.calibration.batches import first_of, to_device
+from prunus.compensation import NoCompensation
+from prunus.engine.edges import EdgeUnit
+from prunus.engine.groups import living, selected_groups, tried_groups
+from prunus.engine.job import Job, State
+from prunus.engine.latency import latency_share
+from prunus.engine.nodes import NodeUnit
+from prunus.engine.planned import family
+from prunus.engine.scoped import by_scopes, first_found
+from prunus.engine.statistics import Found, Wanted, bare_layers, measurable, statistics
+from prunus.engine.target import Target
+from prunus.engine.unit import Choices, Kept, Layers, Unit
+from prunus.engine.write import write
+from prunus.guarantee.family import Family
+from prunus.guarantee.plan import measured_curves, plan_family
+from prunus.joint import is_network
+from prunus.modes import copied
+from prunus.parts import NODES
+from prunus.recipe import Recipe
+from prunus.surgery.masked import apply_masks
+from prunus.weights import weight_at
+
+__all__ = ["prune_step"]
+
+
+def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
+    """Prune `work`, in place, the share `part` of the way.
+
+    Raises:
+        ValueError: a later step needs statistics that a finished calibration cannot give.
+    """
+    if state.steps and job.calibration is not None and job.recipe.statistics:
+        raise ValueError(
+            "A schedule of several steps collects statistics anew at each, which a finished "
+            "Calibration cannot. Pass batches as data."
+        )
+    # Before training, weights stay as they are until the last of several rounds, which is
+    # measured and compensated against the dense network.
+    early = job.recipe.schedule.before_training and part < 1
+    recipe = replace(job.recipe, compensation=NoCompensation()) if early else job.recipe
+    unit, refused = _unit(job, recipe, state, work)
+    state = state.left(refused)
+    step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
+    state = step(job, state, work, unit, part, early=early)
+    apply_masks(work, state.masks)
+    return replace(state, steps=state.steps + 1)
+
+
+def _at_once(
+    job: Job, state: State, work: nn.Module, unit: Unit, part: float, *, early: bool
+) -> State:
+    """All layers from statistics of the network as it is before the step."""
+    notes: tuple[str, ...] = ()
+    wanted: Wanted = job.recipe.statistics
+    if not early and job.batches is not None:
+        wanted, notes = measurable(bare_layers(work, unit.layers), wanted)
+    found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
+    state, unit = _seen(state, found, *notes), unit.among(found.layers)
+    targets = layers = found.layers
+    if job.recipe.schedule.before_training and not early and state.steps:
+        targets = statistics(job, job.dense, unit.layers, wanted, again=False).layers
+    pools = unit.pools(layers)
+    state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
+    state, kept = _plan(state, unit, found.layers, pools, part)
+    choices = _network_choices(job, work, targets, kept) or {
+        key: unit.choose(key, targets, pools[key], kept[key], remembered=not state.steps)
+        for key in unit.due(sorted(unit.layers, key=job.position))
+    }
+    masks, results = write(work, unit, targets, choices)
+    return replace(
+        state,
+        masks={**state.masks, **masks},
+        classes=unit.classes(choices),
+        results={**state.results, **results},
+        cost_before=unit.cost_before,
+        groups=unit.cut,
+    )
+
+
+def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> Choices | None:
+    """What a joint method finds that searches over all layers at once; None for all others."""
+    rule = job.recipe.selection
+    if not is_network(rule):
+        return None
+    assert job.batches is not None  # the recipe says that it needs data
+    return rule(
+        copied(work),
+        layers,
+        kept,
+        job.batches,
+        loss=job.loss,
+        granularity=job.recipe.granularity,
+        seed=job.seed,
+        progress=job.progress,
+    )
+
+
+def _by_scopes(
+    job: Job, state: State, work: nn.Module, unit: Unit, part: float, *, early: bool
+) -> State:
+    """Scope by scope, each from statistics of its own inputs."""
+    reads = state.target.budget is not None and _reads_scores(state.planner)
+    found, calls, parts = first_found(job, work, unit, reads=reads)
+    state, unit = _seen(state, found), unit.among(found.layers)
+    pools = unit.pools(found.layers) if reads else unit.blank(found.layers)
+    state, kept = _plan(state, unit, found.layers, pools, part)
+    wanted: Wanted = job.recipe.statistics
+    if not early:
+        wanted, notes = measurable(found.layers, wanted)
+        state = state.noted(*notes)
+    done = by_scopes(job, work, unit, found.layers, kept, wanted, calls, parts)
+    return replace(
+        state.noted(*done.notes),
+        masks={**state.masks, **done.masks},
+        classes=unit.classes(done.choices),
+        results={**state.results, **done.results},
+        cost_before=unit.cost_before,
+        groups=unit.cut,
+    )
+
+
+def _unit(
+    job: Job, recipe: Recipe, state: State, work: nn.Module
+) -> tuple[Unit, Mapping[str, str]]:
+    """What is kept or removed as one, and {layer: reason} of layers that have no such."""
+    if recipe.units != NODES:
+        before = {
+            name: mask
+            for name in job.names
+            if (mask := weight_at(work, name).mask(state.masks)) is not None
+        }
+        return EdgeUnit(job=job, recipe=recipe, layers=job.names, before=before), {}
+    budget = state.target.budget
+    small = to_device(first_of(job.example, 2), job.device)
+    groups, refused = selected_groups(
+        job.dense, job.coupling(), job.names, inexact=recipe.granularity.inexact
+    )
+    groups, more, alike = tried_groups(
+        job.dense, groups, small, level=budget is None or budget.gap is None
+    )
+    refused = {**refused, **more}
+    latency = None
+    if budget is not None and budget.target == "latency":
+        latency = latency_share(job.dense, groups, to_device(budget.example, job.device))
+    unit = NodeUnit(
+        job=job,
+        recipe=recipe,
+        groups={group.name: group for group in groups},
+        before=state.classes,
+        refused=refused,
+        alike=alike,
+        alive=living(work, groups, small),
+        latency=latency,
+    )
+    return unit, refused
+
+
+def _planned_ahead(job: Job, state: State, networks: Callable[[], Family]) -> State:
+    """Turn a gap budget into a plan; measure the error curves that `Planned()` lacks."""
+    budget, allocation = state.target.budget, job.recipe.allocation
+    if budget is not None and budget.gap is not None:
+        found = plan_family(
+            job.dense,
+            networks(),
+            budget.gap,
+            kind=budget.kind,
+            delta=budget.delta,
+            data=job.batches,
+            verify=job.verifying,
+        )
+        return replace(state, target=Target(plan=found))
+    if budget is not None and allocation.measures_curves:
+        curves = measured_curves(job.dense, networks(), job.batches)
+        return replace(
+            state,
+            planner=replace(job.recipe, allocation=allocation.measured(curves)),
+        )
+    return state
+
+
+def _plan(
+    state: State, unit: Unit, layers: Layers, pools: Pools, part: float
+) -> tuple[State, Kept]:
+    """Whole numbers for this step."""
+    dense: dict[str, float] = {}
+    cost = unit.cost(layers)
+    if part < 1:
+        full = {name: torch.full((s.shape[0],), s.shape[1]) for name, s in pools.items()}
+        whole = cost(full)
+        dense = {
+            key: float(value)
+            for key in ("parameters", "macs", "bytes")
+            if (value := getattr(whole, key)) is not None
+        }
+    plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
+    level = unit.level(kept)
+    moved = {key: int(k.sum()) for key, k in level.items() if not torch.equal(k, kept[key])}
+    return replace(state, plan=replace(plan, kept={**plan.kept, **moved})), level
+
+
+def _seen(state: State, found: Found, *notes: str) -> State:
+    """With what the pass over the data has told."""
+    state = state.left(found.never_ran).noted(*notes, *found.notes)
+    if found.fingerprint is None:
+        return state
+    return replace(state, fingerprint=found.fingerprint, rows=found.rows)
+
+
+def _reads_scores(recipe: Recipe) -> bool:
+    """True where the counts depend on the scores, not on the pools' sizes alone."""
+    return recipe.allocation.reads_scores and recipe.granularity.fixed is None
