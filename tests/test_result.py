@@ -98,6 +98,24 @@ def test_compact_network_is_saved_and_loaded(tmp_path):
     assert sum(p.numel() for p in again.parameters()) == pruned.cost_after.parameters
 
 
+@pytest.mark.parametrize("saved", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("recipe", ["magnitude", "importance-node"])
+def test_the_saved_dtype_comes_back(saved, recipe, tmp_path):
+    """Whatever the dtype of the architecture that is handed to `load`."""
+    model, x = models.build("cnn-relu")
+    model = model.to(saved)
+    pruned = prunus.prune(model, recipe, 0.5, data=x.to(saved))
+    pruned.save(tmp_path, example=x.to(saved))
+    architecture = models.build("cnn-relu", seed=1)[0].float()
+    loaded = prunus.load(tmp_path, architecture)
+    assert {p.dtype for p in architecture.parameters()} == {torch.float32}
+    for network in (loaded.model, loaded.compact()):
+        kinds = {v.dtype for v in network.state_dict().values() if v.is_floating_point()}
+        assert kinds == {saved}
+    for key, value in pruned.model.state_dict().items():
+        assert torch.equal(value, loaded.model.state_dict()[key]), key
+
+
 def test_folders_that_are_not_whole(tmp_path):
     model, x, pruned = setup()
     folder = pruned.save(tmp_path / "net")

@@ -4,6 +4,7 @@ A *place* is a task, a schedule and a budget; at a place every recipe has one re
 are paired: the same seed means the same dense network and the same order of retraining samples.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -143,13 +144,22 @@ def group_rows(
     return rows
 
 
-def differences(records: Sequence[Record], metric: str, *, level: float = 0.95) -> list[Row]:
+def differences(
+    records: Sequence[Record], metric: str, *, level: float = 0.95, alarm: float | None = None
+) -> list[Row]:
     """Paired differences between all recipes at every place; Holm's family is the whole table.
+
+    Args:
+        records: of any number of places; failed ones are left out.
+        metric: a score's name.
+        level: confidence level of the intervals.
+        alarm: probability that any difference is claimed where there is none; None for 1 − level.
 
     Returns:
         rows with the place, `recipe`, `other`, and of `recipe` − `other`: `seeds`, `mean`, `low`,
-        `high`, `p`, `p_holm`, and `differs` (p_holm ≤ 1 − level).
+        `high`, `p`, `p_holm`, and `differs` (p_holm ≤ alarm).
     """
+    alarm = 1 - level if alarm is None else alarm
     values = _values(records, metric)
     rows: list[Row] = []
     for place, recipes in values.items():
@@ -160,22 +170,32 @@ def differences(records: Sequence[Record], metric: str, *, level: float = 0.95) 
                 rows.append({**_place_fields(place), "recipe": a, "other": b, **found})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-        row["differs"] = p <= 1 - level
+        row["differs"] = p <= alarm
     return rows
 
 
-def against_baselines(records: Sequence[Record], metric: str, *, level: float = 0.95) -> list[Row]:
+def against_baselines(
+    records: Sequence[Record], metric: str, *, level: float = 0.95, alarm: float | None = None
+) -> list[Row]:
     """Every recipe against each of its null baselines, seed by seed.
 
-    The family of Holm's correction is the whole table, so with probability ≥ `level` no baseline
-    is said to be beaten that is not.
+    The family of Holm's correction is the whole table, so with probability ≥ 1 − `alarm` no
+    baseline is said to be beaten (or to be better) that is not.
+
+    Args:
+        records: of any number of places; failed ones are left out.
+        metric: a score's name.
+        level: confidence level of the intervals.
+        alarm: probability that the table claims anything where there is nothing; None for
+            1 − level.
 
     Returns:
         rows with the place, `recipe`, `baseline`, `seeds`, `advantage` (mean of the paired
-        differences, positive where the recipe is better), `low`, `high`, `p`, `p_holm` and `beats`:
-        the advantage is positive and p_holm ≤ 1 − level. A baseline that was switched off has no
-        row.
+        differences, positive where the recipe is better), `low`, `high`, `p`, `p_holm`, `beats`
+        (the advantage is positive and p_holm ≤ alarm) and `beaten_by` (it is negative and p_holm ≤
+        alarm). A baseline that was switched off has no row.
     """
+    alarm = 1 - level if alarm is None else alarm
     sign = 1.0 if higher_is_better(metric) else -1.0
     by_id = {r.id: r for r in records if r.status == "done"}
     nulls = {
@@ -204,7 +224,8 @@ def against_baselines(records: Sequence[Record], metric: str, *, level: float = 
                 rows.append({**_place_fields(key[:3]), "recipe": key[3], "baseline": name, **found})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-        row["beats"] = p <= 1 - level and row["advantage"] > 0
+        row["beats"] = p <= alarm and row["advantage"] > 0
+        row["beaten_by"] = p <= alarm and row["advantage"] < 0
     return rows
 
 
@@ -266,16 +287,20 @@ def ranks(records: Sequence[Record], metric: str, *, level: float = 0.95) -> Row
     rows = [{"recipe": names[i], "rank": means[i]} for i in order]
     reach = None
     if k > 1 and n > 1:
-        from scipy.stats import studentized_range
-
-        q = float(studentized_range.ppf(level, k, math.inf)) / math.sqrt(2)
-        reach = q * math.sqrt(k * (k + 1) / (6 * n))
+        reach = _range_quantile(level, k) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
     return {
         "recipes": rows,
         "blocks": n,
         "critical_difference": reach,
         "cliques": [] if reach is None else _cliques(rows, reach),
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _range_quantile(level: float, k: int) -> float:
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(level, k, math.inf))
 
 
 def shrinkbench(

@@ -64,7 +64,9 @@ def tables(
     Args:
         records: each cell once.
         metric: as the task's `evaluate` names it.
-        level: confidence level of the intervals and of Holm's correction.
+        level: confidence level of the intervals. What is claimed to beat a baseline and what is
+            claimed to differ are two families of tests; each is held to (1 − level)/2, so that the
+            page claims anything false with a probability of at most 1 − level.
         interval: "t" or "bootstrap", of the means.
 
     Raises:
@@ -78,7 +80,8 @@ def tables(
         raise unknown("metric", metric, known)
     higher = higher_is_better(metric)
     methods = group_rows(done, metric, level=level, interval=interval)
-    baselines = against_baselines(done, metric, level=level)
+    alarm = (1 - level) / 2
+    baselines = against_baselines(done, metric, level=level, alarm=alarm)
     beaten: dict[tuple[Any, ...], list[str]] = {}
     for row in baselines:
         names = beaten.setdefault(_key(row), [])
@@ -98,7 +101,7 @@ def tables(
         level=level,
         methods=methods,
         baselines=baselines,
-        differences=differences(done, metric, level=level),
+        differences=differences(done, metric, level=level, alarm=alarm),
         ranks=ranks(done, metric, level=level),
         shrinkbench=shrinkbench(methods),
         failures=_failures(records),
@@ -156,7 +159,7 @@ def _says(rows: Sequence[Row]) -> list[str]:
             by.setdefault(row["recipe"], []).append(row["beats"])
         always = [recipe for recipe, found in by.items() if all(found)]
         never = [recipe for recipe, found in by.items() if not any(found)]
-        worse = [row for row in own if row["advantage"] < 0 and row["p_holm"] <= 0.05]
+        worse = [row for row in own if row["beaten_by"]]
         text = f"**{name}** ({words}) is beaten beyond the interval in {wins} of {len(own)} places"
         if always:
             text += f", everywhere by {', '.join(always)}"

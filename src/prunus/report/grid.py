@@ -83,7 +83,8 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
                     f"The advantage is the mean of paired differences over shared seeds, positive "
                     f"where the recipe is better. A baseline counts as beaten where that is "
                     f"positive and Holm's correction over this whole table leaves p ≤ "
-                    f"{1 - found.level:.2g}."
+                    f"{(1 - found.level) / 2:.2g} (half of what the page may err "
+                    f"by; the table of all pairs has the other half)."
                 ),
                 Table("baselines", [_plain(row) for row in found.baselines],
                       "Every recipe against its baselines.", titles=TITLES),
@@ -107,8 +108,8 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
             ],
         ),
         Section("All pairs", [Drawing(_link("differences", found.differences),
-                "Paired differences between all recipes at every place, with Holm's correction "
-                "over all of them.")]),
+                f"Paired differences between all recipes at every place, with Holm's correction "
+                f"over all of them; {(1 - found.level) / 2:.2g} counts as a difference.")]),
     ]  # fmt: skip
     if found.failures:
         sections.append(Section("Failed runs", [Table("failures", list(found.failures))]))

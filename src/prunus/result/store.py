@@ -106,7 +106,8 @@ def load(
     Args:
         folder: the folder.
         model: the dense model, or a function that builds it. Its weights are not changed; where
-            they are the dense ones of the pruning, the result can certify.
+            they are the dense ones of the pruning, the result can certify. The pruned network has
+            the dtypes that it was saved with, whatever those of this model.
 
     Raises:
         FileNotFoundError: no such folder, or a file is missing.
@@ -206,6 +207,10 @@ def _cost(facts: dict[str, Any]) -> Cost:
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    for key, value in [*model.named_parameters(), *model.named_buffers()]:
+        # Loading into another dtype would round the weights in silence: the saved one comes back.
+        if key in state and value.dtype != state[key].dtype:
+            value.data = value.data.to(state[key].dtype)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:

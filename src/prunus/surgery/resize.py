@@ -44,11 +44,11 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             )
         own = module._parameters.get(leaf)
         if leaf in module._buffers:
-            module._buffers[leaf] = tensor.to(module._buffers[leaf])
+            module._buffers[leaf] = tensor.to(module._buffers[leaf].device)
         else:
             like = own if own is not None else next(module.parameters(recurse=False))
             flag = own is None or own.requires_grad
-            module._parameters[leaf] = nn.Parameter(tensor.to(like), requires_grad=flag)
+            module._parameters[leaf] = nn.Parameter(tensor.to(like.device), requires_grad=flag)
     cuts = cuts_between(before, model)
     update_attributes(model, cuts)
     for owner in {parameter.rpartition(".")[0] for parameter, _ in cuts}:
