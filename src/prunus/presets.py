@@ -11,7 +11,18 @@ from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit
-from prunus.scores import FPGM, SNIP, Constant, GraSP, Magnitude, RemovalError, Sensitivity, SynFlow
+from prunus.scores import (
+    FPGM,
+    SNIP,
+    APoZ,
+    Constant,
+    GraSP,
+    Magnitude,
+    MeanActivation,
+    RemovalError,
+    Sensitivity,
+    SynFlow,
+)
 from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
 
 __all__ = ["ADVICE", "PRESETS", "Measured", "Preset", "Recipes", "recipes", "resolve"]
@@ -125,6 +136,18 @@ PRESETS: dict[str, Preset] = {
         "He et al. (2019), Filter pruning via geometric median for deep convolutional neural "
         "networks acceleration",
         "filters farthest from all others of their layer",
+    ),
+    "apoz": Preset(
+        Recipe(granularity=Node(), score=APoZ()),
+        "Hu et al. (2016), Network trimming: a data-driven neuron pruning approach towards "
+        "efficient deep architectures",
+        "nodes that are least often zero",
+    ),
+    "mean-activation": Preset(
+        Recipe(granularity=Node(), score=MeanActivation()),
+        "Molchanov et al. (2017), Pruning convolutional neural networks for resource efficient "
+        "inference",
+        "nodes with the largest mean activation",
     ),
     "random-init": Preset(
         Recipe(

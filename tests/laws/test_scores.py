@@ -150,7 +150,16 @@ def views_of(network):
 def test_every_class_has_its_number_and_keeps_it_under_another_order(name, network):
     for view in views_of(network):
         before = {n: layer.weight.clone() for n, (layer, _) in view.producers.items()}
-        found = class_scores(view, CLASSES[name])
+        try:
+            found = class_scores(view, CLASSES[name])
+        except ValueError as error:  # a group that this score cannot rank, which it names
+            refused = str(error)
+        else:
+            refused = ""
+        if refused:
+            assert network != "mlp-relu"
+            assert repr(view.name) in refused
+            continue
         assert found.shape == (view.group.size,)
         assert found.dtype == torch.float64
         assert torch.isfinite(found).all()

@@ -7,6 +7,7 @@ that scores whole classes.
 
 from collections.abc import Callable
 
+from prunus.scores.activation import APoZ, MeanActivation
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
 from prunus.scores.fpgm import FPGM
@@ -23,9 +24,11 @@ __all__ = [
     "REDUCTIONS",
     "SCORES",
     "SNIP",
+    "APoZ",
     "Constant",
     "GraSP",
     "Magnitude",
+    "MeanActivation",
     "RemovalError",
     "Score",
     "Sensitivity",
@@ -48,4 +51,6 @@ SCORES: dict[str, Callable[..., Score]] = {
     "SynFlow": SynFlow,
     "Sensitivity": Sensitivity,
     "FPGM": FPGM,
+    "APoZ": APoZ,
+    "MeanActivation": MeanActivation,
 }

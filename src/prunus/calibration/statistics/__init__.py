@@ -6,6 +6,7 @@ here is a file and a row: store, merge, save, sequential calibration and the mem
 
 from collections.abc import Callable, Iterable
 
+from prunus.calibration.statistics.absolute import Absolute
 from prunus.calibration.statistics.cross import Cross
 from prunus.calibration.statistics.dense_gram import DenseGram
 from prunus.calibration.statistics.dense_mean import DenseMean
@@ -33,6 +34,7 @@ from prunus.check import unknown
 
 __all__ = [
     "STATISTICS",
+    "Absolute",
     "ClassSlopes",
     "Cross",
     "DenseGram",
@@ -68,6 +70,7 @@ STATISTICS: dict[str, Callable[[], Statistic]] = {
     "mean": Mean,
     "max": Max,
     "zeros": Zeros,
+    "absolute": Absolute,
     "grad": Grad,
     "sensitivity": Sensitivity,
     "hessian_grad": HessianGrad,
