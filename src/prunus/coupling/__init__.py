@@ -7,9 +7,19 @@ from torch import nn
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import NotTraceable, traced
 from prunus.coupling.types import Coupling, Group, Member, Slot
+from prunus.coupling.uses import used_elsewhere
 from prunus.coupling.weights import layer_names
 
-__all__ = ["Coupling", "Group", "Member", "NotTraceable", "Slot", "couple", "coupling_of"]
+__all__ = [
+    "Coupling",
+    "Group",
+    "Member",
+    "NotTraceable",
+    "Slot",
+    "couple",
+    "coupling_of",
+    "used_elsewhere",
+]
 
 
 def coupling_of(model: nn.Module, example: Any) -> Coupling:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.labels import FIRST, Labels, distinct, pairs_of
+from prunus.coupling.parts import settle_parts
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Role
 
@@ -23,8 +24,9 @@ def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
     """
     uses = _uses(trace)
     uses.update(_entries(trace, uses))
-    for (parameter, axis, _), (index, labels) in uses.items():
-        _one_class_per_slice(trace.labels, parameter, axis, index, labels)
+    _one_class_each(trace.labels, uses)
+    settle_parts(trace.labels, trace.parts)
+    _one_class_each(trace.labels, uses)
     for name, reason in trace.pinned.items():
         for (parameter, _, _), (_, labels) in uses.items():
             if parameter == name:
@@ -50,9 +52,12 @@ def _uses(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
     }
 
 
-def _one_class_per_slice(
-    labels: Labels, parameter: str, axis: int, index: Tensor, own: Tensor
-) -> None:
+def _one_class_each(labels: Labels, uses: dict[Place, tuple[Tensor, Tensor]]) -> None:
+    for (parameter, _, _), (index, own) in uses.items():
+        _one_class_per_slice(labels, parameter, index, own)
+
+
+def _one_class_per_slice(labels: Labels, parameter: str, index: Tensor, own: Tensor) -> None:
     order = torch.argsort(index, stable=True)
     index, own = index[order], own[order]
     same = index[1:] == index[:-1]

@@ -14,7 +14,7 @@ from prunus.coupling.labels import DATA
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.modes import evaluating
 
-__all__ = ["NotTraceable", "traced"]
+__all__ = ["NotTraceable", "traced", "undisturbed"]
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 STATES = ("past_key_values", "past_key_value", "cache_params", "mems")
@@ -48,19 +48,23 @@ def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
     trace = LabelTrace(model)
     positional, keywords = arguments
     trace.start(leaves((positional, keywords)))
+    with undisturbed(model), torch.set_grad_enabled(grad), _opaque_modules(model, trace), trace:
+        output = model(*positional, **keywords)
+    trace.refuse(outputs_of(output), "its outputs are the network's outputs")
+    return trace
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the model in eval mode as its own Python says, and leave no trace of having done so."""
     with (
         evaluating(model),
         torch.random.fork_rng(_devices(model)),
-        torch.set_grad_enabled(grad),
         torch.compiler.set_stance("force_eager"),
         warnings.catch_warnings(),
-        _opaque_modules(model, trace),
     ):
         warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours
-        with trace:
-            output = model(*positional, **keywords)
-    trace.refuse(outputs_of(output), "its outputs are the network's outputs")
-    return trace
+        yield
 
 
 def _devices(model: nn.Module) -> list[int]:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
+from prunus.coupling.parts import parts_of_view
 from prunus.coupling.rules import rule_for
 from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.weights import Book, Weight
@@ -37,6 +38,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         members: slices of parameters and the labels they belong to.
         layers: (kind, module, labels) in order of execution.
         refused: reasons by layer, from operations that were given its weight.
+        parts: labels of what views take apart into equal parts, as (parts, places).
         pinned: parameters of which nothing can go, each with the reason.
         opaque: while positive, operations run without being followed.
     """
@@ -50,6 +52,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layers: list[tuple[str, str, Tensor]] = []
         self.refused: dict[str, str] = {}
         self.pinned: dict[str, str] = {}
+        self.parts: list[Tensor] = []
         self.opaque = 0
         self._rows: dict[tuple[str, int], Tensor] = {}
 
@@ -171,6 +174,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             places = {_place(tensor) for tensor in inputs}
             outputs = [tensor for tensor in outputs if _place(tensor) not in places]
             if not outputs and leaves(result):
+                self._look(func, inputs, leaves(result))
                 return  # views, whose shadow is the one of what they look at
         named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
         if schema.is_mutable:
@@ -197,6 +201,15 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in outputs:
                 fixed = DATA if carries(tensor) else CONSTANT
                 self._put(tensor, torch.full((1,) * tensor.ndim, fixed, device="cpu"))
+
+    def _look(self, func: OpOverload, inputs: list[Tensor], views: list[Tensor]) -> None:
+        """Note where a view takes channels apart into equal parts."""
+        try:
+            name = func._schema.name.partition("::")[2]
+            if self.book.of(inputs[0]) is None:
+                self.parts += parts_of_view(name, inputs[0], views, self.read)
+        except Exception as error:  # as in `_follow`
+            self.refuse(inputs[:1], f"operation {func} cannot be followed ({error!r})")
 
     def _put(self, tensor: Tensor, labels: Tensor) -> None:
         if tensor.layout == torch.strided and not tensor.is_quantized:

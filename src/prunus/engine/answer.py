@@ -89,4 +89,5 @@ def answer(
         masks={key: mask.to(home) for key, mask in state.masks.items()},
         dense=model,
         example=job.example,
+        coupling=None if state.groups is None else job.coupling,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from prunus.calibration.batches import Batches, call, first_of, size_of, to_devi
 from prunus.calibration.select import matching, prunable
 from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
+from prunus.engine.shared import unfit
 from prunus.engine.target import Target
 from prunus.modes import evaluating
 from prunus.recipe import Recipe
@@ -73,8 +75,9 @@ class Job:
         """The place of a layer in order of execution; those that the example skips come last."""
         return self.places.get(name, len(self.places))
 
+    @cached_property
     def coupling(self) -> Coupling:
-        """Which channels of the network go together."""
+        """Which channels of the network go together; traced once."""
         if self.calibration is not None:
             return self.calibration.coupling(self.dense)
         return couple(self.dense, to_device(first_of(self.example, 2), self.device))
@@ -184,6 +187,7 @@ def job_of(
         return size_of(example) or 1
 
     sizes = anatomy(dense, run if example is not None else None)
+    names, shared = unfit(recipe, dense, names, to_device(example, device))
     job = Job(
         dense=dense,
         recipe=recipe,
@@ -191,7 +195,10 @@ def job_of(
         names=tuple(names),
         places={key: i for i, key in enumerate(sizes.order or modules)},
         sizes=sizes,
-        not_pruned={**refused, **{n: "not selected" for n in modules if n not in names}},
+        not_pruned={
+            **refused,
+            **{n: shared.get(n, "not selected") for n in modules if n not in names},
+        },
         calibration=calibration,
         batches=batches,
         example=example,

@@ -142,7 +142,7 @@ def _unit(
     budget = state.target.budget
     small = to_device(first_of(job.example, 2), job.device)
     groups, refused = selected_groups(
-        job.dense, job.coupling(), job.names, inexact=recipe.granularity.inexact
+        job.dense, job.coupling, job.names, inexact=recipe.granularity.inexact
     )
     groups, more, alike = tried_groups(
         job.dense, groups, small, level=budget is None or budget.gap is None

@@ -15,6 +15,7 @@ from prunus.budget import Plan
 from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Cost, measure_latency
+from prunus.coupling import Coupling
 from prunus.granularity import Node
 from prunus.recipe import Recipe
 from prunus.rows import RowSet
@@ -76,6 +77,7 @@ class Pruned:
         masks: True where an entry is kept, for every parameter that has zeros to hold.
         dense: the input model, where it is at hand.
         example: the first samples of the data, for tracing and timing.
+        coupling: which channels go together, where nodes were pruned; `compact` follows it.
     """
 
     model: nn.Module
@@ -94,6 +96,7 @@ class Pruned:
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     dense: nn.Module | None = field(default=None, repr=False)
     example: Any = field(default=None, repr=False)
+    coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
 
     def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
@@ -115,7 +118,7 @@ class Pruned:
         given = self.example if example is None else example
         if given is None:
             raise ValueError("`compact` needs an example batch to trace. Pass one.")
-        return compact(self.model, given, rtol=rtol)
+        return compact(self, given, rtol=rtol)
 
     def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
         """The same result with measured latencies, dense against pruned, in its costs.

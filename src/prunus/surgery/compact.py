@@ -71,8 +71,9 @@ def compact(
     if inexact is None:
         granularity = getattr(getattr(model, "recipe", None), "granularity", None)
         inexact = bool(getattr(granularity, "inexact", False))
+    known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
     try:
-        groups = coupling_of(module, example).groups
+        groups = (known or coupling_of(module, example)).groups
     except NotTraceable as reason:
         raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
     return compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model
