@@ -22,6 +22,7 @@ __all__ = [
     "checked_scores",
     "layer_from",
     "layer_of",
+    "missing",
     "register_view",
     "view_of",
 ]
@@ -39,6 +40,14 @@ FIRST: dict[str, Axis] = {
 
 class MissingStatistic(ValueError, AttributeError):
     """A statistic that was not collected was asked of a layer."""
+
+
+def missing(owner: str, name: str) -> MissingStatistic:
+    """The error for a statistic that a layer or a group lacks."""
+    return MissingStatistic(
+        f"{owner} has no statistic {name!r}, which this method needs. "
+        f"Pass data, or calibrate with statistics=({name!r},)."
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, init=False)
@@ -63,6 +72,8 @@ class Layer:
         statistics: {name: value} of all that were collected, float64.
         axes: what the first axis of each statistic runs over: the convolution groups ("group",
             missing where there is one group) or the rows of W ("out").
+        classes: {group: {name: value}} of what was collected of the channel classes that the layer
+            reads.
     """
 
     name: str
@@ -74,6 +85,7 @@ class Layer:
     producer: "Layer | None"
     statistics: Mapping[str, Tensor]
     axes: Mapping[str, Axis]
+    classes: Mapping[str, Mapping[str, Tensor]]
 
     def __init__(
         self,
@@ -87,6 +99,7 @@ class Layer:
         producer: "Layer | None" = None,
         statistics: Mapping[str, Tensor] | None = None,
         axes: Mapping[str, Axis] | None = None,
+        classes: Mapping[str, Mapping[str, Tensor]] | None = None,
         **changed: Tensor | None,
     ) -> None:
         values = {**(statistics or {}), **changed}
@@ -94,7 +107,7 @@ class Layer:
             "name": name, "weight": weight, "bias": bias, "groups": groups, "taps": taps,
             "samples": samples, "producer": producer,
             "statistics": {key: value for key, value in values.items() if value is not None},
-            "axes": {**FIRST, **(axes or {})},
+            "axes": {**FIRST, **(axes or {})}, "classes": classes or {},
         }  # fmt: skip
         for key, value in own.items():
             object.__setattr__(self, key, value)
@@ -104,13 +117,7 @@ class Layer:
             raise AttributeError(name)
         if name in self.statistics or name in FIRST:
             return self.statistics.get(name)
-        raise self._missing(name)
-
-    def _missing(self, name: str) -> MissingStatistic:
-        return MissingStatistic(
-            f"Layer {self.name!r} has no statistic {name!r}, which this method needs. "
-            f"Pass data, or calibrate with statistics=({name!r},)."
-        )
+        raise missing(f"Layer {self.name!r}", name)
 
     @property
     def diag(self) -> Tensor | None:
@@ -123,7 +130,7 @@ class Layer:
         """One statistic, or a ValueError that names this layer and what it lacks."""
         value = self.diag if name == "diag" else self.statistics.get(name)
         if value is None:
-            raise self._missing(name)
+            raise missing(f"Layer {self.name!r}", name)
         return value
 
     def require(self, *statistics: str) -> None:
@@ -135,7 +142,12 @@ class Layer:
         """The same layer with its tensors on a device."""
         moved = {key: value.to(device) for key, value in self.statistics.items()}
         bias = None if self.bias is None else self.bias.to(device)
-        return replace(self, weight=self.weight.to(device), bias=bias, statistics=moved)
+        classes = {
+            group: {key: value.to(device) for key, value in values.items()}
+            for group, values in self.classes.items()
+        }
+        weight = self.weight.to(device)
+        return replace(self, weight=weight, bias=bias, statistics=moved, classes=classes)
 
     def blocks(self) -> list["Layer"]:
         """One layer per convolution group, with its own rows and statistics; views, no copies."""

@@ -1,16 +1,17 @@
 """Channel classes of a group, with the layers that make and read them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prunus.calibration.classes import columns
 from prunus.coupling import Group
 from prunus.dpp import node_gram
-from prunus.layer import Layer
+from prunus.layer import Layer, missing
 
 __all__ = ["ClassView", "class_view", "columns", "parameter_masks"]
 
@@ -27,12 +28,20 @@ class ClassView:
         producers: layers whose rows are members, with Int[classes, rows per class].
         consumers: layers whose columns are members, with Int[classes, columns per class], as
             columns of the weight matrix (channels × taps).
+        statistics: {name: value} of what was collected of the classes themselves.
     """
 
     name: str
     group: Group
     producers: Mapping[str, tuple[Layer, Int[Tensor, "classes rows"]]]
     consumers: Mapping[str, tuple[Layer, Int[Tensor, "classes columns"]]]
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def statistic(self, name: str) -> Tensor:
+        """One statistic of the classes, or a ValueError that names the group and what it lacks."""
+        if name not in self.statistics:
+            raise missing(f"Group {self.name!r}", name)
+        return self.statistics[name]
 
     def gram(
         self, kernel: Kernel = "preactivation", *, include_bias: bool = True
@@ -92,6 +101,7 @@ class ClassView:
 def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
     """The group with its layers; a layer that `layers` lacks raises a KeyError."""
     producers, consumers = {}, {}
+    statistics: dict[str, Tensor] = {}
     for slot in group.slots:
         name, _, kind = slot.parameter.rpartition(".")
         if kind != "weight" or name not in (*group.producers, *group.consumers):
@@ -102,16 +112,14 @@ def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
             producers[name] = (layer, place)
         else:
             consumers[name] = (layer, columns(group, layer))
-    return ClassView(name=group.name, group=group, producers=producers, consumers=consumers)
-
-
-def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
-    """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
-    for slot in group.slots:
-        if slot.parameter == f"{layer.name}.weight" and slot.role != "out":
-            place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
-            return (place[..., None] * layer.taps + torch.arange(layer.taps)).flatten(1)
-    raise ValueError(f"Layer {layer.name!r} reads none of the channels of group {group.name!r}.")
+            statistics |= layer.classes.get(group.name, {})
+    return ClassView(
+        name=group.name,
+        group=group,
+        producers=producers,
+        consumers=consumers,
+        statistics=statistics,
+    )
 
 
 def parameter_masks(

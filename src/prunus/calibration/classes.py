@@ -1,7 +1,5 @@
 """Which columns of the consumers a group's channel classes own, and the slope along each class."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,26 +8,16 @@ from prunus.calibration.statistics import SampleSlopes
 from prunus.coupling import Group
 from prunus.layer import Layer
 
-__all__ = ["column_slopes", "consumer_columns"]
+__all__ = ["column_slopes", "columns"]
 
 
-def consumer_columns(
-    group: Group, layers: Mapping[str, Layer]
-) -> dict[str, Int[Tensor, "classes columns"]]:
-    """{consumer: columns of its weight matrix (channels × taps) that each class owns}.
-
-    A consumer that is not among `layers` is left out.
-    """
-    found = {}
+def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
+    """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
     for slot in group.slots:
-        name, _, kind = slot.parameter.rpartition(".")
-        if kind != "weight" or slot.role != "in" or name not in group.consumers:
-            continue
-        if name in layers:
+        if slot.parameter == f"{layer.name}.weight" and slot.role != "out":
             place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
-            taps = torch.arange(layers[name].taps)
-            found[name] = (place[..., None] * layers[name].taps + taps).flatten(1)
-    return found
+            return (place[..., None] * layer.taps + torch.arange(layer.taps)).flatten(1)
+    raise ValueError(f"Layer {layer.name!r} reads none of the channels of group {group.name!r}.")
 
 
 def column_slopes(reading: SampleSlopes, layer: Layer) -> Float[Tensor, "samples in"]:

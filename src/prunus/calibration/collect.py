@@ -14,7 +14,7 @@ from prunus.calibration.batches import (
     size_of,
     to_device,
 )
-from prunus.calibration.classes import consumer_columns
+from prunus.calibration.classes import columns
 from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.gather import Gatherer, gathering
 from prunus.calibration.gradient import BACKWARD, Backward
@@ -85,13 +85,14 @@ def collect(
         layers,
         {key: s for key, s in statistics.items() if s.reads.source in BACKWARD},
         {signal: generator_for(seed, stream) for signal, stream in SIGNS.items()},
-        {group.name: consumer_columns(group, layers) for group in groups},
+        {group.name: {n: columns(group, layers[n]) for n in group.consumers} for group in groups},
         loss,
     )
     whole: dict[Source, list[Statistic]] = {
         source: gatherer.reading(source) for source in ("hessian", "weights")
     }
     found = Collected(gatherer.sums)
+    found.groups = {group.name: Sums(consumers=group.consumers) for group in groups}
     used: list[Any] = []
     streams = streams_of(model, to_device(batches.peek(), device))
     with evaluating(model), gathering(weights, gatherer):
@@ -117,6 +118,7 @@ def collect(
                 advance(1)
             if max_samples is not None and found.samples >= max_samples:
                 break
+    found.groups = {name: sums for name, sums in found.groups.items() if sums.totals}
     ran = {name: weight for name, weight in weights.items() if name in found.layers}
     if whole["hessian"]:
         again = batches if max_samples is None else Batches(used)
@@ -143,7 +145,7 @@ def _put(
                 found.layers[name].put(statistics[key], value)
     for name, own in groups.items():
         for key, value in own.items():
-            found.groups.setdefault(name, Sums()).put(statistics[key], value)
+            found.groups[name].put(statistics[key], value)
 
 
 def _put_matrices(

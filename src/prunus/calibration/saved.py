@@ -78,7 +78,7 @@ def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
             }
             for name, layer in stored.layers.items()
         },
-        "groups": list(stored.groups),
+        "groups": {name: list(sums.consumers) for name, sums in stored.groups.items()},
     }
     data = save(apart(tensors))
     facts["hash"] = hashlib.sha256(data).hexdigest()  # both files come from one saving
@@ -123,7 +123,10 @@ def load_sums(folder: str | os.PathLike[str], own: Iterable[Statistic] = ()) -> 
         return Stored(
             layers=layers,
             sums=sums,
-            groups={name: Sums(totals=by_owner[f"|{name}"]) for name in facts.get("groups", ())},
+            groups={
+                name: Sums(totals=by_owner[f"|{name}"], consumers=tuple(consumers))
+                for name, consumers in facts.get("groups", {}).items()
+            },
             statistics=_statistics(source, facts, own),
             fingerprint=facts["fingerprint"],
             samples=facts["samples"],

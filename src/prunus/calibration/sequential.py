@@ -83,7 +83,7 @@ def carried(
     sums = gatherer.sums.get(bare.name)
     if sums is None or not any(sums.counts.values()):
         raise ValueError(f"Layer {bare.name!r} never ran on the data. Check the model's forward.")
-    found = sums.layer(bare, statistics, 0)
+    found = sums.layer(replace(bare, statistics={}), statistics, 0)
     if before is None:
         return found
     stay = {
@@ -91,4 +91,9 @@ def carried(
         for key, s in statistics.items()
         if not s.reads.sequential and key in before.statistics
     }
-    return replace(found, producer=before.producer, statistics={**stay, **found.statistics})
+    return replace(
+        found,
+        producer=before.producer,
+        classes=before.classes,
+        statistics={**stay, **found.statistics},
+    )

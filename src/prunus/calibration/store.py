@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,18 @@ class Calibration(Mapping[str, Layer]):
         self._sums = dict(sums)
         self._group_sums = dict(groups or {})
         self._statistics = dict(statistics)
-        self._layers = {
-            name: sums[name].layer(layer, statistics, samples) for name, layer in layers.items()
-        }
         self.class_statistics: dict[str, dict[str, Tensor]] = {
             name: own.finished(statistics, samples, 1) for name, own in self._group_sums.items()
         }
+        self._layers = {}
+        for name, layer in layers.items():
+            own = {
+                group: self.class_statistics[group]
+                for group, group_sums in self._group_sums.items()
+                if name in group_sums.consumers
+            }
+            full = sums[name].layer(layer, statistics, samples)
+            self._layers[name] = replace(full, classes=own) if own else full
         self._model = model
         self._coupling = coupling
         self.statistics = tuple(statistics)
@@ -88,7 +95,7 @@ class Calibration(Mapping[str, Layer]):
             f"statistics={self.statistics}, fingerprint={self.fingerprint!r})"
         )
 
-    def __add__(self, other: "Calibration") -> "Calibration":
+    def __add__(self, other: object) -> "Calibration":
         if not isinstance(other, Calibration):
             return NotImplemented
         if list(self) != list(other):
@@ -114,7 +121,11 @@ class Calibration(Mapping[str, Layer]):
                     f"{other._statistics[name]!r}. Calibrate with the same."
                 )
         joined = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
-        every = dict.fromkeys([*self._group_sums, *other._group_sums])
+        if list(self._group_sums) != list(other._group_sums):
+            raise ValueError(
+                f"Only calibrations of the same groups can be merged, got "
+                f"{list(self._group_sums)} and {list(other._group_sums)}."
+            )
         return Calibration(
             self._bare,
             {n: s.merged(other._sums[n], self._statistics) for n, s in self._sums.items()},
@@ -124,10 +135,8 @@ class Calibration(Mapping[str, Layer]):
             rows=None if self.rows is None or other.rows is None else self.rows | other.rows,
             refused=self.refused,
             groups={
-                n: self._group_sums.get(n, Sums()).merged(
-                    other._group_sums.get(n, Sums()), self._statistics
-                )
-                for n in every
+                n: g.merged(other._group_sums.get(n, Sums()), self._statistics)
+                for n, g in self._group_sums.items()
             },
             example=self.example if self.example is not None else other.example,
             model=self._model or other._model,

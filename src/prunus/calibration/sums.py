@@ -19,10 +19,12 @@ class Sums:
     Attributes:
         counts: vectors in the sums, by source; only those of vectors are counted here.
         totals: {name of the statistic: sums}.
+        consumers: of a group, the layers that read its classes.
     """
 
     counts: dict[Source, int] = field(default_factory=dict)
     totals: dict[str, Tensor] = field(default_factory=dict)
+    consumers: tuple[str, ...] = ()
 
     def put(self, statistic: Statistic, part: Tensor) -> None:
         """Merge the sums of one more part of the data."""
@@ -44,7 +46,8 @@ class Sums:
             {
                 source: self.counts.get(source, 0) + other.counts.get(source, 0)
                 for source in {**self.counts, **other.counts}
-            }
+            },
+            consumers=self.consumers,
         )
         for name, value in self.totals.items():
             theirs = other.totals[name]
@@ -58,7 +61,7 @@ class Sums:
 
     def to(self, device: torch.device) -> "Sums":
         """The same sums on a device."""
-        return Sums(self.counts, {key: value.to(device) for key, value in self.totals.items()})
+        return replace(self, totals={key: value.to(device) for key, value in self.totals.items()})
 
     def finished(
         self, statistics: Mapping[str, Statistic], samples: int, groups: int

@@ -5,18 +5,25 @@ here is a file and a row: store, merge, save, sequential calibration and the mem
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 
 from prunus.calibration.statistics.absolute import Absolute
 from prunus.calibration.statistics.cross import Cross
+from prunus.calibration.statistics.curvature import Curvature
 from prunus.calibration.statistics.dense_gram import DenseGram
 from prunus.calibration.statistics.dense_mean import DenseMean
 from prunus.calibration.statistics.diag import Diag
+from prunus.calibration.statistics.fisher import Fisher
 from prunus.calibration.statistics.flow import Flow
+from prunus.calibration.statistics.gate import Gate
+from prunus.calibration.statistics.gate_curvature import GateCurvature
+from prunus.calibration.statistics.gate_output import GateOutput
 from prunus.calibration.statistics.grad import Grad
 from prunus.calibration.statistics.gram import Gram
 from prunus.calibration.statistics.hessian_grad import HessianGrad
 from prunus.calibration.statistics.max import Max
 from prunus.calibration.statistics.mean import Mean
+from prunus.calibration.statistics.output_zeros import OutputZeros
 from prunus.calibration.statistics.protocol import (
     ClassSlopes,
     Matrix,
@@ -29,31 +36,44 @@ from prunus.calibration.statistics.protocol import (
     Vectors,
 )
 from prunus.calibration.statistics.sensitivity import Sensitivity
+from prunus.calibration.statistics.share import Share
+from prunus.calibration.statistics.slope import Slope
+from prunus.calibration.statistics.taylor_gram import TaylorGram
 from prunus.calibration.statistics.zeros import Zeros
 from prunus.check import unknown
+from prunus.layer import Layer
 
 __all__ = [
     "STATISTICS",
     "Absolute",
     "ClassSlopes",
     "Cross",
+    "Curvature",
     "DenseGram",
     "DenseMean",
     "Diag",
+    "Fisher",
     "Flow",
+    "Gate",
+    "GateCurvature",
+    "GateOutput",
     "Grad",
     "Gram",
     "HessianGrad",
     "Matrix",
     "Max",
     "Mean",
+    "OutputZeros",
     "Pair",
     "Reads",
     "SampleSlopes",
     "Sensitivity",
+    "Share",
     "Signal",
+    "Slope",
     "Source",
     "Statistic",
+    "TaylorGram",
     "Vectors",
     "Zeros",
     "combined",
@@ -75,6 +95,18 @@ STATISTICS: dict[str, Callable[[], Statistic]] = {
     "sensitivity": Sensitivity,
     "hessian_grad": HessianGrad,
     "flow": Flow,
+    "slope": Slope,
+    "fisher": Fisher,
+    "curvature": Curvature,
+    "gate": Gate,
+    "gate_output": GateOutput,
+    "gate_curvature": GateCurvature,
+    "taylor_gram": TaylorGram,
+    "output_zeros": OutputZeros,
+    "share": Share,
+}
+RESERVED = {field.name for field in fields(Layer)} | {
+    name for name in dir(Layer) if callable(getattr(Layer, name))
 }
 
 
@@ -112,6 +144,11 @@ def resolved(wanted: Iterable[str | Statistic]) -> dict[str, Statistic]:
             raise TypeError(
                 f"A statistic is a name or an instance of `Statistic`, with name, reads, add, "
                 f"merge, finish and numbers, got {shown}. The names are {', '.join(STATISTICS)}."
+            )
+        if not given.name.isidentifier() or given.name in RESERVED:
+            raise ValueError(
+                f"A statistic cannot be named {given.name!r}: a layer reads it as an attribute, "
+                f"and that one is taken or no name. Rename it."
             )
         before = found.setdefault(given.name, given)
         if before != given:
