@@ -21,9 +21,9 @@ import torch
 from memory import peak_of
 from threadpoolctl import threadpool_limits
 
+from prunus.elimination import damped_inverse, obs_trace
 from prunus.files import write_text
 from prunus.joint.sparsegpt import keep_in_layer, sparsegpt
-from prunus.joint.trace import damped_inverse, obs_trace
 
 HERE = Path(__file__).parent
 

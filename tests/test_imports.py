@@ -18,6 +18,7 @@ ORDER = [
     "check", "counting", "rng", "inputs", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
+    "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
     "export", "bench", "reproduce", "cli",

@@ -19,9 +19,11 @@ from prunus.scores import (
     GraSP,
     Magnitude,
     MeanActivation,
+    OBSNode,
     RemovalError,
     Sensitivity,
     SynFlow,
+    ThiNet,
 )
 from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
 
@@ -148,6 +150,17 @@ PRESETS: dict[str, Preset] = {
         "Molchanov et al. (2017), Pruning convolutional neural networks for resource efficient "
         "inference",
         "nodes with the largest mean activation",
+    ),
+    "thinet": Preset(
+        Recipe(granularity=Node(), score=ThiNet()),
+        "Luo, Wu, Lin (2017), ThiNet: a filter level pruning method for deep neural network "
+        "compression",
+        "nodes without which the next layers' outputs would change most, greedily",
+    ),
+    "obs-node": Preset(
+        Recipe(granularity=Node(), score=OBSNode()),
+        "Hassibi and Stork (1993), Optimal brain surgeon; Kurtic, Frantar, Alistarh (2023), ZipLM",
+        "nodes that the others can make up for least, one by one; add +ls",
     ),
     "random-init": Preset(
         Recipe(

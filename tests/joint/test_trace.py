@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunus.compensation.least_squares import least_squares
-from prunus.joint.trace import damped_inverse, global_counts, obs_masks, obs_trace
+from prunus.elimination import damped_inverse, global_counts, obs_masks, obs_trace
 from reference import fixture
 from reference import obs as slow
 
@@ -44,7 +44,7 @@ def test_fixture_mask_is_the_best_of_all_seventy():
 
 @pytest.mark.parametrize(("seed", "n", "compact"), [(0, 20, 64), (1, 70, 16), (2, 130, 64)])
 def test_equals_the_textbook_loop(seed, n, compact, monkeypatch):
-    from prunus.joint import trace as module
+    from prunus import elimination as module
 
     monkeypatch.setattr(module, "_COMPACT", compact)
     w, gram = layer(seed, rows=2, n=n, samples=3 * n)

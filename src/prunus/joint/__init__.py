@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
+from prunus.elimination import ObsTrace, global_counts, obs_masks, obs_trace
 from prunus.joint.obc import OBC, obc_block_masks, obc_pattern_masks
 from prunus.joint.obs import OBS
 from prunus.joint.protocol import Joint, JointResult, NetworkJoint, is_joint, is_network
 from prunus.joint.sparsegpt import SparseGPT, sparsegpt
-from prunus.joint.trace import ObsTrace, global_counts, obs_masks, obs_trace
 
 __all__ = [
     "JOINTS",

@@ -11,9 +11,9 @@ from torch import Tensor
 from prunus.check import positive, whole
 from prunus.compensation.least_squares import least_squares
 from prunus.dpp.cholesky import eliminate, smallest_loss
+from prunus.elimination import damped_inverse, priced_weights
 from prunus.granularity import Granularity
 from prunus.joint.protocol import Joint, JointResult
-from prunus.joint.trace import damped_inverse, priced_weights
 from prunus.layer import Layer
 
 __all__ = ["OBC", "obc_block_masks", "obc_pattern_masks"]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from prunus.check import positive
 from prunus.compensation.least_squares import least_squares
+from prunus.elimination import global_counts, obs_trace
 from prunus.granularity import Granularity
 from prunus.joint.protocol import Joint, JointResult
-from prunus.joint.trace import global_counts, obs_trace
 from prunus.layer import Layer
 
 __all__ = ["OBS"]

@@ -13,11 +13,13 @@ from prunus.scores.constant import Constant
 from prunus.scores.fpgm import FPGM
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
+from prunus.scores.obs_node import OBSNode
 from prunus.scores.protocol import Score
 from prunus.scores.removal_error import RemovalError, removal_error
 from prunus.scores.sensitivity import Sensitivity
 from prunus.scores.snip import SNIP, snip, snip_normalised
 from prunus.scores.synflow import SynFlow, synflow
+from prunus.scores.thinet import ThiNet
 
 __all__ = [
     "FPGM",
@@ -29,10 +31,12 @@ __all__ = [
     "GraSP",
     "Magnitude",
     "MeanActivation",
+    "OBSNode",
     "RemovalError",
     "Score",
     "Sensitivity",
     "SynFlow",
+    "ThiNet",
     "class_scores",
     "grasp",
     "removal_error",
@@ -53,4 +57,6 @@ SCORES: dict[str, Callable[..., Score]] = {
     "FPGM": FPGM,
     "APoZ": APoZ,
     "MeanActivation": MeanActivation,
+    "ThiNet": ThiNet,
+    "OBSNode": OBSNode,
 }
