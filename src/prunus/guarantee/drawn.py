@@ -142,7 +142,7 @@ def drawn_problem(
             return math.sqrt(masks.square(densities))
         if kind == "mean_square":
             assert x is not None  # the caller asks for data
-            return drawn_mean_square(found.stages, densities, x).value
+            return drawn_mean_square(found.stages, densities, x, fixed_size=True).value
         assert radius is not None  # the caller asks for it without data
         with warnings.catch_warnings():  # a plan asks many bounds; its answer says if it is empty
             warnings.simplefilter("ignore", VacuousWarning)

@@ -327,12 +327,21 @@ def drawn_mean_square(
     stages: Sequence[Stage],
     densities: Mapping[str, Any],
     samples: Float[Tensor, "samples in"],
+    *,
+    fixed_size: bool = False,
 ) -> Statement:
     """√(E over masks, mean over samples, of ‖F − f‖²) ≤ value, for rescaled random masks.
 
     ε_i² = L_i² (‖W_i‖² ε_{i−1}² + (√Σ V_ab g_b + √max_b Σ_a V_ab · ε_{i−1})²) with
     V_ab = W_ab² (1 − p_ab) / p_ab and g_b = mean h_{i−1,b}²; the new mask is independent of the
-    error below it.
+    error below it. Entries of a mask with exactly k of N kept repel each other, by −p (1 − p) /
+    (N − 1): sums of terms that cancel vary N / (N − 1) times as much, and V has that factor.
+
+    Args:
+        stages: the network; pruned weights in it are ignored.
+        densities: p of each pruned layer by name, a number or a matrix; of exact sizes a number.
+        samples: inputs, batch first.
+        fixed_size: masks keep exactly round(p N) entries instead of a Bernoulli number.
     """
     x = as_float64("samples", samples, dims=2)
     error = 0.0
@@ -343,6 +352,8 @@ def drawn_mean_square(
             if bool((p <= 0).any()):
                 raise ValueError(f"density of {stage.name!r} must be > 0 for rescaled masks.")
             variance = stage.weight.square() * (1 - p) / p
+            if fixed_size and stage.weight.numel() > 1:
+                variance = variance * (stage.weight.numel() / (stage.weight.numel() - 1))
             fresh = float((variance @ x.square().mean(dim=0)).sum().sqrt())
             fresh += float(variance.sum(dim=0).max().sqrt()) * error
             error = math.sqrt(norm**2 * error**2 + fresh**2)
