@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 def attack(seed, steps):
-    """Certify one network, ascend on the gap, and hold every rigorous value against the networks."""
+    """Certify one network, ascend on the gap, hold every rigorous value against the networks."""
     dtype, scale = (torch.float32, torch.float64)[seed % 2], (0.1, 1.0, 10.0)[seed % 3]
     model = RandomNetwork(seed).to(dtype)
     other = changed(model, seed)
