@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group, NotTraceable, coupling_of
 from prunus.modes import copied
+from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.verify import CompactionError, verify_equal
@@ -50,6 +51,8 @@ def compact(
     norm is exact in eval mode only; units that emit nothing, as those that `Node` pruning
     removes, are exact in both.
 
+    The configuration of a Hugging Face model follows where it can say the new widths.
+
     Args:
         model: a module, or anything with `.model`, such as a `Pruned`; left as it is.
         example: one batch (tensor, tuple whose first element is the input, or mapping): the
@@ -76,7 +79,9 @@ def compact(
         groups = (known or coupling_of(module, example)).groups
     except NotTraceable as reason:
         raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-    return compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model
+    small = compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model
+    follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
+    return small
 
 
 def compact_groups(

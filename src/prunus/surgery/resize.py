@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from prunus.surgery.attributes import update_attributes
+from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cuts_between
 from prunus.surgery.norms import is_rms, scale_epsilon
 
@@ -54,4 +55,5 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     for owner in {parameter.rpartition(".")[0] for parameter, _ in cuts}:
         if is_rms(modules[owner]):  # its weight is stored as corrected, its epsilon is not stored
             scale_epsilon(modules[owner], before[f"{owner}.weight"].numel())
+    follow_config(model, before)
     return model

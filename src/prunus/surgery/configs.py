@@ -1,0 +1,190 @@
+"""Widths that a model's configuration holds, as Hugging Face's do: they follow what was cut.
+
+No family is known by name. Fields of the configuration that held an old width are set to the new
+one, and a model built from it must have the cut tensors' shapes, and give the same output.
+"""
+
+import copy
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.surgery.norms import is_rms
+from prunus.surgery.readings import run
+from prunus.surgery.verify import relative_change
+
+__all__ = ["follow_config"]
+
+Shapes = Mapping[str, torch.Size]
+Change = dict[str, Any]
+HEADS = ("num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "n_heads")
+INNER = ("n_inner", "ffn_dim", "intermediate_size", "ffn_hidden_size", "d_ff")
+EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "eps")
+LARGEST = 64  # sets of fields that are tried
+
+
+def follow_config(small: nn.Module, before: Shapes, example: Any = None) -> None:
+    """Let the configuration say the widths that the smaller network has, where it can.
+
+    Args:
+        small: the smaller network; models in it with `config` and `save_pretrained` are looked at.
+        before: the tensors' shapes in the network it was made from.
+        example: one batch, on which a model rebuilt from the configuration must agree.
+
+    Warns:
+        UserWarning: no configuration says these widths, so that `from_pretrained` will not take
+            what `save_pretrained` writes.
+    """
+    done: list[str] = []
+    for name, module in small.named_modules():
+        config = getattr(module, "config", None)
+        inner = any(name == outer or name.startswith(f"{outer}.") or not outer for outer in done)
+        if inner or not hasattr(module, "save_pretrained") or not hasattr(config, "to_dict"):
+            continue
+        done.append(name)
+        start = f"{name}." if name else ""
+        own = {k.removeprefix(start): v for k, v in before.items() if k.startswith(start)}
+        _follow(module, config, own, None if name else example)
+
+
+def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> None:
+    after = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    lengths = _lengths(before, after)
+    if not lengths:
+        return
+    uneven = next((key for key, pairs in lengths.items() if len(pairs) > 1), None)
+    if uneven is None:
+        pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
+        for change in itertools.islice(_changes(config, pairs), LARGEST):
+            trial = copy.deepcopy(config)
+            _set(trial, {**change, **_epsilon(module, config)})
+            if _fits(module, trial, after, example):
+                _set(config, {**change, **_epsilon(module, config)})
+                return
+        said = ", ".join(f"{name.replace('#', '*')}: {p[0][0]} to {p[0][1]}" for (name, _), p in
+                         list(lengths.items())[:2])  # fmt: skip
+    else:
+        widths = sorted({new for _, new in lengths[uneven]})
+        said = f"{uneven[0].replace('#', '*')} has widths {', '.join(map(str, widths))}"
+    warnings.warn(
+        f"The configuration of {type(module).__name__} cannot say what was cut ({said}), so that "
+        f"`from_pretrained` will not load what `save_pretrained` writes. Save it with "
+        f"`Pruned.save`, or give equal counts to all blocks.",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _lengths(before: Shapes, after: Shapes) -> dict[tuple[str, int], list[tuple[int, int]]]:
+    """What became of the axes of tensors, those of all blocks together, where one was cut."""
+    found: dict[tuple[str, int], dict[tuple[int, int], None]] = {}
+    for name, shape in after.items():
+        for axis, (new, old) in enumerate(zip(shape, before.get(name, shape), strict=True)):
+            key = (re.sub(r"\d+", "#", name), axis)
+            found.setdefault(key, {})[old, new] = None
+    return {
+        key: list(pairs) for key, pairs in found.items() if any(old != new for old, new in pairs)
+    }
+
+
+def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[Change]:
+    """Sets of fields that may say these lengths, the plainest first."""
+    choices = [_fields(config, old, new) for old, new in pairs]
+    for chosen in itertools.product(*choices):
+        merged: Change = {}
+        if all(merged.setdefault(k, v) == v for part in chosen for k, v in part.items()):
+            yield merged
+
+
+def _fields(config: Any, old: int, new: int) -> list[Change]:
+    found: list[Change] = [{}]
+    for path, value in _walk(config):
+        leaf = path.rpartition(".")[2]
+        if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
+            continue
+        if value == old:
+            found.insert(0, {path: new})
+        elif value is None and leaf in INNER:
+            found.append({path: new})
+        elif value and leaf in HEADS and value * new % old == 0:
+            heads = {path: value * new // old}
+            wide = getattr(config, "hidden_size", None)
+            if hasattr(config, "head_dim") or wide is None:
+                given = getattr(config, "head_dim", None) or (wide or 0) // value
+                found.append({**heads, "head_dim": given} if given else heads)
+            found.append(heads)
+        elif leaf == "mlp_ratio" and value and old % value == 0 and new % (old // value) == 0:
+            found.append({path: type(value)(new // int(old // value))})
+    return found
+
+
+def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a configuration and of those inside it, by its path."""
+    for key, value in vars(config).items():
+        if key.startswith("_"):
+            continue
+        if hasattr(value, "to_dict"):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _set(config: Any, change: Change) -> None:
+    for path, value in change.items():
+        *owners, leaf = path.split(".")
+        home = config
+        for owner in owners:
+            home = getattr(home, owner)
+        setattr(home, leaf, value)
+
+
+def _epsilon(module: nn.Module, config: Any) -> Change:
+    """The epsilon of RMS norms that were corrected, where all of them have one."""
+    found = {
+        float(value)
+        for norm in module.modules()
+        if is_rms(norm)
+        for key in ("variance_epsilon", "eps")
+        if isinstance(value := getattr(norm, key, None), float)
+    }
+    if len(found) != 1:
+        return {}
+    (value,) = found
+    return {
+        path: value
+        for path, old in _walk(config)
+        if path.rpartition(".")[2] in EPSILONS and isinstance(old, float) and old != value
+    }
+
+
+def _fits(module: nn.Module, config: Any, after: Shapes, example: Any) -> bool:
+    """Whether a model built from the configuration has these shapes, and the same output."""
+    kind: Any = type(module)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            built = kind(config)
+        if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):
+            return False
+        if example is None:
+            return True
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again: nn.Module = kind(config)
+        like: Tensor = next(module.parameters())
+        again = again.to(device=like.device, dtype=like.dtype)
+        again.load_state_dict(module.state_dict())
+        return relative_change(_tensors(run(module, example)), _tensors(run(again, example))) < 1e-4
+    except Exception:  # whatever the library says to a configuration that it does not take
+        return False
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    values = output.values() if hasattr(output, "values") else output
+    values = [values] if isinstance(values, Tensor) else values
+    return [v for v in values if isinstance(v, Tensor)]
