@@ -149,12 +149,15 @@ class Node(Granularity):
     Attributes:
         multiple_of: the kept classes of every group are a multiple of this (or all of them), as
             hardware likes it.
+        alike: "blocks" gives the same group of all blocks (names that differ in numbers alone) one
+            count, as a configuration with one width for all of them wants it; None plans each.
         inexact: also cut channels over which a norm takes its statistics (LayerNorm, GroupNorm),
             although what the norm makes of the others then changes; the change is measured.
             False leaves them whole. RMSNorm needs no such leave: it is corrected exactly.
     """
 
     multiple_of: int = 1
+    alike: str | None = field(default=None, metadata={LATER: True})
     inexact: bool = field(default=False, metadata={LATER: True})
     units: ClassVar[str] = NODES
     pools: ClassVar[str] = "group"
@@ -163,6 +166,8 @@ class Node(Granularity):
 
     def __post_init__(self) -> None:
         whole("multiple_of", self.multiple_of, low=1)
+        if self.alike not in (None, "blocks"):
+            raise ValueError(f"`alike` must be None or 'blocks', got {self.alike!r}.")
         if not isinstance(self.inexact, bool):
             raise ValueError(f"`inexact` must be True or False, got {self.inexact!r}.")
 

@@ -7,6 +7,7 @@ usual. An operation that multiplies and has no formula here is named, never gues
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -233,8 +234,9 @@ def count_operations(model: nn.Module, run: Callable[[], int]) -> Operations:
         run: makes one forward call and returns its number of samples.
     """
     counter = _Counter(model)
-    stance = getattr(torch.compiler, "set_stance", None)  # compiled code would hide operations
-    with stance("force_eager") if stance is not None else nullcontext(), counter:
+    # Compiled code would hide operations. Where there is none, nothing is imported to say so.
+    compiled = "torch._dynamo" in sys.modules
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), counter:
         batch = run()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     count = counter.count

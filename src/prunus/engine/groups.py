@@ -15,7 +15,7 @@ from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import cuttable
 
-__all__ = ["NodeCost", "living", "selected_groups", "tried_groups"]
+__all__ = ["NodeCost", "in_all_blocks", "living", "selected_groups", "tried_groups"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,27 @@ def tried_groups(
         reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(layers).items())
         raise ValueError(f"The model has no nodes that can be cut out of it ({reasons}).")
     return left, layers, alike
+
+
+def in_all_blocks(
+    groups: Sequence[Group], alike: Sequence[tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    """Names of groups to keep alike: those of all blocks, joined with what must be alike anyway.
+
+    Two groups are the same in different blocks where their names differ in numbers between dots
+    alone and they are of one size.
+    """
+    blocks: dict[tuple[object, ...], list[str]] = {}
+    for group in groups:
+        parts = tuple("#" if part.isdigit() else part for part in group.name.split("."))
+        blocks.setdefault((parts, group.size), []).append(group.name)
+    found: list[set[str]] = []
+    for names in (*alike, *blocks.values()):
+        touched = [other for other in found if other & set(names)]
+        found = [other for other in found if other not in touched]
+        found.append(set(names).union(*touched))
+    order = [group.name for group in groups]
+    return tuple(tuple(sorted(names, key=order.index)) for names in found if len(names) > 1)
 
 
 def living(

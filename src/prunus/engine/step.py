@@ -10,7 +10,7 @@ from prunus.allocation import Pools
 from prunus.calibration.batches import first_of, to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.edges import EdgeUnit
-from prunus.engine.groups import living, selected_groups, tried_groups
+from prunus.engine.groups import in_all_blocks, living, selected_groups, tried_groups
 from prunus.engine.job import Job, State
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import NodeUnit
@@ -148,6 +148,13 @@ def _unit(
         job.dense, groups, small, level=budget is None or budget.gap is None
     )
     refused = {**refused, **more}
+    if recipe.granularity.alike is not None:
+        if budget is not None and budget.gap is not None:
+            raise ValueError(
+                "A gap budget plans each group by itself, so that `alike` must be None, got "
+                f"{recipe.granularity.alike!r}. Use a density or another budget."
+            )
+        alike = in_all_blocks(groups, alike)
     latency = None
     if budget is not None and budget.target == "latency":
         latency = latency_share(job.dense, groups, to_device(budget.example, job.device))

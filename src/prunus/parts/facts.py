@@ -55,6 +55,11 @@ class GranularityFacts(Protocol):
         return False
 
     @property
+    def alike(self) -> str | None:
+        """What must keep equal numbers of units: the "blocks" of a network, or nothing."""
+        return None
+
+    @property
     def needs_example(self) -> bool:
         """True where the units are found by running the network on an example."""
         return False

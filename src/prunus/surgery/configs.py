@@ -6,7 +6,6 @@ one, and a model built from it must have the cut tensors' shapes, and give the s
 
 import copy
 import itertools
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -74,7 +73,7 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> Non
     warnings.warn(
         f"The configuration of {type(module).__name__} cannot say what was cut ({said}), so that "
         f"`from_pretrained` will not load what `save_pretrained` writes. Save it with "
-        f"`Pruned.save`, or give equal counts to all blocks.",
+        f"`Pruned.save`, or prune all blocks alike: Node(alike='blocks').",
         UserWarning,
         stacklevel=4,
     )
@@ -85,7 +84,7 @@ def _lengths(before: Shapes, after: Shapes) -> dict[tuple[str, int], list[tuple[
     found: dict[tuple[str, int], dict[tuple[int, int], None]] = {}
     for name, shape in after.items():
         for axis, (new, old) in enumerate(zip(shape, before.get(name, shape), strict=True)):
-            key = (re.sub(r"\d+", "#", name), axis)
+            key = (".".join("#" if p.isdigit() else p for p in name.split(".")), axis)
             found.setdefault(key, {})[old, new] = None
     return {
         key: list(pairs) for key, pairs in found.items() if any(old != new for old, new in pairs)
@@ -185,6 +184,7 @@ def _fits(module: nn.Module, config: Any, after: Shapes, example: Any) -> bool:
 
 
 def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
     values = output.values() if hasattr(output, "values") else output
-    values = [values] if isinstance(values, Tensor) else values
     return [v for v in values if isinstance(v, Tensor)]
