@@ -17,6 +17,7 @@ from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
 from prunus.engine.shared import unfit
 from prunus.engine.target import Target
+from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
@@ -101,6 +102,7 @@ class State:
         steps: how many have pruned.
         fingerprint: of the data, or None.
         rows: which samples these were, or None.
+        aims: the dense network's layers, where every round aims at their outputs.
     """
 
     target: Target
@@ -116,6 +118,7 @@ class State:
     steps: int = 0
     fingerprint: str | None = None
     rows: RowSet | None = None
+    aims: Mapping[str, Layer] | None = None
 
     def noted(self, *notes: str) -> "State":
         """With further notes, each said once."""

@@ -13,7 +13,14 @@ from prunus.calibration.padding import streams_of
 from prunus.calibration.statistics import combined, resolved
 from prunus.engine.edges import mask_of, result_of
 from prunus.engine.job import Job
-from prunus.engine.statistics import Found, Wanted, bare_layers, counted, statistics
+from prunus.engine.statistics import (
+    Found,
+    Wanted,
+    bare_layers,
+    counted,
+    statistics,
+    with_weights,
+)  # fmt: skip
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Unit
 from prunus.engine.write import Masks, merged, new_values
 from prunus.modes import copied, evaluating
@@ -124,13 +131,10 @@ def by_scopes(
     results: dict[str, LayerResult] = {}
     fits: dict[str, Fit] = {}
     held: dict[str, Any] = {}
-    dense = copied(work)
+    present = copied(work)
+    dense = copied(job.dense) if job.recipe.schedule.renews else present
     # Weights of their own network: those of `work` change under the layers.
-    base = {
-        name: replace(layer, weight=own.weight, bias=own.bias)
-        for name, layer in base.items()
-        for own in (weight_at(dense, name).layer(),)
-    }
+    base = with_weights(base, dense)
     with _opened(job, dense, work, calls, data) as source:
         for scope in _scopes(job, unit):
             keys = unit.due(scope)
@@ -140,8 +144,9 @@ def by_scopes(
             layers = {**held, **found}
             fresh: Masks = {}
             for key in keys:
-                scores = unit.pools(layers, (key,))[key]
-                choices[key] = unit.choose(key, layers, scores, kept[key], remembered=False)
+                seen = layers if dense is present else with_weights(layers, present)
+                scores = unit.pools(seen, (key,))[key]
+                choices[key] = unit.choose(key, seen, scores, kept[key], remembered=False)
                 fresh = merged(fresh, unit.masks(work, key, choices[key]))
             masks = merged(masks, fresh)
             for name in scope:

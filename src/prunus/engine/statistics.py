@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import nn
@@ -15,7 +15,7 @@ from prunus.layer import Layer
 from prunus.rows import RowSet
 from prunus.weights import weight_at
 
-__all__ = ["Found", "Wanted", "bare_layers", "counted", "measurable", "statistics"]
+__all__ = ["Found", "Wanted", "bare_layers", "counted", "measurable", "statistics", "with_weights"]
 
 Wanted = Sequence[str | Statistic]
 
@@ -42,6 +42,15 @@ class Found:
 def bare_layers(model: nn.Module, names: Collection[str]) -> dict[str, Layer]:
     """The layers of a model without statistics."""
     return {name: weight_at(model, name).layer() for name in names}
+
+
+def with_weights(layers: Layers, model: nn.Module) -> dict[str, Layer]:
+    """The layers with their statistics, and with the weights that `model` has now."""
+    own = bare_layers(model, layers)
+    return {
+        name: replace(layer, weight=own[name].weight, bias=own[name].bias)
+        for name, layer in layers.items()
+    }
 
 
 def measurable(layers: Layers, wanted: Wanted) -> tuple[Wanted, tuple[str, ...]]:

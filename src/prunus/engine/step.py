@@ -16,7 +16,14 @@ from prunus.engine.latency import latency_share
 from prunus.engine.nodes import NodeUnit
 from prunus.engine.planned import family
 from prunus.engine.scoped import by_scopes, first_found
-from prunus.engine.statistics import Found, Wanted, bare_layers, measurable, statistics
+from prunus.engine.statistics import (
+    Found,
+    Wanted,
+    bare_layers,
+    measurable,
+    statistics,
+    with_weights,
+)
 from prunus.engine.target import Target
 from prunus.engine.unit import Choices, Kept, Layers, Unit
 from prunus.engine.write import write
@@ -65,14 +72,17 @@ def _at_once(
         wanted, notes = measurable(bare_layers(work, unit.layers), wanted)
     found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
     state, unit = _seen(state, found, *notes), unit.among(found.layers)
-    targets = layers = found.layers
+    targets = layers = seen = found.layers
     if job.recipe.schedule.before_training and not early and state.steps:
-        targets = statistics(job, job.dense, unit.layers, wanted, again=False).layers
+        targets = seen = statistics(job, job.dense, unit.layers, wanted, again=False).layers
+    if job.recipe.schedule.renews:  # chosen by the network as it is, new values for the dense one
+        state = _aimed(job, state, layers)
+        targets = {name: state.aims[name] for name in layers} if state.aims else layers
     pools = unit.pools(layers)
     state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
     state, kept = _plan(state, unit, found.layers, pools, part)
     choices = _network_choices(job, work, targets, kept) or {
-        key: unit.choose(key, targets, pools[key], kept[key], remembered=not state.steps)
+        key: unit.choose(key, seen, pools[key], kept[key], remembered=not state.steps)
         for key in unit.due(sorted(unit.layers, key=job.position))
     }
     masks, results = write(work, unit, targets, choices)
@@ -84,6 +94,14 @@ def _at_once(
         cost_before=unit.cost_before,
         groups=unit.cut,
     )
+
+
+def _aimed(job: Job, state: State, layers: Layers) -> State:
+    """With the dense network's layers, which the first round has seen."""
+    if state.aims is not None:
+        return state
+    # The working network's weights change under its layers.
+    return replace(state, aims=with_weights(layers, job.dense))
 
 
 def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> Choices | None:

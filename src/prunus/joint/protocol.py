@@ -68,6 +68,11 @@ class JointFacts(SelectionFacts, Protocol):
                 f"{self!r} chooses and compensates in one sweep, so `compensation` must be "
                 f"NoCompensation() or LeastSquares(), got {recipe.compensation!r}."
             )
+        if recipe.schedule.renews:
+            return (
+                f"{self!r} gives kept weights their values itself, so `schedule` must not be "
+                f"{recipe.schedule!r}, whose rounds compensate for it. Use OneShot()."
+            )
         if recipe.granularity.units not in self.serves:
             return f"{self!r} removes edges, not nodes."
         if recipe.granularity.pools not in self.pools:
