@@ -1,6 +1,6 @@
 """One streaming pass over data that makes a `Calibration`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,17 @@ from torch import nn
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.collect import collect, guard_memory
 from prunus.calibration.place import placed
+from prunus.calibration.reasons import listed
 from prunus.calibration.select import matching, prunable
 from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.store import Calibration
+from prunus.calibration.sums import Sums
 from prunus.calibration.view_check import check_views
 from prunus.check import whole
 from prunus.coupling import Group, couple
 from prunus.layer import Layer
 from prunus.progress import progress_bar
+from prunus.weights import Weight
 
 __all__ = ["calibrate"]
 
@@ -113,11 +116,17 @@ def calibrate(
             advance=advance,
         )
     of_layers = any(s.reads.source != "classes" for s in wanted.values())
+    unseen: dict[str, str] = {}
     for name in names:
+        if name in found.layers:
+            why = _unseen(weights[name], found.layers[name], wanted, name in found.blind)
+            unseen |= {} if why is None else {name: why}
         if name not in found.layers or (of_layers and not found.layers[name].totals):
-            refused[name] = "its forward never ran on the data"
+            refused[name] = unseen.get(name, "its forward never ran on the data")
             del bare[name]
     if not bare:
+        if unseen:
+            raise ValueError(f"No layer shows what was asked for: {listed(unseen)}.")
         raise ValueError(f"None of the layers {names} ran on the data. Check the model's forward.")
     home = {name: layer.weight.device for name, layer in bare.items()}
     return Calibration(
@@ -128,11 +137,28 @@ def calibrate(
         samples=found.samples,
         rows=found.fingerprint.rows,
         refused=refused,
+        unseen=unseen,
         groups=found.groups,
         example=example,
         model=model,
         coupling=coupling,
     )
+
+
+def _unseen(weight: Weight, sums: Sums, wanted: Mapping[str, Statistic], blind: bool) -> str | None:
+    """Why a layer that ran lacks a statistic, or None where it has all that it can be asked for."""
+    for statistic in wanted.values():
+        source = statistic.reads.source
+        if statistic.name in sums.totals or source == "classes":
+            continue
+        if source == "inputs" and blind:
+            return weight.source.unseen
+        if source in ("outputs", "slopes") and not weight.source.alone:
+            return (
+                f"its module does not show the outputs of this weight alone, which the statistic "
+                f"{statistic.name!r} reads"
+            )
+    return None
 
 
 def _copied(layer: Layer) -> Layer:

@@ -46,6 +46,7 @@ class Collected:
         groups: {name: sums} of the groups of channel classes.
         fingerprint: of the data.
         samples: number of samples seen.
+        blind: names of layers whose modules do not show what they multiply.
     """
 
     def __init__(self, layers: dict[str, Sums]) -> None:
@@ -53,6 +54,7 @@ class Collected:
         self.groups: dict[str, Sums] = {}
         self.fingerprint = Fingerprint()
         self.samples = 0
+        self.blind: frozenset[str] = frozenset()
 
 
 def collect(
@@ -119,6 +121,8 @@ def collect(
             if max_samples is not None and found.samples >= max_samples:
                 break
     found.groups = {name: sums for name, sums in found.groups.items() if sums.totals}
+    gatherer.close()
+    found.blind = frozenset(gatherer.blind)
     ran = {name: weight for name, weight in weights.items() if name in found.layers}
     if whole["hessian"]:
         again = batches if max_samples is None else Batches(used)

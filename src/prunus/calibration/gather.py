@@ -24,6 +24,7 @@ class Gatherer:
     Attributes:
         padding: of the batch that is about to run, or None; set it before.
         sums: {name: sums} of the layers that ran.
+        blind: names of layers some call of which did not show what the weight multiplies.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Gatherer:
     ) -> None:
         self.padding: Padding | None = None
         self.sums: dict[str, Sums] = {}
+        self.blind: set[str] = set()
         self._layers = layers
         self._statistics = statistics
         self._drawn = drawn or {}
@@ -52,6 +54,20 @@ class Gatherer:
             for values in vectors_of(weight, inputs, self.padding, drawn):
                 if len(values):  # not all of it was padding
                     self._add(sums, name, "inputs", wanted, block_of(name, values))
+
+    def missed(self, weight: Weight) -> None:
+        """Note a call that did not show what the weight multiplies."""
+        self.sums.setdefault(weight.name, Sums())
+        self.blind.add(weight.name)
+
+    def close(self) -> None:
+        """Drop what was summed over a part of the calls alone."""
+        for name in self.blind:
+            sums = self.sums[name]
+            for source in ("inputs", "outputs", "pair"):
+                sums.counts.pop(source, None)
+                for s in self.reading(source):
+                    sums.totals.pop(s.name, None)
 
     def outputs(self, weight: Weight, outputs: Tensor) -> None:
         """Take in what a layer answers."""
@@ -96,7 +112,7 @@ class Gatherer:
 def gathering(weights: Mapping[str, Weight], gatherer: Gatherer) -> Iterator[None]:
     """While this is open, calls of these layers go to the gatherer."""
     outputs = gatherer.outputs if gatherer.reading("outputs") else None
-    with watched(weights, gatherer.inputs, outputs):
+    with watched(weights, gatherer.inputs, outputs, gatherer.missed):
         yield
 
 
@@ -118,20 +134,25 @@ def gathering_both(
         gatherer.both(weight, kept[weight.name].pop(0), inputs)
 
     outputs = gatherer.outputs if gatherer.reading("outputs") else None
-    with watched(dense, remember), watched(pruned, combine, outputs):
+    with watched(dense, remember), watched(pruned, combine, outputs, gatherer.missed):
         yield
 
 
 @contextmanager
 def watched(
-    weights: Mapping[str, Weight], take: Take, answer: Take | None = None
+    weights: Mapping[str, Weight],
+    take: Take,
+    answer: Take | None = None,
+    missed: Callable[[Weight], None] | None = None,
 ) -> Iterator[None]:
     """Call `take(weight, inputs)` before the module of each weight runs; hooks always go.
 
     Args:
         weights: by name of the layer.
         take: given the inputs themselves, which must be read at once or copied.
-        answer: `answer(weight, outputs)`, called after the module ran.
+        answer: `answer(weight, outputs)`, called after the module ran, where its output is that of
+            this weight alone.
+        missed: `missed(weight)`, called where a call does not show what the weight multiplies.
     """
     handles = []
 
@@ -140,6 +161,8 @@ def watched(
             inputs = weight.inputs(args, kwargs)
             if inputs is not None:
                 take(weight, inputs.detach())
+            elif missed is not None:
+                missed(weight)
 
         return hook
 
@@ -154,7 +177,7 @@ def watched(
         for weight in weights.values():
             module = weight.module
             handles.append(module.register_forward_pre_hook(before(weight), with_kwargs=True))
-            if answer is not None:
+            if answer is not None and weight.source.alone:
                 handles.append(module.register_forward_hook(after(weight, answer)))
         yield
     finally:

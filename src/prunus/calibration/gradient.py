@@ -136,6 +136,8 @@ class Backward:
         """
         ran = [name for name in self.weights if calls[name]]
         outputs = [out for name in ran for _, out in calls[name]]
+        if not outputs:  # no module shows the outputs of one weight alone
+            return {}
         grads = torch.autograd.grad(
             target, outputs, vector, retain_graph=not last, allow_unused=True
         )

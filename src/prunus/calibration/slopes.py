@@ -50,7 +50,7 @@ def recorded(weights: Mapping[str, Weight], wanted: bool) -> Iterator[Calls]:
         for weight in weights.values():
             module = weight.module
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            if wanted:
+            if wanted and weight.source.alone:  # else no output is that of this weight
                 handles.append(module.register_forward_hook(after_of(weight), with_kwargs=True))
         yield calls
     finally:

@@ -36,6 +36,8 @@ class Calibration(Mapping[str, Layer]):
         rows: which samples these were; None where a folder of an older version does not say.
         example: the first two samples, for tracing; None after loading.
         refused: {name: reason} of modules with weights that are no layers.
+        unseen: {name: reason} of layers that lack a statistic, because their modules do not show
+            what it reads; not kept in a folder.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Calibration(Mapping[str, Layer]):
         fingerprint: str,
         samples: int,
         refused: Mapping[str, str],
+        unseen: Mapping[str, str] | None = None,
         rows: RowSet | None = None,
         groups: Mapping[str, Sums] | None = None,
         example: Any = None,
@@ -76,6 +79,7 @@ class Calibration(Mapping[str, Layer]):
         self.samples = samples
         self.rows = rows
         self.refused = dict(refused)
+        self.unseen = dict(unseen or {})
         self.example = example
 
     def __getitem__(self, name: str) -> Layer:
@@ -134,6 +138,7 @@ class Calibration(Mapping[str, Layer]):
             samples=self.samples + other.samples,
             rows=None if self.rows is None or other.rows is None else self.rows | other.rows,
             refused=self.refused,
+            unseen=self.unseen,
             groups={
                 n: g.merged(other._group_sums.get(n, Sums()), self._statistics)
                 for n, g in self._group_sums.items()
@@ -174,6 +179,7 @@ class Calibration(Mapping[str, Layer]):
             samples=self.samples,
             rows=self.rows,
             refused=self.refused,
+            unseen=self.unseen,
             groups=self._group_sums,
             example=first_of(example, 2),
             model=model,

@@ -5,9 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from prunus.views.attention import AttentionView
 from prunus.views.convolution import ConvView
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Matrix, ModuleView, View
+from prunus.views.recurrent import CellView, RecurrentView
 
 __all__ = ["VIEWS", "known_exactly", "matrices_of", "register_view", "view_of"]
 
@@ -16,6 +18,13 @@ VIEWS: dict[type, View | ModuleView] = {
     nn.Conv1d: ConvView(),
     nn.Conv2d: ConvView(),
     nn.Conv3d: ConvView(),
+    nn.MultiheadAttention: AttentionView(),
+    nn.LSTM: RecurrentView(),
+    nn.GRU: RecurrentView(),
+    nn.RNN: RecurrentView(),
+    nn.LSTMCell: CellView(),
+    nn.GRUCell: CellView(),
+    nn.RNNCell: CellView(),
 }
 OURS = dict(VIEWS)
 

@@ -59,8 +59,8 @@ class Matrix:
         groups: blocks of rows with inputs of their own, as the groups of a convolution.
         taps: kernel entries per input channel.
         inputs: the tensor for `view.vectors`, from the arguments of the module's call.
-        unseen: why the inputs cannot be seen, or None. Such a weight serves recipes without
-            statistics alone.
+        unseen: what it means where `inputs` gives None, so that no statistics can be collected:
+            such a weight serves recipes without statistics alone.
         alone: whether the module's output is W x + b of this weight alone.
     """
 
@@ -72,7 +72,7 @@ class Matrix:
     groups: int = 1
     taps: int = 1
     inputs: Inputs = first_argument
-    unseen: str | None = None
+    unseen: str = "its module was called without a tensor that it multiplies"
     alone: bool = True
 
 
