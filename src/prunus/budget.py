@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prunus.check import fraction, positive, unknown, whole
+from prunus.check import fraction, matches, positive, unknown, whole
 from prunus.counting import count_of
 from prunus.rows import RowSet
 
@@ -233,11 +232,11 @@ def densities_of(
     for glob in checked:
         if glob in (refused or {}) and glob not in known:
             raise ValueError(f"Layer {glob!r} has nothing to prune: {(refused or {})[glob]}.")
-        if not any(fnmatchcase(name, glob) for name in known):
+        if not any(matches(name, glob) for name in known):
             raise unknown("layer or glob", glob, known)
     found = {}
     for name, own in aliases.items():
-        first = next((g for g in checked if any(fnmatchcase(alias, g) for alias in own)), None)
+        first = next((g for g in checked if any(matches(alias, g) for alias in own)), None)
         found[name] = 1.0 if first is None else checked[first]
         others = [alias for alias in own if checked.get(alias, found[name]) != found[name]]
         if first in own and others:

@@ -1,6 +1,7 @@
 """Argument checks with one message form: what was wrong, what was given, what to do."""
 
 import difflib
+import fnmatch
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ __all__ = [
     "by_reason",
     "finite",
     "fraction",
+    "matches",
     "near_matches",
     "positive",
     "unknown",
@@ -96,6 +98,11 @@ def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) 
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise ValueError(f"`{name}` must lie in {interval}, got {value!r}.")
     return number
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a glob stands for a name; a name in brackets, `experts.proj[3]`, is no class."""
+    return name == glob or fnmatch.fnmatchcase(name, glob)
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:

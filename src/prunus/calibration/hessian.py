@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import loss_of
@@ -52,7 +53,8 @@ def hessian_gradients(
     for w in weights:
         w.requires_grad_(True)
     try:
-        with evaluating(model), torch.enable_grad():
+        # Fused attention kernels have no second derivative.
+        with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             total = [torch.zeros_like(w) for w in weights]
             samples = 0
             for batch in batches:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from prunus.check import by_reason
+
 __all__ = ["listed", "obstacle", "quantised", "type_name"]
 
 
@@ -88,10 +90,8 @@ def quantised(module: nn.Module) -> str | None:
 
 def listed(reasons: Mapping[str, str], most: int = 6) -> str:
     """Reasons for a message: each once, with the names it holds for."""
-    by_cause: dict[str, list[str]] = {}
-    for name, why in reasons.items():
-        by_cause.setdefault(why, []).append(name or "the model itself")
-    return "; ".join(f"{_few(names, most)}: {why}" for why, names in by_cause.items())
+    shown = {name or "the model itself": why for name, why in reasons.items()}
+    return "; ".join(f"{_few(names, most)}: {why}" for why, names in by_reason(shown).items())
 
 
 def _few(names: Sequence[str], most: int) -> str:

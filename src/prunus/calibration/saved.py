@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Stored:
         samples: number of samples seen.
         rows: which samples; None where a folder of an older version does not say.
         refused: {name: reason} of modules that are no layers.
+        unseen: {name: reason} of layers that lack a statistic.
     """
 
     layers: Mapping[str, Layer]
@@ -46,6 +47,7 @@ class Stored:
     samples: int
     rows: RowSet | None
     refused: Mapping[str, str]
+    unseen: Mapping[str, str] = field(default_factory=dict)
 
 
 def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
@@ -70,6 +72,7 @@ def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
         "fingerprint": stored.fingerprint,
         "samples": stored.samples,
         "refused": dict(stored.refused),
+        "unseen": dict(stored.unseen),
         "layers": {
             name: {
                 "groups": layer.groups,
@@ -132,6 +135,7 @@ def load_sums(folder: str | os.PathLike[str], own: Iterable[Statistic] = ()) -> 
             samples=facts["samples"],
             rows=None if rows is None else RowSet(rows),
             refused=facts["refused"],
+            unseen=facts.get("unseen", {}),
         )
     except KeyError as error:
         raise ValueError(f"{source} is no whole calibration: {error} is missing.") from None

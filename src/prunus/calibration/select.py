@@ -2,14 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from prunus.calibration.reasons import listed, obstacle, quantised, type_name
 from prunus.calibration.view_check import check_round_trip
-from prunus.check import unknown
+from prunus.check import matches, unknown
 from prunus.weights import Weight, weights_of
 
 __all__ = ["matching", "prunable"]
@@ -91,7 +90,7 @@ def matching(
         return [] if given is None else [given] if isinstance(given, str) else list(given)
 
     for glob in [*globs(layers), *globs(exclude)]:
-        if not any(fnmatchcase(name, glob) for name in [*names, *refused]):
+        if not any(matches(name, glob) for name in [*names, *refused]):
             raise unknown("layer or glob", glob, [*names, *refused])
     for glob in globs(layers):
         if glob in refused:
@@ -99,8 +98,8 @@ def matching(
     kept = [
         name
         for name in names
-        if (layers is None or any(fnmatchcase(name, g) for g in globs(layers)))
-        and not any(fnmatchcase(name, g) for g in globs(exclude))
+        if (layers is None or any(matches(name, g) for g in globs(layers)))
+        and not any(matches(name, g) for g in globs(exclude))
     ]
     if not kept:
         raise ValueError(

@@ -37,7 +37,7 @@ class Calibration(Mapping[str, Layer]):
         example: the first two samples, for tracing; None after loading.
         refused: {name: reason} of modules with weights that are no layers.
         unseen: {name: reason} of layers that lack a statistic, because their modules do not show
-            what it reads; not kept in a folder.
+            what it reads.
     """
 
     def __init__(
@@ -199,6 +199,7 @@ class Calibration(Mapping[str, Layer]):
                 samples=self.samples,
                 rows=self.rows,
                 refused=self.refused,
+                unseen=self.unseen,
             ),
         )
 
@@ -224,5 +225,6 @@ class Calibration(Mapping[str, Layer]):
             samples=stored.samples,
             rows=stored.rows,
             refused=stored.refused,
+            unseen=stored.unseen,
             groups=stored.groups,
         )

@@ -14,7 +14,7 @@ from prunus.modes import evaluating
 from prunus.views import known_exactly
 from prunus.weights import Weight
 
-__all__ = ["check_round_trip", "check_views"]
+__all__ = ["blind_layers", "check_round_trip", "check_views"]
 
 TF32 = 2.0**-10  # rounding of products that a GPU may take in fewer bits
 ROUNDINGS = 16  # of the sum of absolute products that a forward may lose
@@ -69,6 +69,35 @@ def check_views(model: nn.Module, weights: Iterable[Weight], batch: Any) -> None
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         call(model, first_of(batch, 1))
+
+
+def blind_layers(model: nn.Module, weights: Iterable[Weight], batch: Any) -> dict[str, str]:
+    """{layer: reason} of layers whose modules do not show what they multiply, on one sample.
+
+    Args:
+        model: runs once where a module holds several weights.
+        weights: of the layers.
+        batch: on the model's device.
+    """
+    found: dict[str, str] = {}
+    doubtful = [weight for weight in weights if not weight.source.alone]
+
+    def hook_for(weight: Weight) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if weight.inputs(args, kwargs) is None:
+                found[weight.name] = weight.source.unseen
+
+        return hook
+
+    with ExitStack() as stack:
+        for weight in doubtful:
+            hook = weight.module.register_forward_pre_hook(hook_for(weight), with_kwargs=True)
+            stack.callback(hook.remove)
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.no_grad())
+        if doubtful:
+            call(model, first_of(batch, 1))
+    return found
 
 
 def _hooks(weight: Weight) -> tuple[Callable[..., None], Callable[..., None]]:

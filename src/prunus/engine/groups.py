@@ -90,6 +90,10 @@ def selected_groups(
             groups.append(group)
         else:
             refused.update({name: reason for name in group.producers if name in selected})
+    cut = {name for group in groups for name in group.producers}
+    for name in selected:
+        if name not in cut and name not in refused:
+            refused[name] = "its units are no channels that a trace of the model finds"
     if not groups:
         reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
         raise ValueError(

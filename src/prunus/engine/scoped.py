@@ -11,6 +11,7 @@ from torch import nn
 from prunus.calibration.batches import Fingerprint, call, parts, to_device
 from prunus.calibration.padding import streams_of
 from prunus.calibration.statistics import combined, resolved
+from prunus.calibration.view_check import blind_layers, check_views
 from prunus.engine.edges import mask_of, result_of
 from prunus.engine.job import Job
 from prunus.engine.statistics import (
@@ -70,11 +71,17 @@ def first_found(
     if reads:
         wanted = combined([*wanted, *recipe.score.statistics, *recipe.allocation.statistics])
     kept = [part for batch in job.batches for part in parts(batch)]
-    with counted(work, unit.layers) as calls:
+    first = to_device(kept[0], job.device)
+    weights = [weight_at(work, name) for name in unit.layers]
+    check_views(work, weights, first)
+    blind = blind_layers(work, weights, first)
+    names = [name for name in unit.layers if name not in blind]
+    with counted(work, names) as calls:
         if wanted:
-            found = statistics(job, work, unit.layers, wanted, again=False)
+            found = statistics(job, work, names, wanted, again=False)
         else:
-            found = _bare(job, work, unit.layers, kept, calls)
+            found = _bare(job, work, names, kept, calls)
+    found = replace(found, never_ran={**found.never_ran, **blind})
     return found, {name: calls[name] for name in found.layers}, kept
 
 

@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import nn
 
-from prunus.calibration import calibrate, collect
-from prunus.calibration.statistics import Statistic, combined, names_of
+from prunus.calibration import STATISTICS, Calibration, calibrate, collect
+from prunus.calibration.statistics import Statistic, combined, names_of, resolved
 from prunus.engine.job import Job
 from prunus.engine.unit import Layers
 from prunus.layer import Layer
@@ -81,18 +81,20 @@ def statistics(
         ValueError: the calibration lacks a layer.
     """
     if job.calibration is not None:
-        missing = [name for name in names if name not in job.calibration]
+        gone = {n: why for n, why in job.calibration.refused.items() if n not in job.calibration}
+        missing = [name for name in names if name not in {*job.calibration, *gone}]
         if missing:
             raise ValueError(
                 f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
                 f"Calibrate without `layers`, or name it too."
             )
-        layers = {name: job.calibration[name] for name in names}
+        layers, reasons = shown(job.calibration, model, names, job.recipe.statistics)
         return Found(
             layers={
                 name: layer.to(job.device)
-                for name, layer in (bare_layers(model, names) if again else layers).items()
+                for name, layer in (bare_layers(model, layers) if again else layers).items()
             },
+            never_ran=reasons,
             fingerprint=job.calibration.fingerprint,
             rows=job.calibration.rows,
         )
@@ -108,11 +110,41 @@ def statistics(
         device=job.device,
         progress=job.progress,
     )
-    return Found(
-        layers={name: found[name] for name in names if name in found},
-        never_ran={name: found.refused[name] for name in names if name not in found},
-        fingerprint=found.fingerprint,
-        rows=found.rows,
+    layers, reasons = shown(found, model, names, job.recipe.statistics)
+    return Found(layers=layers, never_ran=reasons, fingerprint=found.fingerprint, rows=found.rows)
+
+
+def shown(
+    found: Calibration, model: nn.Module, names: Sequence[str], needed: Wanted
+) -> tuple[dict[str, Layer], dict[str, str]]:
+    """The layers that have what a recipe needs, and {name: reason} of the others.
+
+    A layer whose module does not show its inputs goes without the statistics that only measure.
+    """
+    layers: dict[str, Layer] = {}
+    reasons: dict[str, str] = {}
+    for name in names:
+        layer = found.get(name)
+        if name not in found.unseen:
+            if layer is None:
+                reasons[name] = found.refused[name]
+            else:
+                layers[name] = layer
+            continue
+        if layer is None:
+            layer = weight_at(model, name).layer()
+        if all(_has(layer, statistic) for statistic in resolved(needed).values()):
+            layers[name] = layer
+        else:
+            reasons[name] = found.unseen[name]
+    return layers, reasons
+
+
+def _has(layer: Layer, statistic: Statistic) -> bool:
+    return statistic.name in layer.statistics or any(
+        statistic.name in STATISTICS[name]().reads.covers
+        for name in layer.statistics
+        if name in STATISTICS
     )
 
 
