@@ -162,3 +162,19 @@ def test_refusals():
     with pytest.raises(ValueError, match="Counts must be multiples of the run length 5, got 12"):
         OBC(size=5)(layer, EdgePerRow(), torch.full((8,), 12))
     assert set(JOINTS) == {"OBS", "SparseGPT", "OBC"}
+
+
+@pytest.mark.parametrize("stored", ["rows", "columns"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_layer_is_left_as_it_was(case, stored):
+    """Also where its numbers need no conversion, and lie as the method wants them."""
+    method, granularity = case[:2]
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 8, dtype=torch.float64), torch.randn(40, 8, dtype=torch.float64)
+    weight = weight.T.contiguous().T if stored == "columns" else weight
+    layer = Layer(name="fc", weight=weight, gram=x.T @ x / 40, samples=40)
+    before = weight.clone(), layer.gram.clone()
+    pools = granularity.pool("fc", weight)
+    method(layer, granularity, torch.full((len(pools),), pools.shape[1] // 2))
+    assert torch.equal(layer.weight, before[0])
+    assert torch.equal(layer.gram, before[1])

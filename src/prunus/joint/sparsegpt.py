@@ -66,7 +66,7 @@ def sparsegpt(
     block = max(block // stride, 1) * stride
     factor = _upper_factor(finite("gram", gram).to(torch.float64), ridge).to(weight.device)
     # Columns of W are what the sweep reads and writes, so they lie as rows.
-    w = finite("weight", weight).to(torch.float64).T.contiguous()
+    w = finite("weight", weight).T.to(torch.float64, copy=True).contiguous()
     kept, gone = torch.ones_like(w, dtype=torch.bool), w == 0
     diagonal = factor.diagonal()
     power = gram.diagonal().to(weight.device)
