@@ -70,16 +70,17 @@ def sequential(
 
 
 def prune_edges(
-    model: nn.Module, recipe: Recipe, kept: dict, order: list[str], batches: list, seed: int = 0
+    model: nn.Module, recipe: Recipe, kept: dict, scopes: list, batches: list, seed: int = 0
 ) -> tuple[nn.Module, dict]:
-    """Layer after layer: scored, chosen and refitted on what the pruned network gives it."""
+    """Scope after scope: scored, chosen and refitted on what the pruned network gives it."""
     dense, work = copy.deepcopy(model), copy.deepcopy(model)
     results = {}
-    for name in order:
-        layer = sequential(dense, work, [name], batches)[name]
-        scores = recipe.granularity.pool(name, recipe.score(layer))
-        results[name] = edge_result(layer, scores, kept[name], recipe, seed=seed)
-        weight_at(work, name).put(results[name].weight, results[name].bias)
+    for scope in scopes:
+        for name, layer in sequential(dense, work, list(scope), batches).items():
+            scores = recipe.granularity.pool(name, recipe.score(layer))
+            results[name] = edge_result(layer, scores, kept[name], recipe, seed=seed)
+        for name in scope:
+            weight_at(work, name).put(results[name].weight, results[name].bias)
     return work, results
 
 

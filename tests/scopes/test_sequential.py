@@ -95,7 +95,7 @@ def test_edges_equal_the_definition(network):
     order = [name for name in order_of(model, batches[0]) if name in pruned.layers]
     assert list(pruned.layers) == order
     kept = {name: torch.tensor(pruned.plan.kept[name]) for name in order}
-    work, results = reference.prune_edges(model, recipe, kept, order, batches)
+    work, results = reference.prune_edges(model, recipe, kept, [(n,) for n in order], batches)
     for name in order:
         assert torch.equal(pruned.layers[name].mask, results[name].mask), name
         close(pruned.layers[name].weight, results[name].weight)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class Job:
         progress: show bars.
         memo: choices remembered over several calls, or None.
         blocks: scopes asked for: None, "auto" or a glob.
+        keep: folder for the inputs that are kept; None keeps them in memory.
     """
 
     dense: nn.Module
@@ -71,6 +73,7 @@ class Job:
     progress: bool | None
     memo: Memo | None
     blocks: str | None
+    keep: Path | None
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -144,6 +147,7 @@ def job_of(
     progress: bool | None,
     memo: Memo | None,
     blocks: str | None,
+    keep: Path | None,
 ) -> tuple[Job, tuple[str, ...]]:
     """The checked job, and what the reader should know of it.
 
@@ -212,6 +216,7 @@ def job_of(
         progress=progress,
         memo=memo,
         blocks=blocks,
+        keep=keep,
     )
     return job, notes
 

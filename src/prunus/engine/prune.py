@@ -1,7 +1,9 @@
 """`prune`: one recipe, one model, one density."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from prunus.engine.answer import answer, warned
 from prunus.engine.job import State, job_of
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.step import prune_step
-from prunus.engine.target import target_of
+from prunus.engine.target import Target, target_of
+from prunus.joint import is_network
 from prunus.modes import copied
 from prunus.presets import resolve
 from prunus.progress import progress_bar
@@ -41,6 +44,7 @@ def prune(
     device: str | torch.device | None = None,
     progress: bool | None = None,
     blocks: str | None = None,
+    keep: str | os.PathLike[str] | None = None,
     memo: dict[Any, Any] | None = None,
 ) -> Pruned:
     """Prune a copy of a network by a recipe; the input model is untouched.
@@ -67,6 +71,8 @@ def prune(
             each layer for a recipe with inputs="pruned". "auto": the members of the
             `nn.ModuleList` or `nn.Sequential` that run one after another, each a scope, so that
             memory holds the statistics of one of them. A glob of module names: those modules.
+        keep: a folder where inputs are kept between scopes, in files that go at the end; in memory
+            where None.
         memo: a dict that remembers choices over several calls with the same model and data, so
             that recipes that differ in their compensation alone share their masks' work.
 
@@ -91,6 +97,7 @@ def prune(
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
     check_plannable(name, method, target.budget, data)
+    _check_scopes(name, method, target, blocks)
     source, verifying, fingerprint = set_apart(target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
@@ -110,6 +117,7 @@ def prune(
         progress=progress,
         memo=memo,
         blocks=blocks,
+        keep=None if keep is None else Path(keep),
     )
     state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
     metrics: dict[str, Any] = {}
@@ -141,6 +149,28 @@ def prune(
     if fingerprint is not None:  # of all that planned, not of a part
         state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
     return answer(job, state, work.to(home), model, metrics)
+
+
+def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None) -> None:
+    """Raise a ValueError where a recipe needs all layers' statistics together."""
+    if blocks is not None and not isinstance(blocks, str):
+        raise TypeError(
+            f"`blocks` must be None, 'auto' or a glob of module names, got {type(blocks).__name__}."
+        )
+    if blocks is None and recipe.inputs == "dense":
+        return
+    what = f"blocks={blocks!r}" if blocks is not None else "inputs='pruned'"
+    if is_network(recipe.selection):
+        raise ValueError(
+            f"{recipe.selection!r} searches over all layers at once, and {what} prunes one scope "
+            f"after another. Leave it out of {name!r}."
+        )
+    budget = target.budget
+    if budget is not None and (budget.gap is not None or recipe.allocation.measures_curves):
+        raise ValueError(
+            f"A plan from error curves needs the statistics of all layers, and {what} collects "
+            f"those of one scope at a time. Leave it out, or give a density."
+        )
 
 
 def _rewind(model: nn.Module, start: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:

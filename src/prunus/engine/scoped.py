@@ -1,19 +1,19 @@
 """One step by scopes: each is calibrated on its own inputs, pruned, and gone on from."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from prunus.allocation import Pools
 from prunus.calibration.batches import Fingerprint, call, parts, to_device
-from prunus.calibration.padding import streams_of
 from prunus.calibration.statistics import combined, resolved
 from prunus.calibration.view_check import blind_layers, check_views
 from prunus.engine.edges import mask_of, result_of
 from prunus.engine.job import Job
+from prunus.engine.sources import opened, scopes
 from prunus.engine.statistics import (
     Found,
     Wanted,
@@ -26,11 +26,11 @@ from prunus.engine.unit import Choices, Fit, Kept, Layers, Unit
 from prunus.engine.write import Masks, merged, new_values
 from prunus.modes import copied, evaluating
 from prunus.result import LayerResult
-from prunus.scopes import Replay, Replayed, Source, scope_layers
+from prunus.scopes import scope_layers
 from prunus.surgery.masked import apply_masks
 from prunus.weights import weight_at
 
-__all__ = ["Done", "by_scopes", "first_found"]
+__all__ = ["Done", "by_scopes", "first_found", "pools_by_scopes"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +60,7 @@ def first_found(
         work: the network before the step.
         unit: what is kept or removed as one.
         reads: the plan depends on scores, so that their statistics are collected first, on the
-            dense inputs.
+            dense inputs; with blocks, by `pools_by_scopes`.
 
     Returns:
         the layers that ran, how often each is called in a pass, and the data in parts.
@@ -68,7 +68,7 @@ def first_found(
     assert job.batches is not None  # checked before any work
     recipe = job.recipe
     wanted: Wanted = [s for s in resolved(recipe.statistics).values() if not s.reads.sequential]
-    if reads:
+    if reads and job.blocks is None:
         wanted = combined([*wanted, *recipe.score.statistics, *recipe.allocation.statistics])
     kept = [part for batch in job.batches for part in parts(batch)]
     first = to_device(kept[0], job.device)
@@ -83,6 +83,26 @@ def first_found(
             found = _bare(job, work, names, kept, calls)
     found = replace(found, never_ran={**found.never_ran, **blind})
     return found, {name: calls[name] for name in found.layers}, kept
+
+
+def pools_by_scopes(
+    job: Job,
+    work: nn.Module,
+    unit: Unit,
+    base: Layers,
+    calls: Mapping[str, int],
+    data: Sequence[Any],
+) -> Pools:
+    """The scores of all pools on the dense inputs, with the statistics of one scope at a time."""
+    asked = combined([*job.recipe.score.statistics, *job.recipe.allocation.statistics])
+    pools: dict[str, Tensor] = {}
+    with opened(job, work, None, calls, data) as (source, _):
+        for scope in scopes(job, work, unit, data):
+            keys = unit.due(scope)
+            names = sorted({*scope, *unit.needs(keys)}, key=job.position)
+            found = scope_layers(source, names, base=base, model=work, wanted=asked)
+            pools.update(unit.pools(found, keys))
+    return {key: pools[key] for key in unit.blank(base)}
 
 
 def _bare(
@@ -142,8 +162,8 @@ def by_scopes(
     dense = copied(job.dense) if job.recipe.schedule.renews else present
     # Weights of their own network: those of `work` change under the layers.
     base = with_weights(base, dense)
-    with _opened(job, dense, work, calls, data) as source:
-        for scope in _scopes(job, unit):
+    with opened(job, dense, work, calls, data) as (source, notes):
+        for scope in scopes(job, dense, unit, data):
             keys = unit.due(scope)
             asked = dict.fromkeys(n for n in (*scope, *unit.needs(keys)) if n not in held)
             names = sorted(asked, key=job.position)
@@ -168,26 +188,4 @@ def by_scopes(
                 fit = replace(fits.pop(name), mask=mask_of(work, name, masks))
                 fit, error = unit.measured(held.pop(name), fit, masks)
                 results[name] = result_of(name, fit, error)
-    return Done(choices=choices, masks=masks, results=results)
-
-
-def _scopes(job: Job, unit: Unit) -> list[tuple[str, ...]]:
-    """The layers of each scope, in order of execution."""
-    return [(name,) for name in sorted(unit.layers, key=job.position)]
-
-
-@contextmanager
-def _opened(
-    job: Job, dense: nn.Module, work: nn.Module, calls: Mapping[str, int], data: Sequence[Any]
-) -> Iterator[Source]:
-    """The inputs of the network before the step, and of the one that is being pruned."""
-    with ExitStack() as stack:
-
-        def replay(model: nn.Module) -> Replay:
-            weights = {name: weight_at(model, name) for name in calls}
-            passes = Replay(model, data, device=job.device, weights=weights, calls=calls)
-            return stack.enter_context(passes)
-
-        pruned = replay(work) if job.recipe.inputs == "pruned" else None
-        streams = streams_of(dense, to_device(data[0], job.device))
-        yield Replayed(replay(dense), pruned, data, job.device, streams)
+    return Done(choices=choices, masks=masks, results=results, notes=notes)

@@ -15,7 +15,7 @@ from prunus.engine.job import Job, State
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import NodeUnit
 from prunus.engine.planned import family
-from prunus.engine.scoped import by_scopes, first_found
+from prunus.engine.scoped import by_scopes, first_found, pools_by_scopes
 from prunus.engine.statistics import (
     Found,
     Wanted,
@@ -129,7 +129,12 @@ def _by_scopes(
     reads = state.target.budget is not None and _reads_scores(state.planner)
     found, calls, parts = first_found(job, work, unit, reads=reads)
     state, unit = _seen(state, found), unit.among(found.layers)
-    pools = unit.pools(found.layers) if reads else unit.blank(found.layers)
+    if not reads:
+        pools = unit.blank(found.layers)
+    elif job.blocks is None:
+        pools = unit.pools(found.layers)
+    else:
+        pools = pools_by_scopes(job, work, unit, found.layers, calls, parts)
     state, kept = _plan(state, unit, found.layers, pools, part)
     wanted: Wanted = job.recipe.statistics
     if not early:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from prunus.calibration.batches import call, to_device
 from prunus.modes import evaluating
@@ -27,6 +28,10 @@ Path = tuple[int, ...]
 
 class _Enough(BaseException):
     """All that was asked for has been seen; the rest of the forward pass is not wanted."""
+
+
+class _Anew(BaseException):
+    """The pass takes another path than before, after outputs that are no longer kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +88,7 @@ class Replay(AbstractContextManager["Replay"]):
         weights: Mapping[str, Weight],
         calls: Mapping[str, int],
         loose: Collection[str] = (),
+        chain: Collection[str] = (),
         keep: Keep | None = None,
         remember: bool = True,
     ) -> None:
@@ -96,6 +102,8 @@ class Replay(AbstractContextManager["Replay"]):
             calls: how often each layer is called in a pass; a layer that is called once ends the
                 pass that asks for it.
             loose: parameters that are read outside their own module's call too.
+            chain: modules that run one after another, each of which alone reads the one before:
+                only the last output among them is kept, and NaN in place of the others.
             keep: where outputs are kept; in memory where None.
             remember: False runs every pass from its start.
         """
@@ -108,9 +116,11 @@ class Replay(AbstractContextManager["Replay"]):
         self._remember = remember
         self._weights = dict(weights)
         self._inside = {id(m): frozenset(id(c) for c in m.modules()) for m in model.modules()}
+        self._chained = frozenset(id(model.get_submodule(name)) for name in chain)
         self._pausing = frozenset(id(weight.module) for weight in weights.values())
         self._tapes: list[list[_Done]] = [[] for _ in parts]
         self._count = 0
+        self._empty: dict[int, Any] = {}
         self._stack = ExitStack()
         # of the pass that runs
         self._running = False
@@ -168,19 +178,22 @@ class Replay(AbstractContextManager["Replay"]):
         clear = not self._loose.isdisjoint(parameters)
         for tape in self._tapes:
             first = next((i for i, done in enumerate(tape) if done.inside & modules), len(tape))
-            self._forget(tape, 0 if clear else first)
+            self._cut(tape, 0 if clear else first)
 
     # -- one pass -------------------------------------------------------------------------------
 
     def _run(self, part: int, names: Collection[str], outputs: bool) -> Any:
         self._tape, self._at, self._open = self._tapes[part], 0, ()
         self._again, self._resuming = False, set()
-        if not self._remember:
-            self._forget(self._tape, 0)
         self._wanted = frozenset(id(self._weights[name].module) for name in names)
         self._found = Seen({n: [] for n in names}, {n: [] for n in names} if outputs else {})
         self._last = self._found.outputs if outputs else self._found.inputs
         self._seen = {}
+        if not self._remember:
+            self._forget(self._tape, 0)
+        else:
+            inner = (i for i, done in enumerate(self._tape) if done.inside & self._wanted)
+            self._cut_for(self._tape, next(inner, len(self._tape)))
         self._running = True
         hooks = [
             self._weights[name].module.register_forward_pre_hook(
@@ -201,10 +214,13 @@ class Replay(AbstractContextManager["Replay"]):
                 return call(self.model, copied(to_device(self._parts[part], self._device)))
         except _Enough:
             return None
+        except _Anew:
+            self._forget(self._tape, 0)
         finally:
             self._running = False
             for hook in hooks:
                 hook.remove()
+        return self._run(part, names, outputs)
 
     def _bare(self, done: _Done) -> bool:
         """True where the pass can go on inside the model without calling it: it is a chain."""
@@ -261,7 +277,7 @@ class Replay(AbstractContextManager["Replay"]):
                 self._at += 1
             elif done.children is None and not self._wants(module):
                 self._at += 1
-                return copied(self._keep.get(done.key))
+                return self._answer_from(done.key)
             elif done.children is None or self._wants(module, done.children):
                 self._again = True  # what is wanted lies inside, so it runs once more
                 self._forget(self._tape, start, start + 1)
@@ -292,7 +308,7 @@ class Replay(AbstractContextManager["Replay"]):
         done = self._tape[start] if start < len(self._tape) and not self._again else None
         if done is not None and done.module is module and done.path == path and done.children:
             assert done.key is not None  # a chain that is under way has a value
-            first, value = done.children, copied(self._keep.get(done.key))
+            first, value = done.children, self._answer_from(done.key)
             self._at += 1
         children = _children(module)
         for i in range(first, len(children)):
@@ -316,6 +332,8 @@ class Replay(AbstractContextManager["Replay"]):
         inner = (*path, id(module))
         if (done.module is module and done.path == path) or done.path[: len(inner)] == inner:
             return done
+        if any(done.key in self._empty for done in self._tape[: self._at]):
+            raise _Anew
         self._forget(self._tape, self._at)
         return None
 
@@ -333,11 +351,35 @@ class Replay(AbstractContextManager["Replay"]):
         key = self._count = self._count + 1
         self._keep.put(key, copied(output))
         self._tape.insert(start, _Done(module, path, key, children, inside))
+        if id(module) in self._chained:
+            before = (d for d in reversed(self._tape[:start]) if id(d.module) in self._chained)
+            self._thin(next(before, None), path)
         self._at = start + 1
+
+    def _thin(self, done: _Done | None, path: Path) -> None:
+        """Let go of an output that nobody reads again; NaN would tell if somebody did."""
+        if done is None or done.key is None or done.path != path or done.key in self._empty:
+            return
+        self._empty[done.key] = tree_map_only(Tensor, _nothing, self._keep.get(done.key))
+        self._keep.drop(done.key)
+
+    def _cut(self, tape: list[_Done], first: int) -> None:
+        """Forget what comes from `first` on, and all that cannot be gone on from then."""
+        self._forget(tape, first)
+        self._cut_for(tape, len(tape))
+
+    def _cut_for(self, tape: list[_Done], first: int) -> None:
+        """Make sure that the call at `first` can run: what it reads is more than NaN."""
+        left = [i for i, done in enumerate(tape[:first]) if id(done.module) in self._chained]
+        if left and tape[left[-1]].key in self._empty:
+            self._forget(tape, left[0])
+
+    def _answer_from(self, key: int) -> Any:
+        return copied(self._empty[key] if key in self._empty else self._keep.get(key))
 
     def _forget(self, tape: list[_Done], start: int, end: int | None = None) -> None:
         for done in tape[start:end]:
-            if done.key is not None:
+            if done.key is not None and self._empty.pop(done.key, None) is None:
                 self._keep.drop(done.key)
         del tape[start:end]
 
@@ -360,6 +402,12 @@ class Replay(AbstractContextManager["Replay"]):
                     f"Layer {name!r} is called more often with some inputs than with others, "
                     f"so its inputs cannot be kept. Use inputs='dense', or exclude it."
                 )
+
+
+def _nothing(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.new_full((), torch.nan).expand(tensor.shape)
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
