@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.guarantee.extract import Unsupported, extract, masked_model
+from prunus.guarantee.extract import Unsupported, extract
+from prunus.guarantee.masks import masked_model
 from prunus.theory.gap import Branches, InSampleWarning
 from prunus.theory.gap.stages import linear_stages, run
 

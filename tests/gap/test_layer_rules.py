@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
-from prunus.guarantee.extract import Unsupported, extract, masked_model
+from prunus.guarantee.extract import Unsupported, extract
+from prunus.guarantee.masks import masked_model
 from prunus.theory.gap.convolution import conv_norm
 from prunus.theory.gap.search import largest_gap
 from prunus.theory.gap.stages import Branches, linear_stages, run

@@ -101,5 +101,6 @@ def plan(
             "value": found.value if math.isfinite(found.value) else None,
             "feasible": found.feasible,
             "notes": list(found.notes),
+            "rows": None if found.rows is None else found.rows.to_text(),
         }
         typer.echo(write_text(out, json.dumps(facts, indent=1) + "\n"))

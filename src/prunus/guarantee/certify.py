@@ -11,7 +11,8 @@ from prunus.check import finite, fraction, positive
 from prunus.guarantee.agree import ROWS, agree, agree_in_own_dtype, probes
 from prunus.guarantee.arithmetic import unit_of
 from prunus.guarantee.criteria import Outputs, float_inputs, sampled
-from prunus.guarantee.extract import Unsupported, extract, pruned_model
+from prunus.guarantee.extract import Unsupported, extract
+from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
 from prunus.guarantee.rules import reason_of
 from prunus.rows import RowSet, row_hashes

@@ -1,6 +1,5 @@
 """From two models of equal structure to the stages that the gap theory knows."""
 
-import copy
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from prunus.guarantee.functions import BATCH, FLATTEN, RESHAPE, changes_in_place, function_stage
+from prunus.guarantee.functions import BATCH, function_stage
+from prunus.guarantee.memory import Memory
 from prunus.guarantee.rules import (
     AVAILABLE,
     Unsupported,
@@ -22,7 +22,7 @@ from prunus.guarantee.rules import (
 from prunus.guarantee.structure import same_structure
 from prunus.theory.gap.stages import Branches, LinearPair, Stage, linear_stages, run
 
-__all__ = ["Extracted", "Unsupported", "extract", "masked_model", "pruned_model"]
+__all__ = ["Extracted", "Unsupported", "extract"]
 
 Path = tuple[tuple[object, Stage], ...]
 
@@ -45,46 +45,6 @@ class Extracted:
     dtype: torch.dtype
     shape: tuple[int, ...]
     places: tuple[tuple[str, tuple[Stage, ...], tuple[Stage, ...]], ...] = ()
-
-
-def pruned_model(model: nn.Module, pruned: Any) -> nn.Module:
-    """The pruned module behind a module, a result with `.model`, or {name: mask}."""
-    if isinstance(pruned, nn.Module):
-        return pruned
-    if isinstance(pruned, Mapping):
-        return masked_model(model, pruned)
-    inner = getattr(pruned, "model", None)
-    if isinstance(inner, nn.Module):
-        return inner
-    raise TypeError(
-        f"`pruned` must be a module, a Pruned or {{name: mask}}, got {type(pruned).__name__}."
-    )
-
-
-def masked_model(model: nn.Module, masks: Mapping[str, Any]) -> nn.Module:
-    """A copy of the model with zeros where a mask is 0; masks may be matrices or kernel-shaped."""
-    found = copy.deepcopy(model)
-    modules = dict(found.named_modules())
-    for key, given in masks.items():
-        name = key.removesuffix(".weight")
-        weight = getattr(modules.get(name), "weight", None)
-        if not isinstance(weight, Tensor):
-            weighted = ((n, getattr(m, "weight", None)) for n, m in modules.items())
-            known = [n for n, w in weighted if isinstance(w, Tensor)]
-            raise ValueError(
-                f"the mask {key!r} belongs to no layer. Known: {', '.join(known[:8])}."
-            )
-        mask = torch.as_tensor(given, device=weight.device)
-        if mask.numel() != weight.numel() or mask.shape[:1] != weight.shape[:1]:
-            raise ValueError(
-                f"the mask of {name!r} has shape {tuple(mask.shape)}, its weight "
-                f"{tuple(weight.shape)}."
-            )
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(f"the mask of {name!r} must be 0 or 1 everywhere.")
-        with torch.no_grad():
-            weight.mul_(mask.reshape(weight.shape).to(weight.dtype))
-    return found
 
 
 def extract(model: nn.Module, pruned: nn.Module, example: Tensor | None) -> Extracted:
@@ -134,8 +94,7 @@ class _Reader:
         model, pruned: the two networks.
         start: one input; None until a first layer tells its shape.
         values: path of each node, as later nodes read it.
-        storage: (memory, form) of each node: nodes of one memory may show the same numbers, those
-            of one form too show them in the same shape.
+        memory: where the nodes' numbers lie.
         sizes: what is known of nodes that are no tensors.
     """
 
@@ -143,7 +102,7 @@ class _Reader:
     pruned: nn.Module
     start: Tensor | None
     values: dict[str, Path] = field(default_factory=dict)
-    storage: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     sizes: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     places: list[tuple[str, tuple[Stage, ...], tuple[Stage, ...]]] = field(default_factory=list)
@@ -155,7 +114,7 @@ class _Reader:
             if self.values:
                 raise Unsupported(f"the network takes several inputs. {AVAILABLE}")
             self.values[node.name] = ()
-            self.storage[node] = (0, 0)
+            self.memory.note(node, None)
             return
         if node.op not in ("call_module", "call_function", "call_method"):
             raise Unsupported(f"{node.op} of {node.target!r} has no rule for a bound. {AVAILABLE}")
@@ -175,7 +134,8 @@ class _Reader:
                 self.values[node.name] = (*before, (node, stage))
             else:
                 self.values[node.name] = self._module(before, node, module)
-        self._remember(node, module)
+        for other in self.memory.note(node, module):
+            self.values[other.name] = self.values[node.name]
 
     def at(self, path: Path) -> Tensor:
         """One value at the end of a path."""
@@ -203,35 +163,6 @@ class _Reader:
             self.sizes[node.name] = BATCH if args[1] == 0 else None
             return True
         return False
-
-    def _remember(self, node: fx.Node, module: nn.Module | None) -> None:
-        """Where the node's numbers lie, and what it changes of others by writing into its input."""
-        source = node.args[0] if node.args else None
-        shares = isinstance(source, fx.Node) and source in self.storage
-        changes = changes_in_place(node, module)
-        fresh = (len(self.storage) + 1, len(self.storage) + 1)
-        if shares and (changes or _same_object(node, module)):
-            assert isinstance(source, fx.Node)
-            self.storage[node] = self.storage[source]
-        elif shares and _is_view(node, module):
-            assert isinstance(source, fx.Node)
-            self.storage[node] = (self.storage[source][0], fresh[1])
-        else:
-            self.storage[node] = fresh
-        if not changes:
-            return
-        memory, form = self.storage[node]
-        later = _after(node)
-        for other, (where, shape) in self.storage.items():
-            if where != memory or other is node:
-                continue
-            if shape == form:
-                self.values[other.name] = self.values[node.name]
-            elif any(user in later for user in other.users):
-                raise Unsupported(
-                    f"{str(node.target)!r} writes into its input, which {other.name!r} shows in "
-                    f"another shape and is read later: no rule. Use inplace=False. {AVAILABLE}"
-                )
 
     def _first(self, node: fx.Node) -> Path:
         given = node.args[0] if node.args else None
@@ -302,25 +233,6 @@ CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 
 def _stages(path: Path) -> Iterator[Stage]:
     return (stage for _, stage in path)
-
-
-def _after(node: fx.Node) -> set[fx.Node]:
-    found, current = set[fx.Node](), node.next
-    while current.op != "root":
-        found.add(current)
-        current = current.next
-    return found
-
-
-def _same_object(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a call hands its input back as it is."""
-    name = getattr(node.target, "__name__", "")
-    return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd) or name == "dropout"
-
-
-def _is_view(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a call may show its input's memory in another shape."""
-    return isinstance(module, nn.Flatten) or node.target in (*FLATTEN, *RESHAPE)
 
 
 def _first_input(module: nn.Module | None, name: str) -> Tensor:

@@ -1,29 +1,24 @@
 """How many weights each layer may lose while the gap of the two networks stays within a limit."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from prunus.budget import Plan, checked_density
 from prunus.check import finite, fraction, positive, unknown
+from prunus.guarantee.answer import planned, verified
 from prunus.guarantee.bounds import Bounds
 from prunus.guarantee.criteria import Outputs, float_inputs, sampled, size_of_all, split
 from prunus.guarantee.drawn import drawn_problem
 from prunus.guarantee.family import Family, magnitude_family
 from prunus.guarantee.solve import (
-    Choice,
     Problem,
-    careful_first,
     error_curves,
     grid_of,
-    in_order,
-    least_error,
-    solve,
 )
-from prunus.rows import RowSet, rows_of
-from prunus.theory.gap.held_out import clopper_pearson, sample_size_for_quantile
+from prunus.rows import rows_of
 from prunus.theory.gap.laws import Method
 
 __all__ = ["KINDS", "LARGEST", "measured_curves", "plan", "plan_family"]
@@ -102,7 +97,7 @@ def plan(
     )
     notes = (f"planned for {method} masks that are not drawn yet",)
     unit = _unit(scale, relative, kind)
-    return _planned(problem, limit, kind, unit, density, notes, rows_of(batches))
+    return planned(problem, limit, kind, unit, density, notes, rows_of(batches))
 
 
 def plan_family(
@@ -154,17 +149,17 @@ def plan_family(
         if not planning or not verifying:
             raise ValueError("kind='changed' needs at least three samples, to plan and to verify.")
         fresh, rows = Outputs(model, verifying), rows_of([*planning, *verifying])
-        return _verified(problem, family, fresh, limit, delta, density, notes, rows)
+        return verified(problem, family, fresh, limit, delta, density, notes, rows)
     unit = _unit(None if outputs is None else outputs.scale, relative, kind)
     rows = rows_of(batches)
     if bounds is None:
-        return _planned(problem, limit, kind, unit, density, notes, rows)
+        return planned(problem, limit, kind, unit, density, notes, rows)
     known = bounds
 
     def check(kept: Mapping[str, int]) -> None:
         known.check("sup" if kind == "sup" else "mean_square", family.network(kept))
 
-    return _planned(problem, limit, kind, unit, density, notes, rows, check)
+    return planned(problem, limit, kind, unit, density, notes, rows, check)
 
 
 def measured_curves(
@@ -226,99 +221,3 @@ def _value(kind: str, network: nn.Module, outputs: Outputs | None, bounds: Bound
     if kind == "changed":
         return outputs.changed(network) / outputs.samples
     return math.sqrt(outputs.square(network))
-
-
-def _planned(
-    problem: Problem,
-    limit: float,
-    kind: str,
-    unit: float,
-    density: float | None,
-    notes: tuple[str, ...],
-    rows: RowSet,
-    check: Callable[[Mapping[str, int]], None] | None = None,
-) -> Plan:
-    choice = solve(problem, limit * unit)
-    if kind == "predicted":
-        notes += ("a prediction from the planning data: certify on fresh data",)
-    if kind == "mean_square":
-        notes += ("a bound on the planning data; fresh data need a held-out statement",)
-    return _answer(
-        problem, choice, limit, kind, density, notes, rows,
-        lambda c: problem.value(c) / unit, check,
-    )  # fmt: skip
-
-
-def _verified(
-    problem: Problem,
-    family: Family,
-    fresh: Outputs,
-    limit: float,
-    delta: float,
-    density: float | None,
-    notes: tuple[str, ...],
-    rows: RowSet,
-) -> Plan:
-    def test(kept: Mapping[str, int]) -> float:
-        return clopper_pearson(fresh.changed(family.network(kept)), fresh.samples, delta)
-
-    needed = sample_size_for_quantile(1 - limit, delta) if 0 < limit < 1 else 1
-    choice: Choice = (0,) * len(problem.kept)
-    if limit > 0 and fresh.samples >= needed:
-        passed, _ = in_order(
-            careful_first(problem, limit), limit, lambda c: test(problem.counts(c))
-        )
-        choice = choice if passed is None else passed
-    elif limit > 0:
-        notes += (
-            f"{fresh.samples} samples verify, but a share of {limit:g} needs {needed} even where "
-            f"none changes: give more data",
-        )
-    notes += (
-        f"verified on {fresh.samples} samples that did not plan: the value is the Clopper-Pearson "
-        f"limit for fresh data, δ = {delta:g}, if these samples did not train the network",
-    )
-    return _answer(
-        problem, choice, limit, "changed", density, notes, rows,
-        lambda c: test(problem.counts(c)) if any(c) else 0.0,
-    )  # fmt: skip
-
-
-def _answer(
-    problem: Problem,
-    choice: Choice,
-    limit: float,
-    kind: str,
-    density: float | None,
-    notes: tuple[str, ...],
-    rows: RowSet,
-    value: Callable[[Choice], float],
-    check: Callable[[Mapping[str, int]], None] | None = None,
-) -> Plan:
-    """The plan as it is handed out; of least error, infeasible, where it would keep too much.
-
-    `check` raises an error where the networks exceed the bound of the plan.
-    """
-    full = problem.total((0,) * len(problem.kept))
-    feasible = density is None or problem.total(choice) <= density * full * (1 + 1e-12)
-    if not feasible:
-        assert density is not None
-        choice = least_error(problem, density * full)
-        notes += (
-            f"no plan that keeps at most {density:g} of the weights meets the limit; this one has "
-            f"the least error at that density",
-        )
-    elif not any(choice):
-        notes += ("no pruning of the grid meets the limit: nothing is pruned",)
-    if check is not None:
-        check(problem.counts(choice))
-    return Plan(
-        kept=problem.counts(choice),
-        density=problem.total(choice) / full,
-        limit=limit,
-        kind=kind,
-        value=value(choice),
-        feasible=feasible,
-        notes=notes,
-        rows=rows,
-    )
