@@ -1,10 +1,12 @@
 """Calibrations as files, as sums, and as mappings."""
 
+import hashlib
 import json
 import re
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models import build
@@ -184,3 +186,30 @@ def test_mapping():
         calibration["layers.0"].require("gram", "diag", "cross")  # the Gram matrix has `diag`
     with pytest.raises(ValueError, match="has no statistics `diag` or `gram`, which this method"):
         calibrate(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2), ("mean",))["0"].power()
+
+
+def test_a_folder_of_version_0_1_loads_and_merges(tmp_path):
+    """Its format: one count per layer, whole Gram sums, no rows and no statistics of classes."""
+    model, x, calibration = found("mixed")
+    folder = calibration.save(tmp_path)
+    facts = json.loads((folder / "calibration.json").read_text())
+    tensors = load_file(folder / "statistics.safetensors")
+    del tensors["||rows"]
+    for name, layer in calibration.items():
+        gram = layer.gram if layer.groups > 1 else layer.gram[None]
+        tensors[f"{name}|gram"] = gram * layer.samples
+        entry = facts["layers"][name]
+        entry["count"] = entry.pop("counts")["inputs"]
+    del facts["groups"], facts["options"]
+    save_file(tensors, folder / "statistics.safetensors")
+    digest = hashlib.sha256((folder / "statistics.safetensors").read_bytes()).hexdigest()
+    (folder / "calibration.json").write_text(json.dumps(facts | {"format": 1, "hash": digest}))
+    old = Calibration.load(folder)
+    assert old.statistics == STATISTICS
+    assert old.rows is None
+    merged, expected = old + calibration, calibration + calibration
+    for name, layer in calibration.items():
+        assert (old[name].samples, old[name].groups) == (layer.samples, layer.groups)
+        for key in STATISTICS:
+            torch.testing.assert_close(getattr(old[name], key), getattr(layer, key))
+            torch.testing.assert_close(getattr(merged[name], key), getattr(expected[name], key))

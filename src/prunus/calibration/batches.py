@@ -96,8 +96,8 @@ def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch's tensors on `device`."""
-    return mapped(lambda tensor: tensor.to(device), batch)
+    """A copy of the batch's tensors on `device`: a model may change its inputs in place."""
+    return mapped(lambda tensor: tensor.to(device, copy=True), batch)
 
 
 def call(model: torch.nn.Module, batch: Any) -> Any:

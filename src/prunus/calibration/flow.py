@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from prunus.calibration.copies import reading_copies
+from prunus.calibration.forward import gradients
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
 
@@ -65,7 +67,7 @@ def path_flow(
         wide = buffer.double() if buffer.is_floating_point() else buffer
         state[name] = torch.zeros_like(wide) if name in means else wide
     asked = {name: value.detach().double().requires_grad_(True) for name, value in weights.items()}
-    with evaluating(model), _linear_norms(model), torch.enable_grad():
+    with evaluating(model), _linear_norms(model), reading_copies(model), torch.enable_grad():
         output = functional_call(model, {**state, **asked}, (ones,))
         if not isinstance(output, Tensor):
             raise ValueError(
@@ -77,7 +79,7 @@ def path_flow(
                 f"The flow along the network's paths is {total.item()} in float64: products of "
                 f"weights overflow. Use a score without path products, such as SNIP."
             )
-        grads = torch.autograd.grad(total, list(asked.values()), allow_unused=True)
+        grads = gradients(total, list(asked.values()))
     found = {
         name: torch.zeros_like(value) if grad is None else grad
         for (name, value), grad in zip(asked.items(), grads, strict=True)

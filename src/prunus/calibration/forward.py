@@ -1,10 +1,43 @@
 """What a model says of a batch: its output as a tensor, and its loss."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["loss_of", "tensor_of"]
+__all__ = ["gradients", "loss_of", "tensor_of"]
+
+
+def gradients(
+    target: Tensor,
+    wanted: Sequence[Tensor],
+    vector: Tensor | None = None,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad`, None for what the target does not depend on.
+
+    Raises:
+        ValueError: an operation in place has overwritten what autograd needs.
+    """
+    try:
+        return torch.autograd.grad(
+            target,
+            wanted,
+            vector,
+            retain_graph=retain_graph or create_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "This recipe needs gradients, and the model overwrites in place what its gradient "
+            "needs. Build it without operations in place, or use a recipe without gradients."
+        ) from error
 
 
 def tensor_of(output: Any) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 
 from prunus.calibration.batches import call, size_of
 from prunus.calibration.classes import column_slopes
-from prunus.calibration.forward import loss_of, tensor_of
+from prunus.calibration.copies import reading_copies
+from prunus.calibration.forward import gradients, loss_of, tensor_of
 from prunus.calibration.signals import output_signals, softmax_signals
 from prunus.calibration.slopes import Calls, recorded, sample_slopes
 from prunus.calibration.statistics import ClassSlopes, Matrix, Signal, Statistic
@@ -69,13 +70,12 @@ class Backward:
         for w in parameters:
             w.requires_grad_(True)
         try:
-            with torch.enable_grad(), recorded(self.weights, bool(signals)) as calls:
+            wanted = self.weights if signals else {}
+            with torch.enable_grad(), reading_copies(model), recorded(wanted) as calls:
                 output = call(model, batch)
                 value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
                 if plain and value is not None:
-                    grads = torch.autograd.grad(
-                        value, parameters, retain_graph=bool(signals), allow_unused=True
-                    )
+                    grads = gradients(value, parameters, retain_graph=bool(signals))
                     for (name, weight), w, g in zip(
                         self.weights.items(), parameters, grads, strict=True
                     ):
@@ -138,9 +138,7 @@ class Backward:
         outputs = [out for name in ran for _, out in calls[name]]
         if not outputs:  # no module shows the outputs of one weight alone
             return {}
-        grads = torch.autograd.grad(
-            target, outputs, vector, retain_graph=not last, allow_unused=True
-        )
+        grads = gradients(target, outputs, vector, retain_graph=not last)
         slopes = iter(grads)
         own = self._reading("slopes", signal)
         consumers = {name for group in self.groups.values() for name in group}

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
-from prunus.calibration.forward import loss_of
+from prunus.calibration.copies import reading_copies
+from prunus.calibration.forward import gradients, loss_of
 from prunus.modes import evaluating
 from prunus.weights import Weight
 
@@ -45,7 +46,7 @@ def hessian_gradients(
                 f"{type(output).__name__}. Wrap the model so that it returns its logits."
             )
         value = loss_of(output / temperature, batch, loss) * (size_of(batch) or 1)
-        grads = torch.autograd.grad(value, weights, create_graph=create_graph, allow_unused=True)
+        grads = gradients(value, weights, create_graph=create_graph)
         return tuple(
             torch.zeros_like(w) if g is None else g for w, g in zip(weights, grads, strict=True)
         )
@@ -54,7 +55,12 @@ def hessian_gradients(
         w.requires_grad_(True)
     try:
         # Fused attention kernels have no second derivative.
-        with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with (
+            evaluating(model),
+            reading_copies(model),
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
             total = [torch.zeros_like(w) for w in weights]
             samples = 0
             for batch in batches:
@@ -68,7 +74,7 @@ def hessian_gradients(
                     grads = gradient(to_device(part, device), create_graph=True)
                     dot = sum((g * t).sum() for g, t in zip(grads, total, strict=True))
                     assert isinstance(dot, Tensor)  # there is at least one weight
-                    curved = torch.autograd.grad(dot, weights, allow_unused=True)
+                    curved = gradients(dot, weights)
                     result = [
                         r if c is None else r + c.detach().double()
                         for r, c in zip(result, curved, strict=True)

@@ -66,7 +66,7 @@ def sequential_layers(
                 on_device = to_device(part, device)
                 gatherer.padding = padding_of(on_device, streams)
                 call(dense, on_device)
-                call(pruned, on_device)
+                call(pruned, to_device(part, device))
     return {name: carried(bare[name], gatherer, every, (before or {}).get(name)) for name in names}
 
 

@@ -18,24 +18,14 @@ Calls = dict[str, list[tuple[Tensor, Tensor]]]
 
 
 @contextmanager
-def recorded(weights: Mapping[str, Weight], wanted: bool) -> Iterator[Calls]:
-    """The inputs and outputs of every call of the layers, if `wanted`; hooks always go.
+def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
+    """The inputs and outputs of every call of the layers; hooks always go.
 
-    A layer is given a copy of its inputs, and its successors a copy of its outputs: operations in
-    place, before or behind, change neither what was recorded nor what autograd has kept.
+    Successors are given a copy of the outputs, so that an activation in place does not change what
+    was recorded. Of the inputs see `reading_copies`.
     """
     calls: Calls = {name: [] for name in weights}
     handles = []
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        copies: dict[int, Tensor] = {}
-
-        def copied(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return copies.setdefault(id(value), value.clone())  # one tensor stays one
-
-        return tuple(map(copied, args)), {key: copied(value) for key, value in kwargs.items()}
 
     def after_of(weight: Weight) -> Any:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
@@ -49,8 +39,7 @@ def recorded(weights: Mapping[str, Weight], wanted: bool) -> Iterator[Calls]:
     try:
         for weight in weights.values():
             module = weight.module
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            if wanted and weight.source.alone:  # else no output is that of this weight
+            if weight.source.alone:  # else no output is that of this weight
                 handles.append(module.register_forward_hook(after_of(weight), with_kwargs=True))
         yield calls
     finally:
