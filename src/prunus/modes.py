@@ -1,15 +1,16 @@
 """Running a model to learn of it, and copying it: everything stays as it was."""
 
 import copy
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "evaluating"]
+__all__ = ["copied", "evaluating", "uncompiled"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -76,3 +77,15 @@ def _holder(value: Any) -> Any:
     """A module itself, or the module of a bound method; None for anything else."""
     found = getattr(value, "__self__", value)
     return found if isinstance(found, nn.Module) else None
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled modules as their own Python says.
+
+    Nothing can be compiled before torch's compiler is imported, which takes seconds: so where it
+    is not, there is nothing to say to it.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

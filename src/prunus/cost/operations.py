@@ -7,16 +7,15 @@ usual. An operation that multiplies and has no formula here is named, never gues
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from prunus.modes import uncompiled
 
 __all__ = ["Operations", "count_operations"]
 
@@ -148,6 +147,10 @@ class _Count:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts every operation below autograd; nothing of the computation is changed."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler (seconds) at the first operation
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = _Count()
@@ -234,9 +237,7 @@ def count_operations(model: nn.Module, run: Callable[[], int]) -> Operations:
         run: makes one forward call and returns its number of samples.
     """
     counter = _Counter(model)
-    # Compiled code would hide operations. Where there is none, nothing is imported to say so.
-    compiled = "torch._dynamo" in sys.modules
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), counter:
+    with uncompiled(), counter:
         batch = run()
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     count = counter.count

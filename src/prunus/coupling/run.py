@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.labels import DATA
 from prunus.coupling.trace import LabelTrace, leaves
-from prunus.modes import evaluating
+from prunus.modes import evaluating, uncompiled
 
 __all__ = ["NotTraceable", "traced", "undisturbed"]
 
@@ -60,7 +60,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with (
         evaluating(model),
         torch.random.fork_rng(_devices(model)),
-        torch.compiler.set_stance("force_eager"),
+        uncompiled(),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours

@@ -43,6 +43,10 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         opaque: while positive, operations run without being followed.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler (seconds) at the first operation
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = Labels()

@@ -20,6 +20,10 @@ __all__ = ["used_elsewhere"]
 class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations on a layer's weight while another module runs."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler (seconds) at the first operation
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.book = Book(model)
