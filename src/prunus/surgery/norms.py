@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 Kind = Literal["exact", "foldable", "inexact"]
+LAYER_NORMS = (torch.layer_norm, nn.functional.layer_norm)
+GROUP_NORMS = (torch.group_norm, nn.functional.group_norm)
+ARGUMENTS = ("input", "size", "weight", "bias", "eps")
 OWN_STATISTICS = nn.modules.batchnorm._NormBase  # one mean and variance for each channel
 
 
@@ -120,16 +123,20 @@ class KeptStatistics(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func not in (torch.layer_norm, torch.group_norm):
-            return func(*args, **(kwargs or {}))
-        x, size, weight, bias, eps = (*args, *(kwargs or {}).values())[:5]
-        index = self._kept.get(id(weight))
+        kwargs = kwargs or {}
+        if func not in (*LAYER_NORMS, *GROUP_NORMS):
+            return func(*args, **kwargs)
+        given = {**dict(zip(ARGUMENTS, args, strict=False)), **kwargs}
+        index = self._kept.get(id(given.get("weight")))
         if index is None:
-            return func(*args, **(kwargs or {}))
-        axis = 1 if func is torch.group_norm else x.ndim - len(size)
+            return func(*args, **kwargs)
+        x, size = given["input"], given["size"] if "size" in given else given["normalized_shape"]
+        axis = 1 if func in GROUP_NORMS else x.ndim - len(size)
         index = index.to(x.device)
-        some = x.index_select(axis, index)
-        given = size if func is torch.group_norm else [len(index), *size[1:]]
-        parts = [None if p is None else p.index_select(0, index) for p in (weight, bias)]
-        made = func(some, given, *parts, eps)
+        weight, bias = (
+            None if p is None else p.index_select(0, index)
+            for p in (given["weight"], given.get("bias"))
+        )
+        narrow = size if func in GROUP_NORMS else [len(index), *size[1:]]
+        made = func(x.index_select(axis, index), narrow, weight, bias, given.get("eps", 1e-5))
         return torch.zeros_like(x).index_copy(axis, index, made.to(x.dtype))
