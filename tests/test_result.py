@@ -216,3 +216,11 @@ def test_measured_latency_says_its_conditions_and_claims_nothing_unproved():
     assert small.verdict == "faster"
     with pytest.raises(ValueError, match="needs an example batch"):
         prunus.prune(model, "magnitude", 0.5).measured()
+
+
+def test_tied_tensors_of_a_loaded_compact_network_stay_one(tmp_path):
+    model, x = models.build("tied")
+    prunus.prune(model, "importance-node", 0.7, data=x).save(tmp_path, example=x)
+    small = prunus.load(tmp_path, models.build("tied")[0]).compact()
+    assert small.left.weight is small.right.weight
+    torch.testing.assert_close(small(x), prunus.load(tmp_path, model).model(x))

@@ -21,6 +21,7 @@ from prunus.recipe import parse
 from prunus.result.packing import bits, file_name, packed_tensors, stored_tensors, unbits, unpacked
 from prunus.result.value import LayerResult, Pruned
 from prunus.rows import RowSet
+from prunus.surgery.attributes import bare_widths
 from prunus.surgery.resize import resize
 from prunus.weights import weight_at
 
@@ -78,7 +79,9 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     }
     parts = {"weights": save_tensors(apart({**packed, **extra}))}
     if example is not None:
-        smaller = {k: v.detach().cpu() for k, v in pruned.compact(example).state_dict().items()}
+        small = pruned.compact(example)
+        facts["compact_widths"] = bare_widths(small)
+        smaller = {k: v.detach().cpu() for k, v in small.state_dict().items()}
         parts["compact"] = save_tensors(apart(smaller))
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
     rows = {name: known.hashes for name, known in used.items() if known is not None}
@@ -134,7 +137,8 @@ def load(
         _fit(pruned, state, source)
         stored = None
         if "compact" in facts["files"]:
-            stored = resize(copied(dense), stored_tensors(source, "compact", facts["files"]))
+            smaller = stored_tensors(source, "compact", facts["files"])
+            stored = resize(copied(dense), smaller, facts.get("compact_widths"))
         recipe = parse(facts["recipe"])
         kept = {
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Cuts", "register_attributes", "update_attributes"]
+__all__ = ["Cuts", "bare_norms", "bare_widths", "register_attributes", "update_attributes"]
 
 # What was cut: {(parameter's name in the module, axis): (length before, length after)}.
 Cuts = Mapping[tuple[str, int], tuple[int, int]]
@@ -128,6 +128,19 @@ def update_attributes(model: nn.Module, cuts: Cuts) -> None:
         update = _row(module)
         if update is not None:
             update(module, touched[owner])
+
+
+BARE = ("num_features", "num_groups", "num_channels", "normalized_shape")
+
+
+def bare_widths(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The widths of norms that hold no tensor, by module name: no stored tensor tells them."""
+    bare = bare_norms(model)
+    return {
+        name: {key: getattr(module, key) for key in BARE if hasattr(module, key)}
+        for name, module in model.named_modules()
+        if module in bare
+    }
 
 
 def bare_norms(model: nn.Module) -> dict[nn.Module, Callable[[Any, torch.Tensor], None]]:

@@ -1,6 +1,7 @@
 """The architecture of a compact network from that of the dense one and the compact tensors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,13 +13,18 @@ from prunus.surgery.norms import is_rms, scale_epsilon
 __all__ = ["resize"]
 
 
-def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def resize(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    widths: Mapping[str, Mapping[str, Any]] | None = None,
+) -> nn.Module:
     """Give `model` the tensors of `state`, whatever their sizes, and the widths that follow.
 
     Args:
         model: the dense architecture; changed in place.
         state: the `state_dict` of a compact network made from it; it may hold biases that the
             dense one lacks, where constants were folded.
+        widths: {module: {attribute: value}} of norms that hold no tensor.
 
     Returns:
         `model`.
@@ -35,6 +41,8 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         )
     modules = dict(model.named_modules())
     before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    made: dict[int, nn.Parameter] = {}
+    whole = list(model.parameters())  # kept, so that no new tensor takes one's identity
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
         module = modules.get(owner)
@@ -49,7 +57,13 @@ def resize(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         else:
             like = own if own is not None else next(module.parameters(recurse=False))
             flag = own is None or own.requires_grad
-            module._parameters[leaf] = nn.Parameter(tensor.to(like.device), requires_grad=flag)
+            if own is None or id(own) not in made:  # tensors in several places stay one
+                made[id(own)] = nn.Parameter(tensor.to(like.device), requires_grad=flag)
+            module._parameters[leaf] = made[id(own)]
+    for owner, values in (widths or {}).items():
+        for key, value in values.items():
+            setattr(modules[owner], key, tuple(value) if isinstance(value, list) else value)
+    del whole
     cuts = cuts_between(before, model)
     update_attributes(model, cuts)
     for owner in {parameter.rpartition(".")[0] for parameter, _ in cuts}:
