@@ -10,19 +10,24 @@ from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, SparseGPT
 from prunus.recipe import Recipe
-from prunus.schedules import AtInit
+from prunus.schedules import AtInit, Refine
 from prunus.scores import (
     FPGM,
+    OBD,
     SNIP,
     APoZ,
     Constant,
+    Gate,
     GraSP,
     Magnitude,
     MeanActivation,
     OBSNode,
+    ObsPrice,
     RemovalError,
     Sensitivity,
     SynFlow,
+    Taylor,
+    Taylor2017,
     ThiNet,
 )
 from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
@@ -122,6 +127,17 @@ PRESETS: dict[str, Preset] = {
         "replacement from a finite universe",
         "weights drawn with the odds of least variance of the outputs, and scaled up by them",
     ),
+    "obd": Preset(
+        Recipe(score=OBD(), allocation=Global(), schedule=Refine(rounds=20)),
+        "LeCun, Denker, Solla (1989), Optimal brain damage",
+        "weights of all layers whose removal raises the loss most, in 20 rounds; no labels",
+    ),
+    "obs-global": Preset(
+        Recipe(score=ObsPrice(), allocation=Global(), compensation=LeastSquares(ridge=1e-4)),
+        "Hassibi and Stork (1993), Optimal brain surgeon; Frantar and Alistarh (2022), Optimal "
+        "brain compression; the slopes derived in docs/second_order.md",
+        "weights of all layers that the others make up for least, as the outputs feel it",
+    ),
     "importance-node": Preset(
         Recipe(granularity=Node()),
         UAI,
@@ -161,6 +177,22 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=OBSNode()),
         "Hassibi and Stork (1993), Optimal brain surgeon; Kurtic, Frantar, Alistarh (2023), ZipLM",
         "nodes that the others can make up for least, one by one; add +ls",
+    ),
+    "taylor": Preset(
+        Recipe(granularity=Node(), score=Taylor(), allocation=Global()),
+        "Molchanov et al. (2019), Importance estimation for neural network pruning",
+        "nodes of all layers whose removal changes the samples' losses most, to first order",
+    ),
+    "taylor-2017": Preset(
+        Recipe(granularity=Node(), score=Taylor2017(), allocation=Global()),
+        "Molchanov et al. (2017), Pruning convolutional neural networks for resource efficient "
+        "inference",
+        "nodes with the largest mean |activation · gradient|, over its norm in the layer",
+    ),
+    "gate": Preset(
+        Recipe(granularity=Node(), score=Gate(), allocation=Global()),
+        "derived in docs/second_order.md; LeCun, Denker, Solla (1989), Optimal brain damage",
+        "nodes of all layers whose removal raises the loss most, to second order; no labels",
     ),
     "random-init": Preset(
         Recipe(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from prunus.allocation import ALLOCATIONS, Allocation, Uniform
-from prunus.calibration.statistics import Statistic, combined
+from prunus.calibration.statistics import Statistic, combined, resolved
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
 from prunus.granularity import GRANULARITIES, Edge, Granularity
@@ -84,6 +84,16 @@ class Recipe:
         """What must be collected from data; empty where the recipe needs none."""
         parts = (self.score, self.allocation, self.selection, self.compensation)
         return combined(wanted for part in parts for wanted in part.statistics)
+
+    @property
+    def needs_labels(self) -> bool:
+        """True where it reads gradients of a loss, so that data come with labels or a `loss`."""
+        reads = [statistic.reads for statistic in resolved(self.statistics).values()]
+        return self.selection.network or any(
+            r.source in ("gradient", "hessian")
+            or (r.source in ("slopes", "classes") and r.signal == "loss")
+            for r in reads
+        )
 
     @property
     def needs_data(self) -> bool:

@@ -44,19 +44,11 @@ def test_shape_purity_and_repeatability(name, kind):
 def test_permuting_inputs_permutes_the_scores(name):
     layer = linear_layer()
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    moved = replace(
-        layer,
-        weight=layer.weight[:, order],
-        gram=layer.gram[order][:, order],
-        mean=layer.mean[order],
-        diag=None,
-        max=layer.max[order],
-        zeros=layer.zeros[order],
-        grad=layer.grad[:, order],
-        sensitivity=layer.sensitivity[:, order],
-        hessian_grad=layer.hessian_grad[:, order],
-        flow=layer.flow[:, order],
-    )
+    own = {}
+    for key, value in layer.statistics.items():  # 12 inputs, 6 outputs
+        moved_rows = value[order] if value.shape == (12, 12) else value
+        own[key] = moved_rows[..., order] if value.shape[-1] == 12 else value
+    moved = replace(layer, weight=layer.weight[:, order], statistics=own)
     torch.testing.assert_close(RULES[name](moved), RULES[name](layer)[:, order])
 
 
@@ -171,6 +163,10 @@ def test_every_class_has_its_number_and_keeps_it_under_another_order(name, netwo
             view,
             producers={n: (layer, place[order]) for n, (layer, place) in view.producers.items()},
             consumers={n: (layer, place[order]) for n, (layer, place) in view.consumers.items()},
+            statistics={
+                key: (value[order] if key == "taylor_gram" else value)[..., order]
+                for key, value in view.statistics.items()
+            },
         )
         torch.testing.assert_close(class_scores(moved, CLASSES[name]), found[order])
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prunus.compensation.error import output_error
 from prunus.compensation.least_squares import LeastSquaresFit, least_squares
 from prunus.compensation.methods import LeastSquares, NoCompensation
-from prunus.compensation.protocol import Compensation, refusal
+from prunus.compensation.protocol import Compensation
 
 __all__ = [
     "COMPENSATIONS",
@@ -19,7 +19,6 @@ __all__ = [
     "NoCompensation",
     "least_squares",
     "output_error",
-    "refusal",
 ]
 
 

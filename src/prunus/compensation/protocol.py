@@ -1,4 +1,4 @@
-"""How a compensation is called, and why it may have to stay away."""
+"""How a compensation is called."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from prunus.layer import Layer
 from prunus.parts import CompensationFacts
 
-__all__ = ["Compensation", "refusal"]
+__all__ = ["Compensation"]
 
 
 @runtime_checkable
@@ -25,16 +25,3 @@ class Compensation(CompensationFacts, Protocol):
         """As the call, and the largest relative ridge that was needed; None where none is."""
         weight, bias = self(layer, mask)
         return weight, bias, None
-
-
-def refusal(name: str, where: str) -> str:
-    """Why the weight of layer `name` gets no new values: the forward pass reads it elsewhere too.
-
-    Args:
-        name: of the layer.
-        where: the other place, in words.
-    """
-    return (
-        f"the weight of {name!r} is also read by {where}: new values made for the layer's outputs "
-        f"would change those"
-    )

@@ -19,7 +19,7 @@ def unfit(
     Raises:
         ValueError: there is no layer that it may refit; the reasons are given.
     """
-    if example is None or not (recipe.compensation.refits or recipe.selection.joint):
+    if example is None or not recipe.refits:
         return list(names), {}
     uses = used_elsewhere(model, example)
     refused = {

@@ -133,7 +133,7 @@ class Refine(Schedule):
     Compensation, in every round, aims at the outputs of the dense network.
 
     References:
-        derived in docs/which_selector.md; the rounds of LeCun, Denker, Solla (1989), Optimal brain
+        derived in docs/second_order.md; the rounds of LeCun, Denker, Solla (1989), Optimal brain
         damage, without the training between them.
     """
 

@@ -11,9 +11,12 @@ from prunus.scores.activation import APoZ, MeanActivation
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
 from prunus.scores.fpgm import FPGM
+from prunus.scores.gate import Gate, Taylor, Taylor2017
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
+from prunus.scores.obd import OBD
 from prunus.scores.obs_node import OBSNode
+from prunus.scores.obs_price import ObsPrice
 from prunus.scores.protocol import Score
 from prunus.scores.removal_error import RemovalError, removal_error
 from prunus.scores.sensitivity import Sensitivity
@@ -23,19 +26,24 @@ from prunus.scores.thinet import ThiNet
 
 __all__ = [
     "FPGM",
+    "OBD",
     "REDUCTIONS",
     "SCORES",
     "SNIP",
     "APoZ",
     "Constant",
+    "Gate",
     "GraSP",
     "Magnitude",
     "MeanActivation",
     "OBSNode",
+    "ObsPrice",
     "RemovalError",
     "Score",
     "Sensitivity",
     "SynFlow",
+    "Taylor",
+    "Taylor2017",
     "ThiNet",
     "class_scores",
     "grasp",
@@ -59,4 +67,9 @@ SCORES: dict[str, Callable[..., Score]] = {
     "MeanActivation": MeanActivation,
     "ThiNet": ThiNet,
     "OBSNode": OBSNode,
+    "OBD": OBD,
+    "ObsPrice": ObsPrice,
+    "Taylor": Taylor,
+    "Taylor2017": Taylor2017,
+    "Gate": Gate,
 }

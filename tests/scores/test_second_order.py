@@ -1,0 +1,192 @@
+"""Scores of the loss and the outputs: reference values, brute force, and what they are for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from models import build
+from prunus.allocation import Global
+from prunus.calibration import calibrate
+from prunus.compensation import LeastSquares, NoCompensation
+from prunus.elimination import obs_trace
+from prunus.granularity import EdgePerRow
+from prunus.joint import OBS
+from prunus.nodes import class_view
+from prunus.recipe import Recipe
+from prunus.schedules import OneShot
+from prunus.scores import OBD, Constant, Gate, ObsPrice, Taylor, Taylor2017
+from prunus.scores.obd import second_order
+
+
+def linear(weight, bias=False):
+    layer = nn.Linear(len(weight[0]), len(weight), bias=bias).double()
+    layer.weight.data = torch.tensor(weight, dtype=torch.float64)
+    return layer
+
+
+def test_obd_of_one_layer_in_closed_form():
+    """W = [[1, −1], [½, ¼]], x = (1, 2): p₁(1 − p₁) x_j² for both rows."""
+    model = nn.Sequential(linear([[1.0, -1.0], [0.5, 0.25]]))
+    layer = calibrate(model, torch.tensor([[1.0, 2.0]]).double(), ("curvature",))["0"]
+    diagonal = torch.tensor([[0.1049936, 0.4199743]]).double().expand(2, 2)
+    torch.testing.assert_close(layer.statistic("curvature"), diagonal, atol=1e-7, rtol=0)
+    bare = torch.tensor([[0.0524968, 0.2099872], [0.0131242, 0.0131242]]).double()
+    floor = 1e-3 * diagonal.mean() * layer.weight.square() / 2
+    torch.testing.assert_close(OBD()(layer), bare + floor, atol=1e-7, rtol=0)
+
+
+def hessian_diagonal(model, x, labels, name):
+    """∂²/∂w² of the mean cross-entropy, by differentiating twice."""
+    weight = model.get_parameter(f"{name}.weight")
+    loss = nn.functional.cross_entropy(model(x), labels)
+    (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
+    entries = [
+        torch.autograd.grad(g, weight, retain_graph=True)[0].flatten()[i]
+        for i, g in enumerate(grad.flatten())
+    ]
+    return torch.stack(entries).view(weight.shape)
+
+
+@pytest.mark.parametrize("name", ["layers.0", "layers.2"])
+def test_obd_is_half_w_squared_times_the_hessians_diagonal(name):
+    model, x = build("mlp-relu", samples=6)
+    labels = torch.arange(6) % 4
+    diagonal = hessian_diagonal(model, x, labels, name)
+    layer = calibrate(model, x, ("curvature",))[name]
+    torch.testing.assert_close(OBD()(layer), second_order(layer.weight, diagonal.detach()))
+
+
+def test_obd_of_the_squared_error_and_of_the_fisher_matrix():
+    model, x = build("mlp-relu", samples=6)
+    found = prunus.prune(model, Recipe(score=OBD(loss="squared-error")), 0.5, data=x)
+    other = prunus.prune(model, Recipe(score=OBD()), 0.5, data=x)
+    assert any(not torch.equal(found.masks[k], other.masks[k]) for k in other.masks)
+    labelled = Recipe(score=OBD(of="fisher"))
+    assert labelled.needs_labels
+    assert not Recipe(score=OBD()).needs_labels
+    prunus.prune(model, labelled, 0.5, data=(x, torch.arange(6) % 4))
+    with pytest.raises(ValueError, match=r"^Unknown diagonal of OBD 'hessian'"):
+        OBD(of="hessian")
+    with pytest.raises(ValueError, match=r"^Unknown loss 'mse'"):
+        OBD(loss="mse")
+
+
+def test_obd_says_where_the_loss_feels_nothing():
+    model = nn.Sequential(nn.Linear(3, 4).double(), nn.ReLU(), nn.Linear(4, 1).double())
+    x = torch.randn(5, 3, dtype=torch.float64)  # one class: certain
+    with pytest.raises(ValueError, match=r"^The curvature of layer '.' is zero for all weights"):
+        prunus.prune(model, Recipe(score=OBD()), 0.5, data=x)
+
+
+def test_obs_global_takes_every_rows_own_trace_and_its_weights():
+    model, x = build("mlp-relu", samples=60)
+    pruned = prunus.prune(model, "obs-global", 0.4, data=x)
+    layers = calibrate(model, x, ("gram", "slope"))
+    kept = {}
+    for name, result in pruned.layers.items():
+        layer = layers[name]
+        trace = obs_trace(layer.weight, layer.gram, ridge=1e-4)
+        counts = result.mask.sum(1)
+        assert torch.equal(result.mask, trace.mask(counts))
+        alone = OBS(ridge=1e-4)(layer, EdgePerRow(), counts)
+        torch.testing.assert_close(result.weight, alone.weight)
+        kept[name] = counts
+        # the cheapest weight that stays costs no less than the dearest that went, over all layers
+    prices = {n: ObsPrice()(layers[n]) for n in kept}
+    stay = min(float(prices[n][r.mask].min()) for n, r in pruned.layers.items())
+    go = max(float(prices[n][~r.mask].max()) for n, r in pruned.layers.items())
+    free = all(int(c.min()) >= 1 for c in kept.values())
+    assert stay >= go or not free
+    assert not pruned.plan.notes  # no minimum bound here
+
+
+def test_slopes_carry_prices_to_the_outputs():
+    """Scaling a row by s, and what reads it by 1/s, changes no price; losses alone rise by s²."""
+    first = linear([[1.0, -0.5, 0.3], [0.2, 0.7, -0.4]])
+    last = linear([[1.0, 0.5], [-0.3, 0.8]])
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double() + 0.5
+    prices = ObsPrice()(calibrate(nn.Sequential(first, last), x, ("gram", "slope"))["0"])
+    scale = torch.tensor([10.0, 0.1]).double()
+    first.weight.data *= scale[:, None]
+    last.weight.data /= scale
+    moved = ObsPrice()(calibrate(nn.Sequential(first, last), x, ("gram", "slope"))["0"])
+    torch.testing.assert_close(moved, prices)
+    bare = ObsPrice(slope=False)(calibrate(nn.Sequential(first, last), x, ("gram",))["0"])
+    ratio = (prices[0] / prices[1]) / (bare[0] / bare[1])  # of losses that each row feels alone
+    assert bool((ratio < 0.01).all())  # 0.1² over 10², but for the columns of what reads them
+
+
+def gated(model, x, gates):
+    """The outputs of "mlp-relu" with gates on what its second layer reads."""
+    layers = list(model.layers)
+    hidden = torch.relu(layers[0](x)) * gates
+    for layer in layers[2:]:
+        hidden = layer(hidden)
+    return hidden
+
+
+def test_gates_are_derivatives_along_what_the_consumers_read():
+    model, x = build("mlp-relu", samples=8)
+    y = torch.arange(8) % 4
+    calibration = calibrate(model, (x, y), ("gate", "gate_output", "gate_curvature"))
+    view = class_view(calibration.groups[0], calibration)
+    gates = torch.ones(8, view.group.size, dtype=torch.float64, requires_grad=True)
+    out = gated(model, x, gates)
+    losses = nn.functional.cross_entropy(out, y, reduction="sum")
+    (t,) = torch.autograd.grad(losses, gates, retain_graph=True)
+    torch.testing.assert_close(Taylor().classes(view), t.square().mean(0))
+    absolute = t.abs().mean(0)
+    torch.testing.assert_close(Taylor2017().classes(view), absolute / absolute.norm())
+    slopes = torch.stack(
+        [torch.autograd.grad(o, gates, retain_graph=True)[0] for o in out.sum(0)]
+    )  # (outputs, samples, classes)
+    torch.testing.assert_close(
+        Gate(of="output").classes(view), slopes.square().sum(0).mean(0).detach()
+    )
+    step, along = 1e-3, []
+    for c in range(view.group.size):
+        shift = torch.zeros_like(gates)
+        shift[:, c] = step
+        with torch.no_grad():
+            values = [
+                float(nn.functional.cross_entropy(gated(model, x, gates + s * shift), y))
+                for s in (-1, 0, 1)
+            ]
+        along.append((values[0] - 2 * values[1] + values[2]) / step**2)
+    torch.testing.assert_close(
+        Gate().classes(view), torch.tensor(along).double() / 2, rtol=1e-3, atol=1e-8
+    )
+
+
+def test_what_one_gate_is_worth_to_the_network():
+    """Global budgets by gates leave a smaller change of the outputs than magnitudes, on average."""
+    ratios = []
+    for seed in range(6):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(
+                nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4)
+            ).double()
+            x = torch.randn(64, 10, dtype=torch.float64)
+        gaps = {}
+        for score in (Gate(of="output"), None):
+            base = prunus.recipes["importance-node"]
+            recipe = replace(base, allocation=Global(), **({"score": score} if score else {}))
+            with torch.no_grad():
+                pruned = prunus.prune(model, recipe, 0.5, data=x)
+                gaps[score] = float((model(x) - pruned.model(x)).square().sum(1).mean())
+        ratios.append(gaps[Gate(of="output")] / gaps[None])
+    assert sum(ratios) / 6 < 0.9, ratios
+
+
+def test_what_the_presets_are():
+    obd = prunus.recipes["obd"]
+    assert (obd.schedule.rounds, obd.allocation, obd.needs_labels) == (20, Global(), False)
+    assert prunus.recipes["obs-global"].compensation == LeastSquares(ridge=1e-4)
+    assert prunus.recipes["taylor"].needs_labels
+    assert not prunus.recipes["gate"].needs_labels
+    assert prunus.recipes["gate"].compensation == NoCompensation()
+    assert Recipe(score=Constant()).schedule == OneShot()
