@@ -167,14 +167,16 @@ def settings():
         *leaky, r"'1' \(LeakyReLU\) in 'negative_slope': 0.1 before, 0.9", id="slope"
     )
     yield pytest.param(
-        Attributed(torch.relu), Attributed(torch.tanh), "'function'", id="function attribute"
+        Attributed(torch.relu), Attributed(torch.tanh), "at 'relu'", id="function attribute"
     )
-    yield pytest.param(Attributed(slope=0.1), Attributed(slope=0.7), "'slope'", id="number")
+    yield pytest.param(
+        Attributed(slope=0.1), Attributed(slope=0.7), "at 'leaky_relu'.* 0.1.* 0.7", id="number"
+    )
     part = functools.partial
     yield pytest.param(
         Attributed(part(F.leaky_relu, negative_slope=0.1)),
         Attributed(part(F.leaky_relu, negative_slope=0.9)),
-        "'function'",
+        "negative_slope",
         id="partial",
     )
     hidden = Attributed(), Attributed()
@@ -211,6 +213,64 @@ def test_networks_that_differ_in_settings_get_held_out_statements_alone(model, o
     for refusal in (TypeError, ValueError):
         with pytest.raises(refusal, match="Held-out statements"):
             prunus.certify(model, other, radius=1.0)
+
+
+def test_what_a_module_counts_is_no_setting():
+    """Numbers that no operation reads may differ: a counter, a cache, a name."""
+
+    class Counting(Attributed):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting().eval()
+    other = thinned(model)
+    other.calls, other.note = 17, "pruned"
+    assert prunus.certify(model, other, data=drawn()).value < math.inf
+
+
+def test_inputs_by_name_are_inputs():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    other, x = thinned(model), drawn()
+    plain, named = (prunus.certify(model, other, data=d) for d in (x, {"input": x}))
+    assert named.value == plain.value < math.inf
+    assert named.gaps == plain.gaps
+
+
+def test_two_inputs_leave_held_out_statements():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 3)
+
+        def forward(self, x, y):
+            return self.fc(x + y)
+
+    model = Two().eval()
+    certificate = prunus.certify(model, thinned(model), data={"x": drawn(), "y": drawn(seed=1)})
+    assert certificate.value == math.inf
+    assert "no single tensor of floats" in certificate.summary()
+    assert certificate.of("quantile")
+
+
+def test_a_layer_called_twice_has_one_line_of_its_own():
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 2)).eval()
+    other = thinned(model)
+    certificate = prunus.certify(model, other, data=drawn(width=4))
+    assert set(certificate.per_layer) == {"0", "4"}
+    last = copy.deepcopy(model)
+    last[4].load_state_dict(other[4].state_dict())
+    only = copy.deepcopy(other)
+    only[4].load_state_dict(model[4].state_dict())
+    for name, alone in (("0", only), ("4", last)):
+        found = prunus.certify(model, alone, data=drawn(width=4))
+        assert found.per_layer[name]["contribution"] == pytest.approx(
+            certificate.per_layer[name]["contribution"]
+        )
+        assert found.value <= certificate.per_layer[name]["contribution"] * (1 + 1e-3)
 
 
 def hooked(model):

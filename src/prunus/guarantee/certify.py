@@ -14,7 +14,7 @@ from prunus.guarantee.criteria import Outputs, float_inputs, sampled
 from prunus.guarantee.extract import Unsupported, extract
 from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
-from prunus.guarantee.rules import reason_of
+from prunus.guarantee.rules import AVAILABLE, reason_of
 from prunus.rows import RowSet, row_hashes
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
@@ -117,6 +117,8 @@ def _over_ball(
     Raises:
         Unsupported: a module has none, or does not compute what its rule says.
     """
+    if inputs is None and outputs is not None:
+        raise Unsupported(f"the inputs are no single tensor of floats. {AVAILABLE}")
     found = extract(model, pruned, inputs)
     x = None if inputs is None else inputs.double()
     centre = torch.zeros(found.shape, dtype=torch.float64) if x is None else x.mean(dim=0)

@@ -1,7 +1,6 @@
 """What two networks really give: their outputs on the data, each in its own dtype."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.place import device_of
-from prunus.inputs import mapped
+from prunus.inputs import arguments, mapped
 from prunus.modes import evaluating
 from prunus.rng import generator_for
 
@@ -148,10 +147,9 @@ def float_inputs(batches: list[Any]) -> Tensor | None:
     """The inputs of all batches as one tensor; None where an input is no single float tensor."""
     rows: list[Tensor] = []
     for batch in batches:
-        given = batch[0] if isinstance(batch, tuple | list) else batch
-        if isinstance(given, Mapping) or not isinstance(given, Tensor):
+        args, kwargs = arguments(batch)
+        given = [*args, *kwargs.values()]
+        if len(given) != 1 or not isinstance(given[0], Tensor) or not given[0].is_floating_point():
             return None
-        if not given.is_floating_point():
-            return None
-        rows.append(given.detach().cpu())
+        rows.append(given[0].detach().cpu())
     return torch.cat(rows) if rows else None

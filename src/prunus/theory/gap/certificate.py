@@ -235,13 +235,13 @@ def _per_layer(
     """Norms of each layer, and the product bound if this layer alone were pruned."""
     table = {}
     everything = linear_stages(stages)
-    for one in everything:
-        alone = tuple(_only(stages, one))
+    for name in dict.fromkeys(pair.name for pair in everything):  # a module may be called twice
+        alone = tuple(_only(stages, name))
         known = {id(pair): norms(old) for pair, old in zip(
             linear_stages(alone), everything, strict=True)}  # fmt: skip
 
         def lookup(
-            pair: LinearPair, known: dict[int, LayerNorms] = known, name: str = one.name
+            pair: LinearPair, known: dict[int, LayerNorms] = known, name: str = name
         ) -> LayerNorms:
             full = known[id(pair)]
             if pair.name == name:
@@ -249,24 +249,24 @@ def _per_layer(
             return LayerNorms(dense=full.dense, pruned=full.dense, difference=0.0)
 
         start = Reach(dense=radius, pruned=radius, gap=0.0, centre=origin, pruned_centre=origin)
-        bounds = norms(one)
-        table[one.name] = {
-            "dense": bounds.dense,
-            "pruned": bounds.pruned,
-            "difference": bounds.difference,
+        calls = [norms(pair) for pair in everything if pair.name == name]
+        table[name] = {
+            "dense": max(call.dense for call in calls),
+            "pruned": max(call.pruned for call in calls),
+            "difference": max(call.difference for call in calls),
             "contribution": product_bound(alone, start, lookup).gap,
         }
     return table
 
 
-def _only(stages: Sequence[Stage], one: LinearPair) -> list[Stage]:
-    """The stages with every layer but `one` unpruned."""
+def _only(stages: Sequence[Stage], name: str) -> list[Stage]:
+    """The stages with every layer but the one of this name unpruned."""
     kept: list[Stage] = []
     for stage in stages:
-        if isinstance(stage, LinearPair) and stage is not one:
+        if isinstance(stage, LinearPair) and stage.name != name:
             kept.append(replace(stage, pruned_weight=stage.weight, pruned_bias=stage.bias))
         elif isinstance(stage, Branches):
-            branch, shortcut = tuple(_only(stage.branch, one)), tuple(_only(stage.shortcut, one))
+            branch, shortcut = tuple(_only(stage.branch, name)), tuple(_only(stage.shortcut, name))
             kept.append(replace(stage, branch=branch, shortcut=shortcut))
         else:
             kept.append(stage)
