@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from prunus.bench.at_init import sweep
-from prunus.bench.data import Dataset, load_data
-from prunus.bench.init_masks import he_mlp, masks_at_init
+from prunus.bench.at_init.masks import he_mlp, masks_at_init
+from prunus.bench.at_init.sweep import sweep
+from prunus.bench.data.sets import Dataset, load_data
 from prunus.rng import generator_for
 from prunus.theory.at_init import (
     Setting,

@@ -25,7 +25,7 @@ def inputs(samples: int):
     import torch
 
     if os.environ.get("PRUNUS_DATA"):
-        from prunus.bench.data import load_data
+        from prunus.bench.data.sets import load_data
 
         x = load_data("mnist", data_dir=os.environ["PRUNUS_DATA"]).x_train.flatten(1)
         return "mnist", x[:samples].float().contiguous()

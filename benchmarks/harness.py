@@ -17,12 +17,13 @@ from statistics import median
 from typing import Any
 
 from prunus.bench import Executor, RecordWriter, host_facts, make_executor, read_records, run
-from prunus.bench.comparison import versions
-from prunus.bench.executors import EXECUTORS, closing
-from prunus.bench.statistics import higher_is_better
-from prunus.bench.sweep import unique
-from prunus.bench.tables import tables
+from prunus.bench.grid.engines import EXECUTORS
+from prunus.bench.grid.executors import closing
+from prunus.bench.grid.sweep import unique
+from prunus.bench.statistics.paired import higher_is_better
+from prunus.bench.statistics.tables import tables
 from prunus.files import write_text
+from prunus.host import versions
 from prunus.report.grid import grid_page
 
 

@@ -29,10 +29,9 @@ from pathlib import Path
 
 import prunus
 from prunus.bench import Task, Training, evaluate, fit, load_data, task, trained
-from prunus.bench.comparison import versions
-from prunus.bench.models import mlp
-from prunus.bench.record import host_facts
+from prunus.bench.data.models import mlp
 from prunus.files import write_text
+from prunus.host import host_facts, versions
 
 EDGES = ("random-edge", "magnitude-row", "dpp-edge")
 NODES = ("random-node", "importance-node", "dpp-node")

@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 def executor(engine: str, retries: int = 1000):
     """Two workers on loopback."""
-    from prunus.bench import clusters
+    from prunus.bench.grid import clusters
 
     if engine == "ray":
         return clusters.RayExecutor(2, 1, retries=retries, _node_ip_address=ADDRESS)

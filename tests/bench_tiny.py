@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunus.bench import TASKS, Dataset, Task, Training, evaluate, fit
-from prunus.bench.models import mlp
+from prunus.bench.data.models import mlp
 from prunus.rng import generator_for
 
 

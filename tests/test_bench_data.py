@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from prunus.bench import data as data_module
 from prunus.bench import load_data, stratified_split
-from prunus.bench.formats import read_idx
+from prunus.bench.data import sets as data_module
+from prunus.bench.data.formats import read_idx
 from prunus.rng import generator_for
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from prunus.bench import Record, RecordWriter, content_id, host_facts, read_records, record
-from prunus.bench.record import RecordIndex
+from prunus.bench import Record, RecordWriter, content_id, host_facts, read_records
+from prunus.bench.record import RecordIndex, store
 
 ROW = Record(
     id=content_id(task="t", seed=0),
@@ -145,7 +145,7 @@ def test_a_file_taken_away_while_a_folder_is_read_is_no_error(tmp_path, monkeypa
     with RecordWriter(tmp_path) as writer:
         writer.append(ROW)
     gone = tmp_path / "records-other-1-0.jsonl"
-    listed, scan = record.record_files, os.scandir
+    listed, scan = store.record_files, os.scandir
 
     def listing(places):
         gone.touch()
@@ -160,7 +160,7 @@ def test_a_file_taken_away_while_a_folder_is_read_is_no_error(tmp_path, monkeypa
         assert len(found) == 2
         return found
 
-    monkeypatch.setattr(record, "record_files", listing)
+    monkeypatch.setattr(store, "record_files", listing)
     assert read_records(tmp_path).rows == (ROW,)
     with pytest.raises(FileNotFoundError):
         read_records([gone, tmp_path])  # one that was named must be there

@@ -25,8 +25,8 @@ from prunus.bench import (
     task,
     trained,
 )
-from prunus.bench.models import mlp
-from prunus.bench.train import flip_and_crop
+from prunus.bench.data.models import mlp
+from prunus.bench.data.train import flip_and_crop
 from prunus.rng import generator_for
 
 QUICK = Training(epochs=2, learning_rate=1e-2, batch=16)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from prunus.bench import RecordWriter, load_data, read_records
-from prunus.bench.models import mlp
+from prunus.bench.data.models import mlp
 from prunus.bench.record import Record
 from prunus.cli import app as program
 from prunus.cli.app import main

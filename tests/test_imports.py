@@ -15,13 +15,13 @@ import prunus
 ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
-    "check", "counting", "rng", "inputs", "rows", "inclusion", "files", "progress", "modes",
+    "check", "counting", "host", "rng", "inputs", "rows", "inclusion", "files", "progress", "modes",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
     "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "recipe", "presets", "surgery", "report", "guarantee", "result", "engine",
-    "export", "bench", "reproduce", "cli",
+    "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

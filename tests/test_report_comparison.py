@@ -9,8 +9,8 @@ import pytest
 
 import prunus
 from prunus.bench import evaluate, load_data
-from prunus.bench.comparison import latency_rows, records_of, report_rows
-from prunus.bench.models import mlp
+from prunus.bench.data.models import mlp
+from prunus.bench.statistics.comparison import latency_rows, records_of, report_rows
 from prunus.report.comparison import comparison_rows, network_section
 from prunus.report.page import Chart, Table
 from prunus.report.tables import recipe_rows, score_rows

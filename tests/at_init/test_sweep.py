@@ -9,10 +9,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import prunus
-from prunus.bench.at_init import CONTROL, DENSE, METHODS, _problem, sweep
-from prunus.bench.data import Dataset
-from prunus.bench.init_masks import he_mlp, hidden_widths, masks_at_init
-from prunus.bench.stacked import FullBatch, stacked_fit
+from prunus.bench.at_init.masks import he_mlp, hidden_widths, masks_at_init
+from prunus.bench.at_init.stacked import FullBatch, stacked_fit
+from prunus.bench.at_init.sweep import CONTROL, DENSE, METHODS, _problem, sweep
+from prunus.bench.data.sets import Dataset
 from prunus.cli.app import app
 
 
@@ -246,7 +246,7 @@ def test_command(tmp_path):
 @pytest.mark.slow
 def test_digits_show_what_the_docs_say():
     """10 seeds with input noise: SNIP loses less than random masks; the control loses nothing."""
-    from prunus.bench.data import load_data
+    from prunus.bench.data.sets import load_data
 
     found = sweep(load_data("digits"), (100,), densities=(0.5, 0.2), seeds=10, input_noise=1.0)
     cells = {(c.method, c.density): c for c in found.cells}

@@ -14,7 +14,7 @@ import pytest
 
 from bench_runs import ADDRESS, GRID, environment, executor, rows_on_disk, table, writers
 from prunus.bench import read_records, run
-from prunus.bench.executors import make_executor
+from prunus.bench.grid.engines import make_executor
 
 ENGINES = {"ray": "ray", "dask": "distributed"}
 engines = pytest.mark.parametrize("engine", list(ENGINES))

@@ -8,10 +8,10 @@ import pytest
 import bench_tiny
 from prunus import Budget, Plan
 from prunus.bench import BASELINES, cells, load_grid, read_records, run
-from prunus.bench.budgets import budget_of, density_text, words
-from prunus.bench.cell import baselines, recipe_of
-from prunus.bench.grid import make_grid
-from prunus.bench.statistics import against_baselines, differences, group_rows
+from prunus.bench.grid.budgets import budget_of, density_text, words
+from prunus.bench.grid.cell import baselines, recipe_of
+from prunus.bench.grid.config import make_grid
+from prunus.bench.statistics.paired import against_baselines, differences, group_rows
 from prunus.cli.app import main
 from prunus.selection import RandomK
 

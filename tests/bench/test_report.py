@@ -12,7 +12,7 @@ import pytest
 
 import browser
 from prunus.bench import Record, RecordWriter, content_id
-from prunus.bench.tables import tables
+from prunus.bench.statistics.tables import tables
 from prunus.cli.app import main
 from prunus.report.grid import grid_page, latex_table, markdown_table, pivot, write_static
 

@@ -13,9 +13,9 @@ import torch
 from bench_tiny import short_digits
 from prunus import Plan
 from prunus.bench import read_records, trained
-from prunus.bench.grid import make_grid
-from prunus.bench.models import mlp
-from prunus.bench.sweep import unique
+from prunus.bench.data.models import mlp
+from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.sweep import unique
 from prunus.calibration import calibrate
 from prunus.cli.app import main
 from prunus.compensation import NoCompensation
@@ -200,7 +200,7 @@ def test_records_of_other_data_are_not_taken_for_these(tmp_path, monkeypatch):
     assert (facts["train"], facts["test"]) == (1346, 451)
     data = short_digits.data(data_dir=None)
     other = replace(data, y_test=data.y_test.flip(0), fingerprint="flipped")
-    monkeypatch.setattr("prunus.bench.work.data_of", lambda name, data_dir: other)
+    monkeypatch.setattr("prunus.bench.grid.work.data_of", lambda name, data_dir: other)
     with pytest.raises(ValueError, match=r"other data for bench_tiny:short_digits .*here flipped"):
         carry_out(grids, harness, **ALONE)
 

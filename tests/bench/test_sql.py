@@ -9,8 +9,8 @@ import pytest
 
 from bench_runs import GRID, table
 from prunus.bench import Record, compact, query, read_records, run
-from prunus.bench.sql import TYPES
-from prunus.bench.sweep import finished, unique
+from prunus.bench.grid.sweep import finished, unique
+from prunus.bench.record.sql import TYPES
 from prunus.cli.app import main
 
 pytest.importorskip("duckdb", reason="the extra sql is not installed")

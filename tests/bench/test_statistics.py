@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunus.bench import Record, content_id
-from prunus.bench.intervals import bootstrap_interval, holm, paired, t_interval
-from prunus.bench.statistics import (
+from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
+from prunus.bench.statistics.paired import (
     against_baselines,
     differences,
     group_rows,
@@ -19,7 +19,7 @@ from prunus.bench.statistics import (
     score,
     shrinkbench,
 )
-from prunus.bench.tables import tables
+from prunus.bench.statistics.tables import tables
 from prunus.rng import generator_for
 
 

@@ -13,10 +13,10 @@ import bench_tiny
 import prunus
 from bench_runs import GRID, table
 from prunus.bench import read_records, run
-from prunus.bench.cache import trainings
-from prunus.bench.estimate import estimate
-from prunus.bench.sweep import finished, unique
-from prunus.bench.work import pinned
+from prunus.bench.data.cache import trainings
+from prunus.bench.grid.estimate import estimate
+from prunus.bench.grid.sweep import finished, unique
+from prunus.bench.grid.work import pinned
 
 
 def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):

@@ -120,7 +120,7 @@ def test_rounding_is_needed():
 @pytest.mark.timeout(900)
 def test_ascent_never_exceeds_certificates_of_trained_and_pruned_networks():
     """Digits MLP and CNN × recipes × densities, 60 pruned nets: ascent and data stay below."""
-    from prunus.bench.tasks import task
+    from prunus.bench.data.tasks import task
     from prunus.bench.zoo import digits_cnn, digits_mlp
     from prunus.guarantee.extract import extract
 

@@ -1,22 +1,17 @@
 """The benchmark: data sets, tasks, trained networks and records."""
 
-from prunus.bench.cache import Checkpoint, cache_folder, trained
-from prunus.bench.cell import BASELINES, Cell
-from prunus.bench.data import DATA_SETS, Dataset, load_data, stratified_split
-from prunus.bench.executors import Executor, make_executor
-from prunus.bench.grid import Grid, cells, load_grid
-from prunus.bench.record import (
-    Record,
-    Records,
-    RecordWriter,
-    content_id,
-    host_facts,
-    read_records,
-)
-from prunus.bench.sql import compact, query
-from prunus.bench.sweep import Sweep, run, unique
-from prunus.bench.tasks import TASKS, Task, fresh_model, task
-from prunus.bench.train import Training, accuracy, evaluate, fit
+from prunus.bench.data.cache import Checkpoint, cache_folder, trained
+from prunus.bench.data.sets import DATA_SETS, Dataset, load_data, stratified_split
+from prunus.bench.data.tasks import TASKS, Task, fresh_model, task
+from prunus.bench.data.train import Training, accuracy, evaluate, fit
+from prunus.bench.grid.cell import BASELINES, Cell
+from prunus.bench.grid.config import Grid, cells, load_grid
+from prunus.bench.grid.engines import make_executor
+from prunus.bench.grid.executors import Executor
+from prunus.bench.grid.sweep import Sweep, run, unique
+from prunus.bench.record import Record, Records, RecordWriter, content_id, read_records
+from prunus.bench.record.sql import compact, query
+from prunus.host import host_facts
 
 __all__ = [
     "BASELINES",

@@ -10,17 +10,18 @@ import torch
 from joblib import Parallel, delayed
 from torch.nn import functional
 
-from prunus.bench.cache import trained
-from prunus.bench.comparison import latency_rows, records_of, report_rows, versions
-from prunus.bench.data import Dataset, load_data
-from prunus.bench.models import mlp
-from prunus.bench.record import Record, host_facts
-from prunus.bench.tasks import task
-from prunus.bench.train import Training, evaluate, fit
+from prunus.bench.data.cache import trained
+from prunus.bench.data.models import mlp
+from prunus.bench.data.sets import Dataset, load_data
+from prunus.bench.data.tasks import task
+from prunus.bench.data.train import Training, evaluate, fit
+from prunus.bench.record import Record
+from prunus.bench.statistics.comparison import latency_rows, records_of, report_rows
 from prunus.check import whole
 from prunus.engine import compare, prune
 from prunus.files import write_text
 from prunus.granularity import Node
+from prunus.host import host_facts, versions
 from prunus.layer import layer_of
 from prunus.presets import recipes
 from prunus.progress import progress_bar

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from prunus.bench.cache import trained
-from prunus.bench.tasks import task
+from prunus.bench.data.cache import trained
+from prunus.bench.data.tasks import task
 from prunus.rng import generator_for
 
 __all__ = ["digits_cnn", "digits_mlp", "mnist_mlp", "retrain_digits"]

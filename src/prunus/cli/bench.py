@@ -8,7 +8,7 @@ import typer
 from prunus.cli.imports import look_here
 
 if TYPE_CHECKING:
-    from prunus.bench.estimate import Estimate
+    from prunus.bench.grid.estimate import Estimate
 
 __all__ = ["bench"]
 
@@ -50,9 +50,9 @@ def bench(
 
     Example: prunus bench grid.yaml --workers 2 --out records
     """
-    from prunus.bench.estimate import estimate
-    from prunus.bench.grid import cells, load_grid
-    from prunus.bench.sweep import finished, run
+    from prunus.bench.grid.config import cells, load_grid
+    from prunus.bench.grid.estimate import estimate
+    from prunus.bench.grid.sweep import finished, run
 
     look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())

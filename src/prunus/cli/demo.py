@@ -29,8 +29,8 @@ def demo(
     from rich.console import Console
     from rich.table import Table
 
+    from prunus.bench.data.tasks import task
     from prunus.bench.demo import run_demo
-    from prunus.bench.tasks import task
     from prunus.presets import recipes
 
     torch.set_num_threads(1)  # the networks are too small to share out

@@ -80,11 +80,11 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
             for name, preset in PRESETS.items()
         ]
     if kind is Kind.tasks:
-        from prunus.bench.tasks import TASKS
+        from prunus.bench.data.tasks import TASKS
 
         return [{"name": task.name, "what": task.title} for task in TASKS.values()]
     if kind is Kind.data:
-        from prunus.bench.data import DATA_SETS
+        from prunus.bench.data.sets import DATA_SETS
 
         place = "from --data-dir or PRUNUS_DATA, else fetched from OpenML"
         return [

@@ -243,8 +243,7 @@ def _number(option: str, text: str) -> float:
 def _facts(model: str, recipe: str, data: str | None, seed: int, found: Any) -> str:
     import json
 
-    from prunus.bench.comparison import versions
-    from prunus.bench.record import host_facts
+    from prunus.host import host_facts, versions
 
     facts = {
         "model": model,

@@ -54,7 +54,7 @@ def report(
 
 
 def _database(records: Sequence[Path], sql: str | None, packed: Path | None) -> None:
-    from prunus.bench.sql import compact, query
+    from prunus.bench.record.sql import compact, query
     from prunus.report.page import table_csv
 
     if sql is not None and (rows := query(records, sql)):
@@ -73,8 +73,8 @@ def _benchmark(
     interval: str,
     level: float,
 ) -> None:
-    from prunus.bench.sweep import unique
-    from prunus.bench.tables import tables
+    from prunus.bench.grid.sweep import unique
+    from prunus.bench.statistics.tables import tables
     from prunus.check import fraction, unknown
     from prunus.files import write_text
     from prunus.report.grid import grid_page, write_static
@@ -93,8 +93,8 @@ def _benchmark(
 
 
 def _comparison(rows: Sequence[Any], records: Sequence[Path], out: Path, metric: str) -> None:
-    from prunus.bench.comparison import latency_rows, report_rows
-    from prunus.bench.tasks import TASKS
+    from prunus.bench.data.tasks import TASKS
+    from prunus.bench.statistics.comparison import latency_rows, report_rows
     from prunus.check import unknown
     from prunus.files import write_text
     from prunus.presets import recipes

@@ -268,8 +268,8 @@ def safe_density(
     """
     import torch
 
-    from prunus.bench.data import load_data
-    from prunus.bench.init_masks import built, hidden_widths
+    from prunus.bench.at_init.masks import built, hidden_widths
+    from prunus.bench.data.sets import load_data
     from prunus.cli.imports import named_function
     from prunus.files import write_text
     from prunus.rng import generator_for
@@ -362,9 +362,9 @@ def sweep(
 
     Example: prunus theory at-init sweep --data digits --input-noise 1 --seeds 5
     """
-    from prunus.bench.at_init import sweep as run_sweep
-    from prunus.bench.data import load_data
-    from prunus.bench.stacked import FullBatch
+    from prunus.bench.at_init.stacked import FullBatch
+    from prunus.bench.at_init.sweep import sweep as run_sweep
+    from prunus.bench.data.sets import load_data
     from prunus.cli.imports import named_function
     from prunus.report.at_init import alignment_figure, sweep_figure
 

@@ -31,7 +31,7 @@ TITLES = {"not_beaten": "baselines not beaten", "macs": "multiply-adds", "p_holm
 
 @runtime_checkable
 class Findings(Protocol):
-    """What `prunus.bench.tables.Tables` offers."""
+    """What `prunus.bench.statistics.tables.Tables` offers."""
 
     @property
     def metric(self) -> str: ...

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from prunus.bench.budgets import budget_text
-from prunus.bench.intervals import holm, paired
+from prunus.bench.data.tasks import fresh_model, task
+from prunus.bench.grid.budgets import budget_text
 from prunus.bench.record import Record
-from prunus.bench.tasks import fresh_model, task
+from prunus.bench.statistics.intervals import holm, paired
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node
 from prunus.presets import recipes

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from prunus.bench.models import mlp
-from prunus.bench.tasks import TASKS
+from prunus.bench.data.models import mlp
+from prunus.bench.data.tasks import TASKS
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.acharyya2021 import Setting, run
 from prunus.reproduce.harness import Harness

@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from prunus.allocation.least_variance import optimal_densities
-from prunus.bench.cache import trained
-from prunus.bench.data import Dataset, load_data
-from prunus.bench.models import mlp
-from prunus.bench.tasks import Task
-from prunus.bench.train import TRAINER_VERSION, Training, fit
+from prunus.bench.data.cache import trained
+from prunus.bench.data.models import mlp
+from prunus.bench.data.sets import Dataset, load_data
+from prunus.bench.data.tasks import Task
+from prunus.bench.data.train import TRAINER_VERSION, Training, fit
 from prunus.counting import count_of
 from prunus.guarantee.extract import extract
 from prunus.progress import track

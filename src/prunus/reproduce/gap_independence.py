@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from prunus.bench.data import Dataset
-from prunus.bench.tasks import fresh_model, task
-from prunus.bench.train import Training, fit
+from prunus.bench.data.sets import Dataset
+from prunus.bench.data.tasks import fresh_model, task
+from prunus.bench.data.train import Training, fit
 from prunus.counting import count_of
 from prunus.progress import track
 from prunus.report.figure import figure

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from prunus.allocation.least_variance import optimal_densities
-from prunus.bench.cache import trained
-from prunus.bench.tasks import task
+from prunus.bench.data.cache import trained
+from prunus.bench.data.tasks import task
 from prunus.engine import prune
 from prunus.guarantee import certify, plan
 from prunus.guarantee.extract import extract

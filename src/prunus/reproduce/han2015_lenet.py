@@ -9,12 +9,12 @@ from typing import Any
 from torch import Generator, nn
 from torch.optim import Optimizer
 
-from prunus.bench.budgets import density_text
-from prunus.bench.data import Dataset
-from prunus.bench.intervals import paired
+from prunus.bench.data.sets import Dataset
+from prunus.bench.data.tasks import TASKS
+from prunus.bench.data.train import Training, fit
+from prunus.bench.grid.budgets import density_text
 from prunus.bench.record import Record
-from prunus.bench.tasks import TASKS
-from prunus.bench.train import Training, fit
+from prunus.bench.statistics.intervals import paired
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.harness import Harness, carry_out, with_interval

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunus.bench.grid import make_grid
+from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.sweep import finished, run
 from prunus.bench.record import Record
-from prunus.bench.sweep import finished, run
 
 __all__ = ["FailedRuns", "Harness", "carry_out", "with_interval"]
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prunus.bench.cell import BASELINES
+from prunus.bench.grid.cell import BASELINES
 from prunus.bench.record import Record
-from prunus.bench.statistics import (
+from prunus.bench.statistics.paired import (
     against_baselines,
     differences,
     group_rows,

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 
 import prunus
 from prunus.allocation import Uniform
-from prunus.bench.budgets import budget_of, words
+from prunus.bench.data.tasks import task
+from prunus.bench.grid.budgets import budget_of, words
 from prunus.bench.record import content_id
-from prunus.bench.tasks import task
 from prunus.budget import Budget
 from prunus.compensation import NoCompensation
 from prunus.granularity import NM, Edge, EdgePerRow, Node

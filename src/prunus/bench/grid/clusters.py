@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prunus.bench.executors import Ended, WorkerLost
+from prunus.bench.grid.executors import Ended, WorkerLost
 from prunus.report.figure import require
 
 __all__ = ["DaskExecutor", "RayExecutor"]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from prunus.bench.budgets import density_asked
-from prunus.bench.cell import Cell, baselines, recipe_of
-from prunus.bench.comparison import versions
-from prunus.bench.record import Record, RecordIndex, RecordWriter, host_facts
-from prunus.bench.roles import ROLES, Bench, data_of, dense_of
+from prunus.bench.grid.budgets import density_asked
+from prunus.bench.grid.cell import Cell, baselines, recipe_of
+from prunus.bench.grid.roles import ROLES, Bench, data_of, dense_of
+from prunus.bench.record import Record, RecordIndex, RecordWriter
+from prunus.host import host_facts, versions
 
 __all__ = [
     "Bench",

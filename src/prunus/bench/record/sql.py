@@ -1,6 +1,5 @@
 """Records as a table of DuckDB: questions in SQL, and one Parquet file instead of many lines."""
 
-import json
 import os
 import tempfile
 import uuid
@@ -9,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prunus.bench.record import Record, record_files
+from prunus.bench.record.parquet import errors, quoted
+from prunus.bench.record.row import Record
+from prunus.bench.record.store import record_files
 from prunus.files import write_bytes
 from prunus.report.figure import require
 
@@ -77,23 +78,12 @@ def compact(places: Places, path: str | os.PathLike[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch, _table(places) as connection:
         made = Path(scratch) / target.name
         connection.execute(
-            f"COPY (SELECT * EXCLUDE (final) FROM records) TO {_quoted(made)} "
+            f"COPY (SELECT * EXCLUDE (final) FROM records) TO {quoted(made)} "
             f"(FORMAT parquet, COMPRESSION zstd)"
         )
         (count,) = connection.execute("SELECT count(*) FROM records").fetchone()
         write_bytes(target, made.read_bytes())
     return int(count)
-
-
-def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `compact` wrote, as JSON has them."""
-    duckdb = require("duckdb", "sql")
-    with _errors(duckdb), duckdb.connect() as connection:
-        found = connection.execute(
-            f"SELECT CAST(to_json(r) AS VARCHAR) FROM read_parquet({_quoted(file)}) AS r"
-        )
-        while rows := found.fetchmany(1000):
-            yield from (json.loads(text) for (text,) in rows)
 
 
 @contextmanager
@@ -102,19 +92,19 @@ def _table(places: Places) -> Iterator[Any]:
     duckdb = require("duckdb", "sql")
     files = record_files(places)
     names = ["format", *Record.__dataclass_fields__]
-    columns = ", ".join(f"{_quoted(n)}: '{TYPES.get(n, 'VARCHAR')}'" for n in names)
-    with tempfile.TemporaryDirectory() as scratch, _errors(duckdb):
+    columns = ", ".join(f"{quoted(n)}: '{TYPES.get(n, 'VARCHAR')}'" for n in names)
+    with tempfile.TemporaryDirectory() as scratch, errors(duckdb):
         lines = [_whole(file, Path(scratch)) for file in files if file.suffix != ".parquet"]
         packed = [file for file in files if file.suffix == ".parquet"]
         parts = []
         if lines:
             parts.append(
-                f"SELECT * FROM read_json([{', '.join(map(_quoted, lines))}], "
+                f"SELECT * FROM read_json([{', '.join(map(quoted, lines))}], "
                 f"format = 'newline_delimited', columns = {{{columns}}}, "
                 f"maximum_object_size = {1 << 30})"
             )
         if packed:
-            parts.append(f"SELECT * FROM read_parquet([{', '.join(map(_quoted, packed))}])")
+            parts.append(f"SELECT * FROM read_parquet([{', '.join(map(quoted, packed))}])")
         with duckdb.connect() as connection:
             connection.execute("SET enable_progress_bar = false")
             connection.execute(
@@ -125,17 +115,6 @@ def _table(places: Places) -> Iterator[Any]:
                 f"(PARTITION BY id ORDER BY status <> 'done', place) = 1 ORDER BY place"
             )
             yield connection
-
-
-@contextmanager
-def _errors(duckdb: Any) -> Iterator[None]:
-    """What DuckDB says, in one line and as this package's kinds of error."""
-    try:
-        yield
-    except duckdb.IOException as error:
-        raise OSError(_line(error)) from None
-    except duckdb.Error as error:
-        raise ValueError(_line(error)) from None
 
 
 def _whole(file: Path, scratch: Path) -> Path:
@@ -150,11 +129,3 @@ def _whole(file: Path, scratch: Path) -> Path:
     copy = scratch / f"{uuid.uuid4().hex}.jsonl"
     copy.write_bytes(text[: text.rfind(b"\n") + 1])
     return copy
-
-
-def _quoted(text: object) -> str:
-    return "'" + str(text).replace("'", "''") + "'"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Num
 from torch import Tensor
 
-from prunus.bench import formats, openml
+from prunus.bench.data import formats, openml
 from prunus.check import unknown
 from prunus.rng import generator_for
 

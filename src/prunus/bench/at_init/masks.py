@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from prunus.bench.models import mlp
+from prunus.bench.data.models import mlp
 from prunus.budget import count_of
 from prunus.calibration import calibrate
 from prunus.calibration.flow import ones_like_input, path_flow

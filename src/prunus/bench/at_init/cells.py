@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.bench.intervals import holm, paired
+from prunus.bench.statistics.intervals import holm, paired
 from prunus.surgery.connected import Connection
 from prunus.theory.at_init.summary import MINIMUM_SEEDS, spread
 

@@ -10,8 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Generator, nn
 
-from prunus.bench.data import Dataset, load_data
-from prunus.bench.models import (
+from prunus.bench.data.models import (
     cifar10_mlp,
     cifar10_resnet20,
     cifar10_vgg,
@@ -23,7 +22,8 @@ from prunus.bench.models import (
     mnist_lenet300,
     mnist_mlp,
 )
-from prunus.bench.train import TRAINER_VERSION, Training, evaluate, fit
+from prunus.bench.data.sets import Dataset, load_data
+from prunus.bench.data.train import TRAINER_VERSION, Training, evaluate, fit
 from prunus.check import unknown
 from prunus.rng import generator_for
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.bench.budgets import Target, budget_of
-from prunus.bench.cache import Checkpoint, trained
-from prunus.bench.cell import Cell, recipe_of, schedule_of
-from prunus.bench.data import Dataset
+from prunus.bench.data.cache import Checkpoint, trained
+from prunus.bench.data.sets import Dataset
+from prunus.bench.data.tasks import Task, fresh_model, task
+from prunus.bench.grid.budgets import Target, budget_of
+from prunus.bench.grid.cell import Cell, recipe_of, schedule_of
 from prunus.bench.record import Record
-from prunus.bench.tasks import Task, fresh_model, task
 from prunus.budget import Budget
 from prunus.calibration import Calibration, Statistic, calibrate
 from prunus.calibration.statistics import combined

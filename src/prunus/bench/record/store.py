@@ -1,168 +1,26 @@
-"""One row per run, appended to one file per writer, so that a killed run loses nothing."""
+"""Rows appended to one file per writer, so that a killed run loses nothing, and read again."""
 
 import contextlib
-import dataclasses
-import functools
-import hashlib
 import json
 import os
-import platform
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from prunus.bench.record.parquet import parquet_rows
+from prunus.bench.record.row import Record
 
 __all__ = [
-    "Record",
     "RecordIndex",
     "RecordWriter",
     "Records",
-    "content_id",
-    "host_facts",
     "read_records",
     "record_files",
 ]
-
-FORMAT = 1  # raised when a field changes its meaning
-Metrics = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What one pruning run was asked to do and what came of it.
-
-    `id` names the cell: equal ids mean equal work (see `content_id`).
-
-    Attributes:
-        id: hash of task, recipe, budget, schedule, seed and version.
-        task: the task's or the model's name.
-        recipe: the recipe's name in the tables, or its repr.
-        recipe_repr: the recipe as Python.
-        recipe_hash: its hash over all fields.
-        seed: of the pruning's random choices.
-        model_seed: of the dense network's training; None where it was given.
-        density_asked: kept / total as asked; None for other budgets.
-        density: kept / total as met, with design's denominator.
-        density_whole: kept / total over all parameters.
-        budget: the budget as Python.
-        schedule: the schedule as Python.
-        before: scores of the dense network.
-        after: scores after pruning.
-        retrained: scores after retraining; None without.
-        layer_error: mean squared output error on the calibration inputs by layer.
-        layer_density: kept / total by layer.
-        parameters: stored weights, dense and pruned.
-        macs: multiply-adds per sample, dense and pruned.
-        bytes: storage, dense and pruned.
-        latency: of the compact network, with the dense one's and interval; None if not measured.
-        seconds: wall time of the run.
-        peak_memory: highest resident bytes of the process during the run (on Linux; elsewhere since
-            its start); None if unknown.
-        certificate: of the run, as JSON; None if not asked for.
-        data: fingerprint of the calibration data.
-        versions: of prunus, torch, numpy and Python.
-        host: of the machine; see `host_facts`.
-        status: "done" or "failed".
-        traceback: of a failed run.
-        extra: whatever else a caller wants kept.
-    """
-
-    id: str
-    task: str
-    recipe: str
-    recipe_repr: str
-    recipe_hash: str
-    seed: int
-    density_asked: float | None
-    density: float | None
-    model_seed: int | None = None
-    density_whole: float | None = None
-    budget: str = ""
-    schedule: str = ""
-    before: Metrics = field(default_factory=dict)
-    after: Metrics = field(default_factory=dict)
-    retrained: Metrics | None = None
-    layer_error: Metrics = field(default_factory=dict)
-    layer_density: Metrics = field(default_factory=dict)
-    parameters: tuple[int, int] | None = None
-    macs: tuple[int, int] | None = None
-    bytes: tuple[int, int] | None = None
-    latency: Mapping[str, Any] | None = None
-    seconds: float | None = None
-    peak_memory: int | None = None
-    certificate: Mapping[str, Any] | None = None
-    data: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    host: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "done"
-    traceback: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_row(self) -> dict[str, Any]:
-        """The record as JSON takes it, with the format's number."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """The record of a row that `to_row` made.
-
-        Raises:
-            ValueError: a newer format, or fields that are lacking or unknown.
-        """
-        values = dict(row)
-        number = values.pop("format", None)
-        if not isinstance(number, int) or number > FORMAT:
-            raise ValueError(
-                f"The row has format {number!r}; this version of prunus reads up to {FORMAT}. "
-                f"Update prunus."
-            )
-        for name in ("parameters", "macs", "bytes"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"The row is no record of prunus: {error}.") from None
-
-
-def content_id(**identity: Any) -> str:
-    """A hash of the keyword arguments, whatever their order; values are anything JSON takes.
-
-    Example:
-        >>> content_id(task="digits-mlp", seed=0) == content_id(seed=0, task="digits-mlp")
-        True
-    """
-    text = json.dumps(identity, sort_keys=True, allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@functools.cache
-def _host() -> dict[str, Any]:
-    import torch
-
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    return {
-        "name": socket.gethostname(),
-        "system": platform.platform(),
-        "processor": model,
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-    }
-
-
-def host_facts() -> dict[str, Any]:
-    """The machine's name, system, processor, cores and accelerator, and torch's threads."""
-    import torch
-
-    return {**_host(), "threads": torch.get_num_threads()}
 
 
 class RecordWriter:
@@ -308,7 +166,7 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
     named = set(map(Path, given))
     for file in record_files(given):
         if file.suffix == ".parquet":
-            rows += map(Record.from_row, _parquet(file))
+            rows += map(Record.from_row, parquet_rows(file))
             continue
         try:
             *lines, rest = file.read_bytes().split(b"\n")
@@ -329,9 +187,3 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from None
     return Records(tuple(rows), tuple(torn))
-
-
-def _parquet(file: Path) -> Iterator[dict[str, Any]]:
-    from prunus.bench.sql import parquet_rows
-
-    return parquet_rows(file)

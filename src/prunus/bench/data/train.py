@@ -9,7 +9,7 @@ from jaxtyping import Num
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from prunus.bench.data import Dataset
+from prunus.bench.data.sets import Dataset
 from prunus.check import positive, whole
 from prunus.modes import evaluating
 from prunus.progress import progress_bar

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunus.bench.cache import cache_folder
-from prunus.bench.cell import Cell
-from prunus.bench.estimate import Times, probes
-from prunus.bench.executors import Ended, Executor, WorkerLost, closing, make_executor
-from prunus.bench.grid import Grid, cells, load_grid, make_grid
-from prunus.bench.record import Record, read_records, record_files
-from prunus.bench.work import (
+from prunus.bench.data.cache import cache_folder
+from prunus.bench.grid.cell import Cell
+from prunus.bench.grid.config import Grid, cells, load_grid, make_grid
+from prunus.bench.grid.engines import make_executor
+from prunus.bench.grid.estimate import Times, probes
+from prunus.bench.grid.executors import Ended, Executor, WorkerLost, closing
+from prunus.bench.grid.work import (
     Bench,
     StoreError,
     append,
@@ -29,6 +29,7 @@ from prunus.bench.work import (
     work,
     writable,
 )
+from prunus.bench.record import Record, read_records, record_files
 from prunus.check import whole
 from prunus.progress import progress_board
 

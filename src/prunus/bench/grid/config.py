@@ -10,8 +10,9 @@ import torch
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from prunus.bench.budgets import budget_of, budget_text, density_text
-from prunus.bench.cell import (
+from prunus.bench.data.tasks import fresh_model, task
+from prunus.bench.grid.budgets import budget_of, budget_text, density_text
+from prunus.bench.grid.cell import (
     BASELINES,
     RESCORES,
     Cell,
@@ -20,7 +21,6 @@ from prunus.bench.cell import (
     recipe_of,
     schedule_of,
 )
-from prunus.bench.tasks import fresh_model, task
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole

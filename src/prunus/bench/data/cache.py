@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.bench.data import Dataset
-from prunus.bench.tasks import Task, fresh_model
+from prunus.bench.data.sets import Dataset
+from prunus.bench.data.tasks import Task, fresh_model
 from prunus.files import write_bytes
 from prunus.rng import generator_for
 

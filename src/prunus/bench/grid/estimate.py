@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunus.bench.cache import trainings
-from prunus.bench.cell import Cell
+from prunus.bench.data.cache import trainings
+from prunus.bench.data.tasks import task
+from prunus.bench.grid.cell import Cell
 from prunus.bench.record import Record
-from prunus.bench.tasks import task
 
 __all__ = ["Estimate", "Times", "estimate", "probes"]
 

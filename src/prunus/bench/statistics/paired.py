@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prunus.bench.budgets import density_asked, order, place_text, words
-from prunus.bench.intervals import bootstrap_interval, holm, paired, t_interval
+from prunus.bench.grid.budgets import density_asked, order, place_text, words
 from prunus.bench.record import Record
+from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
 
 __all__ = [
     "COMPRESSIONS",

@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prunus.bench.data import Dataset
-from prunus.bench.init_cells import CONTROL, DENSE, Cell, Outcome, cells_of
-from prunus.bench.init_masks import (
+from prunus.bench.at_init.cells import CONTROL, DENSE, Cell, Outcome, cells_of
+from prunus.bench.at_init.masks import (
     METHODS,
     Masks,
     built,
@@ -27,7 +26,8 @@ from prunus.bench.init_masks import (
     parameter_of,
     weight_of,
 )
-from prunus.bench.stacked import FullBatch, check_stackable, stacked_fit, stacked_outputs
+from prunus.bench.at_init.stacked import FullBatch, check_stackable, stacked_fit, stacked_outputs
+from prunus.bench.data.sets import Dataset
 from prunus.budget import checked_density
 from prunus.calibration.select import matching, prunable
 from prunus.check import positive, unknown, whole

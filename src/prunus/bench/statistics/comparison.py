@@ -3,26 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
 import prunus
-from prunus.bench.record import Record, content_id, host_facts
+from prunus.bench.record.row import Record, content_id
 from prunus.engine import Comparison
+from prunus.host import host_facts, versions
 
-__all__ = ["latency_rows", "records_of", "report_rows", "versions"]
-
-
-def versions() -> dict[str, str]:
-    """Of everything that decides a result."""
-    import platform
-
-    return {
-        "prunus": prunus.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+__all__ = ["latency_rows", "records_of", "report_rows"]
 
 
 def records_of(

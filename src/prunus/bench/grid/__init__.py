@@ -1,0 +1,5 @@
+"""Grids of task × recipe × budget × seed, and where and how their cells run."""
+
+from prunus.bench.grid.config import Grid, cells, load_grid, make_grid
+
+__all__ = ["Grid", "cells", "load_grid", "make_grid"]
