@@ -1,14 +1,11 @@
 """`prunus bench`: a grid of task × recipe × density × schedule × seed, resumable and parallel."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from prunus.cli.imports import look_here
-
-if TYPE_CHECKING:
-    from prunus.bench.grid.estimate import Estimate
 
 __all__ = ["bench"]
 
@@ -51,7 +48,7 @@ def bench(
     Example: prunus bench grid.yaml --workers 2 --out records
     """
     from prunus.bench.grid.config import cells, load_grid
-    from prunus.bench.grid.estimate import estimate
+    from prunus.bench.grid.estimate import estimate, guess
     from prunus.bench.grid.sweep import finished, run
 
     look_here()  # for the tasks' modules
@@ -79,7 +76,7 @@ def bench(
         todo = [cell for cell in every if cell.id not in known]
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
-        said = _guess(estimate(todo, known.values(), cache), len(todo), workers or 1)
+        said = guess(estimate(todo, known.values(), cache), len(todo), workers or 1)
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
     result = run(grid, **options)
@@ -90,25 +87,3 @@ def bench(
     typer.echo(str(result.folder))
     if result.failed:
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
-
-
-def _guess(left: "Estimate", cells: int, workers: int) -> str:
-    each = f" with {workers} worker{'s' if workers > 1 else ''}"
-    if cells and left.blank == cells:
-        said = "time unknown until a first cell has run; --probe runs one of each kind"
-    else:
-        said = f"about {_time(left.seconds / workers)}{each}"
-        if left.blank:
-            said += f" for those with like records, {left.blank} without"
-    if left.networks > left.untimed:
-        timed = left.networks - left.untimed
-        said += f"; before, about {_time(left.training / workers)} to train {timed} dense networks"
-    if left.untimed:
-        said += f"; {left.untimed} dense networks to train, time unknown"
-    return said
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,12 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = ["reproduce"]
 
@@ -59,15 +56,14 @@ def reproduce(
     result = function(
         scale="full" if full else "small", seed=seed, data_dir=data_dir, progress=None, **options
     )
-    console = _console()
-    console.print(f"{result.title}\n{result.paper}", markup=False)
+    _print(f"{result.title}\n{result.paper}")
     for title, rows in result.shown().items():
         table = Table(*rows[0], title=title)
         for row in rows:
             table.add_row(*row.values())
-        console.print(table)
+        _print(table)
     for line in result.conditions:
-        console.print(f"- {line}", markup=False)
+        _print(f"- {line}")
     for path in save(result, out):
         typer.echo(path)
 
@@ -84,18 +80,18 @@ def _list() -> None:
     for name, known in sorted(REPRODUCTIONS.items()):
         resumes = "yes" if known.resumes else ""
         table.add_row(name, known.says, known.data, known.small, known.full or "–", resumes)
-    console = _console()
-    console.print(table)
-    console.print(
+    _print(table)
+    _print(
         "Processor times as measured on a busy machine of two cores, – where nobody has. Those "
-        "that resume take --workers.",
-        markup=False,
+        "that resume take --workers."
     )
 
 
-def _console() -> "Console":
+def _print(what: object) -> None:
+    """A text or a table; a file or a pipe has no edge to wrap at."""
     from rich.console import Console
 
     console = Console()
-    # A file or a pipe has no edge to wrap at.
-    return console if console.is_terminal else Console(width=WIDE)
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(what, markup=False)

@@ -10,7 +10,7 @@ from prunus.bench.data.tasks import task
 from prunus.bench.grid.cell import Cell
 from prunus.bench.record import Record
 
-__all__ = ["Estimate", "Times", "estimate", "probes"]
+__all__ = ["Estimate", "Times", "estimate", "guess", "probes"]
 
 
 class Times:
@@ -94,3 +94,26 @@ def probes(todo: Sequence[Cell], known: Iterable[Record]) -> list[Cell]:
         if kind not in tried:
             first.setdefault(kind, cell)
     return list(first.values())
+
+
+def guess(left: Estimate, cells: int, workers: int) -> str:
+    """The time that is left, in words, and what is not known of it."""
+    each = f" with {workers} worker{'s' if workers > 1 else ''}"
+    if cells and left.blank == cells:
+        said = "time unknown until a first cell has run; --probe runs one of each kind"
+    else:
+        said = f"about {_time(left.seconds / workers)}{each}"
+        if left.blank:
+            said += f" for those with like records, {left.blank} without"
+    if left.networks > left.untimed:
+        timed = left.networks - left.untimed
+        said += f"; before, about {_time(left.training / workers)} to train {timed} dense networks"
+    if left.untimed:
+        said += f"; {left.untimed} dense networks to train, time unknown"
+    return said
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
