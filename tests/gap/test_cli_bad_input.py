@@ -40,8 +40,8 @@ def single():
     return net(outputs=1)
 
 
-def recurrent():
-    return nn.LSTM(12, 3)
+def table():
+    return nn.Embedding(12, 3)
 
 
 def thinned():
@@ -73,8 +73,8 @@ BAD = [
     (("plan", "nan", "--limit", 0.1), "`0.weight` must be finite, got nan at index [0, 1]"),
     (("plan", "narrow", "--limit", 0.1), "The model could not run on the data: mat1 and mat2"),
     (
-        ("plan", "recurrent", "--limit", 0.1),
-        "The model has no layer to prune (the model itself: LSTM has",
+        ("plan", "table", "--limit", 0.1),
+        "The model has no layer to prune (the model itself: Embedding has",
     ),
     (
         ("plan", "normed", "--limit", 0.1, "--kind", "sup"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import call
 from prunus.engine.edges import edge_result
-from prunus.layer import Layer, layer_of, view_of
+from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.nodes import class_view, parameter_masks
 from prunus.recipe import Recipe
@@ -26,13 +26,13 @@ def inputs_of(model: nn.Module, names: list[str], batch: Tensor) -> dict[str, li
     found: dict[str, list[Tensor]] = {name: [] for name in names}
     hooks = []
     for name in names:
-        module = model.get_submodule(name)
+        weight = weight_at(model, name)
 
-        def note(m, args, name=name):
-            vectors = view_of(m).vectors(m, args[0].clone())
-            found[name].append(vectors.double().transpose(0, 1))
+        def note(m, args, kwargs, weight=weight):
+            vectors = weight.view.vectors(m, weight.inputs(args, kwargs).clone())
+            found[weight.name].append(vectors.double().transpose(0, 1))
 
-        hooks.append(module.register_forward_pre_hook(note))
+        hooks.append(weight.module.register_forward_pre_hook(note, with_kwargs=True))
     with evaluating(model), torch.no_grad():
         call(model, batch.clone())
     for hook in hooks:
@@ -53,7 +53,7 @@ def sequential(
     for name, (before, after) in seen.items():
         d, p = torch.cat(before, dim=1), torch.cat(after, dim=1)
         count = d.shape[1]
-        layer = layer_of(name, dense.get_submodule(name))
+        layer = weight_at(dense, name).layer()
         values = {
             "gram": p.mT @ p / count,
             "mean": p.mean(1),
@@ -119,13 +119,9 @@ def prune_nodes(
                 masks[key] = masks[key] & mask if key in masks else mask
         apply_masks(work, masks)
         reads = [g for g in groups if name in g.consumers]
-        module = work.get_submodule(name)
+        own = weight_at(work, name)
         if reads:
-            mask = view_of(module).matrix(module, masks[f"{name}.weight"])
-            weight, bias = recipe.compensation(layers[name], mask)
-            with torch.no_grad():
-                module.weight.copy_(view_of(module).parameter(module, weight))
-                if bias is not None:
-                    module.bias.copy_(bias)
+            weight, bias = recipe.compensation(layers[name], own.mask(masks))
+            own.put(weight, bias)
         apply_masks(work, masks)
     return work, choices

@@ -12,7 +12,7 @@ from prunus.recipe import Recipe
 from prunus.scopes import Replay, Replayed, scope_layers
 from prunus.scores import RemovalError
 from prunus.views import view_of
-from prunus.weights import weight_at
+from prunus.weights import weight_at, weights_of
 from reference import sequential as reference
 
 
@@ -33,9 +33,8 @@ def split(name: str, samples: int = 6, size: int = 4):
 def order_of(model: nn.Module, batch) -> list[str]:
     seen: dict[str, None] = {}
     hooks = [
-        module.register_forward_pre_hook(lambda m, a, name=name: seen.setdefault(name))
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter) and module.weight.ndim > 1
+        weight.module.register_forward_pre_hook(lambda m, a, name=name: seen.setdefault(name))
+        for name, weight in weights_of(model).items()
     ]
     with torch.no_grad():
         model(batch)
