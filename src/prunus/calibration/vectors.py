@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prunus.calibration.padding import Padding
 from prunus.calibration.statistics import Vectors
-from prunus.layer import ConvView, batched
+from prunus.views import ConvView, TransposedConvView, batched
 from prunus.weights import Weight
 
 __all__ = ["block_of", "responses_of", "vectors_of"]
@@ -34,7 +34,7 @@ def vectors_of(
     if padding is not None:
         real = padding.real(weight.name, partial(view.channels, module, inputs))
         inputs = inputs if real is None else real
-    if not isinstance(view, ConvView):
+    if not isinstance(view, ConvView | TransposedConvView):
         yield from _blocks(view.vectors(module, inputs))
         return
     inputs = batched(module, inputs)

@@ -37,7 +37,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     for touched, reason in labels.reasons:
         for root in labels.of([touched]).tolist():
             reasons.setdefault(root, reason)
-    written = set(labels.of(labels.written).tolist())
+    written = set(labels.tied_down().tolist())
     inexact = set(labels.of(labels.inexact).tolist())
 
     classes: dict[int, _Class] = defaultdict(_Class)

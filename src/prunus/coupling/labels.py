@@ -34,6 +34,32 @@ def pairs_of(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return keys.div(base, rounding_mode="floor"), keys % base
 
 
+def distinct_counts(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The values that occur, ascending, and how often each does."""
+    found, counts = torch.unique(labels, return_counts=True)
+    return found, counts
+
+
+def broadcast(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The shape that two broadcast to."""
+    ndim = max(len(one), len(other))
+    left = [1] * (ndim - len(one)) + list(one)
+    right = [1] * (ndim - len(other)) + list(other)
+    return [b if a == 1 else a for a, b in zip(left, right, strict=True)]
+
+
+def _spans(given: Sequence[int] | None, wide: Sequence[int]) -> Tensor:
+    """The entry of an operand that stands at each position, counting axes that it has itself."""
+    ndim = len(wide)
+    own = list(wide) if given is None else [1] * (ndim - len(given)) + list(given)[-ndim or None :]
+    at = torch.zeros(tuple(wide), dtype=torch.int64, device="cpu")
+    for axis in range(ndim):
+        line = torch.arange(wide[axis], device="cpu") if own[axis] > 1 else torch.zeros(wide[axis])
+        view = [-1 if i == axis else 1 for i in range(ndim)]
+        at = at * wide[axis] + line.to(torch.int64).reshape(view)
+    return at
+
+
 def narrowed(labels: Tensor) -> Tensor:
     """The same labels with length 1 along every axis on which they are equal."""
     for axis in range(labels.ndim):
@@ -50,7 +76,7 @@ class Labels:
     def __init__(self) -> None:
         self._parent = torch.arange(FIRST, device="cpu")
         self.reasons: list[tuple[Tensor, str]] = []
-        self.written: list[Tensor] = []
+        self.written: list[tuple[Tensor, Tensor]] = []
         self.inexact: list[Tensor] = []
         self.met: list[tuple[Tensor, Tensor]] = []
 
@@ -89,20 +115,40 @@ class Labels:
         if len(classes):
             self.reasons.append((classes, reason))
 
-    def meet(self, one: Tensor, other: Tensor, operation: str) -> Tensor:
-        """Labels of an element-wise operation on two operands."""
+    def meet(
+        self,
+        one: Tensor,
+        other: Tensor,
+        operation: str,
+        sizes: tuple[Sequence[int] | None, Sequence[int] | None] = (None, None),
+    ) -> Tensor:
+        """Labels of an element-wise operation on two operands.
+
+        Args:
+            one: labels of the one.
+            other: labels of the other.
+            operation: what brings them together, for the reasons.
+            sizes: shapes of the operands themselves, where they may be broadcast: values that
+                are the same for all channels leave them apart, whatever they are.
+        """
+        wide = tuple(broadcast(one.shape, other.shape))
+        spans = tuple(_spans(given, wide) for given in sizes)
         one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
         is_class, other_is_class = one >= FIRST, other >= FIRST
         both = is_class & other_is_class
         self.unite(one[both], other[both])
-        for label, is_label, partner in ((one, is_class, other), (other, other_is_class, one)):
-            self.refuse(
-                label[is_label & (partner == DATA)],
-                f"{operation} combines it with values that no removable channel makes",
-            )
-            beside = label[is_label & (partner == WRITTEN)]
-            if len(beside):
-                self.written.append(distinct(beside))
+        for label, is_label, partner, place in (
+            (one, is_class, other, spans[1]),
+            (other, other_is_class, one, spans[0]),
+        ):
+            if bool((place > 0).any()) or label.numel() == 1:
+                self.refuse(
+                    label[is_label & (partner == DATA)],
+                    f"{operation} combines it with values that no removable channel makes",
+                )
+            beside = is_label & (partner == WRITTEN)
+            if bool(beside.any()):
+                self.written.append(pairs_of(label[beside], place[beside]))
             atoms = is_label & (partner < 0)
             self.meet_atoms(partner[atoms], label[atoms])
         result = torch.where(is_class, one, other)
@@ -163,6 +209,20 @@ class Labels:
         label = torch.where(bad | constant | (label < 0), torch.full_like(label, DATA), label)
         shape = [1 if a in mixed else labels.shape[a] for a in range(labels.ndim)]
         return label.reshape(shape)
+
+    def tied_down(self) -> Tensor:
+        """Classes that meet entries of a constant which others of their operation do not.
+
+        A constant that all classes meet alike is the same for each of them and ties no width down.
+        """
+        found = []
+        for classes, places in self.written:
+            root, place = pairs_of(self.find(classes), places)
+            each, counts = distinct_counts(root)
+            alike = len(each) > 1 and bool((counts == len(distinct(place))).all())
+            if not alike:
+                found.append(each)
+        return self.of(found)
 
     def of(self, parts: Iterable[Tensor]) -> Tensor:
         """The representatives among several label tensors, each once."""

@@ -25,7 +25,7 @@ def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
     uses = _uses(trace)
     uses.update(_entries(trace, uses))
     _one_class_each(trace.labels, uses)
-    settle_parts(trace.labels, trace.parts)
+    settle_parts(trace.labels, trace.parts.found)
     _one_class_each(trace.labels, uses)
     for name, reason in trace.pinned.items():
         for (parameter, _, _), (_, labels) in uses.items():

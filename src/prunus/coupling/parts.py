@@ -13,30 +13,50 @@ from collections.abc import Callable
 from torch import Tensor
 
 from prunus.coupling.labels import FIRST, Labels
+from prunus.coupling.shadow import geometry
 
-__all__ = ["parts_of_view", "settle_parts"]
+__all__ = ["Parts", "settle_parts"]
 
 SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unbind")
 VIEWS = ("view", "_unsafe_view", "_reshape_alias", "unflatten", "reshape")
 Read = Callable[[Tensor], Tensor]
 
 
-def parts_of_view(name: str, whole: Tensor, outputs: list[Tensor], read: Read) -> list[Tensor]:
-    """Labels as (parts, places) for each way in which a view takes an axis of channels apart.
+class Parts:
+    """Notes the ways in which views take axes of channels apart.
 
-    Args:
-        name: the operation, without its name space.
-        whole: what is looked at.
-        outputs: the views.
-        read: gives a tensor's labels.
+    Attributes:
+        found: labels as (parts, places) for each of them.
     """
-    if name in SPLITS and len(outputs) > 1:
-        return _of_split(whole, outputs, read)
-    if name == "slice" and len(outputs) == 1:
-        return _of_slice(whole, outputs[0], read)
-    if name in VIEWS and len(outputs) == 1 and whole.shape != outputs[0].shape:
-        return _of_reshape(whole, outputs[0], read)
-    return []
+
+    def __init__(self, read: Read) -> None:
+        """`read` gives a tensor's labels."""
+        self.found: list[Tensor] = []
+        self._read = read
+        self._halves: dict[tuple[object, ...], int] = {}
+
+    def look(self, name: str, whole: Tensor, views: list[Tensor]) -> None:
+        """Take in one view operation, by its name without its name space."""
+        if name in SPLITS and len(views) > 1:
+            self.found += _of_split(whole, views, self._read)
+        elif name == "slice" and len(views) == 1:
+            self._slice(whole, views[0])
+        elif name in VIEWS and len(views) == 1 and whole.shape != views[0].shape:
+            self.found += _of_reshape(whole, views[0], self._read)
+
+    def _slice(self, whole: Tensor, part: Tensor) -> None:
+        """Halves count once both have been taken."""
+        axis = next((a for a in range(whole.ndim) if part.shape[a] != whole.shape[a]), None)
+        if axis is None or 2 * part.shape[axis] != whole.shape[axis]:
+            return
+        step = whole.stride(axis) * part.shape[axis]
+        begins = int(part.storage_offset()) - int(whole.storage_offset())
+        if part.stride(axis) != whole.stride(axis) or begins not in (0, step):
+            return  # every second one, or a part from the middle
+        key = (whole.untyped_storage()._cdata, *geometry(whole), axis)
+        other = self._halves.setdefault(key, begins)
+        if other != begins:
+            self.found += _along(whole, axis, 2, self._read)
 
 
 def _of_split(whole: Tensor, outputs: list[Tensor], read: Read) -> list[Tensor]:
@@ -46,17 +66,6 @@ def _of_split(whole: Tensor, outputs: list[Tensor], read: Read) -> list[Tensor]:
     if axis is None or len({part.shape[axis] for part in outputs}) != 1:
         return []
     return _along(whole, axis, len(outputs), read)
-
-
-def _of_slice(whole: Tensor, part: Tensor, read: Read) -> list[Tensor]:
-    axis = next((a for a in range(whole.ndim) if part.shape[a] != whole.shape[a]), None)
-    if axis is None or 2 * part.shape[axis] != whole.shape[axis]:
-        return []
-    step = whole.stride(axis) * part.shape[axis]
-    begins = part.storage_offset() - whole.storage_offset()
-    if part.stride(axis) != whole.stride(axis) or begins not in (0, step):
-        return []  # every second one, or a part from the middle
-    return _along(whole, axis, 2, read)
 
 
 def _of_reshape(whole: Tensor, view: Tensor, read: Read) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
-from prunus.coupling.parts import parts_of_view
+from prunus.coupling.parts import Parts
 from prunus.coupling.rules import rule_for
 from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.weights import Book, Weight
@@ -38,7 +38,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         members: slices of parameters and the labels they belong to.
         layers: (kind, module, labels) in order of execution.
         refused: reasons by layer, from operations that were given its weight.
-        parts: labels of what views take apart into equal parts, as (parts, places).
+        parts: what views take apart into equal parts.
         pinned: parameters of which nothing can go, each with the reason.
         opaque: while positive, operations run without being followed.
     """
@@ -56,7 +56,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layers: list[tuple[str, str, Tensor]] = []
         self.refused: dict[str, str] = {}
         self.pinned: dict[str, str] = {}
-        self.parts: list[Tensor] = []
+        self.parts = Parts(self.read)
         self.opaque = 0
         self._rows: dict[tuple[str, int], Tensor] = {}
 
@@ -211,7 +211,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             name = func._schema.name.partition("::")[2]
             if self.book.of(inputs[0]) is None:
-                self.parts += parts_of_view(name, inputs[0], views, self.read)
+                self.parts.look(name, inputs[0], views)
         except Exception as error:  # as in `_follow`
             self.refuse(inputs[:1], f"operation {func} cannot be followed ({error!r})")
 

@@ -4,6 +4,7 @@ from prunus.views.convolution import ConvView, batched
 from prunus.views.known import VIEWS, known_exactly, matrices_of, register_view, view_of
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Inputs, Matrix, ModuleView, View, first_argument
+from prunus.views.transposed import TransposedConvView
 
 __all__ = [
     "VIEWS",
@@ -12,6 +13,7 @@ __all__ = [
     "LinearView",
     "Matrix",
     "ModuleView",
+    "TransposedConvView",
     "View",
     "batched",
     "first_argument",

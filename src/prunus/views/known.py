@@ -10,6 +10,7 @@ from prunus.views.convolution import ConvView
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Matrix, ModuleView, View
 from prunus.views.recurrent import CellView, RecurrentView
+from prunus.views.transposed import TransposedConvView
 
 __all__ = ["VIEWS", "known_exactly", "matrices_of", "register_view", "view_of"]
 
@@ -25,6 +26,9 @@ VIEWS: dict[type, View | ModuleView] = {
     nn.LSTMCell: CellView(),
     nn.GRUCell: CellView(),
     nn.RNNCell: CellView(),
+    nn.ConvTranspose1d: TransposedConvView(),
+    nn.ConvTranspose2d: TransposedConvView(),
+    nn.ConvTranspose3d: TransposedConvView(),
 }
 OURS = dict(VIEWS)
 
@@ -94,7 +98,7 @@ def matrices_of(module: Any) -> Sequence[Matrix]:
         return tuple(known.matrices(module))
     view: Any = known
     bias = None if getattr(module, "bias", None) is None else "bias"
-    if isinstance(view, ConvView):
+    if isinstance(view, ConvView | TransposedConvView):
         taps = 1
         for size in module.kernel_size:
             taps *= size

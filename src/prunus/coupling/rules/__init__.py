@@ -4,12 +4,13 @@ import torch
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace
 from prunus.coupling.labels import FIRST
-from prunus.coupling.rules import elementwise, layers, movement, norms, reductions
+from prunus.coupling.rules import attention, elementwise, layers, movement, norms, reductions
 from prunus.coupling.shadow import carries
 
 __all__ = ["RULES", "rule_for"]
 
 RULES: dict[str, Rule] = {
+    **attention.RULES,
     **layers.RULES,
     **norms.RULES,
     **elementwise.RULES,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Rule, Trace
-from prunus.coupling.labels import CONSTANT, DATA, WRITTEN
+from prunus.coupling.labels import CONSTANT, DATA, WRITTEN, broadcast
 
 __all__ = ["RULES", "after_constant_map", "constant", "elementwise", "fixed", "named"]
 
@@ -39,8 +39,10 @@ def elementwise(trace: Trace, call: Call) -> Tensor:
             for tensor, part in zip(tensors, parts, strict=True)
         ]
     labels = parts[0]
-    for part in parts[1:]:
-        labels = trace.labels.meet(labels, part, call.name)
+    shape = list(tensors[0].shape)
+    for tensor, part in zip(tensors[1:], parts[1:], strict=True):
+        labels = trace.labels.meet(labels, part, call.name, (shape, tensor.shape))
+        shape = broadcast(shape, tensor.shape)
     if call.name in LINEAR_IN_EACH and not bool((labels < 0).any()):
         _pin_computed(trace, tensors, parts, labels, call.name)
     return labels

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
 from prunus.coupling.labels import DATA, FIRST
+from prunus.coupling.rules.attention import product_of_two
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.weights import Axis, Weight
 
@@ -25,7 +26,7 @@ def product(trace: Trace, call: Call) -> Tensor:
         result = _linear(trace, turned, weight, left.ndim - 1, left, call.out.ndim)
         result = result.transpose(-1, -2) if result.ndim > 1 else result
     else:
-        raise Refused(f"operation {call.name} has no rule")
+        result = product_of_two(trace, left, right, call.name)
     added = call.arguments.get("input", call.arguments.get("self"))
     if call.name in ADDING and added is not None:
         result = _plus(trace, result, added, call.name)
@@ -80,14 +81,14 @@ def convolution(trace: Trace, call: Call) -> Tensor:
     of conv groups: the channels at the same place in each conv group form one class.
     """
     a: Any = call.arguments
-    if a["transposed"]:
-        raise Refused("a transposed convolution has no rule")
     weight = trace.weight(a["weight"])
     if weight is None or not weight.whole:
         raise Refused("its weights are computed in the forward pass")
     name = trace.layer_of(weight)
     inputs, out, groups = a["input"], call.out, a["groups"]
     wide, filters = inputs.shape[1], out.shape[1]
+    if a["transposed"]:
+        return _plus_bias(trace, _transposed(trace, call, weight, name), a["bias"], out.ndim)
     rows, columns = torch.arange(filters, device="cpu"), torch.arange(wide // groups, device="cpu")
     classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
     if 1 < groups == wide:
@@ -104,13 +105,32 @@ def convolution(trace: Trace, call: Call) -> Tensor:
         made = trace.made(weight, 0)[: filters // groups].repeat(groups)
     trace.member(weight.name, 0, "out", rows, made)
     trace.layer("producer", name, made)
-    result = spread(made, 1, out.ndim)
-    if a["bias"] is not None:
-        atoms = trace.atoms(a["bias"])
+    return _plus_bias(trace, made, a["bias"], out.ndim)
+
+
+def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
+    """A transposed convolution, whose weight is (in, out, taps)."""
+    a: Any = call.arguments
+    inputs, out = a["input"], call.out
+    if a["groups"] > 1:
+        raise Refused("a transposed convolution in groups has no rule")
+    classes = trace.labels.column(trace.read(inputs), 1, inputs.shape[1], f"`{name}`")
+    rows = torch.arange(inputs.shape[1], device="cpu")
+    trace.member(weight.name, 0, "in", rows, classes)
+    trace.layer("consumer", name, classes)
+    made = trace.made(weight, 1)
+    trace.member(weight.name, 1, "out", torch.arange(out.shape[1], device="cpu"), made)
+    trace.layer("producer", name, made)
+    return made
+
+
+def _plus_bias(trace: Trace, made: Tensor, bias: Tensor | None, ndim: int) -> Tensor:
+    if bias is not None:
+        atoms = trace.atoms(bias)
         if atoms is None:
             raise Refused("its weights are computed in the forward pass")
         trace.labels.meet_atoms(atoms, made)
-    return result
+    return spread(made, 1, ndim)
 
 
 RULES: dict[str, Rule] = {
