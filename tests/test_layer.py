@@ -76,9 +76,9 @@ def test_only_the_exact_type_counts():
     assert view_of(Doubled(2, 2)) is None
     assert view_of(nn.Linear(2, 2)) == LinearView()
     assert view_of(nn.Bilinear(2, 2, 1)) is None
-    message = "Layer 'up' is a ConvTranspose2d, which has no weight view."
+    message = "Layer 'up' is a Bilinear, which has no weight view."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        layer_of("up", nn.ConvTranspose2d(2, 2, 1))
+        layer_of("up", nn.Bilinear(2, 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,12 @@ def test_foreign_classes_are_named_in_full_and_torchs_in_short():
         def forward(self, x):
             return x @ self.weight @ x.T
 
-    net = nn.Sequential(Bilinear(), nn.ConvTranspose2d(2, 2, 1), nn.Embedding(3, 2))
+    net = nn.Sequential(Bilinear(), nn.Bilinear(2, 2, 1), nn.Embedding(3, 2))
     _, refused = prunable(net)
     cure = "has no weight view; register one with prunus.layer.register_view"
     kind = f"{__name__}.{Bilinear.__qualname__}"
     assert refused == {
-        "0": f"{kind} {cure}", "1": f"ConvTranspose2d {cure}", "2": f"Embedding {cure}",
+        "0": f"{kind} {cure}", "1": f"Bilinear {cure}", "2": f"Embedding {cure}",
     }  # fmt: skip
 
 
