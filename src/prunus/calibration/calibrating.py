@@ -98,7 +98,11 @@ def calibrate(
         groups: tuple[Group, ...] = ()
         if any(s.reads.source == "classes" for s in wanted.values()):
             coupling = couple(model, to_device(example, where))
-            groups = tuple(g for g in coupling.groups if set(g.consumers) <= set(weights))
+            groups = tuple(
+                g
+                for g in coupling.groups
+                if all(n in weights and weights[n].source.alone for n in g.consumers)
+            )
             guard_memory({}, wanted, groups)
         check_views(model, weights.values(), to_device(batches.peek(), where))
         found = collect(
