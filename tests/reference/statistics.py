@@ -257,6 +257,7 @@ OF_LAYERS = {
     **{key: of_inputs(key) for key in ("gram", "mean", "diag", "max", "zeros")},
     "absolute": absolute,
     "output_zeros": of_outputs,
+    "output_variance": lambda raw, name: raw.outputs_of(name).var(0, correction=0),
     "grad": grad,
     "sensitivity": squared(outputs),
     "fisher": squared(loss),

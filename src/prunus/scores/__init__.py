@@ -17,6 +17,7 @@ from prunus.scores.magnitude import Magnitude
 from prunus.scores.obd import OBD
 from prunus.scores.obs_node import OBSNode
 from prunus.scores.obs_price import ObsPrice
+from prunus.scores.output_variance import OutputVariance
 from prunus.scores.protocol import Score
 from prunus.scores.removal_error import RemovalError, removal_error
 from prunus.scores.sensitivity import Sensitivity
@@ -38,6 +39,7 @@ __all__ = [
     "MeanActivation",
     "OBSNode",
     "ObsPrice",
+    "OutputVariance",
     "RemovalError",
     "Score",
     "Sensitivity",
@@ -72,4 +74,5 @@ SCORES: dict[str, Callable[..., Score]] = {
     "Taylor": Taylor,
     "Taylor2017": Taylor2017,
     "Gate": Gate,
+    "OutputVariance": OutputVariance,
 }

@@ -23,6 +23,7 @@ from prunus.calibration.statistics.gram import Gram
 from prunus.calibration.statistics.hessian_grad import HessianGrad
 from prunus.calibration.statistics.max import Max
 from prunus.calibration.statistics.mean import Mean
+from prunus.calibration.statistics.output_variance import OutputVariance
 from prunus.calibration.statistics.output_zeros import OutputZeros
 from prunus.calibration.statistics.protocol import (
     ClassSlopes,
@@ -63,6 +64,7 @@ __all__ = [
     "Matrix",
     "Max",
     "Mean",
+    "OutputVariance",
     "OutputZeros",
     "Pair",
     "Reads",
@@ -102,6 +104,7 @@ STATISTICS: dict[str, Callable[[], Statistic]] = {
     "gate_output": GateOutput,
     "gate_curvature": GateCurvature,
     "taylor_gram": TaylorGram,
+    "output_variance": OutputVariance,
     "output_zeros": OutputZeros,
     "share": Share,
 }
