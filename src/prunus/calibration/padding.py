@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import first_of, size_of
 from prunus.inputs import arguments
 from prunus.modes import evaluating
+from prunus.views import Unclear
 from prunus.weights import Weight, weights_of
 
 __all__ = ["Padding", "padding_of", "streams_of"]
@@ -80,7 +81,7 @@ class Padding:
             channels: gives the layer's inputs with positions before channels.
 
         Raises:
-            ValueError: no mask has the length of the layer's input.
+            Unclear: no mask has the length of the layer's input, or two masks have.
         """
         stream = self.streams.get(layer, BOTH)
         if stream != BOTH and self.masks.get(stream) is None:
@@ -94,7 +95,7 @@ class Padding:
         whole = [self.lengths.get(s) for s, mask in open_to.items() if mask is None]
         also = any(n is not None and lead in ((batch, n), (batch * n,)) for n in whole)
         if fitting and (also or not _alike(fitting)):
-            raise ValueError(
+            raise Unclear(
                 f"Layer {layer!r} may read either of two equally long streams of the batch, and "
                 f"their padding differs. Exclude the layer, or give streams of different lengths."
             )
@@ -102,7 +103,7 @@ class Padding:
             return _chosen(rows, fitting[0])
         if lead == (batch,) or also or None in whole:
             return rows
-        raise ValueError(
+        raise Unclear(
             f"Layer {layer!r} sees inputs of shape {tuple(rows.shape)}, in which an "
             f"`attention_mask` of shape {tuple(masks[0].shape)} does not say what is padding. "
             f"Exclude the layer, or leave the mask out of the batch."

@@ -34,6 +34,7 @@ from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
+from prunus.views import Unclear
 from prunus.weights import weight_at
 
 __all__ = ["prune_step"]
@@ -70,7 +71,13 @@ def _at_once(
     wanted: Wanted = job.recipe.statistics
     if not early and job.batches is not None:
         wanted, notes = measurable(bare_layers(work, unit.layers), wanted)
-    found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
+    try:
+        found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
+    except Unclear as reason:  # what only measures must not stop a recipe that needs no statistics
+        if job.recipe.statistics:
+            raise
+        found = Found(layers=bare_layers(work, unit.layers))
+        notes = (f"layer errors were not measured: {reason}",)
     state, unit = _seen(state, found, *notes), unit.among(found.layers)
     targets = layers = seen = found.layers
     if job.recipe.schedule.before_training and not early and state.steps:

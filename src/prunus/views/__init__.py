@@ -3,7 +3,7 @@
 from prunus.views.convolution import ConvView, batched
 from prunus.views.known import VIEWS, known_exactly, matrices_of, register_view, view_of
 from prunus.views.linear import LinearView
-from prunus.views.protocol import Inputs, Matrix, ModuleView, View, first_argument
+from prunus.views.protocol import Inputs, Matrix, ModuleView, Unclear, View, first_argument
 from prunus.views.transposed import TransposedConvView
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Matrix",
     "ModuleView",
     "TransposedConvView",
+    "Unclear",
     "View",
     "batched",
     "first_argument",

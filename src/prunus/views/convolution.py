@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunus.views.protocol import Unclear
+
 __all__ = ["ConvView", "batched"]
 
 
@@ -38,7 +40,7 @@ class ConvView:
         return rows.reshape(-1, module.groups, rows.shape[-1] // module.groups)
 
     def channels(self, module: Any, inputs: Tensor) -> Tensor:
-        raise ValueError(
+        raise Unclear(
             "An `attention_mask` does not say which patches of a convolution are padding. "
             "Leave the mask out of the batch, or exclude the convolutions."
         )

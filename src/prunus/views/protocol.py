@@ -7,7 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Inputs", "Matrix", "ModuleView", "View", "first_argument"]
+__all__ = ["Inputs", "Matrix", "ModuleView", "Unclear", "View", "first_argument"]
+
+
+class Unclear(ValueError):
+    """A mask that does not say which of a layer's input vectors are padding."""
+
 
 # What a module is called with -> what the matrix multiplies, or None where it cannot be told.
 Inputs = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor | None]
