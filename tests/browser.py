@@ -80,7 +80,7 @@ class Tab:
         self.wait(ready)
         return time.monotonic() - begun
 
-    def wait(self, ready: str, seconds: float = 30) -> None:
+    def wait(self, ready: str, seconds: float = 240) -> None:
         """Wait until a JavaScript expression holds."""
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:

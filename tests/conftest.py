@@ -9,7 +9,12 @@ from tracebacks import give_lines
 typechecking.install("prunus")
 
 hypothesis.settings.register_profile(
-    "prunus", deadline=None, derandomize=True, max_examples=50, print_blob=True
+    "prunus",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # as on a busy machine
 )
 hypothesis.settings.load_profile("prunus")
 

@@ -120,8 +120,7 @@ def test_killed_writers_lose_nothing_they_finished(tmp_path):
     workers = [context.Process(target=append_forever, args=(tmp_path, c)) for c in counters]
     for worker in workers:
         worker.start()
-    begun = time.monotonic()
-    while min(c.value for c in counters) < 20 and time.monotonic() - begun < 60:
+    while min(c.value for c in counters) < 20:
         time.sleep(0.01)
     for worker in workers:
         os.kill(worker.pid, signal.SIGKILL)

@@ -1,7 +1,6 @@
 """Costs of plans against counting real, smaller networks; measured latency."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from models import MLP, build
 from prunus.cost import anatomy, edge_cost, measure_latency, node_cost
-from prunus.cost.latency import _latency
+from prunus.cost.latency import Latency, _latency, speedup
 from prunus.coupling import couple
 
 
@@ -132,12 +131,18 @@ def test_measured_latency_orders_networks_and_restores_their_modes():
     def call(model):
         assert not model.training
         assert not torch.is_grad_enabled()
-        time.sleep(0.004 if model is slow else 0.0005)
+        calls.append(model)
+        now[0] += 0.004 if model is slow else 0.0005
 
-    first, second = measure_latency([fast, slow], call, batch=3, seconds=0.05)
-    assert first.median < second.median
+    calls, now = [], [0.0]
+    first, second = measure_latency([fast, slow], call, batch=3, seconds=0.1, clock=lambda: now[0])
+    assert (first.median, second.median) == pytest.approx((0.0005, 0.004))
     assert (first.batch, first.level, first.threads) == (3, 0.95, torch.get_num_threads())
-    assert first.runs == second.runs >= 15
+    assert first.runs == second.runs == 25  # of the slower one in 0.1 s
+    assert calls == [fast] * 3 + [slow] * 3 + [fast, slow] * 25  # in turn
+    shorter, _ = measure_latency([fast, slow], call, batch=3, seconds=0.01, clock=lambda: now[0])
+    longer, _ = measure_latency([fast, slow], call, batch=3, seconds=9, clock=lambda: now[0])
+    assert (shorter.runs, longer.runs) == (15, 200)
     assert [m.training for m in fast.modules()] == [False, True, False]
     assert slow.training
 
@@ -148,3 +153,26 @@ def test_measured_latency_orders_networks_and_restores_their_modes():
         measure_latency([fast, slow], fails, batch=1)
     assert [m.training for m in fast.modules()] == [False, True, False]
     assert slow.training
+
+
+def latency_of(median: float, low: float, high: float) -> Latency:
+    return Latency(median=median, low=low, high=high, level=0.95, runs=15, threads=1, batch=1)
+
+
+def test_a_speedup_is_the_ratio_with_the_widest_interval_that_both_allow():
+    """Ends of the ratio are those of opposite ends; inside 1 there is no benefit."""
+    before, after = latency_of(8.0, 6.0, 12.0), latency_of(4.0, 3.0, 5.0)
+    found = speedup(before, after)
+    assert (found.ratio, found.low, found.high) == pytest.approx((2.0, 6 / 5, 12 / 3))
+    assert found.verdict == "faster"
+    assert speedup(after, before).verdict == "slower"
+    for low, high in [(3.0, 6.0), (3.0, 9.0)]:  # touching, overlapping: the medians say nothing
+        found = speedup(before, latency_of(4.0, low, high))
+        assert (found.ratio, found.verdict) == (2.0, "no benefit")
+
+
+def test_one_slow_run_does_not_move_the_median():
+    times = [1.0] * 8 + [2.0] * 6 + [1000.0]
+    found = _latency(times, 4)
+    assert (found.median, found.low, found.runs, found.batch) == (1.0, 1.0, 15, 4)
+    assert found.high == 2.0

@@ -38,16 +38,20 @@ def checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
         hints.pop("return", None)  # what it yields comes after the call
     if all(hint is Any for hint in hints.values()):
         return function
-    function.__annotations__, stated = hints, function.__annotations__
-    checked = beartype(function, conf=CONF)
-    function.__annotations__ = stated
+
+    @functools.cache
+    def checked() -> Callable[..., Any]:  # made at the first call, which most functions never see
+        function.__annotations__, stated = hints, function.__annotations__
+        made = beartype(function, conf=CONF)
+        function.__annotations__ = stated
+        return made
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         with SHAPES:
             try:
-                return checked(*args, **kwargs)
+                return checked()(*args, **kwargs)
             except BeartypeCallHintParamViolation as violation:
                 if not _passed(violation.__traceback__, function.__code__):
                     function(*args, **kwargs)

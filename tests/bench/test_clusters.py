@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench_runs import ADDRESS, GRID, environment, executor, rows_on_disk, table, writers
+from bench_runs import ADDRESS, GRID, Gate, environment, executor, rows_on_disk, table, writers
 from prunus.bench import read_records, run
 from prunus.bench.grid.engines import make_executor
 
@@ -28,10 +28,13 @@ def installed(request):
 
 
 @contextmanager
-def one_worker_killed(out):
+def one_worker_killed(out, monkeypatch):
     """Kill a worker while a cell runs; the list says which."""
     killed = []
     over = threading.Event()
+    gate = Gate(out)
+    gate.allow(4)
+    monkeypatch.setenv("PRUNUS_TEST_GATE", str(gate.path))
 
     def kill():
         while rows_on_disk(out) < 4 or not writers(out):
@@ -40,6 +43,7 @@ def one_worker_killed(out):
         time.sleep(random.Random(0).random() * 0.03)
         killed.append(writers(out)[0])
         os.kill(killed[0], signal.SIGKILL)
+        gate.open()
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -51,15 +55,18 @@ def one_worker_killed(out):
 
 
 @engines
-def test_a_cluster_gives_the_serial_records_though_a_worker_dies(tmp_path, engine, capfd):
+def test_a_cluster_gives_the_serial_records_though_a_worker_dies(
+    tmp_path, engine, capfd, monkeypatch
+):
     grid = {**GRID, "tasks": ["bench_tiny:lazy"], "recipes": ["magnitude", "wanda+ls"]}
     out = tmp_path / "cluster"
     out.mkdir()
-    with one_worker_killed(out) as killed:
+    with one_worker_killed(out, monkeypatch) as killed:
         done = run(grid, out=out, cache=tmp_path / "cache", executor=executor(engine))
     assert killed
     assert (done.done, done.failed) == (2 * (8 + 4 + 4), 0)
     assert len(list(out.glob("*.jsonl"))) >= 3  # two writers, and the one in the dead one's place
+    monkeypatch.delenv("PRUNUS_TEST_GATE")
     run(grid, out=tmp_path / "serial", cache=tmp_path / "cache2")
     assert table(out) == table(tmp_path / "serial")
     assert capfd.readouterr() == ("", "")

@@ -3,6 +3,7 @@
 import os
 import resource
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import threadpoolctl
@@ -13,7 +14,9 @@ import bench_tiny
 import prunus
 from bench_runs import GRID, table
 from prunus.bench import read_records, run
+from prunus.bench.data import cache
 from prunus.bench.data.cache import trainings
+from prunus.bench.grid import work
 from prunus.bench.grid.estimate import estimate
 from prunus.bench.grid.sweep import finished, unique
 from prunus.bench.grid.work import pinned
@@ -177,10 +180,10 @@ def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):
 
 def test_time_is_estimated_from_like_records(tmp_path):
     whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
-    known = list(finished(tmp_path / "r").values())
+    known = [replace(r, seconds=2.0) for r in finished(tmp_path / "r").values()]
     left = estimate(whole.cells, known, tmp_path / "c")
     assert (left.blank, left.networks) == (0, 0)
-    assert 0.2 < left.seconds / sum(r.seconds for r in known) < 5
+    assert left.seconds == pytest.approx(2.0 * len(known))
     more = [replace(cell, seed=cell.seed + 1) for cell in whole.cells]  # one seed is cached
     left = estimate(more, [], tmp_path / "c")
     assert (left.seconds, left.blank) == (0.0, len(more))
@@ -201,12 +204,17 @@ def test_a_probe_runs_one_cell_of_each_kind(tmp_path):
     assert whole.done == len(whole.cells)
 
 
-def test_the_training_of_the_dense_network_is_no_time_of_a_cell(tmp_path):
+def test_the_training_of_the_dense_network_is_no_time_of_a_cell(tmp_path, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(bench_tiny, "pause", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    for module in (cache, work):
+        monkeypatch.setattr(module, "time", clock)
     grid = {**GRID, "tasks": ["bench_tiny:sleepy"], "schedules": ["none"], "seeds": 1}
     run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
     taken, _ = trainings(bench_tiny.sleepy, tmp_path / "c")
-    assert taken[0] > bench_tiny.SLEEP
-    assert max(r.seconds for r in finished(tmp_path / "r").values()) < bench_tiny.SLEEP
+    assert taken == [bench_tiny.SLEEP]
+    assert max(r.seconds for r in finished(tmp_path / "r").values()) == 0.0
 
 
 def test_a_failed_probe_is_not_tried_on_the_next_cell(tmp_path, monkeypatch):

@@ -55,6 +55,9 @@ def test_zeros_stand_after_each_step_whatever_momentum_came_before(name, recipe)
     holder.remove()
     step()
     assert broken(pruned.model, pruned.masks)  # nothing holds any more
+    if recipe == "magnitude":  # and no hook is left on a gradient (removed nodes have none anyway)
+        for key, mask in pruned.masks.items():
+            assert pruned.model.get_parameter(key).grad[~mask].any(), key
 
 
 def test_gradients_of_zeros_do_not_count_in_a_norm():
@@ -88,6 +91,35 @@ def test_zeros_stand_at_every_step_of_a_rewinding_schedule():
     assert len(seen) == 4  # the first training is dense
     assert 0 == seen[0] < seen[1] < seen[2] < seen[3]
     assert not broken(pruned.model, pruned.masks)
+
+
+def test_zeros_stand_after_a_training_without_an_optimizer():
+    model, x, _ = network()
+
+    def train(work, step):
+        with torch.no_grad():
+            for parameter in work.parameters():
+                parameter.add_(0.1)
+
+    pruned = prunus.prune(model, "magnitude", 0.5, data=x, train=train)
+    assert not broken(pruned.model, pruned.masks)
+
+
+def test_what_is_evaluated_after_rewinding_has_its_zeros():
+    model, x, _ = network()
+    density = []
+
+    def evaluate(work):
+        weights = [p for p in work.parameters() if p.ndim == 2]
+        density.append(sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights))
+        return 0.0
+
+    def train(work, step):
+        work(x)
+
+    recipe = prunus.Recipe(schedule=Rewinding(rounds=2))
+    prunus.prune(model, recipe, 0.25, data=x, train=train, evaluate=evaluate)
+    assert density == pytest.approx([1, 0.25, 0.25], abs=0.01)  # before, pruned, trained
 
 
 def test_an_optimizer_of_another_network_is_refused():

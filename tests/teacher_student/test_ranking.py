@@ -56,6 +56,7 @@ def test_ranking_names_the_best_method_with_its_error():
     near(counted.rows[0].error, 0.7780087298 + 0.125)
 
 
+@pytest.mark.slow  # measures time
 def test_rank_methods_answers_within_five_seconds_from_a_fresh_process():
     """Processor time, since the wall clock of a shared machine says nothing; both are printed."""
     code = (

@@ -74,6 +74,7 @@ def measure_latency(
     batch: int,
     seconds: float = 0.5,
     runs: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Latency]:
     """Time one call of each model, in turn, so that drifts of the machine hit all alike.
 
@@ -83,6 +84,7 @@ def measure_latency(
         batch: samples in one call.
         seconds: about how long to measure each model.
         runs: at most so many counted calls of each.
+        clock: the seconds since some moment.
 
     Returns:
         a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
@@ -93,25 +95,27 @@ def measure_latency(
         stack.enter_context(torch.no_grad())
         slowest = 0.0
         for model in models:
-            warm = [_timed(call, model) for _ in range(3)]
+            warm = [_timed(call, model, clock) for _ in range(3)]
             slowest = max(slowest, warm[-1])
         count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
         times: list[list[float]] = [[] for _ in models]
         for _ in range(count):
             for model, own in zip(models, times, strict=True):
-                own.append(_timed(call, model))
+                own.append(_timed(call, model, clock))
     return [_latency(own, batch) for own in times]
 
 
-def _timed(call: Callable[[nn.Module], Any], model: nn.Module) -> float:
+def _timed(
+    call: Callable[[nn.Module], Any], model: nn.Module, clock: Callable[[], float]
+) -> float:
     on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in model.parameters())
     if on_gpu:
         torch.cuda.synchronize()
-    begun = time.perf_counter()
+    begun = clock()
     call(model)
     if on_gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return clock() - begun
 
 
 def _latency(times: Sequence[float], batch: int) -> Latency:
