@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 PRUNUS_DATA ?= $(realpath ../shared/data)
 export PRUNUS_DATA
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow mutants lint bench docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/prunus demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow --timeout=3600
+
+# Plants known bugs, one at a time, and says which the tests notice: hours on one core; AREA="dpp" for a part.
+mutants: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py $(if $(AREA),--area "$(AREA)") --jobs 2 --out benchmarks/results/mutants.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -136,7 +136,7 @@ def test_global_takes_the_minimum_from_the_lowest_ranked_elsewhere():
     }
 
     class Count:
-        nodes, multiple_of, shapes = False, 1, {}
+        nodes, multiple_of, shapes, members, refused = False, 1, {}, {}, {}
 
         def __call__(self, kept):
             cost = COST({})

@@ -105,9 +105,7 @@ def measure_latency(
     return [_latency(own, batch) for own in times]
 
 
-def _timed(
-    call: Callable[[nn.Module], Any], model: nn.Module, clock: Callable[[], float]
-) -> float:
+def _timed(call: Callable[[nn.Module], Any], model: nn.Module, clock: Callable[[], float]) -> float:
     on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in model.parameters())
     if on_gpu:
         torch.cuda.synchronize()

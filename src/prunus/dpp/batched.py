@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Generator, Tensor
 
 from prunus.check import as_float64, whole
@@ -21,7 +21,7 @@ def bytes_per_kernel(n: int, k: int) -> int:
 
 
 def sample_batch(
-    kernels: Float[Tensor, "batch n n"], k: int, *, generator: Generator
+    kernels: Shaped[Tensor, "batch n n"], k: int, *, generator: Generator
 ) -> Int[Tensor, "batch k"]:
     """One exact draw of size k from each kernel, ascending, on the kernels' device.
 

@@ -209,7 +209,7 @@ def _density(z: float) -> float:
 def _rest(x: ndarray | float) -> ndarray:
     """B(x) = 1 − x Mi(x)."""
     x = np.asarray(x, dtype=float)
-    result: ndarray = _scaled_rest(x) / (x * x)
+    result: ndarray = np.asarray(_scaled_rest(x) / (x * x))
     return result
 
 

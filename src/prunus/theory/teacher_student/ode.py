@@ -89,9 +89,9 @@ def learning_rhs(
 
 
 def pack(
-    q: Float[ndarray, "K K"], r: Float[ndarray, "K M"], v: Float[ndarray, " K"]
+    q: Float[ndarray, "K K"], r: Float[ndarray, "K M"], v: Float[ndarray, " carried"]
 ) -> Float[ndarray, " state"]:
-    """The upper triangle of Q, then R, then v, as one vector."""
+    """The upper triangle of Q, then R, then v (empty for a fixed readout), as one vector."""
     return np.concatenate([q[np.triu_indices(len(q))], r.ravel(), v])
 
 
