@@ -239,6 +239,15 @@ def test_inputs_by_name_are_inputs():
     assert named.gaps == plain.gaps
 
 
+def test_a_calibration_is_no_data():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    found = prunus.calibrate(model, drawn())
+    for call in (lambda: prunus.certify(model, model, data=found),
+                 lambda: prunus.plan(model, 0.1, data=found)):  # fmt: skip
+        with pytest.raises(ValueError, match="must be the inputs themselves, got a Calibration"):
+            call()
+
+
 def test_two_inputs_leave_held_out_statements():
     class Two(nn.Module):
         def __init__(self):

@@ -27,7 +27,12 @@ from prunus.theory.gap import (
 from prunus.theory.gap.chain import chain_bound, chain_lipschitz, chain_norm
 from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.from_data import data_statements
-from prunus.theory.gap.given_weights import drawn_mean_square, drawn_norm, drawn_sup
+from prunus.theory.gap.given_weights import (
+    drawn_conv_norm,
+    drawn_mean_square,
+    drawn_norm,
+    drawn_sup,
+)
 from prunus.theory.gap.held_out import (
     clopper_pearson,
     empirical_bernstein,
@@ -36,7 +41,7 @@ from prunus.theory.gap.held_out import (
     robustly_unchanged,
     sample_size_for_quantile,
 )
-from prunus.theory.gap.norms import spectral_norm
+from prunus.theory.gap.norms import block_power, lanczos, spectral_norm
 from prunus.theory.gap.per_sample import (
     chain_gains,
     pairwise_unchanged,
@@ -152,6 +157,19 @@ class TestBall:
         assert spectral_norm(first, method="gram_power").value == pytest.approx(3.0, rel=4e-3)
         assert spectral_norm(first, method="gram_power").value >= 3.0
         assert spectral_norm(first, method="cheap").value >= 3.0
+
+    def test_random_starts_pay_for_what_they_may_miss(self):
+        """On the identity every start finds the norm: what is left is the price of δ, exactly."""
+        size, steps, delta = 50, 40, 0.1
+        start = torch.Generator().manual_seed(0)
+        found = lanczos(lambda x: x, size, steps=steps, delta=delta, generator=start).value
+        root = math.log(1.648 * math.sqrt(size) / delta) / (2 * steps - 1)
+        assert found == pytest.approx(1 / math.sqrt(1 - root**2), **EXACT)
+        found = block_power(
+            lambda x: x, size, steps=5, starts=3, delta=delta, generator=start
+        ).value
+        small = delta ** (1 / 3) / (math.sqrt(2 / math.pi) * math.sqrt(size))
+        assert found == pytest.approx(small ** (-1 / 10), **EXACT)
 
     def test_the_trivial_bound_is_attained_by_the_negative_network(self):
         stages = [scalar("one", 2.0, 2.0), act("relu"), scalar("two", 1.0, -3.0)]
@@ -626,6 +644,25 @@ class TestDrawn:
             size *= abs(a)
         assert found == pytest.approx(error, **EXACT)
         assert expected <= found**2 <= 4 * expected
+
+    def test_padding_that_repeats_costs_its_copies_before_the_mask_is_drawn(self):
+        kernel = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0)).double()
+
+        def drawn(padding, rescaled, mode="circular"):
+            pads = ((padding, padding), (padding, padding))
+            shape = Geometry(size=(4, 4), padding=pads, mode=mode)
+            return drawn_conv_norm(kernel, 0.5, 0.1, shape, rescaled=rescaled).value
+
+        for rescaled in (True, False):  # 6 outputs of a period of 4: each axis shows some twice
+            assert drawn(2, rescaled) == pytest.approx(2 * drawn(1, rescaled), **EXACT)
+        masks = torch.Generator().manual_seed(1)
+        shape = Geometry(size=(4, 4), padding=((3, 3), (3, 3)), mode="circular")
+        bound = drawn_conv_norm(kernel, 0.5, 0.1, shape).value
+        above = 0
+        for _ in range(60):
+            mask = torch.bernoulli(torch.full(kernel.shape, 0.5), generator=masks).double()
+            above += conv_norm(kernel - 2 * kernel * mask, shape).value > bound
+        assert above <= 13  # P(Bin(60, 0.1) > 13) < 0.004, and a bound this loose gives 0
 
     def test_nothing_drawn_and_everything_removed_are_exact(self):
         weight = tensor([[3.0, 0.0], [0.0, 1.0]])

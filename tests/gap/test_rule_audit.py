@@ -38,7 +38,7 @@ def convolution(seed):
     ins, outs = groups * draw.choice((1, 2)), groups * draw.choice((1, 2))
     size = [draw.randint(1, 7) for _ in range(axes)]
     kernel = [draw.randint(1, 4) for _ in range(axes)]
-    stride = [draw.choice((1, 1, 2, 3)) for _ in range(axes)]
+    stride = [draw.choice((1, 1, 2, 3, 4)) for _ in range(axes)]
     dilation = [draw.choice((1, 1, 2)) for _ in range(axes)]
     mode = draw.choice(MODES)
     padding = [draw.randint(0, 4) for _ in range(axes)]

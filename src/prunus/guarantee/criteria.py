@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.place import device_of
@@ -106,8 +107,13 @@ def sampled(data: Any, largest: int) -> list[Any]:
     """The first `largest` samples of the data, as batches.
 
     Raises:
-        ValueError: the data are empty.
+        ValueError: the data are empty, or a Calibration.
     """
+    if isinstance(data, Calibration):
+        raise ValueError(
+            "`data` must be the inputs themselves, got a Calibration, which holds their statistics "
+            "alone. Pass batches."
+        )
     batches, found, count = Batches(data), list[Any](), 0
     for batch in batches:
         for part in parts(batch):

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from prunus.guarantee.rules import AVAILABLE, Unsupported
 
-__all__ = ["graph_of", "same_parameters", "same_structure"]
+__all__ = ["graph_of", "same_structure"]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
@@ -42,15 +42,6 @@ def same_structure(model: nn.Module, pruned: nn.Module) -> fx.Graph:
     for name in dict.fromkeys(str(n.target) for n in graph.nodes if n.op == "call_module"):
         _same_settings(name, model.get_submodule(name), pruned.get_submodule(name))
     return graph
-
-
-def same_parameters(model: nn.Module, pruned: nn.Module) -> bool:
-    """Whether every tensor of both states is equal, bit for bit."""
-    first, second = model.state_dict(), pruned.state_dict()
-    return first.keys() == second.keys() and all(
-        value.dtype == second[key].dtype and torch.equal(value, second[key].to(value.device))
-        for key, value in first.items()
-    )
 
 
 def graph_of(model: nn.Module) -> fx.Graph:
