@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 import models
 import prunus
 from prunus import files
-from prunus.cost import speedup
+from prunus.cost import anatomy, file_bytes, speedup
+from prunus.cost.files import packed_entries
+from prunus.result.packing import packed_tensors, unpacked
 
 
 def setup(name="magnitude", density=0.3, **options):
@@ -74,6 +76,35 @@ def test_bytes_of_a_compact_network(tmp_path):
     pruned = prunus.prune(model, "importance-node", 0.5, data=x)
     pruned.save(tmp_path / "net", example=x)
     assert pruned.cost_after.bytes == size(tmp_path / "net", "compact")
+    # and the masked network, kept as blocks, takes little more: a bit for each row and column
+    few = sum(-(-sum(p.shape) // 8) for p in model.parameters()) + 100 * len(model.state_dict())
+    assert size(tmp_path / "net", "weights") < pruned.cost_after.bytes + few
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("shape", [(), (1,), (700,), (30, 40), (9, 4, 3, 3), (0, 5), (64, 1)])
+@pytest.mark.parametrize("left", ["all", "some", "rows", "none"])
+def test_every_form_of_a_tensor_comes_back_and_its_size_is_known(left, shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    value = (torch.randn(shape, generator=generator) * 9 + 10).to(dtype)
+    if left == "some":
+        value = value * (torch.rand(shape, generator=generator) < 0.2)
+    elif left == "rows" and value.ndim > 0:
+        value[::2] = 0
+        value[..., -2:] = 0
+    elif left == "none":
+        value = torch.zeros_like(value)
+    packed = packed_tensors("a.b", value)
+    assert torch.equal(unpacked("a.b", packed, {"shapes": {"a.b": list(shape)}}), value)
+    module = nn.Module()
+    module.register_buffer("b", value)
+    outer = nn.Module()
+    outer.a = module
+    sizes = anatomy(outer)
+    box = sizes.boxes.get("a.b", shape)
+    kind = str(dtype).removeprefix("torch.")
+    entries = packed_entries("a.b", kind, shape, sizes.filled["a.b"], box)
+    assert file_bytes(entries) == len(save(packed))
 
 
 def test_masks_come_back_whether_stored_or_not(tmp_path):

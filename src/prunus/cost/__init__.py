@@ -1,7 +1,7 @@
 """What a network costs: parameters, multiply-adds, bytes and measured latency."""
 
 from prunus.cost.anatomy import Anatomy, anatomy
-from prunus.cost.files import file_bytes, packs
+from prunus.cost.files import encoding, file_bytes
 from prunus.cost.latency import Latency, Speedup, measure_latency, speedup
 from prunus.cost.operations import Operations, count_operations
 from prunus.cost.price import Cost, edge_cost, node_cost, smaller_cost, sparse_cost
@@ -15,10 +15,10 @@ __all__ = [
     "anatomy",
     "count_operations",
     "edge_cost",
+    "encoding",
     "file_bytes",
     "measure_latency",
     "node_cost",
-    "packs",
     "smaller_cost",
     "sparse_cost",
     "speedup",

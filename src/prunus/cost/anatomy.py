@@ -24,6 +24,7 @@ class Anatomy:
         parameters: names that are parameters and no buffers.
         stored: {key of the state_dict: type}; a tensor in several places is stored at each.
         filled: entries of each tensor in `shapes` that are not zero.
+        boxes: along each axis of a tensor with zeros, the number of slices that are not all zero.
         tied: {name: the name in `shapes`} of tensors that stand in several places.
         weights: {layer: (its parameter, whether it is one matrix of a stack there)}, for all
             layers with a view.
@@ -36,6 +37,7 @@ class Anatomy:
     parameters: frozenset[str]
     stored: Mapping[str, str]
     filled: Mapping[str, int]
+    boxes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
     layers_filled: Mapping[str, int] = field(default_factory=dict)
@@ -86,6 +88,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         for n, w in found.items()
         if w.path in entries or w.path in tied  # else it is computed from other tensors
     }
+    filled = {n: _filled(t) for n, t in entries.items()}
     operations: Operations | None = None
     order: tuple[str, ...] = ()
     if run is not None:
@@ -101,7 +104,8 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
             for key, value in model.state_dict().items()
             if isinstance(value, Tensor)
         },
-        filled={n: _filled(t) for n, t in entries.items()},
+        filled=filled,
+        boxes={n: _box(t) for n, t in entries.items() if filled[n] < t.numel()},
         tied=tied,
         weights=weights,
         layers_filled={n: _filled(found[n].matrix()) for n in weights},
@@ -134,3 +138,11 @@ def _run(
 
 def _filled(tensor: Tensor) -> int:
     return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(tensor))
+
+
+def _box(tensor: Tensor) -> tuple[int, ...]:
+    there = tensor.detach() != 0
+    return tuple(
+        int(there.movedim(axis, 0).flatten(1).any(1).sum()) if tensor.ndim > 1 else int(there.sum())
+        for axis in range(tensor.ndim)
+    )

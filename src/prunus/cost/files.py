@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-__all__ = ["Entry", "file_bytes", "packed_entries", "packs", "type_name"]
+__all__ = ["Entry", "encoding", "file_bytes", "packed_entries", "type_name"]
 
 # In the order in which they are laid down.
 TYPES: dict[str, tuple[str, int]] = {
@@ -51,14 +51,37 @@ def type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def packs(numel: int, filled: int, itemsize: int) -> bool:
-    """Whether kept values and one bit per entry take less than the dense tensor."""
-    return filled * itemsize + -(-numel // 8) + HEADER < numel * itemsize
+def encoding(
+    shape: Sequence[int], filled: int, itemsize: int, box: Sequence[int] | None = None
+) -> str:
+    """How a tensor takes least space: "dense", its "values" and a bit for each entry, or a "block".
 
-
-def packed_entries(name: str, kind: str, shape: Sequence[int], filled: int) -> list[Entry]:
-    """What a saved network lays down for a tensor of which so many entries are not zero."""
+    Args:
+        shape: of the tensor.
+        filled: entries that are not zero.
+        itemsize: bytes of an entry.
+        box: along each axis, the number of slices that are not all zero; None if unknown.
+    """
     numel = math.prod(shape)
-    if not packs(numel, filled, TYPES[kind][1]):
-        return [(f"dense|{name}", kind, shape)]
-    return [(f"values|{name}", kind, [filled]), (f"bits|{name}", "uint8", [-(-numel // 8)])]
+    least, kind = filled * itemsize + -(-numel // 8), "values"
+    if box is not None and len(shape) > 1:
+        block = math.prod(box) * itemsize + -(-sum(shape) // 8)
+        if block < least:
+            least, kind = block, "block"
+    return kind if least + HEADER < numel * itemsize else "dense"
+
+
+def packed_entries(
+    name: str, dtype: str, shape: Sequence[int], filled: int, box: Sequence[int] | None = None
+) -> list[Entry]:
+    """What a saved network lays down for a tensor of which so many entries are not zero."""
+    kind = encoding(shape, filled, TYPES[dtype][1], box)
+    if kind == "dense":
+        return [(f"dense|{name}", dtype, shape)]
+    if kind == "values":
+        marks = -(-math.prod(shape) // 8)
+        return [(f"values|{name}", dtype, [filled]), (f"bits|{name}", "uint8", [marks])]
+    return [
+        (f"block|{name}", dtype, list(box or ())),
+        (f"lines|{name}", "uint8", [-(-sum(shape) // 8)]),
+    ]

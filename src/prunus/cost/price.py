@@ -86,7 +86,9 @@ def _sparse(
     for key, kind in sizes.stored.items():
         home = sizes.home(key)
         if home in sizes.shapes:
-            entries += packed_entries(key, kind, sizes.shapes[home], filled[home])
+            # Where a plan removes weights, it is not known yet which: no slice is counted on.
+            box = sizes.boxes.get(home) if filled[home] == sizes.filled[home] else None
+            entries += packed_entries(key, kind, sizes.shapes[home], filled[home], box)
     selected = sizes.weight_entries(names)
     parameters = total - sum(zeros.values())
     return Cost(
