@@ -43,6 +43,12 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def test_the_order_of_imports_names_what_is_there():
+    there = {p.name.removesuffix(".py") for p in ROOT.iterdir() if not p.name.startswith("_")}
+    assert set(ORDER) == there - {"py.typed"}
+    assert len(ORDER) == len(set(ORDER))
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py"),

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prunus.calibration.classes import columns
-from prunus.coupling import Group
+from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
 from prunus.layer import Layer, missing
 
@@ -29,6 +29,7 @@ class ClassView:
         consumers: layers whose columns are members, with Int[classes, columns per class], as
             columns of the weight matrix (channels × taps).
         statistics: {name: value} of what was collected of the classes themselves.
+        scales: the weights of the norms that act on them, by name of the norm.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ClassView:
     producers: Mapping[str, tuple[Layer, Int[Tensor, "classes rows"]]]
     consumers: Mapping[str, tuple[Layer, Int[Tensor, "classes columns"]]]
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    scales: Mapping[str, Float[Tensor, "classes entries"]] = field(default_factory=dict)
 
     def statistic(self, name: str) -> Tensor:
         """One statistic of the classes, or a ValueError that names the group and what it lacks."""
@@ -98,9 +100,24 @@ class ClassView:
         return total
 
 
-def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
-    """The group with its layers; a layer that `layers` lacks raises a KeyError."""
+def class_view(
+    group: Group, layers: Mapping[str, Layer], parameters: Mapping[str, Tensor] | None = None
+) -> ClassView:
+    """The group with its layers; a layer that `layers` lacks raises a KeyError.
+
+    Args:
+        group: its classes.
+        layers: producers and consumers.
+        parameters: of the model, by name, from which the norms' scales are read.
+    """
     producers, consumers = {}, {}
+    known = parameters or {}
+    scales = {
+        norm: known[slot.parameter].detach()[_places(group, slot)]
+        for norm in group.norms
+        for slot in group.slots
+        if slot.parameter == f"{norm}.weight" and slot.parameter in known
+    }
     statistics: dict[str, Tensor] = {}
     for slot in group.slots:
         name, _, kind = slot.parameter.rpartition(".")
@@ -108,7 +125,7 @@ def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
             continue
         layer = layers[name]
         if slot.role == "out":
-            place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
+            place = _places(group, slot)
             producers[name] = (layer, place)
         else:
             consumers[name] = (layer, columns(group, layer))
@@ -119,7 +136,13 @@ def class_view(group: Group, layers: Mapping[str, Layer]) -> ClassView:
         producers=producers,
         consumers=consumers,
         statistics=statistics,
+        scales=scales,
     )
+
+
+def _places(group: Group, slot: Slot) -> Int[Tensor, "classes entries"]:
+    """Where each class lies along the slot's axis."""
+    return slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
 
 
 def parameter_masks(

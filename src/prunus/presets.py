@@ -16,6 +16,7 @@ from prunus.scores import (
     OBD,
     SNIP,
     APoZ,
+    BNScale,
     Constant,
     Gate,
     GraSP,
@@ -154,6 +155,11 @@ PRESETS: dict[str, Preset] = {
         "He et al. (2019), Filter pruning via geometric median for deep convolutional neural "
         "networks acceleration",
         "filters farthest from all others of their layer",
+    ),
+    "bn-scale": Preset(
+        Recipe(granularity=Node(), score=BNScale()),
+        "Liu et al. (2017), Learning efficient convolutional networks through network slimming",
+        "channels to which batch norm gives the largest scale",
     ),
     "apoz": Preset(
         Recipe(granularity=Node(), score=APoZ()),

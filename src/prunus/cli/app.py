@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from prunus.cli import bench, certify, demo, list, plan, prune, report, reproduce, theory
+from prunus.cli import bench, certify, demo, listing, plan, prune, report, reproduce, theory
 
 __all__ = ["app", "main"]
 
@@ -22,7 +22,7 @@ app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
-app.command("list")(list.listing)
+app.command("list")(listing.listing)
 app.add_typer(theory.app, name="theory")
 
 

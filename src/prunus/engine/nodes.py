@@ -1,7 +1,7 @@
 """Channel classes as the engine's steps see them."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,7 @@ class NodeUnit:
         refused: {layer: reason} of those whose channels stay.
         alike: names of groups that must keep equal numbers.
         alive: the classes of each group that are not dead already.
+        parameters: of the network as it is, by name.
         latency: the share of the dense latency that so many classes cost, where a budget needs it.
     """
 
@@ -47,6 +48,7 @@ class NodeUnit:
     refused: Mapping[str, str]
     alike: Sequence[tuple[str, ...]]
     alive: Mapping[str, Bool[Tensor, " classes"]]
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
     latency: Callable[[Mapping[str, int]], float] | None = None
 
     @property
@@ -106,7 +108,7 @@ class NodeUnit:
 
     def view(self, key: str, layers: Layers) -> ClassView:
         """A group with its layers and their statistics."""
-        return class_view(self.groups[key], layers)
+        return class_view(self.groups[key], layers, self.parameters)
 
     def due(self, names: Sequence[str]) -> tuple[str, ...]:
         """A group is decided when the first of its consumers has its turn.

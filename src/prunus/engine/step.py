@@ -196,6 +196,7 @@ def _unit(
         refused=refused,
         alike=alike,
         alive=living(work, groups, small),
+        parameters=dict(work.named_parameters()),
         latency=latency,
     )
     return unit, refused

@@ -8,6 +8,7 @@ that scores whole classes.
 from collections.abc import Callable
 
 from prunus.scores.activation import APoZ, MeanActivation
+from prunus.scores.bn_scale import BNScale
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
 from prunus.scores.fpgm import FPGM
@@ -32,6 +33,7 @@ __all__ = [
     "SCORES",
     "SNIP",
     "APoZ",
+    "BNScale",
     "Constant",
     "Gate",
     "GraSP",
@@ -65,6 +67,7 @@ SCORES: dict[str, Callable[..., Score]] = {
     "SynFlow": SynFlow,
     "Sensitivity": Sensitivity,
     "FPGM": FPGM,
+    "BNScale": BNScale,
     "APoZ": APoZ,
     "MeanActivation": MeanActivation,
     "ThiNet": ThiNet,
