@@ -1,27 +1,63 @@
 """From the labels of a finished trace to groups of classes with their members."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST
+from prunus.coupling.labels import FIRST, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Coupling, Group, Slot
 
 __all__ = ["groups_of"]
 
+Use = tuple[str, str]  # kind, module
 
-@dataclass(eq=False)
-class _Class:
-    """What belongs to one label."""
 
-    slots: dict[Place, Tensor] = field(default_factory=dict)
-    layers: dict[str, dict[str, None]] = field(
-        default_factory=lambda: {"producer": {}, "consumer": {}, "norm": {}}
-    )
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """All classes by number, ascending in their labels.
+
+    Attributes:
+        roots: the label of each.
+        slots: positions and numbers of classes of every place.
+        uses: numbers of the classes of every use, in order of execution.
+    """
+
+    roots: Tensor
+    slots: dict[Place, tuple[Tensor, Tensor]]
+    uses: dict[Use, Tensor]
+
+    def marked(self, labels: Tensor) -> Tensor:
+        """True for the classes among representative labels."""
+        return torch.isin(self.roots, labels)
+
+    def kinds(self, *flags: Tensor) -> Tensor:
+        """Numbers that are equal for classes with as many slices everywhere and the same uses.
+
+        A partition is refined place by place, each time among the classes that the place has.
+        """
+        kind = torch.zeros_like(self.roots)
+        for flag in flags:
+            kind = kind * 2 + flag
+        following = int(kind.max()) + 1 if len(kind) else 0
+        for numbers in (*(n for _, n in self.slots.values()), *self.uses.values()):
+            if not len(numbers):
+                continue
+            which, counts = torch.unique(numbers, return_counts=True)
+            keys = kind[which] * (int(counts.max()) + 1) + counts
+            found, place = torch.unique(keys, return_inverse=True)
+            kind[which] = following + place
+            following += len(found)
+        return kind
+
+    def lowest(self, place: Place) -> Tensor:
+        """The lowest position of each class at a place."""
+        index, numbers = self.slots[place]
+        low = torch.full_like(self.roots, torch.iinfo(torch.int64).max)
+        return low.scatter_reduce_(0, numbers, index, "amin")
 
 
 def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
@@ -31,62 +67,56 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         trace: a trace that has run.
         layers: names of all modules that make or read channels, for the reasons of the refused.
     """
-    labels = trace.labels
-    slots = settled(trace)
-    reasons: dict[int, str] = {}
-    for touched, reason in labels.reasons:
-        for root in labels.of([touched]).tolist():
-            reasons.setdefault(root, reason)
-    written = set(labels.tied_down().tolist())
-    inexact = set(labels.of(labels.inexact).tolist())
-
-    classes: dict[int, _Class] = defaultdict(_Class)
-    for place, (index, roots) in slots.items():
-        order = torch.argsort(roots, stable=True)
-        found, counts = torch.unique_consecutive(roots[order], return_counts=True)
-        parts = torch.split(index[order], counts.tolist())
-        for root, own in zip(found.tolist(), parts, strict=True):
-            classes[root].slots[place] = own
-    for kind, name, touched in trace.layers:
-        for root in labels.of([touched]).tolist():
-            if root >= FIRST:
-                classes[root].layers[kind][name] = None
-
-    order_of = {name: i for i, (kind, name, _) in enumerate(trace.layers) if kind == "producer"}
-    patterns: dict[tuple[object, ...], list[_Class]] = defaultdict(list)
+    table = _table(trace)
+    reasons = _reasons(trace, table)
+    producers = {name: n for (kind, name), n in table.uses.items() if kind == "producer"}
     why: dict[str, str] = {}
-    for root, one in sorted(classes.items()):
-        if not one.layers["consumer"]:
-            reasons.setdefault(root, "no linear or convolution layer reads it")
-        if root in reasons:
-            for name in one.layers["producer"]:
-                why.setdefault(name, reasons[root])
-        elif one.layers["producer"]:
-            pattern = tuple((place, len(where)) for place, where in one.slots.items())
-            producers = tuple(one.layers["producer"])
-            patterns[producers, pattern, root in written, root in inexact].append(one)
+    for name, numbers in producers.items():
+        said = [reasons[i] for i in numbers.tolist() if i in reasons]
+        if said:
+            why[name] = said[0]
 
-    groups: list[Group] = []
+    fine = torch.ones_like(table.roots, dtype=torch.bool)
+    fine[list(reasons)] = False
+    first = torch.full_like(table.roots, len(producers))
+    for i, numbers in reversed(list(enumerate(producers.values()))):
+        first[numbers] = i
+    fine &= first < len(producers)
+    written = table.marked(trace.labels.tied_down())
+    inexact = table.marked(trace.labels.of(trace.labels.inexact))
+    kind = table.kinds(written, inexact)
+
+    told = list(producers)
+    ranked: list[tuple[int, int, Tensor]] = []
+    for number in distinct(kind[fine]).tolist():
+        members = ((kind == number) & fine).nonzero().flatten()
+        maker = int(first[members[0]])
+        low = table.lowest(_place_of(told[maker], members[0], table))[members]
+        order = torch.argsort(low, stable=True)
+        ranked.append((maker, int(low[order[0]]), members[order]))
+    ranked.sort(key=lambda found: found[:2])
+
+    where, unit = torch.full_like(table.roots, -1), torch.zeros_like(table.roots)
+    for i, (_, _, members) in enumerate(ranked):
+        where[members] = i
+        unit[members] = torch.arange(len(members))
+    slots = _slots(table, where, unit, len(ranked))
     names: dict[str, int] = defaultdict(int)
-    ranked = [
-        sorted(members, key=lambda one: _rank(one, order_of)) for members in patterns.values()
-    ]
-    keys = list(patterns)
-    for i in sorted(range(len(keys)), key=lambda i: _rank(ranked[i][0], order_of)):
-        (_, _, is_written, is_inexact), members = keys[i], ranked[i]
-        first = members[0]
-        name = next(iter(first.layers["producer"]))
+    groups: list[Group] = []
+    for i, (maker, _, members) in enumerate(ranked):
+        name = told[maker]
         names[name] += 1
+        use = [key for key, numbers in table.uses.items() if bool((numbers == members[0]).any())]
         groups.append(
             Group(
                 name=name if names[name] == 1 else f"{name}#{names[name]}",
                 size=len(members),
-                slots=_slots(members),
-                producers=tuple(first.layers["producer"]),
-                consumers=tuple(first.layers["consumer"]),
-                norms=tuple(first.layers["norm"]),
-                exact=not is_inexact,
-                written=bool(is_written),
+                slots=tuple(slots[i]),
+                producers=tuple(name for kind, name in use if kind == "producer"),
+                consumers=tuple(name for kind, name in use if kind == "consumer"),
+                norms=tuple(name for kind, name in use if kind == "norm"),
+                exact=not bool(inexact[members[0]]),
+                written=bool(written[members[0]]),
             )
         )
     removable = {producer for group in groups for producer in group.producers}
@@ -100,29 +130,55 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     return Coupling(tuple(groups), refused)
 
 
-def _rank(one: _Class, order: dict[str, int]) -> tuple[int, int]:
-    """Place of a class: its first producer in order of execution, and its first row there."""
-    first = min(one.layers["producer"], key=lambda name: order[name])
-    rows = [
-        index
-        for (parameter, _, role), index in one.slots.items()
-        if role == "out" and parameter == f"{first}.weight"
-    ]
-    return order[first], int(rows[0].min())
+def _table(trace: LabelTrace) -> _Table:
+    slots = settled(trace)
+    gathered: dict[Use, list[Tensor]] = {}
+    for kind, name, touched in trace.layers:
+        gathered.setdefault((kind, name), []).append(touched)
+    used = {key: trace.labels.of(parts) for key, parts in gathered.items()}
+    used = {key: roots[roots >= FIRST] for key, roots in used.items()}
+    every = [roots for _, roots in slots.values()] + list(used.values())
+    roots = distinct(torch.cat(every)) if every else torch.empty(0, dtype=torch.int64)
+    return _Table(
+        roots=roots,
+        slots={p: (index, torch.searchsorted(roots, r)) for p, (index, r) in slots.items()},
+        uses={key: torch.searchsorted(roots, r) for key, r in used.items()},
+    )
 
 
-def _slots(members: list[_Class]) -> tuple[Slot, ...]:
-    slots = []
-    for parameter, axis, role in members[0].slots:
-        where = [one.slots[parameter, axis, role] for one in members]
-        counts = torch.tensor([len(index) for index in where])
-        slots.append(
-            Slot(
-                parameter=parameter,
-                axis=axis,
-                role=role,
-                index=torch.cat(where),
-                unit=torch.arange(len(members)).repeat_interleave(counts),
-            )
-        )
-    return tuple(slots)
+def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
+    """Why classes cannot be removed, the first reason of each, by their numbers."""
+    reasons: dict[int, str] = {}
+    for touched, reason in trace.labels.reasons:
+        for i in table.marked(trace.labels.of([touched])).nonzero().flatten().tolist():
+            reasons.setdefault(i, reason)
+    read = torch.zeros_like(table.roots, dtype=torch.bool)
+    for (kind, _), numbers in table.uses.items():
+        if kind == "consumer":
+            read[numbers] = True
+    for i in (~read).nonzero().flatten().tolist():
+        reasons.setdefault(i, "no linear or convolution layer reads it")
+    return reasons
+
+
+def _place_of(producer: str, number: Tensor, table: _Table) -> Place:
+    """The place where a producer's weight makes a class."""
+    return next(
+        place
+        for place, (_, numbers) in table.slots.items()
+        if place[0] == f"{producer}.weight"
+        and place[2] == "out"
+        and bool((numbers == number).any())
+    )
+
+
+def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list[Slot]]:
+    """The members of each group, place by place; by unit, and ascending inside each."""
+    found: list[list[Slot]] = [[] for _ in range(groups)]
+    for (parameter, axis, role), (index, numbers) in table.slots.items():
+        own = where[numbers]
+        for i in distinct(own[own >= 0]).tolist():
+            units, positions = unit[numbers[own == i]], index[own == i]
+            order = torch.argsort(units, stable=True)
+            found[i].append(Slot(parameter, axis, role, positions[order], units[order]))
+    return found

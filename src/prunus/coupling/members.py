@@ -97,7 +97,7 @@ def _entries(
         if roots is None:
             continue
         index = entry.index(place)
-        axis = _axis_of_slices(index, roots, entry.shape[0])
+        axis = _axis_of_slices(index, roots, entry.shape[0], len(distinct(place)))
         if axis is None:
             labels.refuse(roots, f"the parameter `{entry.name}` mixes its entries with others")
             continue
@@ -123,7 +123,9 @@ def _apart(labels: Labels, place: Tensor, roots: Tensor) -> Tensor | None:
     return labels.find(roots)
 
 
-def _axis_of_slices(index: tuple[Tensor, ...], roots: Tensor, sizes: tuple[int, ...]) -> int | None:
+def _axis_of_slices(
+    index: tuple[Tensor, ...], roots: Tensor, sizes: tuple[int, ...], entries: int
+) -> int | None:
     """The axis along which each class is made of whole slices; None if none is."""
     for axis, along in enumerate(index):
         if sizes[axis] == 1 and len(sizes) > 1:
@@ -131,8 +133,7 @@ def _axis_of_slices(index: tuple[Tensor, ...], roots: Tensor, sizes: tuple[int, 
         slices, _ = pairs_of(along, roots)
         if len(distinct(slices)) != len(slices):
             continue  # one slice in two classes
-        entries = torch.stack(index, dim=1)
-        if len(distinct(entries, dim=0)) * sizes[axis] == len(slices) * _product(sizes):
+        if entries * sizes[axis] == len(slices) * _product(sizes):
             return axis
     return None
 
