@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import prunus
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of
+from prunus.calibration.forward import loss_of, tensor_of
 from prunus.inputs import arguments, samples_of
 
 N, T, D = 6, 5, 3
@@ -184,3 +185,34 @@ def test_a_mask_over_positions_is_not_cut():
     torch.testing.assert_close(one.gram, other.gram, rtol=1e-5, atol=1e-7)
     assert one.samples == other.samples == 20 * T
     assert prunus.prune(layer, "wanda+ls", 0.5, data=whole).cost_after.density == 0.5
+
+
+@dataclass
+class Answer:
+    """An output of a user's own."""
+
+    note: str
+    scores: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+@pytest.mark.parametrize(
+    ("output", "first"),
+    [
+        (X, X),
+        ((X, IDS), X),
+        ({"hidden": IDS, "logits": X}, X),
+        ({"hidden": X, "other": IDS}, X),
+        (Answer("a", X), X),
+    ],
+)
+def test_outputs_as_tensors(output, first):
+    assert tensor_of(output) is first
+
+
+def test_outputs_without_a_tensor():
+    with pytest.raises(TypeError, match=r"^the model returns str, and no tensor or `\.logits`\.$"):
+        tensor_of("text")
+    loss = torch.tensor(3.0)
+    assert loss_of({"loss": loss}, X, None) is loss
+    assert loss_of(Answer("a", X, loss), X, None) is loss

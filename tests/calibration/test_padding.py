@@ -177,3 +177,11 @@ def test_torchs_transformer_with_padding_on_both_sides():
     found = calibrate(model, batch, layers="*linear*")
     assert found["encoder.layers.0.linear1"].samples == int(REAL.sum())
     assert found["decoder.layers.0.linear1"].samples == B * S
+
+
+def test_inputs_without_padding_pass():
+    """A model that drops padding itself, as with packed sequences."""
+    x = torch.randn(B, S, D)
+    found = padding_of({"x": x, "attention_mask": REAL})
+    rows = x[REAL]
+    assert torch.equal(found.real("any", lambda: rows), rows)

@@ -1,6 +1,7 @@
 """What a model says of a batch: its output as a tensor, and its loss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -41,17 +42,37 @@ def gradients(
 
 
 def tensor_of(output: Any) -> Tensor:
-    """The output as a tensor: itself, its `.logits`, or the first of a tuple.
+    """The output as a tensor: itself, its `logits`, or the first that it holds.
+
+    `logits` is an attribute, or the key of a mapping; the first is that of a tuple, a mapping or a
+    data class.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it holds no tensor.
     """
-    tensor = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if tensor is None and isinstance(output, tuple | list):
-        tensor = output[0]
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"the model returns {type(output).__name__}, and no tensor or `.logits`.")
-    return tensor
+    if isinstance(output, Tensor):
+        return output
+    named = _named(output, "logits")
+    if isinstance(named, Tensor):
+        return named
+    for part in _parts(output):
+        if isinstance(part, Tensor):
+            return part
+    raise TypeError(f"the model returns {type(output).__name__}, and no tensor or `.logits`.")
+
+
+def _named(output: Any, name: str) -> Any:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
+def _parts(output: Any) -> Iterable[Any]:
+    if isinstance(output, Mapping):
+        return output.values()
+    if isinstance(output, tuple | list):
+        return output[:1]
+    if is_dataclass(output):
+        return (getattr(output, field.name) for field in fields(output))
+    return ()
 
 
 def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
@@ -63,7 +84,7 @@ def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
     if loss is not None:
         value: Tensor = loss(output, batch)
         return value
-    own = getattr(output, "loss", None)
+    own = _named(output, "loss")
     if isinstance(own, Tensor):
         return own
     labels = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None

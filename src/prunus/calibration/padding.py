@@ -74,7 +74,7 @@ class Padding:
     def real(self, layer: str, channels: Callable[[], Tensor]) -> Tensor | None:
         """Input vectors less those at padding, or None where the layer's inputs have no padding.
 
-        One vector per sequence passes as it is.
+        One vector per sequence passes as it is, and so do inputs that hold no padding any more.
 
         Args:
             layer: its name.
@@ -101,7 +101,8 @@ class Padding:
             )
         if fitting:
             return _chosen(rows, fitting[0])
-        if lead == (batch,) or also or None in whole:
+        unpadded = any(lead == (int(mask.sum()),) for mask in masks)  # as a packed sequence is
+        if lead == (batch,) or unpadded or also or None in whole:
             return rows
         raise Unclear(
             f"Layer {layer!r} sees inputs of shape {tuple(rows.shape)}, in which an "

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.views.convolution import batched
+from prunus.views.protocol import Unclear
 
 __all__ = ["TransposedConvView"]
 
@@ -62,7 +63,7 @@ class TransposedConvView:
         return rows.reshape(-1, module.groups, rows.shape[-1] // module.groups)
 
     def channels(self, module: Any, inputs: Tensor) -> Tensor:
-        raise ValueError(
+        raise Unclear(
             "An `attention_mask` does not say which outputs of a transposed convolution are "
             "padding. Leave the mask out of the batch, or exclude these layers."
         )
