@@ -8,6 +8,7 @@ import models
 import prunus
 from prunus.compensation import LeastSquares, NoCompensation
 from prunus.granularity import EdgePerRow, Node
+from prunus.modes import evaluating
 from prunus.recipe import Recipe
 from prunus.scopes import Replay, Replayed, scope_layers
 from prunus.scores import RemovalError
@@ -36,7 +37,7 @@ def order_of(model: nn.Module, batch) -> list[str]:
         weight.module.register_forward_pre_hook(lambda m, a, name=name: seen.setdefault(name))
         for name, weight in weights_of(model).items()
     ]
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         model(batch)
     for hook in hooks:
         hook.remove()

@@ -239,9 +239,12 @@ class Replay(AbstractContextManager["Replay"]):
         if not self._running:
             return
         inputs = self._weights[name].inputs(args, kwargs)
+        found = self._found.inputs[name]
         if inputs is not None:  # else the module itself says what it needs
-            self._found.inputs[name].append(inputs.detach().clone())
+            found.append(inputs.detach())
         self._stop()
+        if inputs is not None:  # what goes on may change it in place
+            found[-1] = found[-1].clone()
 
     def _answer(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._running and isinstance(output, Tensor):
