@@ -78,7 +78,7 @@ def opened(
     streams = streams_of(dense, to_device(data[0], job.device))
     with ExitStack() as stack:
 
-        def replay(model: nn.Module) -> Replay:
+        def replay(model: nn.Module, *, finish: bool) -> Replay:
             passes = Replay(
                 model,
                 data,
@@ -87,11 +87,15 @@ def opened(
                 calls=calls,
                 loose=habits.loose,
                 chain=habits.chain,
+                closed=() if job.blocks is None else chain,
+                finish=finish,
                 keep=None if job.keep is None else stack.enter_context(Files(job.keep)),
                 remember=habits.remember,
             )
             return stack.enter_context(passes)
 
-        work = None if pruned is None or job.recipe.inputs == "dense" else replay(pruned)
-        source = Replayed(replay(dense), work, data, job.device, streams)
+        work = (
+            None if pruned is None or job.recipe.inputs == "dense" else replay(pruned, finish=False)
+        )
+        source = Replayed(replay(dense, finish=True), work, data, job.device, streams)
         yield source, () if habits.remember else (ANEW,)

@@ -89,6 +89,8 @@ class Replay(AbstractContextManager["Replay"]):
         calls: Mapping[str, int],
         loose: Collection[str] = (),
         chain: Collection[str] = (),
+        closed: Collection[str] = (),
+        finish: bool = False,
         keep: Keep | None = None,
         remember: bool = True,
     ) -> None:
@@ -104,6 +106,9 @@ class Replay(AbstractContextManager["Replay"]):
             loose: parameters that are read outside their own module's call too.
             chain: modules that run one after another, each of which alone reads the one before:
                 only the last output among them is kept, and NaN in place of the others.
+            closed: modules inside which nothing is kept, so that they run whole or not at all.
+            finish: a pass that has shown all that was asked for ends with the closed module that
+                it is in, and keeps its output; it ends at once where False.
             keep: where outputs are kept; in memory where None.
             remember: False runs every pass from its start.
         """
@@ -117,6 +122,9 @@ class Replay(AbstractContextManager["Replay"]):
         self._weights = dict(weights)
         self._inside = {id(m): frozenset(id(c) for c in m.modules()) for m in model.modules()}
         self._chained = frozenset(id(model.get_submodule(name)) for name in chain)
+        self._closed = frozenset(id(model.get_submodule(name)) for name in closed)
+        self._finish = finish
+        self._enough = False  # all has been seen, and a closed module is finished yet
         self._pausing = frozenset(id(weight.module) for weight in weights.values())
         self._tapes: list[list[_Done]] = [[] for _ in parts]
         self._count = 0
@@ -184,7 +192,7 @@ class Replay(AbstractContextManager["Replay"]):
 
     def _run(self, part: int, names: Collection[str], outputs: bool) -> Any:
         self._tape, self._at, self._open = self._tapes[part], 0, ()
-        self._again, self._resuming = False, set()
+        self._again, self._resuming, self._enough = False, set(), False
         self._wanted = frozenset(id(self._weights[name].module) for name in names)
         self._found = Seen({n: [] for n in names}, {n: [] for n in names} if outputs else {})
         self._last = self._found.outputs if outputs else self._found.inputs
@@ -254,7 +262,9 @@ class Replay(AbstractContextManager["Replay"]):
     def _stop(self) -> None:
         """End a pass that has shown all that was asked for."""
         if all(self._calls[name] == 1 and found for name, found in self._last.items()):
-            raise _Enough
+            if not (self._finish and self._closed.intersection(self._open)):
+                raise _Enough
+            self._enough = True
 
     def _watch(self, module: nn.Module, stack: ExitStack) -> None:
         """Let calls of the module pass through `_visit`; taken back when the stack closes."""
@@ -288,7 +298,16 @@ class Replay(AbstractContextManager["Replay"]):
         self._open = (*path, id(module))
         output = original(*args, **kwargs)
         self._open, self._again = path, again
-        if path in self._resuming:
+        output = self._finished(start, module, path, before, output)
+        if self._enough and not self._closed.intersection(path):
+            raise _Enough
+        return output
+
+    def _finished(
+        self, start: int, module: nn.Module, path: Path, before: Snapshot, output: Any
+    ) -> Any:
+        """Keep what a call gave, where it can be answered from that."""
+        if path in self._resuming or self._closed.intersection(path):
             return output  # in a chain the place between two children is kept, not each of them
         if before.unchanged and plain(output) and before.apart(output):
             self._record(start, module, path, output, None)
@@ -314,8 +333,9 @@ class Replay(AbstractContextManager["Replay"]):
             first, value = done.children, self._answer_from(done.key)
             self._at += 1
         children = _children(module)
+        open_ = not self._closed.intersection(self._open)
         for i in range(first, len(children)):
-            good = i > 0 and plain(value) and before.unchanged and before.apart(value)
+            good = i > 0 and open_ and plain(value) and before.unchanged and before.apart(value)
             (self._resuming.add if good else self._resuming.discard)(self._open)
             # Where a child holds layers, a pass may stop inside it, and goes on from here.
             if good and i > first and self._pausing & self._inside[id(children[i])]:
