@@ -192,6 +192,16 @@ def test_a_model_that_changes_its_input_leaves_the_users_data_alone(name):
         torch.testing.assert_close(again[key].statistic(name), layer.statistic(name))
 
 
+def test_outputs_that_are_nan_are_named():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    x = drawn(5, 4)
+    x[2, 1] = torch.nan
+    for name in ("slope", "curvature", "gate_output"):
+        with pytest.raises(ValueError, match=r"^The model's output is NaN on the data\. Check the"):
+            calibrate(model, x, name)
+
+
 def test_gradients_that_the_model_overwrites_are_named():
     class Spoilt(Late):
         def forward(self, x):

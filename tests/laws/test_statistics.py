@@ -149,6 +149,22 @@ def test_save_and_load_keep_it_to_the_bit(name, tmp_path):
 
 
 @each
+def test_it_says_how_much_memory_its_sums_take(name, monkeypatch):
+    """The guard refuses what does not fit before any data are read, and nothing else."""
+    for kind in ("chain", "branches"):
+        raw = raw_of(kind)
+        found = calibrate(raw.model, (raw.x, raw.y), name)
+        sums = {**found._group_sums} if name in CLASSES else {**found._sums}
+        taken = max(own.totals[name].numel() for own in sums.values())
+        monkeypatch.setattr("prunus.calibration.collect.GRAM_BYTES", 8 * taken)
+        calibrate(raw.model, (raw.x, raw.y), name)
+        monkeypatch.setattr("prunus.calibration.collect.GRAM_BYTES", 8 * taken - 1)
+        with pytest.raises(MemoryError, match=f"^The statistic '{name}' of (layer|group) '"):
+            calibrate(raw.model, iter(()) if name not in CLASSES else (raw.x, raw.y), name)
+        monkeypatch.undo()
+
+
+@each
 def test_a_float32_model_gives_float64_sums_near_those_of_its_float64_copy(name):
     raw = raw_of("branches")
     single = Branches()

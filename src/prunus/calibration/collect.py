@@ -10,6 +10,7 @@ from prunus.calibration.batches import (
     Batches,
     Fingerprint,
     call,
+    first_of,
     parts,
     size_of,
     to_device,
@@ -96,7 +97,7 @@ def collect(
     found = Collected(gatherer.sums)
     found.groups = {group.name: Sums(consumers=group.consumers) for group in groups}
     used: list[Any] = []
-    streams = streams_of(model, to_device(batches.peek(), device))
+    streams = streams_of(model, to_device(first_of(batches.peek(), 2), device))
     with evaluating(model), gathering(weights, gatherer):
         for batch in batches:
             for part in parts(batch):

@@ -92,6 +92,10 @@ class Backward:
                         passes.append((signal, value * size, None))
                         continue
                     answer = tensor_of(output)
+                    if bool(torch.isnan(answer).any()):  # a ReLU's slope would hide it
+                        raise ValueError(
+                            "The model's output is NaN on the data. Check the data and the model."
+                        )
                     vectors = ROOTS[signal](answer, batch, self.generators[signal])
                     passes += [(signal, answer, vector) for vector in vectors]
                 for place, one in enumerate(passes):

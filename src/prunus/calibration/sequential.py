@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from prunus.calibration.batches import Batches, call, parts, to_device
+from prunus.calibration.batches import Batches, call, first_of, parts, to_device
 from prunus.calibration.gather import Gatherer, gathering_both
 from prunus.calibration.padding import padding_of, streams_of
 from prunus.calibration.statistics import Statistic, resolved
@@ -55,7 +55,7 @@ def sequential_layers(
     ours, theirs = ({name: weight_at(model, name) for name in names} for model in (dense, pruned))
     bare = {name: weight.layer() for name, weight in ours.items()}
     gatherer = Gatherer(bare, {key: s for key, s in every.items() if s.reads.sequential})
-    streams = streams_of(dense, to_device(batches.peek(), device))
+    streams = streams_of(dense, to_device(first_of(batches.peek(), 2), device))
     with ExitStack() as stack:
         stack.enter_context(evaluating(dense))
         stack.enter_context(evaluating(pruned))

@@ -27,6 +27,7 @@ class Kind(StrEnum):
     joint = "joint"
     compensations = "compensations"
     schedules = "schedules"
+    statistics = "statistics"
     tasks = "tasks"
     data = "data"
     reproductions = "reproductions"
@@ -103,6 +104,7 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
 
 def _parts(kind: Kind) -> dict[str, Any]:
     from prunus import allocation, compensation, granularity, joint, schedules, scores, selection
+    from prunus.calibration import STATISTICS
 
     tables: dict[Kind, Any] = {
         Kind.granularities: granularity.GRANULARITIES,
@@ -112,6 +114,7 @@ def _parts(kind: Kind) -> dict[str, Any]:
         Kind.joint: joint.JOINTS,
         Kind.compensations: compensation.COMPENSATIONS,
         Kind.schedules: schedules.SCHEDULES,
+        Kind.statistics: STATISTICS,
     }
     return dict(tables[kind])
 
