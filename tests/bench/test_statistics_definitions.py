@@ -1,0 +1,104 @@
+"""Statistics against their definitions, on inputs where a slip would show: ties, chains, seeds."""
+
+import random
+
+import pytest
+import torch
+from scipy import stats
+
+from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
+from prunus.bench.statistics.paired import _cliques, _ranked, pareto
+from prunus.rng import generator_for
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_the_front_is_what_no_other_row_beats(higher):
+    """By comparing all pairs, on small whole numbers, where most rows tie with another."""
+    draw = random.Random(3)
+    for _ in range(200):
+        rows = [
+            {"cost": draw.randint(0, 3), "value": draw.randint(0, 3)}
+            for _ in range(draw.randint(1, 8))
+        ]
+
+        def beats(one, other):
+            gain = one["value"] - other["value"] if higher else other["value"] - one["value"]
+            saved = other["cost"] - one["cost"]
+            return gain >= 0 and saved >= 0 and (gain > 0 or saved > 0)
+
+        expected = [not any(beats(other, row) for other in rows) for row in rows]
+        assert pareto(rows, "cost", "value", higher=higher) == expected, rows
+
+
+def test_holm_is_the_least_level_at_which_each_is_rejected():
+    """By running the step-down test itself at the level given and just below it."""
+
+    def rejected(p, level):
+        order, found = sorted(range(len(p)), key=p.__getitem__), set()
+        for rank, i in enumerate(order):
+            if p[i] * (len(p) - rank) > level:
+                break
+            found.add(i)
+        return found
+
+    draw = random.Random(4)
+    for _ in range(50):
+        p = [draw.choice([0.001, 0.01, 0.011, 0.2, draw.random()]) for _ in range(5)]
+        for i, level in enumerate(holm(p)):
+            assert level == 1.0 or i in rejected(p, level * (1 + 1e-12))
+            assert i not in rejected(p, level * (1 - 1e-9))
+
+
+def test_the_bootstrap_is_seeded_and_takes_both_tails_alike():
+    values = [0.1, 0.5, 0.2, 0.9, 0.4]
+    for seed in (0, 1):
+        generator = generator_for(seed, "bootstrap")
+        chosen = torch.randint(5, (400, 5), generator=generator)
+        means = sorted(sum(values[i] for i in row) / 5 for row in chosen.tolist())
+        for level in (0.8, 0.95):
+            ends = [
+                torch.tensor(means, dtype=torch.float64).quantile((1 + sign * level) / 2).item()
+                for sign in (-1, 1)
+            ]
+            found = bootstrap_interval(values, level, draws=400, seed=seed)
+            assert found == pytest.approx(ends, rel=1e-12)
+    few = {seed: bootstrap_interval(values, draws=30, seed=seed) for seed in (0, 1)}
+    assert few[0] != few[1]
+
+
+def test_paired_is_the_one_sample_t_test():
+    draw = random.Random(5)
+    for n in (2, 3, 9):
+        a = {s: draw.random() for s in range(n)}
+        b = {s: draw.random() for s in range(1, n + 2)}
+        gaps = [a[s] - b[s] for s in range(1, n)]
+        found = paired(a, b, 0.9)
+        assert found["seeds"] == n - 1
+        if n - 1 < 2:
+            assert (found["p"], found["low"]) == (1.0, None)
+            continue
+        test = stats.ttest_1samp(gaps, 0.0)
+        assert found["p"] == pytest.approx(test.pvalue)
+        assert (found["low"], found["high"]) == pytest.approx(tuple(test.confidence_interval(0.9)))
+        assert t_interval(gaps, 0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
+
+
+def test_alike_differences_get_the_sign_test():
+    for n in (2, 5):
+        found = paired(dict.fromkeys(range(n), 0.3), dict.fromkeys(range(n), 0.1))
+        assert found["p"] == pytest.approx(2 * 0.5**n)  # all n signs alike, either way
+
+
+def test_ties_share_the_mean_of_their_ranks():
+    draw = random.Random(6)
+    for _ in range(20):
+        values = [float(draw.randint(0, 3)) for _ in range(6)]
+        assert _ranked(values) == list(stats.rankdata(values))
+
+
+def test_a_clique_is_as_wide_as_its_ends_allow():
+    """Neighbours 0.6 apart and a reach of 1: no chain of three may pass for one clique."""
+    rows = [{"recipe": name, "rank": 1 + 0.6 * i} for i, name in enumerate("abcd")]
+    assert _cliques(rows, 1.0) == [["a", "b"], ["b", "c"], ["c", "d"]]
+    assert _cliques(rows, 1.3) == [["a", "b", "c"], ["b", "c", "d"]]
+    assert _cliques(rows, 0.6 - 1e-9) == []
