@@ -10,6 +10,7 @@ from prunus.coupling.labels import FIRST, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Coupling, Group, Slot
+from prunus.coupling.weights import computed_weights
 
 __all__ = ["groups_of"]
 
@@ -120,8 +121,10 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
             )
         )
     removable = {producer for group in groups for producer in group.producers}
+    made_anew = computed_weights(trace.book.model)
     refused = {
-        name: trace.refused.get(name)
+        name: made_anew.get(name)
+        or trace.refused.get(name)
         or why.get(name)
         or "no linear or convolution operation uses its weight on the example"
         for name in layers

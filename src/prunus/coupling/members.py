@@ -1,5 +1,6 @@
 """Which slices of which parameters belong to which class, once all labels are known."""
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -27,6 +28,8 @@ def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
     _one_class_each(trace.labels, uses)
     settle_parts(trace.labels, trace.parts.found)
     _one_class_each(trace.labels, uses)
+    for name in _turned(trace, uses):
+        trace.pinned.setdefault(name, "it is used transposed too, outside its layer")
     for name, reason in trace.pinned.items():
         for (parameter, _, _), (_, labels) in uses.items():
             if parameter == name:
@@ -39,6 +42,16 @@ def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
             where, root = pairs_of(index[keep], roots[keep])
             found[place] = (where, root)
     return found
+
+
+def _turned(trace: LabelTrace, uses: Iterable[Place]) -> list[str]:
+    """Weights of layers that some operation reads along the axis of the layer's outputs."""
+    found: dict[str, None] = {}
+    for parameter, axis, role in uses:
+        owner = trace.book.owner(parameter)
+        if owner is not None and axis != trace.book.axes(owner)[role]:
+            found[parameter] = None
+    return list(found)
 
 
 def _uses(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:

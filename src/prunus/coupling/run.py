@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.labels import DATA
+from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.modes import evaluating, uncompiled
 
@@ -48,7 +49,13 @@ def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
     trace = LabelTrace(model)
     positional, keywords = arguments
     trace.start(leaves((positional, keywords)))
-    with undisturbed(model), torch.set_grad_enabled(grad), _opaque_modules(model, trace), trace:
+    with (
+        undisturbed(model),
+        torch.set_grad_enabled(grad),
+        _opaque_modules(model, trace),
+        Leaving(trace.leave),
+        trace,
+    ):
         output = model(*positional, **keywords)
     trace.refuse(outputs_of(output), "its outputs are the network's outputs")
     return trace

@@ -149,6 +149,12 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.pinned.setdefault(entry.name, reason)
                 self.refused.setdefault(entry.name.rpartition(".")[0], reason)
 
+    def leave(self, tensors: list[Tensor], reason: str) -> None:
+        """Say that these tensors go where nobody sees."""
+        with torch._C.DisableTorchFunction():
+            if not self.opaque and tensors[0].layout == torch.strided:
+                self.refuse(tensors, reason)
+
     def __torch_dispatch__(
         self,
         func: OpOverload,
@@ -165,7 +171,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        self._follow(func, args, kwargs, result)
+        with torch._C.DisableTorchFunction():  # rules compute with tensors too
+            self._follow(func, args, kwargs, result)
         return result
 
     def _follow(

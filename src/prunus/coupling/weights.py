@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from prunus.coupling.shadow import Geometry, geometry
 from prunus.layer import view_of
 
-__all__ = ["LAYERS", "Axis", "Book", "Weight", "layer_names", "twins"]
+__all__ = ["LAYERS", "Axis", "Book", "Weight", "computed_weights", "layer_names", "twins"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +156,12 @@ class Book:
             return None
         return _weight(entry, shape, lines)
 
+    def axes(self, layer: str) -> dict[str, int]:
+        """The axes of a layer's weight that its inputs and its outputs run along."""
+        module = self.model.get_submodule(layer)
+        turned = isinstance(module, TRANSPOSED) or getattr(view_of(module), "transposed", False)
+        return {"in": 0, "out": 1} if turned else {"in": 1, "out": 0}
+
     def owner(self, name: str) -> str | None:
         """The layer whose own weight a parameter is, or None."""
         module, _, leaf = name.rpartition(".")
@@ -198,6 +205,21 @@ def layer_names(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, LAYERS) or view_of(module) is not None
     ]
+
+
+def computed_weights(model: nn.Module) -> dict[str, str]:
+    """Layers whose weight is no parameter of theirs but made anew for each pass; with the cure."""
+    found = {}
+    for name in layer_names(model):
+        module = model.get_submodule(name)
+        if nn.utils.parametrize.is_parametrized(module, "weight"):
+            cure = "torch.nn.utils.parametrize.remove_parametrizations"
+        elif "weight" not in module._parameters and hasattr(module, "weight"):
+            cure = "remove_weight_norm or remove_spectral_norm of torch.nn.utils"
+        else:
+            continue
+        found[name] = f"its weight is computed in the forward pass; make it a parameter by {cure}"
+    return found
 
 
 def twins(model: nn.Module) -> dict[str, str]:
