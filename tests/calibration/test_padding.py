@@ -174,9 +174,21 @@ def test_torchs_transformer_with_padding_on_both_sides():
         "src_key_padding_mask": ~REAL,
         "memory_key_padding_mask": ~REAL,
     }
-    found = calibrate(model, batch, layers="*linear*")
-    assert found["encoder.layers.0.linear1"].samples == int(REAL.sum())
-    assert found["decoder.layers.0.linear1"].samples == B * S
+    found = calibrate(model, batch)
+    real, every = int(REAL.sum()), B * S
+    counts = {name: layer.samples for name, layer in found.items()}
+    assert counts == {
+        "encoder.layers.0.self_attn.in_proj_weight": real,
+        "encoder.layers.0.self_attn.out_proj": real,
+        "encoder.layers.0.linear1": real,
+        "encoder.layers.0.linear2": real,
+        "decoder.layers.0.self_attn.in_proj_weight": every,
+        "decoder.layers.0.self_attn.out_proj": every,
+        "decoder.layers.0.multihead_attn.out_proj": every,
+        "decoder.layers.0.linear1": every,
+        "decoder.layers.0.linear2": every,
+    }
+    assert list(found.unseen) == ["decoder.layers.0.multihead_attn.in_proj_weight"]
 
 
 def test_inputs_without_padding_pass():

@@ -203,3 +203,19 @@ def test_a_bare_layer_is_a_model(layer, tmp_path):
     again = prunus.load(tmp_path, layer)
     assert torch.equal(again.model.weight, pruned.model.weight)
     assert torch.equal(again.layers[""].mask, pruned.layers[""].mask)
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm])
+def test_a_recurrent_layer_with_one_computed_weight(norm):
+    torch.manual_seed(0)
+    net = nn.LSTM(4, 3, batch_first=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        norm(net, "weight_hh_l0")
+    x = torch.randn(5, 6, 4)
+    for recipe in ("magnitude", "wanda"):
+        pruned = prunus.prune(net, recipe, 0.5, data=[x])
+        assert list(pruned.layers) == ["weight_ih_l0"]
+        assert list(pruned.not_pruned) == ["weight_hh_l0"]
+        assert "Make it plain first" in pruned.not_pruned["weight_hh_l0"]
+        assert int((pruned.model.weight_ih_l0 == 0).sum()) == 24

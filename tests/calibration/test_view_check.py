@@ -91,6 +91,22 @@ def test_outputs_of_another_shape(registered):
         prunus.calibrate(SamePadding(2, 4, 3), torch.randn(2, 2, 5, 5))
 
 
+def test_a_model_that_takes_no_single_sample(registered):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = Scaled(6, 3)
+
+        def forward(self, x):
+            return self.fc(x.view(8, 6))
+
+    registered(Scaled, ScaledView())
+    assert prunus.calibrate(Fixed(), torch.randn(8, 6))["fc"].samples == 8
+    registered(Scaled, LinearView())
+    with pytest.raises(ValueError, match="gives W x"):
+        prunus.calibrate(Fixed(), torch.randn(8, 6))
+
+
 def test_a_view_that_does_not_come_back(registered):
     class Twice(LinearView):
         def parameter(self, module, matrix):

@@ -104,7 +104,7 @@ def calibrate(
                 if all(n in weights and weights[n].source.alone for n in g.consumers)
             )
             guard_memory({}, wanted, groups)
-        check_views(model, weights.values(), to_device(example, where))
+        check_views(model, weights.values(), batches.peek(), where)
         found = collect(
             model,
             weights,

@@ -8,23 +8,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prunus.calibration.batches import call, first_of
+from prunus.calibration.batches import call, first_of, to_device
 from prunus.calibration.reasons import type_name
 from prunus.modes import evaluating
 from prunus.views import known_exactly
 from prunus.weights import Weight
 
-__all__ = ["blind_layers", "check_round_trip", "check_views"]
+__all__ = ["WrongView", "blind_layers", "check_round_trip", "check_views"]
 
 TF32 = 2.0**-10  # rounding of products that a GPU may take in fewer bits
 ROUNDINGS = 16  # of the sum of absolute products that a forward may lose
+
+
+class WrongView(ValueError):
+    """A view that says of a layer what the layer does not do."""
 
 
 def check_round_trip(weight: Weight) -> None:
     """Refuse a user's view whose `parameter` does not undo its `matrix`.
 
     Raises:
-        ValueError: it does not; the layer is named.
+        WrongView: it does not; the layer is named.
     """
     if known_exactly(weight.module):
         return
@@ -33,7 +37,7 @@ def check_round_trip(weight: Weight) -> None:
     matrix = weight.matrix()
     back = weight.view.parameter(weight.module, matrix) if matrix.ndim == 2 else matrix
     if matrix.ndim != 2 or back.shape != own.shape or not torch.equal(back, own):
-        raise ValueError(
+        raise WrongView(
             f"The view of layer {weight.name!r} ({type_name(weight.module)}) makes a matrix of "
             f"shape {tuple(matrix.shape)} of a parameter of shape {tuple(own.shape)}, and its "
             f"`parameter` gives back {tuple(back.shape)} that is not the same. Register a view "
@@ -41,7 +45,9 @@ def check_round_trip(weight: Weight) -> None:
         )
 
 
-def check_views(model: nn.Module, weights: Iterable[Weight], batch: Any) -> None:
+def check_views(
+    model: nn.Module, weights: Iterable[Weight], batch: Any, device: torch.device
+) -> None:
     """Run one sample and compare W x + b with the output, for layers that are not exactly ours.
 
     Our own types in their own forward are left out. So are the matrices of a module with several.
@@ -49,10 +55,11 @@ def check_views(model: nn.Module, weights: Iterable[Weight], batch: Any) -> None
     Args:
         model: runs once where there is something to check.
         weights: of the layers.
-        batch: on the model's device.
+        batch: of which one sample runs, or all where the model asks for more.
+        device: where the model lives.
 
     Raises:
-        ValueError: a view gives other outputs than its layer; both numbers are told.
+        WrongView: a view gives other outputs than its layer; both numbers are told.
     """
     doubtful = [w for w in weights if w.source.alone and not known_exactly(w.module)]
     if not doubtful:
@@ -68,16 +75,29 @@ def check_views(model: nn.Module, weights: Iterable[Weight], batch: Any) -> None
                 stack.callback(handle.remove)
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
-        call(model, first_of(batch, 1))
+        _run(model, batch, device)
 
 
-def blind_layers(model: nn.Module, weights: Iterable[Weight], batch: Any) -> dict[str, str]:
+def _run(model: nn.Module, batch: Any, device: torch.device) -> None:
+    """Run one sample, or the whole batch where the model asks for more."""
+    try:
+        call(model, to_device(first_of(batch, 1), device))
+    except WrongView:
+        raise
+    except ValueError:
+        call(model, to_device(batch, device))
+
+
+def blind_layers(
+    model: nn.Module, weights: Iterable[Weight], batch: Any, device: torch.device
+) -> dict[str, str]:
     """{layer: reason} of layers whose modules do not show what they multiply, on one sample.
 
     Args:
         model: runs once where a module holds several weights.
         weights: of the layers.
-        batch: on the model's device.
+        batch: of which one sample runs, or all where the model asks for more.
+        device: where the model lives.
     """
     found: dict[str, str] = {}
     doubtful = [weight for weight in weights if not weight.source.alone]
@@ -96,7 +116,7 @@ def blind_layers(model: nn.Module, weights: Iterable[Weight], batch: Any) -> dic
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         if doubtful:
-            call(model, first_of(batch, 1))
+            _run(model, batch, device)
     return found
 
 
@@ -124,9 +144,9 @@ def _compare(weight: Weight, inputs: Tensor, output: Tensor) -> None:
         told, slack = _product(weight, x), _product(weight, x, absolute=True)
     except (RuntimeError, IndexError) as error:
         said = str(error).splitlines()[0]
-        raise ValueError(f"{shown} does not fit it: {said}. {cure}") from error
+        raise WrongView(f"{shown} does not fit it: {said}. {cure}") from error
     if told.shape != y.shape:
-        raise ValueError(
+        raise WrongView(
             f"{shown} gives outputs of shape {tuple(told.shape)}, and the layer gives "
             f"{tuple(y.shape)} (positions, groups, outputs of a group). {cure}"
         )
@@ -135,7 +155,7 @@ def _compare(weight: Weight, inputs: Tensor, output: Tensor) -> None:
         eps = TF32
     worst = (told - y).abs()
     if bool((worst > ROUNDINGS * eps * slack + torch.finfo(output.dtype).tiny).any()):
-        raise ValueError(
+        raise WrongView(
             f"{shown} gives W x + b up to {float(worst.max()):.3g} away from the layer's own "
             f"outputs, which reach {float(y.abs().max()):.3g}: its forward does more, or other "
             f"vectors are multiplied. {cure}"

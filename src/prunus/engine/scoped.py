@@ -71,10 +71,9 @@ def first_found(
     if reads and job.blocks is None:
         wanted = combined([*wanted, *recipe.score.statistics, *recipe.allocation.statistics])
     kept = [part for batch in job.batches for part in parts(batch)]
-    first = to_device(kept[0], job.device)
     weights = [weight_at(work, name) for name in unit.layers]
-    check_views(work, weights, first)
-    blind = blind_layers(work, weights, first)
+    check_views(work, weights, kept[0], job.device)
+    blind = blind_layers(work, weights, kept[0], job.device)
     names = [name for name in unit.layers if name not in blind]
     with counted(work, names) as calls:
         if wanted:
