@@ -568,6 +568,13 @@ class TestRounding:
         assert found["zeros"] == pytest.approx(2 * self.gamma(5) * 3 * 2, rel=1e-6)
         assert found["circular"] == pytest.approx(math.sqrt(3) * found["zeros"], rel=1e-6)
 
+    def test_a_bias_of_a_convolution_rounds_at_every_position(self):
+        kernel = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        pair = LinearPair(name="c", weight=kernel, pruned_weight=kernel, bias=tensor([3.0]),
+                          pruned_bias=tensor([3.0]), geometry=Geometry(size=(2, 2)))  # fmt: skip
+        found = rounding_error([pair], 0.0, torch.zeros(1, 1, 2, 2).double(), self.U)
+        assert found == pytest.approx(2 * self.gamma(3) * 3 * math.sqrt(4), rel=1e-6)
+
     def test_folded_norms_count_what_cancels(self):
         plain = LinearPair(name="a", weight=tensor([[1.0]]), pruned_weight=tensor([[1.0]]),
                            bias=tensor([0.0]), pruned_bias=tensor([0.0]))  # fmt: skip
