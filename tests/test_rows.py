@@ -164,6 +164,12 @@ class TestLabels:
             found = prunus.certify(net, pruned, data=x)
         assert "400 of 400 rows" in note(found)
 
+    def test_repeated_rows_are_mentioned(self, net):
+        x = rows(40)
+        found = prunus.certify(net, copy.deepcopy(net), data=torch.cat([x, x]))
+        assert "40 of 80 rows are distinct" in note(found)
+        assert labels(found) == {False}
+
     def test_rows_are_saved_and_merged(self, net, tmp_path):
         x = rows()
         first, second = prunus.calibrate(net, x[:20]), prunus.calibrate(net, x[20:])

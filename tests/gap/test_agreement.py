@@ -239,6 +239,17 @@ def test_inputs_by_name_are_inputs():
     assert named.gaps == plain.gaps
 
 
+def test_a_bound_on_the_mean_needs_a_ball_that_is_given_and_covers_the_data():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    other, x = thinned(model), drawn()
+    assert not prunus.certify(model, other, data=x).of("mean")
+    assert not prunus.certify(model, other, data=x, radius=0.5).of("mean")
+    certificate = prunus.certify(model, other, data=x, radius=10.0)
+    (mean,) = certificate.of("mean")
+    assert mean.measured == pytest.approx(float(gaps(model, other, x).mean()))
+    assert certificate.radius == 10.0
+
+
 def test_a_calibration_is_no_data():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     found = prunus.calibrate(model, drawn())

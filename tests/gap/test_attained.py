@@ -275,6 +275,11 @@ class TestBall:
         units = torch.eye(108, dtype=torch.float64).reshape(108, 3, 6, 6)
         true = float(torch.linalg.svdvals(run([pair], units).flatten(1))[0])
         assert conv_norm(kernel, shape).value == pytest.approx(true, **EXACT)
+        # a stride of 4 around a period of 6 takes the pixels of one class mod 2, each once
+        shape = Geometry(size=(6, 6), stride=(4, 4), padding=((1, 5), (1, 5)), mode="circular")
+        pair = dataclasses.replace(pair, geometry=shape)
+        true = float(torch.linalg.svdvals(run([pair], units).flatten(1))[0])
+        assert conv_norm(kernel, shape).value == pytest.approx(true, **EXACT)
 
     def test_local_bounds_hold_around_a_point_and_are_attained(self):
         stages = [scalar("a", 2.0, 1.5), act("relu"), scalar("b", 3.0, 2.0)]
@@ -502,7 +507,7 @@ class TestHeldOut:
 class TestRounding:
     """The rounding terms, by hand for one stage of each kind; u is large so that slips show."""
 
-    U = 2.0**-8
+    U = 2.0**-12
 
     def gamma(self, n):
         return n * self.U / (1 - n * self.U)
@@ -594,10 +599,32 @@ class TestRounding:
         assert total - plain == pytest.approx(added * 5 / 4, rel=1e-6)
 
     def test_too_coarse_arithmetic_proves_nothing(self):
-        wide = LinearPair(name="a", weight=torch.ones(1, 126).double(),
-                          pruned_weight=torch.ones(1, 126).double())  # fmt: skip
-        assert math.isinf(self.of([wide], width=126))
-        assert math.isfinite(rounding_error([wide], 0.0, torch.ones(1, 126).double(), 2.0**-9))
+        ones = torch.ones(1, 2046, dtype=torch.float64)
+        wide = LinearPair(name="a", weight=ones, pruned_weight=ones)
+        assert math.isinf(self.of([wide], width=2046))
+        assert math.isfinite(rounding_error([wide], 0.0, ones, 2.0**-13))
+
+    def test_products_that_underflow_err_by_steps(self):
+        """1e-4 · 1e-4 is 0 in float16: an error of the whole value, which no γ explains."""
+        tiny = 2.0**-24
+        stages = [scalar("a", 0.0, 0.0)]
+        assert rounding_error(stages, 0.0, tensor([[0.0]]), 2.0**-11) == pytest.approx(6 * tiny)
+        tanh = rounding_error([act("tanh")], 0.0, torch.zeros(1, 4).double(), 2.0**-11)
+        assert tanh == pytest.approx(2 * 2 * tiny)
+        mean = Lipschitz(name="mean", gain=0.5, function=lambda x: x[:, :1], terms=4)
+        found = rounding_error([mean], 0.0, torch.zeros(1, 4).double(), 2.0**-11)
+        assert found == pytest.approx(2 * 4 * tiny)
+        model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).half()
+        model[0].weight.data.fill_(1e-4)
+        model[1].weight.data.fill_(1.0)
+        thin = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)).half()
+        thin[0].weight.data.fill_(2e-4)
+        thin[1].weight.data.fill_(1.0)
+        x = torch.full((8, 1), 1e-4).half()
+        with torch.no_grad():
+            assert float(model.eval()(x).abs().max()) == 0
+        certificate = prunus.certify(model, thin.eval(), data=x)
+        assert math.isfinite(certificate.value)
 
 
 class TestDrawn:

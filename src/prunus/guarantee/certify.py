@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from prunus.check import finite, fraction, positive
@@ -23,6 +24,7 @@ from prunus.theory.gap.statement import warn_vacuous
 
 __all__ = ["certify"]
 
+DISTINCT = 0.9  # share of the rows below which repeated ones are mentioned
 LARGEST = 4096  # samples of which statements are made; more would not tighten them much
 
 
@@ -68,14 +70,25 @@ def certify(
     read = [] if data is None else sampled(data, LARGEST)
     inputs = float_inputs(read)
     outputs = None if data is None else _outputs(model, other, read)
-    seen = _seen(pruned, read)
+    hashes = torch.cat([torch.empty(0, dtype=torch.int64), *map(row_hashes, read)])
+    seen = _seen(pruned, hashes)
     try:
         certificate = _over_ball(model, other, inputs, outputs, radius, delta, bool(seen))
     except Unsupported as error:
         if outputs is None:
             raise
         certificate = _from_outputs(*outputs, delta, bool(seen), reason_of(error))
-    return _stated(certificate, seen)
+    notes = [
+        f"{count} of {len(hashes)} rows were used to {use}: statements from them are in-sample"
+        for use, count in seen.items()
+    ]
+    distinct = len(RowSet.of([hashes]))
+    if distinct < DISTINCT * len(hashes):
+        notes.append(
+            f"{distinct} of {len(hashes)} rows are distinct, and held-out statements take them as "
+            f"independent draws"
+        )
+    return replace(certificate, notes=(*certificate.notes, *notes))
 
 
 def _outputs(model: nn.Module, pruned: nn.Module, batches: list[Any]) -> tuple[Tensor, Tensor]:
@@ -152,27 +165,14 @@ def _over_ball(
     )
 
 
-def _seen(pruned: Any, batches: list[Any]) -> dict[str, tuple[int, int]]:
-    """{what they did: (samples that did it, all samples)} of those that made the pruning."""
+def _seen(pruned: Any, hashes: Int64[Tensor, " samples"]) -> dict[str, int]:
+    """{what they did: how many of the samples} for those that made the pruning."""
     uses = {
         "calibrate": getattr(pruned, "data_rows", None),
         "plan": getattr(getattr(pruned, "plan", None), "rows", None),
     }
-    known = {use: rows for use, rows in uses.items() if isinstance(rows, RowSet) and len(rows)}
-    if not known or not batches:
-        return {}
-    hashes = torch.cat([row_hashes(batch) for batch in batches])
-    counts = {use: rows.among(hashes) for use, rows in known.items()}
-    return {use: (count, len(hashes)) for use, count in counts.items() if count}
-
-
-def _stated(certificate: Certificate, seen: dict[str, tuple[int, int]]) -> Certificate:
-    """The certificate with a note of the overlap."""
-    notes = tuple(
-        f"{count} of {total} rows were used to {use}: statements from them are in-sample"
-        for use, (count, total) in seen.items()
-    )
-    return replace(certificate, notes=(*certificate.notes, *notes))
+    counts = {use: rows.among(hashes) for use, rows in uses.items() if isinstance(rows, RowSet)}
+    return {use: count for use, count in counts.items() if count}
 
 
 def _from_outputs(

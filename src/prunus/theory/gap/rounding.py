@@ -38,7 +38,8 @@ def rounding_error(
     """Bound on ‖computed F − F‖ + ‖computed f − f‖ over the ball in arithmetic of roundoff u.
 
     Standard error analysis: an inner product of length n errs by γ_{n+2} |a|·|b|,
-    γ_n = n u / (1 − n u), summation in any order; ‖|W|‖ is bounded by min(‖W‖_F, √(‖W‖₁‖W‖_∞)).
+    γ_n = n u / (1 − n u), summation in any order, and by n times the least step between numbers
+    where products underflow; ‖|W|‖ is bounded by min(‖W‖_F, √(‖W‖₁‖W‖_∞)).
     Weights and inputs are taken as stored; `entry` is the relative error of the inputs of the
     pruned network, where it reads them rounded.
 
@@ -104,6 +105,15 @@ def gamma(terms: int, unit: float) -> float:
     return math.inf if terms * unit >= 0.5 else terms * unit / (1 - terms * unit)
 
 
+def step(unit: float) -> float:
+    """Largest absolute error of an operation whose result is too small for relative accuracy.
+
+    Arithmetic of 11 binary digits or fewer may be float16, whose numbers lie 2⁻²⁴ apart near 0;
+    that of float32 and bfloat16 may flush below 2⁻¹²⁶.
+    """
+    return 2.0**-24 if unit >= 2.0**-11 else 2.0**-126 if unit >= 2.0**-24 else 2.0**-1022
+
+
 def _rounding(
     stages: Sequence[Stage], at: _Points, unit: float, pruned: bool, norms: Norms
 ) -> _Points:
@@ -118,13 +128,15 @@ def _rounding(
             if phi.name not in EXACT:
                 # against the input: 1 + erf(x/√2) of a GELU cancels where its value is small
                 size = (lip * at.size + phi.at_zero * root).clamp(max=phi.sup * root)
-                error = error + 8 * unit * size
+                error = error + 8 * unit * size + step(unit) * root
             at = _Points(lip * at.radius, centre, error)
         elif isinstance(stage, Lipschitz):
             gain, error = stage.gain, stage.gain * at.error
+            outputs = stage.function(at.centre)
             if stage.terms:
                 error = error + gamma(stage.terms + 2, unit) * gain * (at.size + at.error)
-            at = _Points(gain * at.radius, stage.function(at.centre), error)
+                error = error + step(unit) * stage.terms * math.sqrt(outputs[0].numel())
+            at = _Points(gain * at.radius, outputs, error)
         else:
             left = _rounding(stage.shortcut, at, unit, pruned, norms)
             right = _rounding(stage.branch, at, unit, pruned, norms)
@@ -157,6 +169,7 @@ def _round_linear(
     if bias is not None:
         offset = float(bias.norm()) * math.sqrt(outputs[0, 0].numel())
     error = norm * at.error + gamma(length, unit) * (absolute * (at.size + at.error) + offset)
+    error = error + step(unit) * length * math.sqrt(outputs[0].numel())
     return _Points(norm * at.radius, outputs, error)
 
 
