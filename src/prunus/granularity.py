@@ -104,7 +104,8 @@ class NM(Granularity):
         if channels % self.m:
             raise ValueError(
                 f"{self.n}:{self.m} needs input channels divisible by {self.m}, got {channels} in "
-                f"layer {layer.name!r}. Exclude the layer, choose another m, or pool along the "
+                f"layer {layer.name!r} ({width} inputs: {channels} channels of {layer.taps} taps). "
+                f"Exclude the layer, choose another m, or pool along the "
                 f"whole patch with NM({self.n}, {self.m}, axis='columns')."
             )
         return torch.arange(width).view(channels, layer.taps).T.flatten()

@@ -282,7 +282,7 @@ def test_layers_that_never_run_are_named():
 
 
 def reasons(name):
-    return prunable(build(name)[0])
+    return prunable(build(name)[0], asked=True)
 
 
 def test_what_is_prunable():

@@ -129,7 +129,7 @@ def test_recurrent_matrices_see_their_own_inputs(kind, state, packed):
         seen = by_hand(
             net, [x[b, :n] for b, n in enumerate(ends)], h.transpose(0, 1), c.transpose(0, 1)
         )
-    found = calibrate(model, batch)
+    found = calibrate(model, batch, layers="*")
     assert list(found) == [f"net.{n}" for n, _ in net.named_parameters() if "weight" in n]
     for name, layer in found.items():
         same(layer, seen[name.removeprefix("net.")])
@@ -152,7 +152,7 @@ def test_cells(make):
 
     torch.manual_seed(0)
     model, x = Unrolled().double(), torch.randn(B, T, D).double()
-    found = calibrate(model, x)
+    found = calibrate(model, x, layers="*")
     same(found["cell.weight_ih"], [x])
     with torch.no_grad():
         states = model(x)
@@ -194,7 +194,7 @@ def heads(module, query, key, value):
 def test_attention_to_itself(batch_first):
     torch.manual_seed(0)
     model, x = Attends(batch_first=batch_first).double().eval(), torch.randn(B, T, 8).double()
-    found = calibrate(model, x)
+    found = calibrate(model, x, layers="*")
     assert list(found) == ["attn.in_proj_weight", "attn.out_proj"]
     layer = found["attn.in_proj_weight"]
     assert layer.groups == 3
@@ -210,12 +210,12 @@ def test_attention_with_padding():
     torch.manual_seed(0)
     model = Attends(batch_first=True).double().eval()
     x, mask = torch.randn(B, T, 8).double(), torch.arange(T) < torch.tensor([5, 2, 3])[:, None]
-    found = calibrate(model, {"x": x, "attention_mask": mask})
+    found = calibrate(model, {"x": x, "attention_mask": mask}, layers="*")
     gram, _, count = moments([x[mask]])
     assert found["attn.in_proj_weight"].samples == count == 10
     torch.testing.assert_close(found["attn.in_proj_weight"].gram[1], gram)
     far = {"x": torch.where(mask[..., None], x, 99.0), "attention_mask": mask}
-    again = calibrate(model, far)  # what stands at padding leaves no trace
+    again = calibrate(model, far, layers="*")  # what stands at padding leaves no trace
     torch.testing.assert_close(again["attn.out_proj"].gram, found["attn.out_proj"].gram)
 
 
@@ -223,7 +223,7 @@ def test_attention_to_another_sequence():
     torch.manual_seed(0)
     x, y = torch.randn(B, T, 8).double(), torch.randn(B, 7, 8).double()
     one = Attends(batch_first=True).double().eval()
-    found = calibrate(one, {"x": x, "y": y})
+    found = calibrate(one, {"x": x, "y": y}, layers="*")
     assert list(found) == ["attn.out_proj"]  # one parameter for two sequences
     assert "from one sequence to another" in found.refused["attn.in_proj_weight"]
     assert found.unseen == {"attn.in_proj_weight": found.refused["attn.in_proj_weight"]}
@@ -231,7 +231,7 @@ def test_attention_to_another_sequence():
         same(found["attn.out_proj"], [heads(one.attn, x, y, y)])
     wide = torch.randn(B, 7, 6).double()
     apart = Attends(batch_first=True, kdim=6, vdim=6).double().eval()
-    found = calibrate(apart, {"x": x, "y": wide})
+    found = calibrate(apart, {"x": x, "y": wide}, layers="*")
     same(found["attn.q_proj_weight"], [x])
     same(found["attn.k_proj_weight"], [wide])
     same(found["attn.v_proj_weight"], [wide])
@@ -245,7 +245,7 @@ def test_a_layer_that_some_calls_do_not_show_has_no_statistics():
     torch.manual_seed(0)
     model = Attends(batch_first=True).double().eval()
     x = torch.randn(B, T, 8).double()
-    found = calibrate(model, [x, {"x": x, "y": torch.randn(B, 7, 8).double()}])
+    found = calibrate(model, [x, {"x": x, "y": torch.randn(B, 7, 8).double()}], layers="*")
     assert "attn.in_proj_weight" in found.refused
 
 
@@ -254,13 +254,15 @@ def test_gradients_need_no_inputs():
     model = Attends(batch_first=True).double().eval()
     batch = {"x": torch.randn(B, T, 8).double(), "y": torch.randn(B, 7, 8).double()}
     loss = lambda output, batch: output.square().mean()
-    found = calibrate(model, batch, ("grad", "gram"), loss=loss)
+    found = calibrate(model, batch, ("grad", "gram"), loss=loss, layers="*")
     loss(model(**batch), batch).backward()
     for name, weight in weights_of(model).items():
         torch.testing.assert_close(found[name].grad, weight.parameter.grad.double())
     assert found["attn.in_proj_weight"].gram is None
     assert list(found.unseen) == ["attn.in_proj_weight"]
-    said = prunus.calibrate(model, batch, ("sensitivity", "gram")).unseen["attn.out_proj"]
+    said = prunus.calibrate(model, batch, ("sensitivity", "gram"), layers="*").unseen[
+        "attn.out_proj"
+    ]
     assert said == (
         "its module does not show the outputs of this weight alone, which the statistic "
         "'sensitivity' reads"
@@ -299,7 +301,7 @@ def test_users_views_of_stacked_matrices():
     try:
         torch.manual_seed(0)
         net, x = nn.Sequential(Experts()).double(), torch.randn(30, 4).double()
-        found = calibrate(net, x)
+        found = calibrate(net, x, layers="*")
         assert list(found) == [f"0.gate_up_proj[{i}]" for i in range(3)]
         for i, layer in enumerate(found.values()):
             assert torch.equal(layer.weight, net[0].gate_up_proj[i].T)

@@ -25,7 +25,7 @@ def test_every_matrix_is_pruned_to_its_count(net, recipe):
     model, x = build(net, samples=16)
     labels = torch.arange(16) % 4
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    pruned = prunus.prune(model, recipe, 0.5, data=[(x, labels)])
+    pruned = prunus.prune(model, recipe, 0.5, data=[(x, labels)], layers="*")
     assert pruned.not_pruned == {}
     total = 0
     for name, result in pruned.layers.items():
@@ -47,7 +47,7 @@ def test_every_matrix_is_pruned_to_its_count(net, recipe):
 def test_errors_are_those_of_the_matrices_alone():
     """W x + b of the recurrent weight, on the hidden states of the dense network."""
     model, x = build("lstm", samples=16)
-    pruned = prunus.prune(model, "magnitude", 0.5, data=x)
+    pruned = prunus.prune(model, "magnitude", 0.5, data=x, layers="*")
     with torch.no_grad():
         states, _ = model.lstm(model.embed(x))
         states = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1).reshape(-1, 7)
@@ -59,7 +59,9 @@ def test_errors_are_those_of_the_matrices_alone():
 def test_least_squares_never_hurts_on_its_inputs():
     for net in ("lstm", "attention"):
         model, x = build(net, samples=40)
-        plain, fitted = (prunus.prune(model, r, 0.5, data=x) for r in ("wanda", "wanda+ls"))
+        plain, fitted = (
+            prunus.prune(model, r, 0.5, data=x, layers="*") for r in ("wanda", "wanda+ls")
+        )
         for name, result in fitted.layers.items():
             assert torch.equal(result.mask, plain.layers[name].mask)
             assert result.error <= plain.layers[name].error * (1 + 1e-9), name
@@ -68,7 +70,7 @@ def test_least_squares_never_hurts_on_its_inputs():
 @pytest.mark.parametrize("net", ["lstm", "attention"])
 def test_masks_are_held_saved_and_loaded(net, tmp_path):
     model, x = build(net, samples=8)
-    pruned = prunus.prune(model, "wanda+ls", 0.3, data=x)
+    pruned = prunus.prune(model, "wanda+ls", 0.3, data=x, layers="*")
     dead = {name: zeros(pruned.model, name) for name in pruned.layers}
     pruned.save(tmp_path)
     again = prunus.load(tmp_path, model)
@@ -92,7 +94,7 @@ def test_masks_are_held_saved_and_loaded(net, tmp_path):
 def test_sequential_inputs_are_those_of_the_pruned_network(net):
     model, x = build(net, samples=30)
     recipe = replace(prunus.recipes["wanda+ls"], inputs="pruned")
-    pruned = prunus.prune(model, recipe, 0.5, data=x)
+    pruned = prunus.prune(model, recipe, 0.5, data=x, layers="*")
     assert pruned.layers
     assert pruned.not_pruned == {}
     # The mean squared error of the last layer, whose inputs are the pruned network's.
@@ -101,22 +103,39 @@ def test_sequential_inputs_are_those_of_the_pruned_network(net):
         error = (pruned.model(x) - model(x)).square().sum(1).mean()
     assert pruned.layers[last].error == pytest.approx(float(error), rel=1e-6)
     if net == "lstm":  # and the hidden states are those of the pruned input weights
-        seen = prunus.calibrate(pruned.model, x)["lstm.weight_hh_l0"]
+        seen = prunus.calibrate(pruned.model, x, layers="*")["lstm.weight_hh_l0"]
         assert seen.samples == 150
 
 
 def test_densities_by_name_and_selection():
     model, x = build("lstm")
-    pruned = prunus.prune(model, "magnitude", {"lstm.*": 0.25, "*": 0.75}, data=x)
+    pruned = prunus.prune(model, "magnitude", {"lstm.*": 0.25, "*": 0.75}, data=x, layers="*")
     assert pruned.layers["lstm.weight_ih_l0"].mask.sum() == 42
     assert pruned.layers["lstm.weight_hh_l0"].mask.sum() == 49
     assert pruned.layers["fc2"].mask.sum() == 24
     some = prunus.prune(model, "magnitude", 0.5, layers="lstm.weight_hh*")
     assert list(some.layers) == ["lstm.weight_hh_l0"]
     assert some.not_pruned == dict.fromkeys((n for n in LSTM if "hh" not in n), "not selected")
-    assert list(prunus.prune(model, "magnitude", 0.5, exclude="lstm.*").layers) == [
+    assert list(prunus.prune(model, "magnitude", 0.5, layers="*", exclude="lstm.*").layers) == [
         "embed", "fc1", "fc2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("net", ["lstm", "attention"])
+def test_without_a_request_they_are_left_whole_and_named(net):
+    """What a recipe did to such a network, and what its density counted, stays as it was."""
+    model, x = build(net, samples=8)
+    pruned = prunus.prune(model, "magnitude-global", 0.5, data=x)
+    asked = prunus.prune(model, "magnitude-global", 0.5, data=x, layers="*")
+    own = set(asked.layers) - set(pruned.layers)
+    assert own
+    assert all("where `layers` names them" in pruned.not_pruned[name] for name in own)
+    assert pruned.cost_after.density == 0.5
+    assert set(prunus.calibrate(model, x)) == set(pruned.layers)
+    with pytest.raises(ValueError, match=r"the matrices of GRU are .*, as layers='0\.\*' does\)"):
+        prunus.prune(nn.Sequential(nn.GRU(8, 16)), "magnitude", 0.5)
+    alone = prunus.prune(nn.Sequential(nn.GRU(8, 16)), "magnitude", 0.5, layers="0.*")
+    assert list(alone.layers) == ["0.weight_ih_l0", "0.weight_hh_l0"]
 
 
 def test_node_recipes_name_the_matrices_that_they_leave():
@@ -142,8 +161,8 @@ def test_what_inputs_cannot_show_is_pruned_where_no_statistics_are_needed(tmp_pa
     torch.manual_seed(0)
     model = Cross().eval()
     batch = {"x": torch.randn(6, 3, 8), "y": torch.randn(6, 5, 8)}
-    for data in (None, batch, prunus.calibrate(model, batch)):
-        pruned = prunus.prune(model, "magnitude", 0.5, data=data)
+    for data in (None, batch, prunus.calibrate(model, batch, layers="*")):
+        pruned = prunus.prune(model, "magnitude", 0.5, data=data, layers="*")
         assert list(pruned.layers) == ["attn.in_proj_weight", "attn.out_proj", "out"]
         assert pruned.layers["attn.in_proj_weight"].error is None
         assert (pruned.layers["out"].error is None) == (data is None)
@@ -152,14 +171,14 @@ def test_what_inputs_cannot_show_is_pruned_where_no_statistics_are_needed(tmp_pa
         "so that one set of statistics does not describe its inputs. Use a recipe without "
         "statistics"
     )
-    prunus.calibrate(model, batch).save(tmp_path)
+    prunus.calibrate(model, batch, layers="*").save(tmp_path)
     stored = prunus.Calibration.load(tmp_path)
     for data in (batch, stored):
-        pruned = prunus.prune(model, "wanda+ls", 0.5, data=data)
+        pruned = prunus.prune(model, "wanda+ls", 0.5, data=data, layers="*")
         assert pruned.not_pruned == {"attn.in_proj_weight": reason}
         assert list(pruned.layers) == ["attn.out_proj", "out"]
     sequential = replace(prunus.recipes["wanda+ls"], inputs="pruned")
-    assert prunus.prune(model, sequential, 0.5, data=batch).not_pruned == {
+    assert prunus.prune(model, sequential, 0.5, data=batch, layers="*").not_pruned == {
         "attn.in_proj_weight": reason
     }
 

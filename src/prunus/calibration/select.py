@@ -14,8 +14,12 @@ from prunus.weights import Weight, weights_of
 __all__ = ["matching", "prunable"]
 
 
-def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
+def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight], dict[str, str]]:
     """The weights that can be pruned, and {name: reason} for those that cannot.
+
+    The matrices of recurrent layers and of attention are pruned on request: without one (`asked`,
+    which is whether the caller was given `layers`) they are left whole and named, so that a
+    recipe keeps the layers, and a density the denominator, that it has always had.
 
     A tensor that several modules share is refused in each of them, so that it is never pruned
     twice. One module object under several names is one module. A reason carries the name of its
@@ -48,6 +52,12 @@ def prunable(model: nn.Module) -> tuple[dict[str, Weight], dict[str, str]]:
         if why is None:
             shared = [n for n in owners.get(id(weight.parameter), []) if n != weight.path]
             why = f"its weight is tied to {', '.join(shared)}" if shared else None
+        if why is None and weight.source.on_request and not asked:
+            place = f"{weight.owner}.*" if weight.owner else "*"
+            why = (
+                f"the matrices of {type_name(weight.module)} are pruned where `layers` names them, "
+                f"as layers={place!r} does"
+            )
         if why is None:
             check_round_trip(weight)
             found[name] = weight

@@ -155,7 +155,7 @@ def job_of(
         ValueError: no such layer, NaN or infinite weights, a calibration of another model, or one
             where the recipe reads the data again.
     """
-    modules, refused = prunable(dense)
+    modules, refused = prunable(dense, asked=layers is not None)
     names = matching(list(modules), layers, exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work

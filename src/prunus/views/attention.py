@@ -52,6 +52,7 @@ class AttentionView:
                     inputs=_all_three,
                     unseen=ACROSS,
                     alone=False,
+                    on_request=True,
                 )
             ]
         else:
@@ -64,6 +65,7 @@ class AttentionView:
                     rows=slice(i * width, (i + 1) * width),
                     inputs=_one(role),
                     alone=False,
+                    on_request=True,
                 )
                 for i, role in enumerate(ROLES)
             ]
@@ -73,6 +75,7 @@ class AttentionView:
             bias=None if module.out_proj.bias is None else "out_proj.bias",
             inputs=_attended,
             alone=False,
+            on_request=True,
         )
         return [*projections, out]
 

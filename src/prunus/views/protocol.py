@@ -67,6 +67,7 @@ class Matrix:
         unseen: what it means where `inputs` gives None, so that no statistics can be collected:
             such a weight serves recipes without statistics alone.
         alone: whether the module's output is W x + b of this weight alone.
+        on_request: whether it is pruned only where `layers` selects it by a name or glob.
     """
 
     parameter: str = "weight"
@@ -79,6 +80,7 @@ class Matrix:
     inputs: Inputs = first_argument
     unseen: str = "its module was called without a tensor that it multiplies"
     alone: bool = True
+    on_request: bool = False
 
 
 @runtime_checkable

@@ -43,6 +43,7 @@ class RecurrentView:
                             bias=f"bias_{kind}{end}" if module.bias and kind != "hr" else None,
                             inputs=_reader(layer, way, kind),
                             alone=False,
+                            on_request=True,
                         )
                     )
         return found
@@ -60,6 +61,7 @@ class CellView:
                 bias=f"bias_{kind}" if module.bias else None,
                 inputs=reader,
                 alone=False,
+                on_request=True,
             )
             for kind, reader in (("ih", _cell_input), ("hh", _cell_state))
         ]
