@@ -233,3 +233,65 @@ def test_constants_that_fold_are_counted():
     small = pruned.compact(x)
     assert small.b.bias is not None
     assert pruned.cost_after.parameters == sum(p.numel() for p in small.parameters())
+
+
+def test_whole_groups_are_named_though_their_layers_lost_columns():
+    model, x = build("padded")
+    pruned = prunus.prune(model, "importance-node", 0.5, data=x)
+    assert "blocks.1.conv2" in pruned.layers  # columns were cut
+    why = pruned.not_pruned["blocks.1.conv2"]
+    assert why.startswith("part of its channels stay: the model's code writes the number of its")
+    assert "fc" not in pruned.not_pruned
+
+
+def test_a_compact_network_that_cannot_be_made_does_not_cost_the_work(monkeypatch):
+    from prunus.engine import settled
+    from prunus.surgery import CompactionError
+
+    def fail(*args, **options):
+        raise CompactionError("The smaller network fails in layer `x`.")
+
+    model, x = build("mlp-relu")
+    expected = prunus.prune(model, "importance-node", 0.5, data=x)
+    monkeypatch.setattr(settled, "compact_groups", fail)
+    pruned = prunus.prune(model, "importance-node", 0.5, data=x)
+    assert pruned.cost_after == expected.cost_after
+    assert "the costs are those of the plan" in pruned.notes[-1]
+    assert "layer `x`" in pruned.notes[-1]
+
+
+def test_latency_is_that_of_the_network_that_comes_out(monkeypatch):
+    """Also where channels under a norm are cut: which network is timed, not how fast it is."""
+    from prunus.engine import latency
+
+    timed = []
+
+    def clock(models, call, **options):
+        timed.append(models[1])
+        found = [float(sum(p.numel() for p in model.parameters())) for model in models]
+        return [type("Time", (), {"median": value})() for value in found]
+
+    monkeypatch.setattr(latency, "measure_latency", clock)
+    model, x = build("layer-norm")
+    recipe = Recipe(granularity=Node(inexact=True))
+    pruned = prunus.prune(model, recipe, Budget(latency=0.6, example=x), data=x)
+    small = pruned.compact(x)
+    share = sum(p.numel() for p in small.parameters()) / pruned.cost_before.parameters
+    assert pruned.plan.value == share <= 0.6
+    assert small.norm.weight.shape != model.norm.weight.shape
+    assert small.norm.weight.shape in {net.norm.weight.shape for net in timed}
+
+
+def test_tensors_that_only_the_state_knows_are_stored_too():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def _save_to_state_dict(self, destination, prefix, keep_vars):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[prefix + "version"] = torch.ones(100)
+
+    cost = prunus.prune(Net(), "magnitude", 1.0).cost_before
+    assert cost.bytes > 400 + 15 * 4
+    assert cost.parameters == 15

@@ -82,6 +82,8 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         entries[name] = tensor
         if is_parameter:
             parameters.add(name)
+    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    entries.update({k: v for k, v in state.items() if k not in entries and k not in tied})
     found = weights_of(model)
     weights = {
         n: (w.path, w.source.index is not None)
@@ -99,11 +101,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
     return Anatomy(
         shapes={n: tuple(t.shape) for n, t in entries.items()},
         parameters=frozenset(parameters),
-        stored={
-            key: type_name(value.dtype)
-            for key, value in model.state_dict().items()
-            if isinstance(value, Tensor)
-        },
+        stored={key: type_name(value.dtype) for key, value in state.items()},
         filled=filled,
         boxes={n: _box(t) for n, t in entries.items() if filled[n] < t.numel()},
         tied=tied,

@@ -15,8 +15,9 @@ from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.modes import evaluating, uncompiled
 
-__all__ = ["NotTraceable", "traced", "undisturbed"]
+__all__ = ["OUTPUTS", "NotTraceable", "traced", "undisturbed"]
 
+OUTPUTS = "its outputs are the network's outputs"
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 STATES = ("past_key_values", "past_key_value", "cache_params", "mems")
 
@@ -57,7 +58,7 @@ def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
         trace,
     ):
         output = model(*positional, **keywords)
-    trace.refuse(outputs_of(output), "its outputs are the network's outputs")
+    trace.refuse(outputs_of(output), OUTPUTS)
     return trace
 
 

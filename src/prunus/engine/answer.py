@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import to_device
 from prunus.calibration.place import device_of
+from prunus.coupling.run import OUTPUTS
 from prunus.engine.job import Job, State
 from prunus.engine.settled import settled
 from prunus.result import Pruned
@@ -60,6 +61,7 @@ def answer(
         tuple(state.results),
         state.masks,
         state.groups,
+        state.classes,
         job.example,
         inexact=state.groups is not None and inexact,
     )
@@ -75,7 +77,7 @@ def answer(
             )
             for key, r in state.results.items()
         },
-        not_pruned={k: v for k, v in state.not_pruned.items() if k not in state.results},
+        not_pruned=_not_pruned(state),
         plan=state.plan,
         recipe=job.recipe,
         name=job.name,
@@ -91,3 +93,17 @@ def answer(
         example=job.example,
         coupling=None if state.groups is None else job.coupling,
     )
+
+
+def _not_pruned(state: State) -> dict[str, str]:
+    """The reasons that stand: of layers nothing was done to, or whose own channels stay whole.
+
+    A layer that lost columns goes without the reason for its channels only where that says
+    nothing: the network's outputs are never units. Some of a layer's channels may have gone.
+    """
+    made = {name for group in state.groups or () for name in group.producers}
+    return {
+        name: f"part of its channels stay: {why}" if name in made else why
+        for name, why in state.not_pruned.items()
+        if name not in state.results or (state.groups is not None and why != OUTPUTS)
+    }

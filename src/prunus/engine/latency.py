@@ -11,7 +11,7 @@ from prunus.cost import measure_latency
 from prunus.coupling import Group
 from prunus.modes import copied
 from prunus.nodes import parameter_masks
-from prunus.surgery.compact import compact
+from prunus.surgery.compact import compact_groups
 from prunus.surgery.masked import apply_masks
 
 __all__ = ["latency_share"]
@@ -39,7 +39,7 @@ def latency_share(
             for group in groups:
                 kept = torch.arange(group.size) < counts[group.name]
                 apply_masks(smaller, parameter_masks(group, kept, shapes))
-            small = compact(smaller, batch)
+            small = compact_groups(smaller, groups, batch, inexact=True).model
             pair = measure_latency(
                 [dense, small], lambda m: call(m, batch), batch=size_of(batch) or 1
             )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
-from prunus.cost import Anatomy, Cost, anatomy, smaller_cost, sparse_cost
+from prunus.cost import Anatomy, Cost, anatomy, node_cost, smaller_cost, sparse_cost
 from prunus.coupling import Group
 from prunus.modes import evaluating
 from prunus.surgery.compact import CompactionError, compact_groups
@@ -23,6 +23,7 @@ def settled(
     names: Sequence[str],
     masks: Mapping[str, Tensor],
     groups: Sequence[Group] | None,
+    classes: Mapping[str, Tensor],
     example: Any,
     *,
     inexact: bool = False,
@@ -35,6 +36,7 @@ def settled(
         names: of the layers that were up for pruning.
         masks: of its parameters.
         groups: for nodes, those that could lose classes; None for edges.
+        classes: True where a class of a group was kept.
         example: one batch.
         inexact: whether channels under a norm were cut too.
     """
@@ -51,9 +53,12 @@ def settled(
     try:
         found = compact_groups(work, groups, batch, inexact=inexact)
     except CompactionError as error:
-        raise CompactionError(
-            f"The pruned network cannot be made smaller, so that its cost is unknown: {error}"
-        ) from error
+        # The work that led here, maybe hours of training, is not thrown away.
+        counts = {group.name: int(classes[group.name].sum()) for group in groups}
+        return node_cost(sizes, groups, counts), (
+            *said,
+            f"the costs are those of the plan, for the compact network could not be made: {error}",
+        )
     small = found.model
 
     def run() -> int:
