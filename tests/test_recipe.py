@@ -63,18 +63,23 @@ def test_recipes_are_written_and_found_again_as_ever(name):
 
 
 def test_every_preset_also_with_least_squares():
-    assert len(recipes) == len(list(recipes)) == 2 * len(PRESETS)
+    alone = {"edge-popup"}  # its weights are found, not fitted
+    assert len(recipes) == len(list(recipes)) == 2 * len(PRESETS) - len(alone)
     wanted = {
         "random-edge", "random-node", "magnitude", "magnitude-row", "magnitude-global", "wanda",
         "importance-node", "l1-filter", "dpp-edge", "dpp-node", "magnitude-erk", "magnitude-lamp",
     }  # fmt: skip
     assert wanted <= set(recipes)
     for name in PRESETS:
-        base, fitted = recipes[name], recipes[f"{name}+ls"]
-        assert fitted == replace(base, compensation=LeastSquares())
+        base = recipes[name]
         assert PRESETS[name].paper
         assert PRESETS[name].says
         assert resolve(base) == (name, base)
+        if name in alone:
+            assert f"{name}+ls" not in recipes
+            continue
+        fitted = recipes[f"{name}+ls"]
+        assert fitted == replace(base, compensation=LeastSquares())
         assert resolve(f"{name}+ls") == (f"{name}+ls", fitted)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, EdgePerRow, Node
-from prunus.joint import OBS, SparseGPT
+from prunus.joint import OBS, EdgePopup, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit, Refine
 from prunus.scores import (
@@ -227,6 +228,16 @@ PRESETS: dict[str, Preset] = {
         "conserving synaptic flow",
         "before training, without labels: most flow along paths, in 100 rounds",
     ),
+    "edge-popup": Preset(
+        Recipe(
+            score=Constant(),
+            allocation=Uniform(minimum=0),
+            selection=EdgePopup(),
+            schedule=AtInit(),
+        ),
+        "Ramanujan et al. (2020), What's hidden in a randomly weighted neural network?",
+        "a subnetwork of random weights that does without training, searched by gradients",
+    ),
     "dpp-edge": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=KDPP()),
         UAI,
@@ -288,22 +299,32 @@ ADVICE: tuple[str, ...] = (
 
 
 class Recipes(Mapping[str, Recipe]):
-    """{name: Recipe}: every preset, and each with `+ls` for least squares on the same masks."""
+    """{name: Recipe}: every preset, and with `+ls` least squares on the same masks.
+
+    A preset whose parts refuse least squares exists without it alone.
+    """
 
     def __getitem__(self, name: str) -> Recipe:
-        base, plus, suffix = str(name).partition("+")
-        if base not in PRESETS or (plus and suffix != "ls"):
+        if name not in self._known:
             raise KeyError(str(unknown("recipe", str(name), self)))
-        recipe = PRESETS[base].recipe
-        return replace(recipe, compensation=LeastSquares()) if plus else recipe
+        return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
-        for name in PRESETS:
-            yield name
-            yield f"{name}+ls"
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return 2 * len(PRESETS)
+        return len(self._known)
+
+    @cached_property
+    def _known(self) -> dict[str, Recipe]:
+        found = {}
+        for name, preset in PRESETS.items():
+            found[name] = preset.recipe
+            try:
+                found[f"{name}+ls"] = replace(preset.recipe, compensation=LeastSquares())
+            except ValueError:  # refused by a part, with its reason
+                continue
+        return found
 
     def __repr__(self) -> str:
         return f"prunus.recipes({', '.join(self)})"

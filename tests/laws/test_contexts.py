@@ -28,7 +28,10 @@ TABLES = {
     "granularity": GRANULARITIES, "score": SCORES, "allocation": ALLOCATIONS,
     "selection": {**SELECTIONS, **JOINTS}, "compensation": COMPENSATIONS, "schedule": SCHEDULES,
 }  # fmt: skip
-SMALLER = {"AtInit": {"rounds": 2}, "Refine": {"rounds": 2}, "Planned": {}}
+SMALLER = {
+    "AtInit": {"rounds": 2}, "Refine": {"rounds": 2}, "Planned": {},
+    "EdgePopup": {"epochs": 1},
+}  # fmt: skip
 ENTRIES = [(field, name) for field, table in TABLES.items() for name in table]
 CONTEXTS = {
     "edges": ("linear", Edge()),
@@ -52,15 +55,20 @@ def network(kind):
         torch.manual_seed(0)
         if kind == "linear":
             model = nn.Sequential(
-                nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)
-            )
+                nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
+                nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4),
+            )  # fmt: skip
             x = torch.randn(24, 8, dtype=torch.float64) + 0.3
         else:
             model = nn.Sequential(
-                nn.Conv2d(4, 8, 2), nn.ReLU(), nn.Conv2d(8, 8, 2, groups=2), nn.ReLU(),
+                nn.Conv2d(4, 8, 2), nn.BatchNorm2d(8), nn.ReLU(),
+                nn.Conv2d(8, 8, 2, groups=2), nn.BatchNorm2d(8), nn.ReLU(),
                 nn.Flatten(), nn.Linear(8, 4),
             )  # fmt: skip
             x = torch.randn(24, 4, 3, 3, dtype=torch.float64) + 0.3
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+                nn.init.uniform_(norm.weight, 0.5, 1.5)
     return model.double().eval(), x, torch.arange(24) % 4
 
 

@@ -69,11 +69,11 @@ def listing(
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:
     if kind is Kind.recipes:
-        from prunus.presets import PRESETS
+        from prunus.presets import PRESETS, recipes
 
         return [
             {
-                "name": f"{name}[+ls]",
+                "name": f"{name}[+ls]" if f"{name}+ls" in recipes else name,
                 "keeps": preset.says,
                 "measured": preset.measured or "",
                 "paper": preset.paper,

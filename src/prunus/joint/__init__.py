@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from prunus.elimination import ObsTrace, global_counts, obs_masks, obs_trace
+from prunus.joint.edge_popup import EdgePopup
 from prunus.joint.obc import OBC, obc_block_masks, obc_pattern_masks
 from prunus.joint.obs import OBS
 from prunus.joint.protocol import Joint, JointResult, NetworkJoint, is_joint, is_network
@@ -12,6 +13,7 @@ __all__ = [
     "JOINTS",
     "OBC",
     "OBS",
+    "EdgePopup",
     "Joint",
     "JointResult",
     "NetworkJoint",
@@ -31,4 +33,5 @@ JOINTS: dict[str, Callable[..., Joint | NetworkJoint]] = {
     "OBS": OBS,
     "SparseGPT": SparseGPT,
     "OBC": OBC,
+    "EdgePopup": EdgePopup,
 }

@@ -109,14 +109,21 @@ class NetworkJoint(JointFacts, Protocol):
         return True
 
     def beside(self, recipe: Composition) -> str | None:
-        """Refuses what no joint method stands beside, and allocations that read scores."""
+        """Refuses what no joint method stands beside, and what one search cannot serve."""
         said = JointFacts.beside(self, recipe)
-        if said is None and recipe.allocation.reads_scores:
+        if said is not None:
+            return said
+        if recipe.allocation.reads_scores:
             return (
                 f"{self!r} searches after the counts are planned, so `allocation` must not read "
                 f"scores, got {recipe.allocation!r}. Use Uniform() or ERK()."
             )
-        return said
+        if recipe.schedule.rounds > 1 or recipe.inputs == "pruned":
+            return (
+                f"{self!r} searches all layers at once, so it is pruned in one round and with "
+                f"inputs='dense', got {recipe.schedule!r} and inputs={recipe.inputs!r}."
+            )
+        return None
 
     def __call__(
         self,

@@ -215,6 +215,11 @@ class ScheduleFacts(PartFacts, Protocol):
         return False
 
     @property
+    def rounds(self) -> int:
+        """How many of its steps prune."""
+        return 1
+
+    @property
     def renews(self) -> bool:
         """True where every round's new weights aim at the dense network's outputs.
 
@@ -244,6 +249,9 @@ class Composition(Protocol):
 
     @property
     def schedule(self) -> ScheduleFacts: ...
+
+    @property
+    def inputs(self) -> str: ...
 
 
 def reason_against(recipe: Composition) -> str | None:

@@ -1,0 +1,148 @@
+"""Edge-popup: counts, fixed weights, what it finds, and what it does not without the sign."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from prunus.allocation import Global
+from prunus.compensation import LeastSquares
+from prunus.granularity import EdgePerRow, Node
+from prunus.joint import EdgePopup, NetworkJoint, edge_popup
+from prunus.recipe import Recipe
+from prunus.schedules import Iterative, Refine
+from prunus.scores import Constant
+
+
+def task(seed=0, samples=240):
+    """Points in three classes that no line separates, and an untrained network without biases."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(samples, 6, generator=generator)
+    y = ((x[:, 0] * x[:, 1] > 0).long() + (x[:, 2].abs() > 0.8).long()).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Linear(6, 96, bias=False), nn.ReLU(), nn.Linear(96, 48, bias=False), nn.ReLU(),
+            nn.Linear(48, 3, bias=False),
+        )  # fmt: skip
+    return model, x, y
+
+
+def wrong(model, x, y):
+    with torch.no_grad():
+        return float((model(x).argmax(1) != y).double().mean())
+
+
+def recipe(**options):
+    return replace(prunus.recipes["edge-popup"], selection=EdgePopup(**options))
+
+
+def quick(**options):
+    return recipe(**{"epochs": 30, "batch": 40, "rate": 0.01, **options})
+
+
+@pytest.mark.parametrize("density", [0.5, 0.25])
+def test_an_untrained_subnetwork_does_what_random_ones_do_not(density):
+    model, x, y = task()
+    found = prunus.prune(model, quick(), density, data=(x, y))
+    for result in found.layers.values():
+        assert int(result.mask.sum()) == round(density * result.mask.numel())
+        fan_in = result.mask.shape[1]
+        size = math.sqrt(2 / fan_in) / math.sqrt(float(result.mask.double().mean()))
+        kept = result.weight[result.mask]
+        torch.testing.assert_close(kept.abs(), torch.full_like(kept, size))
+        assert result.notes["steps"] == 30 * 6
+    still = prunus.prune(model, quick(epochs=1, rate=1e-9), density, data=(x, y))
+    assert wrong(found.model, x, y) < 0.2
+    assert wrong(still.model, x, y) > 0.35  # a random mask of the same weights
+    again = prunus.prune(model, quick(), density, data=(x, y))
+    assert all(torch.equal(again.masks[k], m) for k, m in found.masks.items())
+
+
+def test_without_the_sign_of_a_score_nothing_is_learnt(monkeypatch):
+    """The negative control: |s| ranked, and the gradient handed to s as it is."""
+    model, x, y = task()
+    learn = edge_popup._Searched.learn
+
+    def unsigned(self, grad):
+        learn(self, grad)
+        self.scores.grad = self.used * grad
+
+    right = wrong(prunus.prune(model, quick(), 0.5, data=(x, y)).model, x, y)
+    monkeypatch.setattr(edge_popup._Searched, "learn", unsigned)
+    assert wrong(prunus.prune(model, quick(), 0.5, data=(x, y)).model, x, y) > right + 0.2
+
+
+def test_the_first_step_is_the_derivative_of_its_definition(monkeypatch):
+    """sign(s) · W · ∂L/∂(W ∘ m), from autograd through a mask that is |s| to the derivative."""
+    model, x, y = task(samples=20)
+    seen = {}
+    learn = edge_popup._Searched.learn
+
+    def spy(self, grad):
+        learn(self, grad)
+        if self.layer.name not in seen:
+            seen[self.layer.name] = (self.scores.clone(), self.scores.grad.clone())
+
+    monkeypatch.setattr(edge_popup._Searched, "learn", spy)
+    rule = recipe(weights="kept", epochs=1, batch=20, anneal=False)
+    prunus.prune(model, rule, 0.5, data=(x, y))
+    scores = {n: s.requires_grad_() for n, (s, _) in seen.items()}
+    hidden = x
+    for name, layer in model.named_children():
+        if name not in scores:
+            hidden = layer(hidden)
+            continue
+        size = scores[name].abs()
+        top = size.flatten().topk(size.numel() // 2).indices
+        mask = torch.zeros_like(size).flatten().index_fill(0, top, 1.0).view(size.shape)
+        hidden = hidden @ (layer.weight.detach() * (mask + size - size.detach())).T
+    nn.functional.cross_entropy(hidden, y).backward()
+    for name, own in scores.items():
+        torch.testing.assert_close(seen[name][1], own.grad)
+
+
+def test_weights_that_are_kept_are_not_touched():
+    model, x, y = task()
+    found = prunus.prune(model, quick(weights="kept", epochs=2), 0.4, data=(x, y))
+    for name, result in found.layers.items():
+        own = model.get_submodule(name).weight.detach()
+        assert torch.equal(result.weight, own.masked_fill(~result.mask, 0.0))
+    rows = replace(quick(weights="kept", epochs=1), granularity=EdgePerRow())
+    counts = prunus.prune(model, rows, 0.5, data=(x, y)).layers["2"].mask.sum(1)
+    assert counts.tolist() == [48] * 48
+
+
+def test_what_is_refused():
+    for parts, message in [
+        ({"allocation": Global()}, "searches after the counts are planned, so `allocation` must"),
+        ({"granularity": Node()}, "removes edges, not nodes"),
+        ({"schedule": Refine(2)}, "gives kept weights their values itself"),
+        ({"schedule": Iterative(2)}, "searches all layers at once, so it is pruned in one round"),
+        ({"inputs": "pruned"}, "searches all layers at once, so it is pruned in one round"),
+        ({"compensation": LeastSquares()}, "finds which weights do as they are, so `compensation`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Recipe(score=Constant(), selection=EdgePopup(), **parts)
+    for options, message in [
+        ({"weights": "normal"}, "Unknown weights of EdgePopup 'normal'"),
+        ({"epochs": 0}, "`epochs` must be a whole number >= 1"),
+        ({"rate": 0.0}, "`rate` must be a finite number > 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            EdgePopup(**options)
+    model, x, y = task()
+    with pytest.raises(ValueError, match="needs a loss"):
+        prunus.prune(model, "edge-popup", 0.5, data=x)
+    with pytest.raises(ValueError, match="needs data"):
+        prunus.prune(model, "edge-popup", 0.5)
+    with pytest.raises(ValueError, match="searches over all layers at once, and blocks="):
+        prunus.prune(model, "edge-popup", 0.5, data=(x, y), blocks="auto")
+    with pytest.raises(ValueError, match="only once"):
+        prunus.prune(model, "edge-popup", 0.5, data=iter([(x, y)]))
+    assert isinstance(EdgePopup(), NetworkJoint)
+    assert prunus.recipes["edge-popup"].needs_labels
+    assert "edge-popup+ls" not in prunus.recipes
