@@ -8,12 +8,14 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
 from torch import nn
 
 import prunus
+from prunus.guarantee.solve import Problem, least_error, solve
 from prunus.theory.gap import (
     Branches,
     LinearPair,
@@ -178,6 +180,11 @@ class TestBall:
         assert found.value == pytest.approx(8.0, **EXACT)
         assert found.statements[0].vacuous
         assert gap_at(stages, tensor([[1.0]])) == pytest.approx(8.0)
+        for radius in (0.5, 2.0):
+            wider = certify(stages, radius=radius, dtype=torch.float64)
+            assert wider.value == pytest.approx(8.0 * radius, **EXACT)
+            assert wider.statements[0].trivial == pytest.approx(8.0 * radius, **EXACT)
+            assert local_bound(stages, [0.0], radius) == pytest.approx(8.0 * radius, **EXACT)
         reach = product(stages, 1.0, torch.zeros(1, 1).double())
         assert (reach.dense, reach.pruned) == pytest.approx((2.0, 6.0), **EXACT)
         shifted = [scalar("one", 2.0, -2.0, 1.0, -1.0)]
@@ -625,6 +632,43 @@ class TestRounding:
             assert float(model.eval()(x).abs().max()) == 0
         certificate = prunus.certify(model, thin.eval(), data=x)
         assert math.isfinite(certificate.value)
+
+
+class TestPlans:
+    """The solver, where its separable errors mislead it, and where they do not."""
+
+    def problem(self, exact, errors):
+        kept = {name: np.array([10, 5, 1]) for name in ("a", "b")}
+        return Problem(kept=kept, errors=[np.array(e) for e in errors], exact=exact,
+                       cost=lambda counts: float(sum(counts.values())), squared=False)  # fmt: skip
+
+    def test_one_share_for_all_wins_where_errors_mislead(self):
+        def exact(counts):
+            return 1.0 if counts["a"] == counts["b"] == 5 else 9.0
+
+        problem = self.problem(exact, [[0.0, 0.1, 0.2], [0.0, 50.0, 60.0]])
+        assert solve(problem, 1.0) == (1, 1)
+        assert solve(problem, 0.5) == (0, 0)
+        assert solve(problem, 0.0) == (0, 0)
+
+    def test_the_cheapest_plan_within_the_limit_is_found(self):
+        errors = [[0.0, 0.1, 0.4], [0.0, 2.0, 8.0]]
+
+        def exact(counts):
+            place = {10: 0, 5: 1, 1: 2}
+            return errors[0][place[counts["a"]]] + errors[1][place[counts["b"]]]
+
+        problem = self.problem(exact, errors)
+        for target in (0.05, 0.1, 0.4, 2.1, 2.4, 8.4):
+            best = min(
+                (problem.total(c) for c in itertools.product(range(3), repeat=2)
+                 if exact(problem.counts(c)) <= target),
+            )  # fmt: skip
+            choice = solve(problem, target)
+            assert problem.value(choice) <= target
+            assert problem.total(choice) == best
+        assert least_error(problem, 11.0) == (2, 0)
+        assert least_error(problem, 6.0) == (2, 1)
 
 
 class TestDrawn:
