@@ -211,7 +211,7 @@ def test_weights_that_do_not_fit(home, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "kind",
     ["recipes", "granularities", "scores", "allocations", "selections", "joint", "compensations",
-     "schedules", "tasks", "data", "reproductions"],
+     "schedules", "statistics", "tasks", "data", "reproductions"],
 )  # fmt: skip
 def test_list_prints_every_table(monkeypatch, capsys, kind):
     monkeypatch.setenv("COLUMNS", "200")
@@ -219,12 +219,13 @@ def test_list_prints_every_table(monkeypatch, capsys, kind):
     assert code == 0
     names = {
         "recipes": "magnitude-row[+ls]",
-        "granularities": "NM(n, m)",
+        "granularities": "NM(n, m",
         "scores": "Magnitude(",
         "allocations": "Uniform(",
         "selections": "KDPP(",
         "compensations": "LeastSquares(",
         "schedules": "Iterative(rounds=3)",
+        "statistics": "Curvature(loss='cross-entropy')",
         "tasks": "mnist-mlp",
         "data": "digits",
     }
