@@ -77,7 +77,7 @@ def test_prune_saves_what_it_says(home, monkeypatch, capsys):
     assert "density 0.5 of the selected weights" in " ".join(out.split())
     names = sorted(re.sub("-[0-9a-f]+\\.", ".", p.name) for p in (home / "small").iterdir())
     assert names == [
-        "pruned.json", "report.html", "run.json", "weights.safetensors"
+        "pruned.json", "report.html", "rows.safetensors", "run.json", "weights.safetensors"
     ]  # fmt: skip
     facts = json.loads((home / "small" / "run.json").read_text())
     assert facts["data_fingerprint"] == load_data("own.npz").fingerprint

@@ -1,6 +1,9 @@
 """Weights as matrices: the views we know, and those a user registers."""
 
+import copy
+import pickle
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from models import build
 from prunus.calibration import calibrate
 from prunus.calibration.second_moment import add_second_moment, mirror
 from prunus.engine import prune
-from prunus.layer import LinearView, layer_of, register_view, view_of
+from prunus.layer import Layer, LinearView, layer_of, register_view, view_of
 
 
 class Transposed(nn.Module):
@@ -144,3 +147,61 @@ def test_the_attention_mask_of_a_convolution_is_refused():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         calibrate(Masked(), {"x": x, "attention_mask": (torch.arange(10) < 8).expand(4, 10)})
+
+
+def bare(**own):
+    return Layer(name="fc", weight=torch.ones(4, 3), **own)
+
+
+def test_a_layer_reads_its_statistics_as_attributes():
+    gram, mine = torch.eye(3), torch.rand(3)
+    layer = bare(gram=gram, mine=mine)
+    assert layer.gram is gram
+    assert layer.statistic("mine") is layer.mine is mine
+    assert layer.mean is None  # those of version 0.1 read as None
+    assert torch.equal(layer.diag, torch.ones(3))
+    other = replace(layer, gram=None, mean=mine)
+    assert (other.gram, other.diag) == (None, None)
+    assert other.mean is mine is other.mine
+    assert dict(replace(layer, statistics={}).statistics) == {}
+    for ask in (
+        lambda: layer.slope,
+        lambda: layer.statistic("slope"),
+        lambda: layer.require("slope"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"^Layer 'fc' has no statistic 'slope', which this method needs\. Pass data, or "
+            r"calibrate with statistics=\('slope',\)\.$",
+        ):
+            ask()
+    assert not hasattr(layer, "slope")
+    assert not hasattr(layer, "_private")
+
+
+def test_a_layer_is_copied_pickled_and_moved_whole():
+    layer = bare(gram=torch.eye(3), mine=torch.rand(3), classes={"g": {"gate": torch.ones(2)}})
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.to("cpu")):
+        assert torch.equal(other.gram, layer.gram)
+        assert torch.equal(other.mine, layer.mine)
+        assert torch.equal(other.classes["g"]["gate"], layer.classes["g"]["gate"])
+        assert other.axes == layer.axes
+    far = layer.to("meta")
+    assert {far.weight.device.type, far.gram.device.type, far.mine.device.type} == {"meta"}
+    assert far.classes["g"]["gate"].device.type == "meta"
+
+
+def test_blocks_need_to_know_what_a_first_axis_runs_over():
+    mine = torch.rand(4, 3)
+    layer = bare(groups=4, mine=mine, gram=torch.rand(4, 3, 3))
+    with pytest.raises(
+        ValueError,
+        match=r"^Layer 'fc' does not say whether the first axis of 'mine' runs over convolution "
+        r"groups or over rows\. Pass axes=\{'mine': 'group'\}\.$",
+    ):
+        layer.blocks()
+    for axis, shape in (("group", (3,)), ("out", (1, 3))):
+        blocks = replace(layer, axes={"mine": axis}).blocks()
+        assert [b.mine.shape for b in blocks] == [shape] * 4
+        assert torch.equal(torch.cat([b.mine.reshape(1, 3) for b in blocks]), mine)
+        assert [b.gram.shape for b in blocks] == [(3, 3)] * 4
