@@ -63,6 +63,9 @@ class Trace(Protocol):
     def read(self, tensor: Tensor) -> Tensor:
         """Labels of a tensor, of length 1 along axes on which they are equal."""
 
+    def read_statistics(self, tensor: Tensor) -> Tensor:
+        """As `read`, for a rule that knows what to do with statistics; `read` refuses them."""
+
     def atoms(self, tensor: Tensor) -> Tensor | None:
         """Labels of the entries of a view or copy of a parameter; None for anything else."""
 

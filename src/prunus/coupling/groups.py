@@ -84,7 +84,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         first[numbers] = i
     fine &= first < len(producers)
     written = table.marked(trace.labels.tied_down())
-    inexact = table.marked(trace.labels.of(trace.labels.inexact))
+    inexact = table.marked(trace.labels.inexact())
     kind = table.kinds(written, inexact)
 
     told = list(producers)

@@ -77,7 +77,8 @@ class Labels:
         self._parent = torch.arange(FIRST, device="cpu")
         self.reasons: list[tuple[Tensor, str]] = []
         self.written: list[tuple[Tensor, Tensor]] = []
-        self.inexact: list[Tensor] = []
+        self.shared: list[Tensor] = []
+        self._statistics: list[tuple[int, Tensor]] = []
         self.met: list[tuple[Tensor, Tensor]] = []
 
     def new(self, count: int) -> Tensor:
@@ -86,6 +87,39 @@ class Labels:
         fresh = torch.arange(first, first + count, device="cpu")
         self._parent = torch.cat([self._parent, fresh])
         return fresh
+
+    def statistic(self, classes: Tensor) -> int:
+        """A label for a number that is computed from several classes."""
+        (label,) = self.new(1).tolist()
+        self._statistics.append((label, classes))
+        return int(label)
+
+    def is_statistic(self, labels: Tensor) -> Tensor:
+        """True where a label stands for such a number."""
+        if not self._statistics:
+            return torch.zeros_like(labels, dtype=torch.bool)
+        known = self._parent[torch.tensor([label for label, _ in self._statistics], device="cpu")]
+        return torch.isin(self.find(labels), known)
+
+    def sources(self, statistics: Tensor) -> Tensor:
+        """The classes that numbers are computed from."""
+        roots = self.of([statistics])
+        found = [
+            classes
+            for label, classes in self._statistics
+            if bool(torch.isin(self._parent[label], roots))
+        ]
+        return self.of(found)
+
+    def inexact(self) -> Tensor:
+        """Classes that share the statistics of a norm with others (rows of `shared`)."""
+        found = []
+        for rows in self.shared:
+            roots = self.find(rows)
+            is_class = roots >= FIRST
+            several = (roots != roots.amax(dim=1, keepdim=True)).any(dim=1)
+            found.append(roots[several][is_class[several]])
+        return self.of(found)
 
     def find(self, labels: Tensor) -> Tensor:
         """The representative of each label; everything but classes stays as it is."""

@@ -63,6 +63,17 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # What the rules ask and tell (see `calls.Trace`).
 
     def read(self, tensor: Tensor) -> Tensor:
+        labels = self.read_statistics(tensor)
+        told = self.labels.is_statistic(labels)
+        if not bool(told.any()):
+            return labels
+        self.labels.refuse(
+            self.labels.sources(labels[told]),
+            "a mean or a norm over it goes where its channels would be missed",
+        )
+        return torch.where(told, torch.full_like(labels, DATA), labels)
+
+    def read_statistics(self, tensor: Tensor) -> Tensor:
         ones = (1,) * tensor.ndim
         if tensor.layout != torch.strided or tensor.is_quantized:
             return torch.full(ones, DATA, device="cpu")

@@ -1,10 +1,12 @@
 """Operations on values at the same position, and tensors made from nothing."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Rule, Trace
-from prunus.coupling.labels import CONSTANT, DATA, WRITTEN, broadcast
+from prunus.coupling.labels import CONSTANT, DATA, FIRST, WRITTEN, broadcast
 
 __all__ = ["RULES", "after_constant_map", "constant", "elementwise", "fixed", "named"]
 
@@ -32,7 +34,7 @@ def elementwise(trace: Trace, call: Call) -> Tensor:
     removed class sets them to zero (and might divide by it).
     """
     tensors = call.tensors()
-    parts = [trace.read(tensor) for tensor in tensors]
+    parts = [trace.read_statistics(tensor) for tensor in tensors]
     if not (call.name in LINEAR_IN_EACH and len(parts) > 1):
         parts = [
             after_constant_map(trace, tensor, part, call.name)
@@ -41,11 +43,47 @@ def elementwise(trace: Trace, call: Call) -> Tensor:
     labels = parts[0]
     shape = list(tensors[0].shape)
     for tensor, part in zip(tensors[1:], parts[1:], strict=True):
-        labels = trace.labels.meet(labels, part, call.name, (shape, tensor.shape))
+        labels = _met(trace, labels, part, call.name, (shape, tensor.shape))
         shape = broadcast(shape, tensor.shape)
     if call.name in LINEAR_IN_EACH and not bool((labels < 0).any()):
         _pin_computed(trace, tensors, parts, labels, call.name)
     return labels
+
+
+def _met(
+    trace: Trace,
+    one: Tensor,
+    other: Tensor,
+    operation: str,
+    sizes: tuple[Sequence[int], Sequence[int]],
+) -> Tensor:
+    """Labels of two operands, either of which may be a statistic: a number of several classes.
+
+    It may scale a class (a norm by hand), and be changed by constants; with anything else it
+    refuses the classes that it is computed from.
+    """
+    told, other_told = trace.labels.is_statistic(one), trace.labels.is_statistic(other)
+    if not bool(told.any()) and not bool(other_told.any()):
+        return trace.labels.meet(one, other, operation, sizes)
+    fixed_one = torch.where(told, torch.full_like(one, CONSTANT), one)
+    fixed_other = torch.where(other_told, torch.full_like(other, CONSTANT), other)
+    result = trace.labels.meet(fixed_one, fixed_other, operation, sizes)
+    one, other, told, other_told, result = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+        one, other, told, other_told, result
+    )
+    both = told & other_told
+    trace.labels.unite(one[both], other[both])
+    alone = told ^ other_told
+    number, partner = torch.where(told, one, other), torch.where(told, other, one)
+    scales = operation == "aten.mul" or (operation == "aten.div" and not bool((told & alone).any()))
+    beside = alone & ((partner >= FIRST) if not scales else (partner < CONSTANT))
+    beside |= alone & (partner == DATA)
+    reason = f"{operation} takes a mean or a norm over it elsewhere"
+    trace.labels.refuse(trace.labels.sources(number[beside]), reason)
+    trace.labels.refuse(partner[beside], reason)
+    result = torch.where(both, one, result)
+    result = torch.where(alone & ((partner == CONSTANT) | (partner == WRITTEN)), number, result)
+    return torch.where(beside, torch.full_like(result, DATA), result)
 
 
 def _pin_computed(
@@ -79,7 +117,7 @@ def fixed(trace: Trace, call: Call) -> tuple[Tensor, ...]:
 
 def identity(trace: Trace, call: Call) -> Tensor:
     """Copies, casts and dropout."""
-    return trace.read(call.tensors()[0])
+    return trace.read_statistics(call.tensors()[0])
 
 
 def copied(trace: Trace, call: Call) -> Tensor:

@@ -73,10 +73,8 @@ def group_norm(trace: Trace, call: Call) -> Tensor:
 
 def _shared_statistics(trace: Trace, rows: Tensor) -> Tensor:
     """Labels after a norm over each row; constants beside a class become data."""
-    is_class = rows >= FIRST
-    several = (rows != rows.amax(dim=1, keepdim=True)).any(dim=1)
-    trace.labels.inexact.append(distinct(rows[several][is_class[several]]))
-    return torch.where(is_class, rows, DATA)
+    trace.labels.shared.append(distinct(rows, dim=0))
+    return torch.where(rows >= FIRST, rows, DATA)
 
 
 RULES: dict[str, Rule] = {

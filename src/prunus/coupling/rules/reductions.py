@@ -1,8 +1,12 @@
 """Operations that mix positions: pooling, resampling, means, extrema, softmax, scans."""
 
+import math
+
+import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Rule, Trace
+from prunus.coupling.labels import FIRST, distinct
 from prunus.coupling.rules.elementwise import named
 
 __all__ = ["RULES"]
@@ -23,11 +27,37 @@ def reduction(trace: Trace, call: Call) -> Tensor | tuple[Tensor, ...]:
     if dims is None or dims == []:
         dims = range(labels.ndim)
     axes = [dims] if isinstance(dims, int) else list(dims)
-    merged = trace.labels.merge(labels, axes, call.name)
+    merged = _statistic(trace, labels, axes) if call.name in STATISTICS else None
+    if merged is None:
+        merged = trace.labels.merge(labels, axes, call.name)
     axes = [a % labels.ndim for a in axes] if labels.ndim else []
     if call.out.ndim != labels.ndim:
         merged = merged.reshape([n for a, n in enumerate(merged.shape) if a not in axes])
     return (merged,) * len(call.outputs)
+
+
+STATISTICS = ("aten.mean", "aten.sum", "aten.linalg_vector_norm")
+
+
+def _statistic(trace: Trace, labels: Tensor, axes: list[int]) -> Tensor | None:
+    """Labels of a number per sample computed from several classes; None where they are not so.
+
+    A norm by hand scales each class by such a number. What else it goes into, refuses them.
+    """
+    if not labels.ndim:
+        return None
+    mixed = sorted({a % labels.ndim for a in axes})
+    rest = [a for a in range(labels.ndim) if a not in mixed]
+    roots = trace.labels.find(labels).permute((*rest, *mixed))
+    shape = [roots.shape[i] for i in range(len(rest))]
+    rows = roots.reshape(math.prod(shape), -1)
+    if rows.shape[1] == 1 or bool((rows < FIRST).any()) or bool((rows == rows[:, :1]).all()):
+        return None
+    trace.labels.shared.append(rows)
+    numbers = [trace.labels.statistic(distinct(row)) for row in rows]
+    return torch.tensor(numbers, device="cpu").reshape(
+        [1 if a in mixed else labels.shape[a] for a in range(labels.ndim)]
+    )
 
 
 def scan(trace: Trace, call: Call) -> Tensor | tuple[Tensor, ...]:
