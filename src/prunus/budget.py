@@ -210,6 +210,7 @@ def densities_of(
     *,
     members: Mapping[str, Sequence[str]] | None = None,
     refused: Mapping[str, str] | None = None,
+    shared: bool = True,
 ) -> dict[str, float]:
     """A density per name from {glob: density}; the first glob that matches counts, others stay 1.
 
@@ -219,6 +220,7 @@ def densities_of(
         members: for groups, the layers whose channels each holds; a glob that matches one of them
             counts for the whole group, and a layer's density for all of its groups.
         refused: layers that have none, with the reasons.
+        shared: the members of a group share what is kept, and cannot have two densities.
 
     Raises:
         ValueError: a density outside (0, 1], a glob that matches nothing, or two layers of one
@@ -239,7 +241,7 @@ def densities_of(
         first = next((g for g in checked if any(matches(alias, g) for alias in own)), None)
         found[name] = 1.0 if first is None else checked[first]
         others = [alias for alias in own if checked.get(alias, found[name]) != found[name]]
-        if first in own and others:
+        if shared and first in own and others:
             given = ", ".join(f"{alias!r}: {checked[alias]:g}" for alias in (first, *others))
             raise ValueError(
                 f"The layers {', '.join(map(repr, (first, *others)))} share their channels, and "

@@ -47,6 +47,11 @@ class Weight:
         return None if self.source.bias is None else _joined(self.owner, self.source.bias)
 
     @property
+    def homes(self) -> tuple[str, ...]:
+        """Other names that mean this layer: that of its module, where that holds several."""
+        return () if self.source.alone or not self.owner else (self.owner,)
+
+    @property
     def view(self) -> View:
         """The order of its axes, and its input vectors."""
         return self.source.view

@@ -138,6 +138,27 @@ def test_without_a_request_they_are_left_whole_and_named(net):
     assert list(alone.layers) == ["0.weight_ih_l0", "0.weight_hh_l0"]
 
 
+def test_a_modules_name_means_all_its_weights():
+    model, x = build("lstm")
+    both = ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+    assert list(prunus.prune(model, "magnitude", 0.5, layers="lstm").layers) == both
+    assert list(prunus.calibrate(model, x, layers="lstm")) == both
+    for asked in (None, "*"):
+        left = prunus.prune(model, "magnitude", 0.5, layers=asked, exclude="lstm")
+        assert list(left.layers) == ["embed", "fc1", "fc2"]
+        assert set(left.not_pruned) == set(both)
+    density = {"lstm.weight_hh_l0": 0.25, "lstm": 0.5, "*": 1.0}
+    some = prunus.prune(model, "magnitude", density, layers="*")
+    assert some.layers["lstm.weight_hh_l0"].mask.sum() == 49
+    assert some.layers["lstm.weight_ih_l0"].mask.sum() == 84
+    assert bool(some.layers["fc1"].mask.all())
+    attention, x = build("attention")
+    name = "encoder.layers.0.self_attn"
+    assert list(prunus.prune(attention, "wanda", 0.5, data=x, layers=name).layers) == [
+        f"{name}.in_proj_weight", f"{name}.out_proj",
+    ]  # fmt: skip
+
+
 def test_node_recipes_name_the_matrices_that_they_leave():
     model, x = build("lstm")
     pruned = prunus.prune(model, "importance-node", 0.5, data=x)

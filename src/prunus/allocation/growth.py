@@ -38,7 +38,8 @@ class CostOf(Protocol):
         nodes: True where units are channel classes, whose costs are coupled.
         multiple_of: kept classes of a group are a multiple of this, or all.
         shapes: the shape of every layer's weight, kernel axes included; empty for nodes.
-        members: for each group of nodes the layers whose channels it holds; empty for edges.
+        members: for each group of nodes the layers whose channels it holds; for edges, other
+            names that mean a layer.
         refused: layers without units that could go, with the reasons.
     """
 

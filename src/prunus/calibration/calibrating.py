@@ -83,7 +83,7 @@ def calibrate(
     if max_positions is not None:
         whole("max_positions", max_positions, low=1)
     known, refused = prunable(model, asked=layers is not None)
-    names = matching(list(known), layers, exclude, refused)
+    names = matching(known, layers, exclude, refused)
     weights = {name: known[name] for name in names}
     bare = {name: weight.layer() for name, weight in weights.items()}
     guard_memory(bare, wanted)

@@ -1,7 +1,7 @@
 """Which modules of a model are layers to prune, and why the others are not."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -85,12 +85,14 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
 
 
 def matching(
-    names: Sequence[str],
+    names: Mapping[str, Weight] | Sequence[str],
     layers: str | Sequence[str] | None,
     exclude: str | Sequence[str] | None,
     refused: dict[str, str],
 ) -> list[str]:
     """The names that `layers` selects (all where None) less those that `exclude` matches.
+
+    The name of a module that holds several weights means all of them.
 
     Raises:
         ValueError: a name or glob matches nothing, or a layer asked for by its name is refused.
@@ -99,8 +101,14 @@ def matching(
     def globs(given: str | Sequence[str] | None) -> list[str]:
         return [] if given is None else [given] if isinstance(given, str) else list(given)
 
+    homes = {n: w.homes for n, w in names.items()} if isinstance(names, Mapping) else {}
+
+    def meant(name: str, chosen: list[str]) -> bool:
+        return any(matches(own, g) for own in (name, *homes.get(name, ())) for g in chosen)
+
     for glob in [*globs(layers), *globs(exclude)]:
-        if not any(matches(name, glob) for name in [*names, *refused]):
+        known = any(meant(name, [glob]) for name in [*names, *refused])
+        if not known and not any(name.startswith(f"{glob}.") for name in refused):
             raise unknown("layer or glob", glob, [*names, *refused])
     for glob in globs(layers):
         if glob in refused:
@@ -108,8 +116,7 @@ def matching(
     kept = [
         name
         for name in names
-        if (layers is None or any(matches(name, g) for g in globs(layers)))
-        and not any(matches(name, g) for g in globs(exclude))
+        if (layers is None or meant(name, globs(layers))) and not meant(name, globs(exclude))
     ]
     if not kept:
         raise ValueError(

@@ -28,6 +28,7 @@ class Anatomy:
         tied: {name: the name in `shapes`} of tensors that stand in several places.
         weights: {layer: (its parameter, whether it is one matrix of a stack there)}, for all
             layers with a view.
+        homes: {layer: other names that mean it}, see `Weight.homes`.
         layers_filled: entries of each layer's weight that are not zero.
         operations: the multiply-adds of one sample, or None if nothing was run.
         order: names of the layers in the order in which their modules ran.
@@ -40,6 +41,7 @@ class Anatomy:
     boxes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    homes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layers_filled: Mapping[str, int] = field(default_factory=dict)
     operations: Operations | None = None
     order: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         boxes={n: _box(t) for n, t in entries.items() if filled[n] < t.numel()},
         tied=tied,
         weights=weights,
+        homes={n: found[n].homes for n in weights},
         layers_filled={n: _filled(found[n].matrix()) for n in weights},
         operations=operations,
         order=order,

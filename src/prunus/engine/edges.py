@@ -42,8 +42,8 @@ class EdgeCost:
 
     @property
     def members(self) -> Mapping[str, tuple[str, ...]]:
-        """Empty: a layer's weights are its own."""
-        return {}
+        """The module of a layer, where that holds several layers' weights."""
+        return self.sizes.homes
 
     @property
     def refused(self) -> Mapping[str, str]:

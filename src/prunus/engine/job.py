@@ -156,7 +156,7 @@ def job_of(
             where the recipe reads the data again.
     """
     modules, refused = prunable(dense, asked=layers is not None)
-    names = matching(list(modules), layers, exclude, refused)
+    names = matching(modules, layers, exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work
     calibration = source if isinstance(source, Calibration) else None

@@ -52,7 +52,7 @@ class Target:
             kept = {name: as_counts(name, [n] * len(own), own) for name, own in sizes.items()}
             return plan_of(kept, cost, Budget(density=n / m)), kept
         if self.plan is not None:
-            _known(self.plan.kept, pools, cost.members)
+            _known(self.plan.kept, pools, cost.members if cost.nodes else {})
             kept = {
                 name: _on_the_way(
                     as_counts(name, self.plan.kept.get(name, sum(own)), own), own, part
@@ -62,7 +62,11 @@ class Target:
             return self.plan, kept
         if self.by_name is not None:
             densities = densities_of(
-                self.by_name, pools, members=cost.members, refused=cost.refused
+                self.by_name,
+                pools,
+                members=cost.members,
+                refused=cost.refused,
+                shared=cost.nodes,
             )
             minimum = recipe.allocation.minimum
             counts = {

@@ -273,7 +273,7 @@ def _names(
     network: nn.Module, layers: str | Sequence[str] | None, exclude: str | Sequence[str] | None
 ) -> list[str]:
     found, refused = prunable(network)
-    return matching(list(found), layers, exclude, refused)
+    return matching(found, layers, exclude, refused)
 
 
 def _all_masks(

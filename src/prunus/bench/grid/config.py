@@ -277,7 +277,7 @@ def _unfit(grid: Grid) -> list[str]:
     for name in grid.tasks:
         weights, refused = prunable(fresh_model(task(name), 0))
         try:
-            known = matching(list(weights), grid.layers, grid.exclude, refused)
+            known = matching(weights, grid.layers, grid.exclude, refused)
             for target in by_layer:
                 if isinstance(target, Plan):
                     _fits(target, {layer: weights[layer] for layer in known}, edges)
