@@ -214,7 +214,7 @@ def test_a_recurrent_layer_with_one_computed_weight(norm):
         norm(net, "weight_hh_l0")
     x = torch.randn(5, 6, 4)
     for recipe in ("magnitude", "wanda"):
-        pruned = prunus.prune(net, recipe, 0.5, data=[x])
+        pruned = prunus.prune(net, recipe, 0.5, data=[x], layers="*")
         assert list(pruned.layers) == ["weight_ih_l0"]
         assert list(pruned.not_pruned) == ["weight_hh_l0"]
         assert "Make it plain first" in pruned.not_pruned["weight_hh_l0"]
