@@ -272,7 +272,7 @@ def _network(
 def _names(
     network: nn.Module, layers: str | Sequence[str] | None, exclude: str | Sequence[str] | None
 ) -> list[str]:
-    found, refused = prunable(network)
+    found, refused = prunable(network, asked=layers is not None)
     return matching(found, layers, exclude, refused)
 
 

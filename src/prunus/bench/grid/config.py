@@ -275,7 +275,8 @@ def _unfit(grid: Grid) -> list[str]:
         return mistakes
     edges = not all(isinstance(recipe_of(m.recipe).granularity, Node) for m in grid.recipes)
     for name in grid.tasks:
-        weights, refused = prunable(fresh_model(task(name), 0))
+        fresh = fresh_model(task(name), 0)
+        weights, refused = prunable(fresh, asked=grid.layers is not None)
         try:
             known = matching(weights, grid.layers, grid.exclude, refused)
             for target in by_layer:
