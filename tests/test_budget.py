@@ -7,10 +7,12 @@ from decimal import localcontext
 from fractions import Fraction
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prunus.budget import Budget, Plan, as_counts, count_of, densities_of, share
+from prunus.rows import rows_of
 
 
 def exactly(text):
@@ -167,3 +169,36 @@ def test_densities_of_layers_apply_to_their_groups():
         densities_of({"fc": 0.5}, names, members=members, refused={"fc": "it is the output"})
     with pytest.raises(ValueError, match=r"Unknown layer or glob 'c3'. Did you mean c2"):
         densities_of({"c3": 0.5}, names, members=members)
+
+
+def test_a_plan_comes_back_from_its_text():
+    rows = rows_of([torch.arange(6.0).view(3, 2)])
+    plan = Plan(
+        kept={"a": 3, "b": (1, 2)}, density=0.5, limit=0.1, kind="sup", value=0.09, notes=("so",),
+        rows=rows, feasible=False,
+    )  # fmt: skip
+    again = Plan.from_json(plan.to_json())
+    for name in ("kept", "density", "limit", "kind", "value", "feasible", "notes"):
+        assert getattr(again, name) == getattr(plan, name)
+    assert again.rows is not None
+    assert torch.equal(again.rows.hashes, rows.hashes)
+    bare = Plan.from_json(Plan(kept={"a": 1}).to_json())
+    assert bare.kept == {"a": 1}
+    assert math.isnan(bare.value)
+    assert Plan.from_json('{"kept": {"fc": [2, 3]}}').kept == {"fc": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kept: 3", "The plan is no JSON: Expecting value"),
+        ("[1]", 'The plan must be a JSON object with an object "kept" of {layer: count}, got '),
+        ('{"kept": {"a": -1}}', "`kept['a']` must be "),
+        ('{"kept": {"a": 1.5}}', "`kept['a']` must be "),
+        ('{"kept": {"a": "many"}}', "`kept['a']` must be "),
+        ('{"kept": {"a": 1}, "densty": 0.5}', "Unknown entry of a plan 'densty'. Did you mean den"),
+    ],
+)
+def test_a_text_that_is_no_plan_is_refused(text, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Plan.from_json(text)

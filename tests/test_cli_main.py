@@ -364,3 +364,32 @@ def test_a_refusal_costs_one_line_and_a_fault_of_ours_its_traceback(
     error = RuntimeError("a fault of ours")
     with pytest.raises(RuntimeError, match="a fault of ours"):
         run(monkeypatch, capsys, "prune", NET, "--density", "0.5")
+
+
+def test_a_plan_that_was_written_is_pruned_to(home, monkeypatch, capsys):
+    net, data = "mine_for_tests:net", str(home / "own.npz")
+    code, _, err = run(
+        monkeypatch, capsys, "plan", net, "--limit", "0.3", "--data", data, "--out", "plan.json"
+    )
+    assert code == 0, err
+    code, _, err = run(
+        monkeypatch, capsys, "prune", net, "--recipe", "magnitude", "--plan", "plan.json",
+        "--data", data, "--blocks", "*", "--out", "smaller",
+    )  # fmt: skip
+    assert code == 0, err
+    asked = json.loads((home / "plan.json").read_text())["kept"]
+    assert json.loads((home / "smaller" / "pruned.json").read_text())["plan"]["kept"] == asked
+    (home / "plan.json").write_text('{"kept": {"9": 3}}')
+    for wrong, said in [
+        (("--plan", "none.json"), "No plan at none.json. Write one with prunus plan --out."),
+        (("--plan", "plan.json"), "Unknown layer in the plan '9'"),
+        (("--plan", "own.npz"), "--plan own.npz: "),
+        (("--plan", "plan.json", "--density", "0.5"), "not both"),
+    ]:
+        code, _, err = run(
+            monkeypatch, capsys, "prune", net, "--recipe", "magnitude", *wrong, "--out", "other"
+        )
+        assert (code, err.count("\n")) == (2, 1)
+        assert said in err
+        if (home / "other").exists():
+            (home / "other").rmdir()

@@ -1,5 +1,6 @@
 """The target of a pruning turned into whole numbers once: counts, their rounding, the plan."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -114,6 +115,61 @@ class Plan:
     notes: tuple[str, ...] = ()
     rows: RowSet | None = field(default=None, repr=False, compare=False)
 
+    def to_json(self) -> str:
+        """The plan as JSON, which `from_json` and `prunus prune --plan` read."""
+        facts = {
+            "kept": {n: k if isinstance(k, int) else list(k) for n, k in self.kept.items()},
+            "density": _finite(self.density),
+            "limit": self.limit,
+            "kind": self.kind,
+            "value": _finite(self.value),
+            "feasible": self.feasible,
+            "notes": list(self.notes),
+            "rows": None if self.rows is None else self.rows.to_text(),
+        }
+        return json.dumps(facts, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """The plan that `to_json` or `prunus plan --out` wrote.
+
+        A plan by hand is {"kept": {layer: count, or a list of counts}}.
+
+        Raises:
+            ValueError: the text is no such plan; what is wrong is said.
+        """
+        try:
+            facts = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"The plan is no JSON: {error}. Write it with Plan.to_json()."
+            ) from None
+        if not isinstance(facts, dict) or not isinstance(facts.get("kept"), dict):
+            raise ValueError(
+                'The plan must be a JSON object with an object "kept" of {layer: count}, got '
+                f"{str(text)[:60]!r}."
+            )
+        known = [f.name for f in fields(Plan)]
+        for name in facts:
+            if name not in known:
+                raise unknown("entry of a plan", name, known)
+        kept = {}
+        for name, counts in facts["kept"].items():
+            each = counts if isinstance(counts, list) else [counts]
+            for count in each:
+                whole(f"kept[{name!r}]", count, low=0)
+            kept[name] = tuple(each) if isinstance(counts, list) else counts
+        values = {key: facts[key] for key in ("limit", "kind", "feasible") if key in facts}
+        numbers = {key: facts[key] for key in ("density", "value") if facts.get(key) is not None}
+        rows = facts.get("rows")
+        return Plan(
+            kept=kept,
+            notes=tuple(facts.get("notes", ())),
+            rows=None if rows is None else RowSet.from_text(rows),
+            **values,
+            **numbers,
+        )
+
     def summary(self) -> str:
         """The plan as text, a line per layer."""
         width = max((len(name) for name in self.kept), default=4)
@@ -126,6 +182,10 @@ class Plan:
         if not self.feasible:
             head += ", NOT FEASIBLE"
         return "\n".join([head, *lines, *self.notes])
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _counts(counts: int | Sequence[int]) -> str:

@@ -51,7 +51,9 @@ def plan(
     data_dir: Annotated[
         Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the plan.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the plan, for `prunus prune --plan`.")
+    ] = None,
 ) -> None:
     """Print how many weights each layer keeps so that the gap stays within the limit.
 
@@ -61,9 +63,6 @@ def plan(
 
     prunus plan prunus.bench.zoo:digits_mlp --limit 0.02 --kind changed --data digits
     """
-    import json
-    import math
-
     from prunus.bench import load_data
     from prunus.check import unknown, whole
     from prunus.cli.prune import _network
@@ -93,14 +92,4 @@ def plan(
     )
     typer.echo(found.summary())
     if out is not None:
-        facts = {
-            "kept": dict(found.kept),
-            "density": found.density,
-            "limit": found.limit,
-            "kind": found.kind,
-            "value": found.value if math.isfinite(found.value) else None,
-            "feasible": found.feasible,
-            "notes": list(found.notes),
-            "rows": None if found.rows is None else found.rows.to_text(),
-        }
-        typer.echo(write_text(out, json.dumps(facts, indent=1) + "\n"))
+        typer.echo(write_text(out, found.to_json()))

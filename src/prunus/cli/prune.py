@@ -29,6 +29,10 @@ def prune(
             "as in `prunus plan`."
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a density: a file that `prunus plan --out` wrote."),
+    ] = None,
     kind: Annotated[
         str, typer.Option(help="Of a gap: predicted, mean_square, sup or changed.")
     ] = "predicted",
@@ -67,6 +71,10 @@ def prune(
     certify: Annotated[
         bool, typer.Option("--certify", help="Certify on the test part; it stands in the report.")
     ] = False,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Calibrate and prune block by block: auto, or a glob of modules."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
 ) -> None:
@@ -115,7 +123,7 @@ def prune(
     pruned = run(
         network,
         chosen,
-        _target(density, budget, batches, kind, delta),
+        _target(density, budget, plan, batches, kind, delta),
         data=batches,
         layers=layers or None,
         exclude=exclude or None,
@@ -123,6 +131,7 @@ def prune(
         train=trainer,
         seed=seed,
         device=device,
+        blocks=blocks,
     )
     if batches is not None:
         pruned = pruned.measured(batches[0][0][:64])
@@ -195,14 +204,26 @@ def _load_weights(network: Any, weights: Path) -> None:
 
 
 def _target(
-    density: list[str] | None, budget: str | None, batches: Any, kind: str, delta: float
+    density: list[str] | None,
+    budget: str | None,
+    plan: Path | None,
+    batches: Any,
+    kind: str,
+    delta: float,
 ) -> Any:
-    """A density, {glob: density} or Budget from the options; None where a recipe fixes it."""
-    from prunus.budget import Budget
+    """A density, {glob: density}, Budget or Plan from the options; None where a recipe fixes it."""
+    from prunus.budget import Budget, Plan
     from prunus.check import unknown
 
-    if density and budget:
-        raise ValueError("Give --density or --budget, not both.")
+    if sum(bool(given) for given in (density, budget, plan)) > 1:
+        raise ValueError("Give --density, --budget or --plan, not both.")
+    if plan is not None:
+        if not plan.is_file():
+            raise FileNotFoundError(f"No plan at {plan}. Write one with prunus plan --out.")
+        try:
+            return Plan.from_json(plan.read_text())
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"--plan {plan}: {error}") from None
     if budget is not None:
         name, _, value = budget.partition("=")
         known = ("density", "parameters", "macs", "bytes", "latency", "gap")
