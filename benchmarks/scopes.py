@@ -3,14 +3,16 @@
 Times are processor seconds of one thread, dense and pruned inputs in turn in one process, the
 smallest of the repetitions; the ratio is the figure. Runs of a layer are counted by a hook on each.
 The naive definition (two passes of the whole network for every layer, `tests/reference`) is timed
-up to a depth that stays bearable. Memory is the peak above what the process holds before the call
-less what the answer holds, in a fresh process each.
+up to a depth that stays bearable. Memory, in a fresh process each: the peak above what the process
+holds before the call less what the answer and the copy of the dense network hold (freed memory that
+the allocator keeps is in it), and the most bytes of statistics and kept inputs alive together.
 
     python benchmarks/scopes.py [--small] [--parts depth memory]
 """
 
 import argparse
 import copy
+import gc
 import json
 import sys
 import time
@@ -130,13 +132,35 @@ def held(pruned: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def work(model: nn.Module, data: list[Tensor], recipe: Any, blocks: str | None) -> tuple[int, int]:
-    """Prune; the bytes of the model and of the answer."""
+def work(
+    model: nn.Module, data: list[Tensor], recipe: Any, blocks: str | None
+) -> tuple[int, int, int]:
+    """Prune; bytes of the model, of the answer, and the most of live statistics and inputs."""
+    from prunus.engine import scoped
+
+    most = [0]
+    collect = scoped.scope_layers
+
+    def seen(*args: Any, **options: Any) -> Any:
+        found = collect(*args, **options)
+        gc.collect()
+        tensors = {
+            id(t.untyped_storage()): t.untyped_storage().nbytes()
+            for t in gc.get_objects()
+            if type(t) is Tensor and (t.dtype == torch.float64 or len(data[0]) in t.shape[:1])
+        }
+        most[0] = max(most[0], sum(tensors.values()))
+        return found
+
     if blocks is None:
         recipe = replace(recipe, inputs="dense")  # all statistics at once
-    pruned = prunus.prune(model, recipe, 0.5, data=data, blocks=blocks, progress=False)
+    scoped.scope_layers = seen
+    try:
+        pruned = prunus.prune(model, recipe, 0.5, data=data, blocks=blocks, progress=False)
+    finally:
+        scoped.scope_layers = collect
     own = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    return own, held(pruned)
+    return own, held(pruned), most[0]
 
 
 def memory(small: bool) -> list[dict[str, Any]]:
@@ -145,12 +169,15 @@ def memory(small: bool) -> list[dict[str, Any]]:
     records = []
     for scoped in (True, False):
         for blocks in (2, 4) if small else (6, 12, 24):
-            peak, spent, (own, answer) = peak_of(prepare, work, blocks, width, samples, scoped)
-            # the copy of the dense network and the start of the schedule are models too
+            peak, spent, (own, answer, live) = peak_of(
+                prepare, work, blocks, width, samples, scoped
+            )
+            # the copy of the dense network is a model too
             record = {
                 "blocks": blocks, "scopes": "auto" if scoped else "whole model",
                 "peak_bytes": peak, "model_bytes": own, "answer_bytes": answer,
-                "beyond_bytes": peak - answer - 2 * own, "seconds": spent,
+                "beyond_bytes": peak - answer - own,
+                "statistics_and_inputs_bytes": live or None, "seconds": spent,
             }  # fmt: skip
             records.append(record)
             print(record, flush=True)

@@ -137,9 +137,9 @@ class EdgeUnit:
         """A choice reads the statistics of its own layer."""
         return tuple(keys)
 
-    def complete(self, name: str, choices: Choices) -> bool:
+    def complete(self, name: str, decided: Collection[str]) -> bool:
         """True where the layer's weights are chosen."""
-        return name in choices
+        return name in decided
 
     def choose(
         self,

@@ -128,10 +128,10 @@ class NodeUnit:
         groups = [self.groups[key] for key in keys]
         return tuple(dict.fromkeys(n for g in groups for n in (*g.producers, *g.consumers)))
 
-    def complete(self, name: str, choices: Choices) -> bool:
+    def complete(self, name: str, decided: Collection[str]) -> bool:
         """True where all groups that the layer makes or reads are decided."""
         return all(
-            key in choices
+            key in decided
             for key, group in self.groups.items()
             if name in group.producers or name in group.consumers
         )

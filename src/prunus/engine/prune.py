@@ -123,8 +123,10 @@ def prune(
     metrics: dict[str, Any] = {}
     if evaluate is not None:
         metrics["before"] = evaluate(model)
-    start = {key: value.detach().clone() for key, value in work.state_dict().items()}
     steps = list(method.schedule())
+    start: dict[str, Tensor] = {}
+    if any(step.rewind for step in steps):
+        start = {key: value.detach().clone() for key, value in work.state_dict().items()}
     with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
         for step in steps:
             if step.budget is not None:

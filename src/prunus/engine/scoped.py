@@ -22,8 +22,9 @@ from prunus.engine.statistics import (
     statistics,
     with_weights,
 )  # fmt: skip
-from prunus.engine.unit import Choices, Fit, Kept, Layers, Unit
+from prunus.engine.unit import Fit, Kept, Layers, Picked, Unit
 from prunus.engine.write import Masks, merged, new_values
+from prunus.layer import Layer
 from prunus.modes import copied, evaluating
 from prunus.result import LayerResult
 from prunus.scopes import scope_layers
@@ -38,13 +39,13 @@ class Done:
     """What a pass through the scopes has done.
 
     Attributes:
-        choices: by pool.
+        classes: the kept channel classes by group.
         masks: what all choices leave of every parameter.
         results: by layer.
         notes: what the reader should know.
     """
 
-    choices: Choices
+    classes: Mapping[str, Tensor]
     masks: Masks
     results: Mapping[str, LayerResult]
     notes: tuple[str, ...] = ()
@@ -152,11 +153,12 @@ def by_scopes(
         calls: how often each layer is called in a pass.
         data: in parts of bounded size.
     """
-    choices: dict[str, Any] = {}
+    choices: dict[str, Picked] = {}
+    decided: set[str] = set()
     masks: Masks = {}
     results: dict[str, LayerResult] = {}
     fits: dict[str, Fit] = {}
-    held: dict[str, Any] = {}
+    held: dict[str, Layer] = {}
     present = copied(work)
     dense = copied(job.dense) if job.recipe.schedule.renews else present
     # Weights of their own network: those of `work` change under the layers.
@@ -174,6 +176,7 @@ def by_scopes(
                 scores = unit.pools(seen, (key,))[key]
                 choices[key] = unit.choose(key, seen, scores, kept[key], remembered=False)
                 fresh = merged(fresh, unit.masks(work, key, choices[key]))
+            decided.update(keys)
             masks = merged(masks, fresh)
             for name in scope:
                 held[name] = layers[name]
@@ -183,8 +186,10 @@ def by_scopes(
             paths = {*fresh, *(p for w in written for p in (w.path, w.bias_path) if p)}
             apply_masks(work, {key: mask for key, mask in masks.items() if key in paths})
             source.changed(sorted(paths))
-            for name in [n for n in held if unit.complete(n, choices)]:
+            for name in [n for n in held if unit.complete(n, decided)]:
                 fit = replace(fits.pop(name), mask=mask_of(work, name, masks))
                 fit, error = unit.measured(held.pop(name), fit, masks)
                 results[name] = result_of(name, fit, error)
-    return Done(choices=choices, masks=masks, results=results, notes=notes)
+                if unit.cut is None:  # a joint method's choice holds weights, which are written
+                    del choices[name]
+    return Done(classes=unit.classes(choices), masks=masks, results=results, notes=notes)

@@ -151,7 +151,7 @@ def _by_scopes(
     return replace(
         state.noted(*done.notes),
         masks={**state.masks, **done.masks},
-        classes=unit.classes(done.choices),
+        classes=done.classes,
         results={**state.results, **done.results},
         cost_before=unit.cost_before,
         groups=unit.cut,

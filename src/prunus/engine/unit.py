@@ -105,7 +105,7 @@ class Unit(Protocol):
         """The layers whose statistics these pools' choices read."""
         ...
 
-    def complete(self, name: str, choices: Choices) -> bool:
+    def complete(self, name: str, decided: Collection[str]) -> bool:
         """True where every pool that changes the layer is decided."""
         ...
 
