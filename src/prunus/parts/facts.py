@@ -6,7 +6,12 @@ here does any work: `beside` alone is called, to let a part refuse the company i
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from prunus.calibration.statistics import Statistic
+from prunus.layer import Layer
 
 __all__ = [
     "EDGES",
@@ -64,7 +69,7 @@ class GranularityFacts(Protocol):
         """True where the units are found by running the network on an example."""
         return False
 
-    def order(self, layer: Any) -> Any:
+    def order(self, layer: Layer) -> Tensor | None:
         """The order of a `Layer`'s columns in which its pools are made, or None as they are."""
         return None
 
@@ -92,7 +97,7 @@ class ScoreFacts(PartFacts, Protocol):
     """What a score says."""
 
     @property
-    def statistics(self) -> Sequence[Any]:
+    def statistics(self) -> Sequence[str | Statistic]:
         """What it reads of a layer beside its weights, as names or `Statistic`s."""
         return ()
 
@@ -112,7 +117,7 @@ class AllocationFacts(PartFacts, Protocol):
     """What an allocation says."""
 
     @property
-    def statistics(self) -> Sequence[Any]:
+    def statistics(self) -> Sequence[str | Statistic]:
         """What it reads, as names or `Statistic`s."""
         return ()
 
@@ -142,7 +147,7 @@ class SelectionFacts(PartFacts, Protocol):
     """What a selection rule, or a joint method in its place, says."""
 
     @property
-    def statistics(self) -> Sequence[Any]:
+    def statistics(self) -> Sequence[str | Statistic]:
         """What it reads, as names or `Statistic`s."""
         return ()
 
@@ -172,7 +177,7 @@ class CompensationFacts(PartFacts, Protocol):
     """What a compensation says."""
 
     @property
-    def statistics(self) -> Sequence[Any]:
+    def statistics(self) -> Sequence[str | Statistic]:
         """What it reads, as names or `Statistic`s."""
         return ()
 

@@ -1,7 +1,7 @@
 """The greedy mode of a k-DPP: diverse, and the same every time."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -58,7 +58,7 @@ class DPPMap(Selection):
         """
         del generator
 
-        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, float | str]]:
             n = len(pool.row)
             require_memory(n, 8 * (3 * n * n + k * n), self.process.memory)
             kernel = pool.matrix()

@@ -1,7 +1,7 @@
 """The Poisson approximation of a k-DPP: its marginals without its repulsion."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -57,7 +57,7 @@ class DPPPoisson(Selection):
             ValueError: the kernel and its factors take more than the process's memory.
         """
 
-        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, float | str]]:
             n = len(pool.row)
             require_memory(n, 8 * 3 * n * n, self.process.memory)
             kernel = pool.matrix()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ def each_pool(
     kept: Int[Tensor, " pools"],
     layer: Layer | ClassView,
     rule: KernelRule,
-    choose: Callable[[Pool, int], tuple[Int[Tensor, " k"], dict[str, Any]]],
+    choose: Callable[[Pool, int], tuple[Int[Tensor, " k"], dict[str, float | str]]],
 ) -> Choice:
     """The mask of `choose(items of the pool, k)` for every pool, and the joined notes.
 
@@ -144,7 +144,7 @@ def each_pool(
     """
     checked_counts(scores, kept)
     mask = torch.zeros(scores.shape, dtype=torch.bool)
-    notes: dict[str, list[Any]] = {}
+    notes: dict[str, list[float | str]] = {}
     pools = _pools(layer, rule, scores.shape)
     for pool, k in enumerate(kept.tolist()):
         items = (scores[pool] > -torch.inf).nonzero().flatten().cpu()
@@ -182,7 +182,9 @@ def _pools(
     return lambda pool: Pool(grams[pool // rows], weight[pool], rule)
 
 
-def _joined(name: str, values: list[Any]) -> Any:
-    if isinstance(values[0], str):
-        return ", ".join(sorted(set(values)))
-    return max(values) if name.endswith("_max") else sum(values) / len(values)
+def _joined(name: str, values: list[float | str]) -> float | str:
+    words = {value for value in values if isinstance(value, str)}
+    if words:
+        return ", ".join(sorted(words))
+    numbers = [float(value) for value in values if not isinstance(value, str)]
+    return max(numbers) if name.endswith("_max") else sum(numbers) / len(numbers)

@@ -1,7 +1,7 @@
 """A diverse set of units: one k-DPP per output row (edges) or per group of nodes."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
@@ -76,7 +76,7 @@ class KDPP(Selection):
     ) -> Choice:
         """The mask of one draw for each pool, and the kernels' diagnostics."""
 
-        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, Any]]:
+        def choose(pool: Pool, k: int) -> tuple[Int[Tensor, " k"], dict[str, float | str]]:
             n = len(pool.row)
             way = how_to_draw(n, k, self.memory)
             if way == "chain":
@@ -93,10 +93,10 @@ class KDPP(Selection):
         return each_pool(scores, kept, layer, self, choose)
 
 
-def kernel_facts(kernel: Float[Tensor, "n n"]) -> dict[str, Any]:
+def kernel_facts(kernel: Float[Tensor, "n n"]) -> dict[str, float | str]:
     """Off-diagonal mean and maximum of a kernel, and in words what is wrong with it."""
     facts = dpp.diagnose(kernel)
-    found: dict[str, Any] = {
+    found: dict[str, float | str] = {
         "offdiag_mean": facts.offdiag_mean,
         "offdiag_max": facts.offdiag_max,
     }
