@@ -1,5 +1,6 @@
 """Pruning modules with several weights: masks, hold, files and reports by their layers' names."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -164,6 +165,19 @@ def test_node_recipes_name_the_matrices_that_they_leave():
     pruned = prunus.prune(model, "importance-node", 0.5, data=x)
     named = {**pruned.layers, **pruned.not_pruned}
     assert set(LSTM) <= set(named)
+
+
+def test_a_calibration_that_did_not_watch_them_says_how():
+    model, x = build("lstm")
+    message = (
+        "The calibration lacks layer 'lstm.weight_ih_l0', which this recipe needs. Calibrate with "
+        "`layers`, which must name it."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        prunus.prune(model, "wanda", 0.5, data=prunus.calibrate(model, x), layers="*")
+    found = prunus.calibrate(model, x, layers="*")
+    assert len(prunus.prune(model, "wanda", 0.5, data=found, layers="*").layers) == 5
+    assert len(prunus.prune(model, "wanda", 0.5, data=found).layers) == 3
 
 
 class Cross(nn.Module):

@@ -22,7 +22,9 @@ from prunus.layer import Layer
 from prunus.progress import progress_bar
 from prunus.weights import Weight
 
-__all__ = ["calibrate"]
+__all__ = ["NEVER_RAN", "calibrate"]
+
+NEVER_RAN = "its forward never ran on the data"
 
 
 def calibrate(
@@ -126,7 +128,7 @@ def calibrate(
             why = _unseen(weights[name], found.layers[name], wanted, name in found.blind)
             unseen |= {} if why is None else {name: why}
         if name not in found.layers or (of_layers and not found.layers[name].totals):
-            refused[name] = unseen.get(name, "its forward never ran on the data")
+            refused[name] = unseen.get(name, NEVER_RAN)
             del bare[name]
     if not bare:
         if unseen:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.allocation import Pools
 from prunus.calibration.batches import Fingerprint, call, parts, to_device
+from prunus.calibration.calibrating import NEVER_RAN
 from prunus.calibration.statistics import combined, resolved
 from prunus.calibration.view_check import blind_layers, check_views
 from prunus.engine.edges import mask_of, result_of
@@ -121,7 +122,7 @@ def _bare(
         )
     return Found(
         layers=bare_layers(work, ran),
-        never_ran={n: "its forward never ran on the data" for n in names if not calls[n]},
+        never_ran={n: NEVER_RAN for n in names if not calls[n]},
         fingerprint=fingerprint.value,
         rows=fingerprint.rows,
     )

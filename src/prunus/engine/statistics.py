@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from prunus.calibration import STATISTICS, Calibration, calibrate, collect
+from prunus.calibration.calibrating import NEVER_RAN
 from prunus.calibration.statistics import Statistic, combined, names_of, resolved
 from prunus.engine.job import Job
 from prunus.engine.unit import Layers
@@ -81,12 +82,15 @@ def statistics(
         ValueError: the calibration lacks a layer.
     """
     if job.calibration is not None:
-        gone = {n: why for n, why in job.calibration.refused.items() if n not in job.calibration}
-        missing = [name for name in names if name not in {*job.calibration, *gone}]
+        watched = {*job.calibration, *job.calibration.unseen}
+        watched |= {n for n, why in job.calibration.refused.items() if why == NEVER_RAN}
+        missing = [name for name in names if name not in watched]
         if missing:
+            asked = weight_at(model, missing[0]).source.on_request
             raise ValueError(
                 f"The calibration lacks layer {missing[0]!r}, which this recipe needs. "
-                f"Calibrate without `layers`, or name it too."
+                f"Calibrate {'with' if asked else 'without'} `layers`, "
+                f"{'which must name it' if asked else 'or name it too'}."
             )
         layers, reasons = shown(job.calibration, model, names, job.recipe.statistics)
         return Found(
