@@ -122,6 +122,45 @@ def test_no_exact_class_is_wrong(name):
     assert found == count or (name == "noise" and all(group.written for group in groups))
 
 
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda y: y[:, [5, 0, 3]],
+        lambda y: y.index_select(1, torch.tensor([5, 0, 3])),
+        lambda y: y.gather(1, torch.tensor([[5, 0, 3]]).expand(len(y), -1)),
+    ],
+)
+def test_channels_taken_by_number_are_written_down(take):
+    model = nn.Sequential(nn.Linear(4, 8), Taken(take), nn.Linear(3, 2)).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    groups = couple(model, x).groups
+    assert groups
+    assert all(group.written for group in groups)
+    rows = {m.index for g in groups for c in g.classes for m in c if m.parameter == "0.weight"}
+    assert rows == {0, 3, 5}
+    for group in groups:
+        assert max(moved(model, members, x) for members in group.classes) <= 1e-12
+
+
+def test_positions_taken_by_number_leave_channels_as_they_are():
+    where = torch.tensor([1, 0, 2])
+    for take in (lambda y: y[:, where], lambda y: y[torch.arange(2), where[:2]][:, None]):
+        model = nn.Sequential(nn.Linear(4, 8), Taken(take), nn.Linear(8, 2))
+        (group,) = couple(model, torch.randn(2, 5, 4)).groups
+        assert (group.size, group.written, group.exact) == (8, False, True)
+
+
+class Taken(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, take):
+        super().__init__()
+        self.take = take
+
+    def forward(self, y):
+        return self.take(y)
+
+
 def test_weights_that_are_made_anew_are_named_with_the_cure():
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 6)), nn.Linear(6, 2))
     reason = couple(model, torch.randn(2, 4)).refused["0"]

@@ -72,6 +72,9 @@ class Trace(Protocol):
     def weight(self, tensor: Tensor) -> Weight | None:
         """The parameter that a tensor is a view or copy of, or None; Refused where it is shared."""
 
+    def fixed(self, tensor: Tensor) -> bool:
+        """True for constants of the model's code and its buffers, which no input changes."""
+
     def layer_of(self, weight: Weight) -> str:
         """Name of the layer whose own weight this is, or Refused."""
 

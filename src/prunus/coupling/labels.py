@@ -34,6 +34,12 @@ def pairs_of(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return keys.div(base, rounding_mode="floor"), keys % base
 
 
+def written_down(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes with a place of their own each, for `Labels.written`: none is like another."""
+    classes = distinct(labels[labels >= FIRST])
+    return classes, torch.arange(len(classes), device="cpu")
+
+
 def distinct_counts(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The values that occur, ascending, and how often each does."""
     found, counts = torch.unique(labels, return_counts=True)

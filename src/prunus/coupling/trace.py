@@ -109,6 +109,9 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Refused(f"`{found.name}` is shared with `{self.book.twins[found.name]}`")
         return found
 
+    def fixed(self, tensor: Tensor) -> bool:
+        return not self.shadows.known(tensor)
+
     def layer_of(self, weight: Weight) -> str:
         owner = self.book.owner(weight.name)
         if owner is None:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.calls import Call, Rule, Trace
-from prunus.coupling.labels import WRITTEN, narrowed
+from prunus.coupling.calls import Call, Refused, Rule, Trace
+from prunus.coupling.labels import FIRST, WRITTEN, narrowed, written_down
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.shadow import carries
 
@@ -64,6 +64,49 @@ def stack(trace: Trace, call: Call) -> Tensor:
     return torch.stack([p.expand(sizes) for p in parts], dim=call.arguments.get("dim", 0))
 
 
+def picked(trace: Trace, call: Call) -> Tensor:
+    """Positions taken by number along one axis.
+
+    Where the class is the same all along it, whatever the numbers are. Where classes differ, only
+    if the numbers are constants of the code, which then write them down.
+    """
+    inputs, index = call.arguments["self"], call.arguments["index"]
+    axis = call.arguments["dim"] % inputs.ndim
+    labels = trace.labels.find(trace.read(inputs))
+    if labels.shape[axis] == 1 or not bool((labels >= FIRST).any()):
+        return labels.narrow(axis, 0, 1) if labels.shape[axis] > 1 else labels
+    if not trace.fixed(index):
+        raise Refused(f"{call.name} takes channels by numbers that are computed")
+    (result,) = movement(trace, call)
+    trace.labels.written.append(written_down(result))
+    return result
+
+
+def indexed(trace: Trace, call: Call) -> Tensor:
+    """Positions taken by numbers, one list of them for each of several axes; as `picked`."""
+    inputs: Tensor = call.arguments["self"]
+    indices: Sequence[Tensor | None] = call.arguments["indices"]
+    axes = [a for a, index in enumerate(indices) if index is not None]
+    given = [index for index in indices if index is not None]
+    if any(index.dtype in (torch.bool, torch.uint8) for index in given):
+        raise Refused(f"{call.name} takes positions by a mask")
+    labels = trace.labels.find(trace.read(inputs))
+    if bool((labels >= FIRST).any()) and any(labels.shape[a] > 1 for a in axes):
+        if not all(trace.fixed(index) for index in given):
+            raise Refused(f"{call.name} takes channels by numbers that are computed")
+        moved = [None if index is None else index.cpu() for index in indices]
+        result: Tensor = torch.ops.aten.index(full(trace, inputs), moved)
+        trace.labels.written.append(written_down(result))
+        return narrowed(result)
+    new = [1] * max(index.ndim for index in given)
+    rest = [labels.shape[a] for a in range(labels.ndim) if a not in axes]
+    for a in axes:
+        labels = labels.narrow(a, 0, 1)
+    adjacent = axes == list(range(axes[0], axes[-1] + 1))
+    at = axes[0] if adjacent else 0
+    return labels.reshape([*rest[:at], *new, *rest[at:]])
+
+
 def pad(trace: Trace, call: Call) -> Tensor:
     """Padding with a number; channels that it fills have their number written in the code."""
     inputs = call.arguments["self"]
@@ -93,6 +136,8 @@ RULES: dict[str, Rule] = {
     **named("replication_pad1d replication_pad2d replication_pad3d", movement),
     **named("_unsafe_view _reshape_copy view reshape split_with_sizes_copy", movement),
     **named("unbind_copy slice_copy select_copy permute_copy expand_copy", movement),
+    **named("index_select gather take_along_dim", picked),
+    **named("index _unsafe_index", indexed),
     **named("cat concatenate", concatenate),
     **named("stack", stack),
     **named("constant_pad_nd", pad),
