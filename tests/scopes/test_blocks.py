@@ -14,7 +14,17 @@ from prunus.granularity import Edge, EdgePerRow
 from prunus.recipe import Recipe
 from prunus.scores import RemovalError
 from reference import sequential as reference
-from scope_nets import Block, Branches, Chain, Elsewhere, Handed, InPlace, Skips, Transformer
+from scope_nets import (
+    Block,
+    Branches,
+    Chain,
+    Elsewhere,
+    Handed,
+    InPlace,
+    Remembering,
+    Skips,
+    Transformer,
+)  # fmt: skip
 
 
 def made(build, shape: tuple[int, ...], seed: int = 0) -> tuple[nn.Module, list[torch.Tensor]]:
@@ -113,6 +123,21 @@ def test_each_layer_runs_a_fixed_number_of_times_whatever_the_depth(layers):
             module.register_forward_hook(lambda m, a, o, name=name: counts.update([name]))
     prunus.prune(blocks, recipe(), 0.5, data=data, blocks="auto")
     assert max(counts.values()) <= 3 * len(data) + 10
+
+
+def test_a_cache_that_blocks_fill_is_left_out():
+    model, batches = made(Remembering, (3, 5))
+    plain, _ = made(Transformer, (3, 5))
+    counts: Counter[str] = Counter()
+    for name, module in model.named_modules():
+        if isinstance(module, Block):
+            module.register_forward_hook(lambda m, a, o, name=name: counts.update([name]))
+    one, two = (prunus.prune(m, recipe(), 0.5, data=batches, blocks="auto") for m in (model, plain))
+    assert max(counts.values()) <= 3 * len(batches) + 10
+    assert model.config.use_cache
+    assert one.model.config.use_cache
+    assert all(torch.equal(one.masks[k], two.masks[k]) for k in two.masks)
+    assert not any("from its start" in note for note in one.notes)
 
 
 def test_inputs_are_kept_in_files_that_go(tmp_path):

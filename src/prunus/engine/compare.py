@@ -1,13 +1,8 @@
 """`compare`: many recipes, densities and seeds on one model, calibrated once."""
 
-import json
-import math
-import os
-import statistics as stats
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +15,7 @@ from prunus.calibration.place import device_of
 from prunus.calibration.statistics import combined
 from prunus.check import whole
 from prunus.cost import measure_latency, speedup
+from prunus.engine.comparison import Comparison
 from prunus.engine.prune import prune
 from prunus.parts import NODES
 from prunus.presets import resolve
@@ -28,70 +24,6 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 
 __all__ = ["Comparison", "compare"]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Comparison:
-    """Records of many prunings of one model.
-
-    Attributes:
-        records: one flat dict per pruning: `recipe`, `density` as asked and `density_met`, `seed`,
-            what `evaluate` said before and after, parameters, macs, bytes, layer errors, times.
-        dense: what `evaluate` said of the dense model.
-        metric: the metric that tables and figures show.
-        recipes: the recipes by the names used in the records.
-        latencies: for node recipes, the measured latency of dense and compact networks.
-        pictures: pruned networks kept for drawing, by (recipe, density).
-    """
-
-    records: Sequence[Mapping[str, Any]]
-    dense: Mapping[str, float]
-    metric: str
-    recipes: Mapping[str, Recipe]
-    latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
-    pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
-
-    def table(self) -> list[dict[str, Any]]:
-        """Mean and standard error over seeds of the metric, a row per recipe and density."""
-        rows: dict[tuple[str, Any], list[float]] = {}
-        met: dict[tuple[str, Any], list[float]] = {}
-        for record in self.records:
-            key = (record["recipe"], record["density"])
-            rows.setdefault(key, []).append(float(record[self.metric]))
-            met.setdefault(key, []).append(float(record["density_met"]))
-        return [
-            {
-                "recipe": recipe,
-                "density": density,
-                "density_met": stats.fmean(met[recipe, density]),
-                self.metric: stats.fmean(values),
-                "standard_error": (
-                    stats.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-                ),
-                "seeds": len(values),
-                "dense": self.dense[self.metric],
-            }
-            for (recipe, density), values in rows.items()
-        ]
-
-    def summary(self) -> str:
-        """The metric by recipe and density, as a text table."""
-        from prunus.report.summary import comparison_summary
-
-        return comparison_summary(self)
-
-    def save_records(self, path: str | os.PathLike[str]) -> Path:
-        """Write the records as JSON lines."""
-        from prunus.files import write_text
-
-        lines = [json.dumps(dict(record), sort_keys=True) for record in self.records]
-        return write_text(path, "\n".join(lines) + "\n")
-
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one self-contained HTML page; needs the extra `report`."""
-        from prunus.report.comparison import write_comparison
-
-        return write_comparison(self, path)
 
 
 def compare(

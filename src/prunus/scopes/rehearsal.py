@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from prunus.calibration.batches import call, to_device
 from prunus.modes import evaluating
+from prunus.scopes.caches import uncached
 from prunus.scopes.replay import Replay
 from prunus.scopes.trees import tensors_of
 from prunus.weights import Weight
@@ -70,7 +71,7 @@ def rehearsed(
             return all(_same(replay.output(i), plain[i]) for i in range(len(parts)))
 
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), uncached(model), torch.no_grad():
             plain = [call(model, to_device(part, device)) for part in parts]
         if chain and agrees(chain):
             return Habits(True, tuple(chain), loose)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from prunus.calibration.batches import call, to_device
 from prunus.modes import evaluating
+from prunus.scopes.caches import uncached
 from prunus.scopes.keep import Keep, Memory
 from prunus.scopes.trees import Snapshot, copied, plain
 from prunus.weights import Weight
@@ -145,6 +146,7 @@ class Replay(AbstractContextManager["Replay"]):
     def __enter__(self) -> "Replay":
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.model))
+            stack.enter_context(uncached(self.model))
             for module in self.model.modules():
                 self._watch(module, stack)
             self._stack = stack.pop_all()

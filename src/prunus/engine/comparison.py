@@ -1,0 +1,79 @@
+"""What a comparison answers: a record of every pruning, and tables of them."""
+
+import json
+import math
+import os
+import statistics as stats
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prunus.recipe import Recipe
+from prunus.result import Pruned
+
+__all__ = ["Comparison"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """Records of many prunings of one model.
+
+    Attributes:
+        records: one flat dict per pruning: `recipe`, `density` as asked and `density_met`, `seed`,
+            what `evaluate` said before and after, parameters, macs, bytes, layer errors, times.
+        dense: what `evaluate` said of the dense model.
+        metric: the metric that tables and figures show.
+        recipes: the recipes by the names used in the records.
+        latencies: for node recipes, the measured latency of dense and compact networks.
+        pictures: pruned networks kept for drawing, by (recipe, density).
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    dense: Mapping[str, float]
+    metric: str
+    recipes: Mapping[str, Recipe]
+    latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Mean and standard error over seeds of the metric, a row per recipe and density."""
+        rows: dict[tuple[str, Any], list[float]] = {}
+        met: dict[tuple[str, Any], list[float]] = {}
+        for record in self.records:
+            key = (record["recipe"], record["density"])
+            rows.setdefault(key, []).append(float(record[self.metric]))
+            met.setdefault(key, []).append(float(record["density_met"]))
+        return [
+            {
+                "recipe": recipe,
+                "density": density,
+                "density_met": stats.fmean(met[recipe, density]),
+                self.metric: stats.fmean(values),
+                "standard_error": (
+                    stats.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+                ),
+                "seeds": len(values),
+                "dense": self.dense[self.metric],
+            }
+            for (recipe, density), values in rows.items()
+        ]
+
+    def summary(self) -> str:
+        """The metric by recipe and density, as a text table."""
+        from prunus.report.summary import comparison_summary
+
+        return comparison_summary(self)
+
+    def save_records(self, path: str | os.PathLike[str]) -> Path:
+        """Write the records as JSON lines."""
+        from prunus.files import write_text
+
+        lines = [json.dumps(dict(record), sort_keys=True) for record in self.records]
+        return write_text(path, "\n".join(lines) + "\n")
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained HTML page; needs the extra `report`."""
+        from prunus.report.comparison import write_comparison
+
+        return write_comparison(self, path)
