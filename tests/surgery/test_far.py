@@ -353,3 +353,24 @@ def test_an_rms_norm_after_something_that_lifts_zeros_stays_whole():
     wipe(model, group, half(group))
     with pytest.raises(CompactionError, match="is not equal to the masked one"):
         compact_groups(model, (group,), torch.randn(8, 4))
+
+
+def test_a_norm_that_cuts_off_one_of_two_sources():
+    """The other source is off on the example, and on far from it."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm = nn.Linear(4, 5), nn.BatchNorm1d(5)
+            self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.c(self.norm(self.a(x)) + F.relu(self.b(x) - 50))
+
+    torch.manual_seed(0)
+    model, x = Net().double().eval(), torch.randn(6, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model.norm.weight[:2] = 0
+    small = compact(model, x)
+    assert small.a.out_features == 5
+    equal_far_away(model, small, x)
