@@ -44,7 +44,10 @@ def is_rms(module: nn.Module) -> bool:
 def norms_across(model: nn.Module, group: Group) -> list[str]:
     """The norms of a group whose statistics run over several of its channels."""
     found = []
-    for name in group.norms:
+    # An RMS norm written out in a forward pass is known by the member that its weight is.
+    owners = [slot.parameter.rpartition(".")[0] for slot in group.slots if slot.role == "out"]
+    by_weight = [name for name in owners if is_rms(model.get_submodule(name))]
+    for name in dict.fromkeys((*group.norms, *by_weight)):
         module = model.get_submodule(name)
         alone = isinstance(module, OWN_STATISTICS) or (
             isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
