@@ -240,6 +240,15 @@ def test_attention_to_another_sequence():
         same(found["attn.out_proj"], [heads(apart.attn, x, wide, wide)])
 
 
+def test_another_sequence_that_is_as_long_is_another_sequence():
+    torch.manual_seed(0)
+    model = Attends(batch_first=True).double().eval()
+    batch = {key: torch.randn(B, T, 8).double() for key in ("x", "y")}
+    found = calibrate(model, batch, layers="*")
+    assert list(found) == ["attn.out_proj"]
+    assert "from one sequence to another" in found.refused["attn.in_proj_weight"]
+
+
 def test_a_layer_that_some_calls_do_not_show_has_no_statistics():
     """The two sequences are equally long in one batch; that is not enough."""
     torch.manual_seed(0)
