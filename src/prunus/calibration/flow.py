@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.func import functional_call
 
-from prunus.calibration.copies import reading_copies
 from prunus.calibration.forward import gradients
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
@@ -67,7 +67,12 @@ def path_flow(
         wide = buffer.double() if buffer.is_floating_point() else buffer
         state[name] = torch.zeros_like(wide) if name in means else wide
     asked = {name: value.detach().double().requires_grad_(True) for name, value in weights.items()}
-    with evaluating(model), _linear_norms(model), reading_copies(model), torch.enable_grad():
+    with (
+        evaluating(model),
+        _linear_norms(model),
+        allow_mutation_on_saved_tensors(),
+        torch.enable_grad(),
+    ):
         output = functional_call(model, {**state, **asked}, (ones,))
         if not isinstance(output, Tensor):
             raise ValueError(

@@ -18,27 +18,15 @@ def gradients(
     retain_graph: bool = False,
     create_graph: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad`, None for what the target does not depend on.
-
-    Raises:
-        ValueError: an operation in place has overwritten what autograd needs.
-    """
-    try:
-        return torch.autograd.grad(
-            target,
-            wanted,
-            vector,
-            retain_graph=retain_graph or create_graph,
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-    except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
-            raise
-        raise ValueError(
-            "This recipe needs gradients, and the model overwrites in place what its gradient "
-            "needs. Build it without operations in place, or use a recipe without gradients."
-        ) from error
+    """`torch.autograd.grad`, None for what the target does not depend on."""
+    return torch.autograd.grad(
+        target,
+        wanted,
+        vector,
+        retain_graph=retain_graph or create_graph,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
 
 
 def tensor_of(output: Any) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 from prunus.calibration.batches import call, size_of
 from prunus.calibration.classes import column_slopes
-from prunus.calibration.copies import reading_copies
 from prunus.calibration.forward import gradients, loss_of, tensor_of
 from prunus.calibration.signals import output_signals, softmax_signals
 from prunus.calibration.slopes import Calls, recorded, sample_slopes
@@ -71,7 +71,8 @@ class Backward:
             w.requires_grad_(True)
         try:
             wanted = self.weights if signals else {}
-            with torch.enable_grad(), reading_copies(model), recorded(wanted) as calls:
+            # Networks written for inference overwrite what their gradients need.
+            with torch.enable_grad(), allow_mutation_on_saved_tensors(), recorded(wanted) as calls:
                 output = call(model, batch)
                 value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
                 if plain and value is not None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
-from prunus.calibration.copies import reading_copies
 from prunus.calibration.forward import gradients, loss_of
 from prunus.modes import evaluating
 from prunus.weights import Weight
@@ -57,7 +57,7 @@ def hessian_gradients(
         # Fused attention kernels have no second derivative.
         with (
             evaluating(model),
-            reading_copies(model),
+            allow_mutation_on_saved_tensors(),
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),
         ):

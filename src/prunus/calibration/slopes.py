@@ -21,11 +21,21 @@ Calls = dict[str, list[tuple[Tensor, Tensor]]]
 def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
     """The inputs and outputs of every call of the layers; hooks always go.
 
-    Successors are given a copy of the outputs, so that an activation in place does not change what
-    was recorded. Of the inputs see `reading_copies`.
+    A layer is given a copy of its inputs, and its successors a copy of its outputs, so that no
+    operation in place, before or behind, changes what was recorded.
     """
     calls: Calls = {name: [] for name in weights}
     handles = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        copies: dict[int, Tensor] = {}
+
+        def copied(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return copies.setdefault(id(value), value.clone())  # one tensor stays one
+
+        return tuple(map(copied, args)), {key: copied(value) for key, value in kwargs.items()}
 
     def after_of(weight: Weight) -> Any:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
@@ -40,6 +50,7 @@ def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
         for weight in weights.values():
             module = weight.module
             if weight.source.alone:  # else no output is that of this weight
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(after_of(weight), with_kwargs=True))
         yield calls
     finally:
