@@ -106,6 +106,17 @@ class TestBall:
         assert spectral_norm(first, method="gram_power").value >= 3.0
         assert spectral_norm(first, method="cheap").value >= 3.0
 
+    @pytest.mark.parametrize("size", [1e-200, 1e-160, 1e160, 1e200])
+    @pytest.mark.parametrize("method", ["exact", "gram_power", "cheap", "lanczos", "block_power"])
+    def test_norms_of_any_size_neither_vanish_nor_overflow(self, size, method):
+        matrix = size * torch.diag(tensor([3.0, 2.0, 1.0]))
+        start = torch.Generator().manual_seed(0)
+        if method == "lanczos":  # 3 steps prove nothing at the usual δ
+            matrix = size * torch.eye(200).double()
+        found = spectral_norm(matrix, method=method, delta=0.5, generator=start).value / size
+        true = 1.0 if method == "lanczos" else 3.0
+        assert true * (1 - 1e-12) <= found <= 1.3 * true
+
     def test_random_starts_pay_for_what_they_may_miss(self):
         """On the identity every start finds the norm: what is left is the price of δ, exactly."""
         size, steps, delta = 50, 40, 0.1

@@ -11,6 +11,7 @@ from prunus.guarantee.solve import Problem, least_error, solve
 from prunus.theory.gap import (
     LinearPair,
 )
+from prunus.theory.gap.concentration import concentrated_norm
 from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.given_weights import (
     drawn_conv_norm,
@@ -130,6 +131,11 @@ class TestDrawn:
             mask = torch.bernoulli(torch.full(kernel.shape, 0.5), generator=masks).double()
             above += conv_norm(kernel - 2 * kernel * mask, shape).value > bound
         assert above <= 13  # P(Bin(60, 0.1) > 13) < 0.004, and a bound this loose gives 0
+
+    def test_tails_are_their_formulas(self):
+        """At δ = e^{−2} the deviation is exactly two intervals; at e^{−8}, four."""
+        assert concentrated_norm(3.0, 0.5, math.exp(-2)) == pytest.approx(3.0 + 0.5 * 2, **EXACT)
+        assert concentrated_norm(3.0, 0.5, math.exp(-8)) == pytest.approx(3.0 + 0.5 * 4, **EXACT)
 
     def test_nothing_drawn_and_everything_removed_are_exact(self):
         weight = tensor([[3.0, 0.0], [0.0, 1.0]])
