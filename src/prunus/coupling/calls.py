@@ -10,7 +10,7 @@ from torch._ops import OpOverload
 from prunus.coupling.labels import Labels
 from prunus.coupling.weights import Weight
 
-__all__ = ["Call", "Refused", "Rule", "Trace", "last_axis", "spread"]
+__all__ = ["Call", "Refused", "Rule", "Trace", "spread"]
 
 
 class Refused(Exception):
@@ -100,8 +100,3 @@ Rule = Callable[[Trace, Call], Tensor | tuple[Tensor, ...]]
 def spread(labels: Tensor, axis: int, ndim: int) -> Tensor:
     """One label per position along `axis`, the same on all other axes."""
     return labels.reshape([-1 if i == axis % ndim else 1 for i in range(ndim)])
-
-
-def last_axis(labels: Tensor) -> Tensor:
-    """Labels with the last two axes exchanged."""
-    return labels.transpose(-1, -2)
