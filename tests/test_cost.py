@@ -97,6 +97,13 @@ def test_a_smaller_mlp(kept):
     assert cost.density == weights[0] / weights[1]
 
 
+def test_every_group_keeps_a_class():
+    model, x = MLP(), torch.randn(4, 12)
+    groups, sizes = couple(model.eval(), x).groups, anatomy(model, lambda: len(model(x)))
+    none, one = ({g.name: n for g in groups} for n in (0, 1))
+    assert node_cost(sizes, groups, none) == node_cost(sizes, groups, one)
+
+
 def test_a_smaller_cnn():
     model, x = build("cnn-relu")
     groups = couple(model, x).groups

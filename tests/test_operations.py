@@ -145,3 +145,17 @@ def test_removed_entries_are_not_counted():
     whole = edge_cost(anatomy(model, lambda: (model(x), len(x))[1]), {})
     assert whole.macs == 5 * 30 + 5 * 28 * (6 + 7) + 56 + 32
     assert whole.macs - cost.macs == 5 * 20
+
+
+def test_a_product_of_two_parameters_belongs_to_neither():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.randn(2, 4))
+
+        def forward(self, x):
+            return x @ (self.a @ self.b)
+
+    found, _ = macs(Net(), torch.randn(2, 6))
+    assert found.uses == {}
+    assert found.other == (6 * 2 * 4 + 2 * 6 * 4) / 2
