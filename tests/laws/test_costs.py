@@ -295,3 +295,30 @@ def test_tensors_that_only_the_state_knows_are_stored_too():
     cost = prunus.prune(Net(), "magnitude", 1.0).cost_before
     assert cost.bytes > 400 + 15 * 4
     assert cost.parameters == 15
+
+
+def test_scores_of_removed_heads_are_not_paid_for():
+    """What attention multiplies between tokens goes with its heads, in the plan too."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(6, 16) for _ in range(3))
+            self.o = nn.Linear(16, 5)
+
+        def forward(self, x):
+            q, k, v = (
+                f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v)
+            )
+            scores = (q @ k.mT / 2).softmax(-1)
+            return self.o((scores @ v).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model, x = Net().double(), torch.randn(4, 30, 6, dtype=torch.float64)
+    for share in (0.9, 0.6, 0.3):
+        dense = multiplied(model, x)
+        budget = Budget(macs=int(share * dense))
+        pruned = prunus.prune(model, "importance-node", budget, data=x)
+        assert pruned.plan.value == pruned.cost_after.macs <= budget.macs
+        assert pruned.cost_after.macs == multiplied(pruned.compact(x), x)
+    assert pruned.compact(x).q.out_features == 4  # one head of four

@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from prunus.calibration.batches import call, size_of
 from prunus.check import by_reason
-from prunus.cost import Anatomy, Cost, node_cost
+from prunus.cost import Anatomy, Cost, count_operations, node_cost
 from prunus.coupling import Coupling, Group
+from prunus.modes import evaluating
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
-from prunus.surgery.probe import cuttable
+from prunus.surgery.probe import cuttable, narrowed
 
-__all__ = ["NodeCost", "in_all_blocks", "living", "selected_groups", "tried_groups"]
+__all__ = ["NodeCost", "in_all_blocks", "living", "products_of", "selected_groups", "tried_groups"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,8 @@ class NodeCost:
         refused: layers without classes that can go, with the reasons.
         alike: names of groups that must keep equal numbers.
         alive: classes of each group that are not dead already; all where it says nothing.
+        products: multiply-adds between computed values that go with each class of a group, as an
+            attention head's scores do; none where it says nothing.
     """
 
     sizes: Anatomy
@@ -41,6 +45,7 @@ class NodeCost:
     refused: Mapping[str, str] = field(default_factory=dict)
     alike: Sequence[tuple[str, ...]] = ()
     alive: Mapping[str, int] = field(default_factory=dict)
+    products: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def members(self) -> Mapping[str, tuple[str, ...]]:
@@ -65,6 +70,10 @@ class NodeCost:
         counts = {name: int(k.sum()) for name, k in self.level(kept).items()}
         counts = {name: min(k, self.alive.get(name, k)) for name, k in counts.items()}
         cost = node_cost(self.sizes, self.groups, counts)
+        if cost.macs is not None and self.products:
+            gone = {g.name: g.size - max(1, counts[g.name]) for g in self.groups}
+            saved = sum(self.products.get(name, 0.0) * n for name, n in gone.items())
+            cost = replace(cost, macs=round(cost.macs - saved))
         if self.latency is None:
             return cost
         return replace(cost, latency_share=self.latency(counts))
@@ -150,6 +159,35 @@ def in_all_blocks(
         found.append(set(names).union(*touched))
     order = [group.name for group in groups]
     return tuple(tuple(sorted(names, key=order.index)) for names in found if len(names) > 1)
+
+
+def products_of(
+    model: nn.Module, groups: Sequence[Group], sizes: Anatomy, example: Any
+) -> dict[str, float]:
+    """Multiply-adds between computed values that go with one class of each group.
+
+    Exact where such a product's cost grows in proportion to the classes of one group, as that of
+    attention does to its heads.
+    """
+    found: dict[str, float] = {}
+    if sizes.operations is None or not sizes.operations.other:
+        return found
+    for group in groups:
+        if group.size < 2:
+            continue
+        gone = torch.zeros(group.size, dtype=torch.bool)
+        gone[-1] = True
+        small = narrowed(model, [group], {group.name: gone}, example)
+
+        def run(small: nn.Module = small) -> int:
+            with evaluating(small), torch.no_grad():
+                call(small, example)
+            return size_of(example) or 1
+
+        less = sizes.operations.other - count_operations(small, run).other
+        if less:
+            found[group.name] = less
+    return found
 
 
 def living(

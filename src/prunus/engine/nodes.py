@@ -39,6 +39,7 @@ class NodeUnit:
         alive: the classes of each group that are not dead already.
         parameters: of the network as it is, by name.
         latency: the share of the dense latency that so many classes cost, where a budget needs it.
+        products: multiply-adds between computed values that go with a class of each group.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class NodeUnit:
     alive: Mapping[str, Bool[Tensor, " classes"]]
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     latency: Callable[[Mapping[str, int]], float] | None = None
+    products: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -89,6 +91,7 @@ class NodeUnit:
             refused=self.refused,
             alike=self.alike,
             alive={name: int(units.sum()) for name, units in self.alive.items()},
+            products=self.products,
         )
 
     def level(self, kept: Kept) -> Kept:

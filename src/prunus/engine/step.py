@@ -10,7 +10,13 @@ from prunus.allocation import Pools
 from prunus.calibration.batches import first_of, to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.edges import EdgeUnit
-from prunus.engine.groups import in_all_blocks, living, selected_groups, tried_groups
+from prunus.engine.groups import (
+    in_all_blocks,
+    living,
+    products_of,
+    selected_groups,
+    tried_groups,
+)
 from prunus.engine.job import Job, State
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import NodeUnit
@@ -198,6 +204,10 @@ def _unit(
         alive=living(work, groups, small),
         parameters=dict(work.named_parameters()),
         latency=latency,
+        # Only a budget of multiply-adds spends them; everything else is counted at the end.
+        products=products_of(job.dense, groups, job.sizes, small)
+        if budget is not None and budget.target == "macs"
+        else {},
     )
     return unit, refused
 

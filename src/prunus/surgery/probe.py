@@ -12,7 +12,7 @@ from prunus.modes import copied
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import CompactionError, verify_equal
 
-__all__ = ["Cuttable", "cuttable"]
+__all__ = ["Cuttable", "cuttable", "narrowed"]
 
 Gone = dict[str, Tensor]
 
@@ -136,6 +136,25 @@ def _failure(
     model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any, rtol: float
 ) -> str | None:
     """Why the network without these classes fails or differs from the one with zeros, or None."""
+    masked = _masked(model, groups, gone)
+    small = copied(masked)
+    try:
+        left = cut(small, groups, gone, example)
+        verify_equal(masked, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics)
+    except CompactionError as error:
+        return str(error)
+    return None
+
+
+def narrowed(model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any) -> nn.Module:
+    """A copy of the model without these classes, not compared with anything."""
+    small = _masked(model, groups, gone)
+    cut(small, groups, gone, example)
+    return small
+
+
+def _masked(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
+    """A copy in which all members of these classes are zero."""
     masked = copied(model)
     learned = dict(masked.named_parameters(remove_duplicate=False))
     with torch.no_grad():
@@ -146,13 +165,7 @@ def _failure(
                     continue
                 index = slot.index[gone[group.name][slot.unit]].to(tensor.device)
                 tensor.index_fill_(slot.axis, index, 0)
-    small = copied(masked)
-    try:
-        left = cut(small, groups, gone, example)
-        verify_equal(masked, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics)
-    except CompactionError as error:
-        return str(error)
-    return None
+    return masked
 
 
 def _reason(error: str) -> str:
