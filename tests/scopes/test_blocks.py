@@ -1,6 +1,7 @@
 """Blocks as scopes: found, named, equal to the definition, and of bounded memory."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,6 +139,25 @@ def test_a_cache_that_blocks_fill_is_left_out():
     assert one.model.config.use_cache
     assert all(torch.equal(one.masks[k], two.masks[k]) for k in two.masks)
     assert not any("from its start" in note for note in one.notes)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+def test_recipes_that_read_weights_alone_and_scripted_modules_go_by_scopes_too():
+    model, batches = made(Transformer, (3, 5))
+    whole = prunus.prune(model, "magnitude-global", 0.4, data=batches)
+    blocks = prunus.prune(
+        model, replace(whole.recipe, inputs="pruned"), 0.4, data=batches, blocks="auto"
+    )
+    assert all(torch.equal(whole.masks[k], blocks.masks[k]) for k in whole.masks)
+    net = nn.Sequential(
+        nn.Linear(5, 6), torch.jit.script(nn.Sequential(nn.ReLU(), nn.Tanh())), nn.Linear(6, 4)
+    )
+    plain = nn.Sequential(net[0], nn.Sequential(nn.ReLU(), nn.Tanh()), net[2])
+    one, two = (
+        prunus.prune(m, recipe(), 0.5, data=[torch.ones(3, 5), torch.eye(5)]) for m in (net, plain)
+    )
+    for name in one.layers:
+        torch.testing.assert_close(one.layers[name].weight, two.layers[name].weight)
 
 
 def test_inputs_are_kept_in_files_that_go(tmp_path):

@@ -42,6 +42,8 @@ def scope_layers(
     every = resolved(wanted)
     if source.paired and "gram" in every:
         every = resolved([*every.values(), *TOWARDS_DENSE])
+    if not any(s.reads.sequential for s in every.values()):
+        return {name: base[name] for name in names}  # nothing that a pass would show
     weights = {name: weight_at(model, name) for name in names}
     gatherer = Gatherer(base, {key: s for key, s in every.items() if s.reads.sequential})
     outputs = bool(gatherer.reading("outputs"))

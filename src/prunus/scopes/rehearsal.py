@@ -122,6 +122,8 @@ def loose_parameters(
     hooks = []
     try:
         for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # runs as one, outside Python
             hooks.append(module.register_forward_pre_hook(enter))
             hooks.append(module.register_forward_hook(leave))
         with evaluating(model), torch.no_grad(), Watch():
