@@ -1,11 +1,13 @@
 """What is sent back through a network: roots of the loss's second derivative, probes, positions."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import prunus
 from prunus.calibration import calibrate
 from prunus.calibration.signals import PROBES, output_signals, softmax_signals
 from prunus.calibration.statistics import Curvature, GateCurvature, OutputZeros
@@ -209,3 +211,19 @@ def test_outputs_that_are_nan_are_named():
     for name in ("slope", "curvature", "gate_output"):
         with pytest.raises(ValueError, match=r"^The model's output is NaN on the data\. Check the"):
             calibrate(model, x, name)
+
+
+@pytest.mark.parametrize("inputs", ["dense", "pruned"])
+def test_a_model_that_changes_its_input_is_pruned_as_its_twin(inputs):
+    torch.manual_seed(0)
+    model, x = Shifts().double().eval(), drawn(30, 4)
+    plain = nn.Sequential(model.fc, nn.ReLU(), model.out)
+    kept = x.clone()
+    recipe = replace(prunus.recipes["importance-node+ls"], inputs=inputs)
+    ours = prunus.prune(model, recipe, 0.6, data=x)
+    theirs = prunus.prune(plain, recipe, 0.6, data=x - 1.0)
+    assert torch.equal(x, kept)
+    for one, other in zip(ours.layers.values(), theirs.layers.values(), strict=True):
+        torch.testing.assert_close(one.weight, other.weight)
+    smaller = ours.compact(x)
+    torch.testing.assert_close(smaller(x.clone()), ours.model(x.clone()))

@@ -85,11 +85,16 @@ def joined(one: Reading, other: Reading) -> Reading:
 def run(model: nn.Module, example: object) -> object:
     """The model's output on the example in eval mode, without gradients.
 
-    Models that draw random numbers draw the same at every call; the global state stays.
+    Models that draw random numbers draw the same at every call; the global state stays. The model
+    runs on copies, since it may change its inputs in place.
     """
     positional, keywords = arguments_of(example)
+    own = [value.clone() if isinstance(value, Tensor) else value for value in positional]
+    named = {
+        k: value.clone() if isinstance(value, Tensor) else value for k, value in keywords.items()
+    }
     with evaluating(model), torch.no_grad(), same_draws(model):
-        return model(*positional, **keywords)
+        return model(*own, **named)
 
 
 def variants(example: object) -> Iterator[object]:
