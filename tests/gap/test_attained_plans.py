@@ -11,7 +11,7 @@ from prunus.guarantee.solve import Problem, least_error, solve
 from prunus.theory.gap import (
     LinearPair,
 )
-from prunus.theory.gap.concentration import concentrated_norm
+from prunus.theory.gap.concentration import concentrated_norm, fixed_size_delta
 from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.given_weights import (
     drawn_conv_norm,
@@ -131,6 +131,13 @@ class TestDrawn:
             mask = torch.bernoulli(torch.full(kernel.shape, 0.5), generator=masks).double()
             above += conv_norm(kernel - 2 * kernel * mask, shape).value > bound
         assert above <= 13  # P(Bin(60, 0.1) > 13) < 0.004, and a bound this loose gives 0
+
+    def test_masks_of_an_exact_size_share_the_risk_of_their_count(self):
+        """δ · P(Bin(4, ½) = 2) = δ · 3/8, and δ · C(5, 1) 0.2 · 0.8⁴; all or nothing is certain."""
+        assert fixed_size_delta(0.1, 4, 2) == pytest.approx(0.1 * 3 / 8, rel=1e-8)
+        assert fixed_size_delta(0.1, 4, 2) < 0.1 * 3 / 8  # rounded to the safe side
+        assert fixed_size_delta(0.2, 5, 1) == pytest.approx(0.2 * 5 * 0.2 * 0.8**4, rel=1e-8)
+        assert fixed_size_delta(0.1, 7, 0) == fixed_size_delta(0.1, 7, 7) == 0.1
 
     def test_tails_are_their_formulas(self):
         """At δ = e^{−2} the deviation is exactly two intervals; at e^{−8}, four."""
