@@ -65,7 +65,8 @@ def test_a_cluster_gives_the_serial_records_though_a_worker_dies(
         done = run(grid, out=out, cache=tmp_path / "cache", executor=executor(engine))
     assert killed
     assert (done.done, done.failed) == (2 * (8 + 4 + 4), 0)
-    assert len(list(out.glob("*.jsonl"))) >= 3  # two writers, and the one in the dead one's place
+    # The dead worker's file and another's; a third where both had begun when the one died.
+    assert len(list(out.glob("*.jsonl"))) >= 2
     monkeypatch.delenv("PRUNUS_TEST_GATE")
     run(grid, out=tmp_path / "serial", cache=tmp_path / "cache2")
     assert table(out) == table(tmp_path / "serial")
