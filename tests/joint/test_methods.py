@@ -161,7 +161,7 @@ def test_refusals():
         OBS()(layer, NM(2, 4), torch.full((48,), 2))
     with pytest.raises(ValueError, match="Counts must be multiples of the run length 5, got 12"):
         OBC(size=5)(layer, EdgePerRow(), torch.full((8,), 12))
-    assert set(JOINTS) == {"OBS", "SparseGPT", "OBC"}
+    assert {"OBS", "SparseGPT", "OBC"} <= set(JOINTS)
 
 
 @pytest.mark.parametrize("stored", ["rows", "columns"])
