@@ -93,15 +93,18 @@ def _lengths(before: Shapes, after: Shapes) -> dict[tuple[str, int], list[tuple[
 
 def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[Change]:
     """Sets of fields that may say these lengths, the plainest first."""
-    choices = [_fields(config, old, new) for old, new in pairs]
-    for chosen in itertools.product(*choices):
+    choices = [list(enumerate(_fields(config, old, new))) for old, new in pairs]
+    seen: list[Change] = []
+    for ranked in sorted(itertools.product(*choices), key=lambda c: sum(rank for rank, _ in c)):
         merged: Change = {}
-        if all(merged.setdefault(k, v) == v for part in chosen for k, v in part.items()):
+        fits = all(merged.setdefault(k, v) == v for _, part in ranked for k, v in part.items())
+        if fits and merged not in seen:
+            seen.append(merged)
             yield merged
 
 
 def _fields(config: Any, old: int, new: int) -> list[Change]:
-    found: list[Change] = [{}]
+    found: list[Change] = []
     for path, value in _walk(config):
         leaf = path.rpartition(".")[2]
         if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
@@ -119,7 +122,7 @@ def _fields(config: Any, old: int, new: int) -> list[Change]:
             found.append(heads)
         elif leaf == "mlp_ratio" and value and old % value == 0 and new % (old // value) == 0:
             found.append({path: type(value)(new // int(old // value))})
-    return found
+    return [*found, {}]
 
 
 def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
