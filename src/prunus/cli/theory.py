@@ -2,7 +2,12 @@
 
 import typer
 
-from prunus.cli import theory_at_init, theory_gap, theory_teacher_student
+from prunus.cli import (
+    theory_at_init,
+    theory_gap,
+    theory_subset_sum,
+    theory_teacher_student,
+)
 
 __all__ = ["app"]
 
@@ -10,3 +15,4 @@ app = typer.Typer(no_args_is_help=True, help="The theories of pruning: curves, b
 app.add_typer(theory_at_init.app, name="at-init")
 app.add_typer(theory_teacher_student.app, name="teacher-student")
 app.add_typer(theory_gap.app, name="gap")
+app.add_typer(theory_subset_sum.app, name="subset-sum")

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-__all__: list[str] = ["at_init", "gap", "teacher_student"]
+__all__: list[str] = ["at_init", "gap", "logarithmic", "subset_sum", "teacher_student"]
 
 
 def __getattr__(name: str) -> Any:
