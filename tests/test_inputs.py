@@ -152,6 +152,16 @@ def test_the_refusal_of_two_inputs_in_a_tuple_says_how():
     torch.testing.assert_close(out, model(left, right))
 
 
+@pytest.mark.parametrize("error", [AttributeError, KeyError, AssertionError, ZeroDivisionError])
+def test_whatever_the_code_says_of_its_input_is_one_refusal(error):
+    class Choosy(nn.Module):
+        def forward(self, x):
+            raise error("left")
+
+    with pytest.raises(ValueError, match=r"could not run on the data: .*left.*shape \(3, 4\)"):
+        call(Choosy(), torch.randn(3, 4))
+
+
 class Graph(nn.Module):
     """Two graph convolutions; the adjacency is not a batch of rows."""
 

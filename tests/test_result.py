@@ -255,3 +255,28 @@ def test_tied_tensors_of_a_loaded_compact_network_stay_one(tmp_path):
     small = prunus.load(tmp_path, models.build("tied")[0]).compact()
     assert small.left.weight is small.right.weight
     torch.testing.assert_close(small(x), prunus.load(tmp_path, model).model(x))
+
+
+def test_a_module_under_two_names_comes_back_as_one(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 12, 3)
+            self.norm = nn.RMSNorm((12,))  # its epsilon is scaled once, not once per name
+            self.head = nn.Conv2d(12, 4, 1)
+            self.body = nn.ModuleList([self.conv, self.norm])
+
+        def forward(self, x):
+            h = self.body[1](self.body[0](x).movedim(1, -1)).movedim(-1, 1)
+            return self.head(h.relu())
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), 1e-2 * torch.randn(4, 3, 6, 6)
+    net.norm.eps = 1e-3
+    pruned = prunus.prune(net, "importance-node", 0.5, data=x)
+    pruned.save(tmp_path, example=x)
+    small = prunus.load(tmp_path, net).compact()
+    assert small.conv is small.body[0]
+    assert small.conv.out_channels == 6
+    torch.testing.assert_close(small(x[:1]), pruned.model(x[:1]))
+    torch.testing.assert_close(small(x), pruned.compact()(x), rtol=0, atol=0)

@@ -108,6 +108,22 @@ def test_weights_that_are_not_there():
     assert prunus.prune(lazy, "magnitude", 0.5).not_pruned == {}
 
 
+def test_networks_that_are_ready_in_part():
+    part = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4, device="meta"))
+    counted = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LazyBatchNorm2d(affine=False))  # lazy buffers
+    for net, x, why in (
+        (part, torch.randn(3, 6), "2 lie on the meta device, so are not loaded"),
+        (counted, torch.randn(2, 3, 5, 5), "1 have no shapes yet"),
+    ):
+        for ask in (
+            lambda net=net: prunus.prune(net, "magnitude", 0.5),
+            lambda net=net, x=x: prunus.prune(net, "importance-node", 0.5, data=x),
+            lambda net=net, x=x: prunus.calibrate(net, x),
+        ):
+            with pytest.raises(ValueError, match=f"^The model is not ready: {why}"):
+                ask()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_quantised_networks_are_named_in_full():

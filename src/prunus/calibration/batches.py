@@ -15,6 +15,8 @@ from prunus.rows import RowSet, row_hashes
 
 __all__ = ["Batches", "call", "first_of", "to_device"]
 
+# What code says of an input that it cannot take; a ValueError is passed on as it is.
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 ROWS = 1024  # rows of one batch that go through the model at a time
 
 
@@ -109,8 +111,9 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
     args, kwargs = arguments(batch)
     try:
         return model(*args, **kwargs)
-    except (RuntimeError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except UNFIT as error:
+        said = str(error).strip().splitlines()
+        reason = said[0] if said and not isinstance(error, KeyError) else repr(error)
         raise ValueError(
             f"The model could not run on the data: {reason.rstrip('.')}. The input was "
             f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs)}"

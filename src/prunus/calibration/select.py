@@ -1,7 +1,6 @@
 """Which modules of a model are layers to prune, and why the others are not."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -11,7 +10,35 @@ from prunus.calibration.view_check import check_round_trip
 from prunus.check import matches, unknown
 from prunus.weights import Weight, weights_of
 
-__all__ = ["matching", "prunable"]
+__all__ = ["check_ready", "matching", "prunable"]
+
+
+def check_ready(model: nn.Module) -> None:
+    """Refuse a model that cannot be copied as it is.
+
+    A model that lies on the meta device as a whole can: its weights are refused one by one.
+
+    Raises:
+        ValueError: a parameter or buffer has no shape yet (lazy modules), or a part is not loaded.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+
+    def owners(chosen: Iterable[str]) -> str:
+        names = (name.rpartition(".")[0] or "the model itself" for name in chosen)
+        return ", ".join(dict.fromkeys(names))
+
+    lazy = owners(name for name, tensor in tensors if is_lazy(tensor))
+    if lazy:
+        raise ValueError(
+            f"The model is not ready: {lazy} have no shapes yet (lazy modules). Run it on one "
+            f"batch first."
+        )
+    unloaded = [name for name, tensor in tensors if tensor.is_meta]
+    if 0 < len(unloaded) < len(tensors):
+        raise ValueError(
+            f"The model is not ready: {owners(unloaded)} lie on the meta device, so are not "
+            f"loaded. Load their weights first."
+        )
 
 
 def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight], dict[str, str]]:
@@ -26,19 +53,10 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
     layer, or of the module where no view knows that.
 
     Raises:
-        ValueError: a parameter has no shape yet (lazy modules), or a user's view does not undo
-            itself.
+        ValueError: a parameter has no shape yet (lazy modules), a part is not loaded, or a user's
+            view does not undo itself.
     """
-    lazy = dict.fromkeys(
-        name.rpartition(".")[0] or "the model itself"
-        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
-        if is_lazy(tensor)
-    )
-    if lazy:
-        raise ValueError(
-            f"The model is not ready: {', '.join(lazy)} have no shapes yet (lazy modules). Run it "
-            f"on one batch first."
-        )
+    check_ready(model)
     owners: dict[int, list[str]] = {}
     for owner, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.place import checked_device, device_of
+from prunus.calibration.select import check_ready
 from prunus.calibration.statistics import names_of
 from prunus.check import whole
 from prunus.engine.answer import answer, warned
@@ -88,6 +89,7 @@ def prune(
     whole("seed", seed, low=0)
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    check_ready(model)
     if method.needs_data and data is None:
         wanted = ", ".join(names_of(method.statistics)) or "an example to trace"
         raise ValueError(

@@ -40,11 +40,18 @@ def resize(
             f"architecture that was pruned."
         )
     modules = dict(model.named_modules())
-    before = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    aliases = dict(model.named_modules(remove_duplicate=False)).keys() - modules.keys()
+    before = {
+        name: tensor.shape
+        for name, tensor in model.state_dict().items()
+        if name.rpartition(".")[0] not in aliases
+    }
     made: dict[int, nn.Parameter] = {}
     whole = list(model.parameters())  # kept, so that no new tensor takes one's identity
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
+        if owner in aliases:  # one module under two names is given its tensors once
+            continue
         module = modules.get(owner)
         if module is None or not (leaf in module._parameters or leaf in module._buffers):
             raise ValueError(
