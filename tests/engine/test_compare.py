@@ -9,6 +9,7 @@ import torch
 
 import models
 import prunus
+from prunus.joint import EdgePopup
 from prunus.recipe import Recipe
 from prunus.selection import RandomK
 
@@ -100,3 +101,14 @@ def test_an_iterator_serves_all_that_need_one_pass_and_no_more():
     again = replace(prunus.recipes["wanda"], inputs="pruned")
     with pytest.raises(ValueError, match="an iterator that can be read only once"):
         prunus.compare(model, [again], [0.5], data=iter([x]), evaluate=evaluate, seeds=1)
+
+
+def test_a_search_over_all_layers_reads_the_batches_beside_the_shared_statistics():
+    model, x, evaluate = setup()
+    y = torch.arange(64) % 5
+    popup = replace(prunus.recipes["edge-popup"], selection=EdgePopup(epochs=2))
+    found = prunus.compare(
+        model, {"popup": popup, "wanda": "wanda"}, [0.5], data=(x, y), evaluate=evaluate, seeds=1
+    )
+    alone = prunus.prune(model, popup, 0.5, data=(x, y))
+    assert found.records[0]["gap"] == evaluate(alone.model)["gap"]

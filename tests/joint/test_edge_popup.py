@@ -1,7 +1,7 @@
 """Edge-popup: counts, fixed weights, what it finds, and what it does not without the sign."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import prunus
 from prunus.allocation import Global
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node
-from prunus.joint import EdgePopup, NetworkJoint, edge_popup
+from prunus.joint import EdgePopup, JointResult, NetworkJoint, edge_popup
 from prunus.recipe import Recipe
 from prunus.schedules import Iterative, Refine
 from prunus.scores import Constant
@@ -147,6 +147,59 @@ def test_what_is_refused():
         prunus.prune(model, "edge-popup", 0.5, data=(x, y), blocks="auto")
     with pytest.raises(ValueError, match="only once"):
         prunus.prune(model, "edge-popup", 0.5, data=iter([(x, y)]))
+    with pytest.raises(ValueError, match="searches on the batches themselves, which a finished"):
+        prunus.prune(model, "edge-popup", 0.5, data=prunus.calibrate(model, x))
     assert isinstance(EdgePopup(), NetworkJoint)
     assert prunus.recipes["edge-popup"].needs_labels
     assert "edge-popup+ls" not in prunus.recipes
+
+
+def test_scores_stay_finite_in_half_precision_where_units_are_dead(monkeypatch):
+    model, x, y = task()
+    with torch.no_grad():
+        model[0].weight[:40].zero_()  # no gradient reaches what they read and feed
+    kept = []
+    begin = edge_popup._Searched.__init__
+    monkeypatch.setattr(
+        edge_popup._Searched, "__init__", lambda own, *a: (kept.append(own), begin(own, *a))[1]
+    )
+    half = model.to(torch.float16)
+    found = prunus.prune(half, quick(weights="kept", epochs=3), 0.5, data=(x.half(), y))
+    assert all(bool(own.scores.isfinite().all()) for own in kept)
+    assert all(result.weight.dtype == torch.float16 for result in found.layers.values())
+
+
+@dataclass(frozen=True)
+class Own(NetworkJoint):
+    """A user's search that answers what the test says."""
+
+    answer: str = "right"
+
+    def __call__(self, model, layers, kept, batches, **options):
+        found = {}
+        for name, counts in kept.items():
+            mask = torch.zeros_like(layers[name].weight, dtype=torch.bool)
+            mask.view(-1)[: int(counts.sum()) - (self.answer == "fewer")] = True
+            if self.answer == "shape":
+                mask = mask.T
+            weight = mask.float()
+            found[name] = JointResult(mask=mask, weight=weight)
+        if self.answer == "missing":
+            del found["2"]
+        return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("fewer", "kept 287 weights of layer '0' where 288 were asked for"),
+        ("shape", r"mask for layer '0' must have shape \(96, 6\), got \(6, 96\)"),
+        ("missing", r"must answer for the layers \['0', '2', '4'\], got \['0', '4'\]"),
+    ],
+)
+def test_the_answer_of_an_own_search_is_held_to_the_counts(answer, message):
+    model, x, _ = task()
+    own = Recipe(score=Constant(), selection=Own())
+    assert prunus.prune(model, own, 0.5, data=x).cost_after.density == 0.5
+    with pytest.raises(ValueError, match=message):
+        prunus.prune(model, replace(own, selection=Own(answer)), 0.5, data=x)

@@ -17,6 +17,7 @@ from prunus.check import whole
 from prunus.cost import measure_latency, speedup
 from prunus.engine.comparison import Comparison
 from prunus.engine.prune import prune
+from prunus.joint import is_network
 from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.progress import progress_bar
@@ -172,12 +173,13 @@ def _shared_calibration(
 
 
 def _data_for(method: Recipe, density: Any, shared: Any, data: Any) -> Any:
-    """The shared statistics, or the batches where a recipe or a plan reads the inputs itself."""
+    """The shared statistics, or the batches where a recipe or a plan reads them itself."""
     several = len(list(method.schedule())) > 1
     planned = method.allocation.measures_curves or (
         isinstance(density, Budget) and density.gap is not None
     )
-    return data if method.inputs == "pruned" or several or planned else shared
+    reads = method.inputs == "pruned" or is_network(method.selection)
+    return data if reads or several or planned else shared
 
 
 def _random(method: Recipe) -> bool:

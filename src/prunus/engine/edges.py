@@ -13,7 +13,7 @@ from prunus.cost import Cost, edge_cost
 from prunus.engine.edge_cost import EdgeCost, filled_in
 from prunus.engine.job import Job
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
-from prunus.granularity import pooled, unpooled
+from prunus.granularity import Granularity, pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import ClassView
@@ -24,7 +24,7 @@ from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
 from prunus.weights import weight_at
 
-__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "mask_of", "result_of"]
+__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "exact", "mask_of", "result_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -192,8 +192,33 @@ def chosen(
 ) -> Picked:
     """The weights of a layer that stay: exactly the counts given."""
     if is_joint(recipe.selection):
-        return recipe.selection(layer, recipe.granularity, kept)
+        found = recipe.selection(layer, recipe.granularity, kept)
+        return exact(layer, found, recipe.granularity, kept)
     return drawn(recipe.selection, scores, kept, layer, seed)
+
+
+def exact(
+    layer: Layer, found: JointResult, granularity: Granularity, kept: Int[Tensor, " pools"]
+) -> JointResult:
+    """What a joint method found for a layer, where it kept the counts given.
+
+    Raises:
+        ValueError: it kept others, or answered for a layer of another shape.
+    """
+    shape = tuple(layer.weight.shape)
+    for part, given in (("mask", found.mask), ("weight", found.weight)):
+        if tuple(given.shape) != shape:
+            raise ValueError(
+                f"The joint method's {part} for layer {layer.name!r} must have shape {shape}, got "
+                f"{tuple(given.shape)}."
+            )
+    counts = pooled(granularity, layer, found.mask.to(torch.float64)).sum(1).to(kept).cpu()
+    if not torch.equal(counts, kept.cpu()):
+        raise ValueError(
+            f"The joint method kept {int(counts.sum())} weights of layer {layer.name!r} where "
+            f"{int(kept.sum())} were asked for. Keep exactly the counts given, pool by pool."
+        )
+    return found
 
 
 def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: Recipe) -> Fit:

@@ -18,6 +18,7 @@ from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
 from prunus.engine.shared import unfit
 from prunus.engine.target import Target
+from prunus.joint import is_network
 from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.recipe import Recipe
@@ -172,6 +173,11 @@ def job_of(
             raise ValueError(
                 "`blocks` collects statistics of one block at a time, and a Calibration holds "
                 "those of all. Pass batches as data, or leave `blocks` out."
+            )
+        if is_network(recipe.selection):
+            raise ValueError(
+                f"{recipe.selection!r} searches on the batches themselves, which a finished "
+                f"Calibration does not hold. Pass batches as data."
             )
         example = calibration.example
         _same_weights(dense, calibration)

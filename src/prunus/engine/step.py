@@ -9,7 +9,7 @@ from torch import nn
 from prunus.allocation import Pools
 from prunus.calibration.batches import first_of, to_device
 from prunus.compensation import NoCompensation
-from prunus.engine.edges import EdgeUnit
+from prunus.engine.edges import EdgeUnit, exact
 from prunus.engine.groups import (
     in_all_blocks,
     living,
@@ -123,7 +123,7 @@ def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> C
     if not is_network(rule):
         return None
     assert job.batches is not None  # the recipe says that it needs data
-    return rule(
+    found = rule(
         copied(work),
         layers,
         kept,
@@ -133,6 +133,13 @@ def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> C
         seed=job.seed,
         progress=job.progress,
     )
+    if set(found) != set(kept):
+        raise ValueError(
+            f"{rule!r} must answer for the layers {sorted(kept)}, got {sorted(found)}."
+        )
+    return {
+        name: exact(layers[name], found[name], job.recipe.granularity, kept[name]) for name in kept
+    }
 
 
 def _by_scopes(

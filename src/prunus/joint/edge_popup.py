@@ -176,7 +176,9 @@ class _Searched:
         generator = generator_for(seed, layer.name)
         shape, place = tuple(layer.weight.shape), layer.weight.device
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
-        self.scores = ((2 * drawn - 1) * START).to(place, layer.weight.dtype)
+        # Adam's 1e-8 is zero in half precision, and 0 / 0 where a unit is dead.
+        precise = torch.promote_types(layer.weight.dtype, torch.float32)
+        self.scores = ((2 * drawn - 1) * START).to(place, precise)
         self.weight = layer.weight.detach().clone()
         if rule.weights == "signed":
             signs = torch.randn(shape, generator=generator, dtype=torch.float64).sign()
@@ -207,7 +209,7 @@ class _Searched:
 
     def learn(self, grad: Float[Tensor, "out in"]) -> None:
         """Set the scores' gradient from that of the masked weights."""
-        through = self.used * grad
+        through = self.used.to(self.scores) * grad.to(self.scores)
         self.scores.grad = through * self.scores.sign() if self.rule.rank == "absolute" else through
 
 

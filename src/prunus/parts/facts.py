@@ -108,7 +108,7 @@ class ScoreFacts(PartFacts, Protocol):
 
     @property
     def reduction(self) -> str:
-        """For nodes, how a class's numbers become one: an entry of `prunus.nodes.REDUCTIONS`."""
+        """For nodes, how a class's numbers become one: an entry of `prunus.scores.REDUCTIONS`."""
         return "sum"
 
 
