@@ -37,13 +37,15 @@ def one_worker_killed(out, monkeypatch):
     monkeypatch.setenv("PRUNUS_TEST_GATE", str(gate.path))
 
     def kill():
-        while rows_on_disk(out) < 4 or not writers(out):
-            if over.wait(0.01):
-                return
-        time.sleep(random.Random(0).random() * 0.03)
-        killed.append(writers(out)[0])
-        os.kill(killed[0], signal.SIGKILL)
-        gate.open()
+        try:
+            while rows_on_disk(out) < 4 or not (alive := writers(out)):
+                if over.wait(0.01):
+                    return
+            time.sleep(random.Random(0).random() * 0.03)
+            os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
+        finally:
+            gate.open()  # or a fault here would hold the cells for ever
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
