@@ -43,9 +43,14 @@ class EdgeUnit:
     layers: tuple[str, ...]
     before: Mapping[str, Bool[Tensor, "out in"]]
 
-    def among(self, ran: Collection[str]) -> "EdgeUnit":
-        """Without the layers that never ran."""
-        return replace(self, layers=tuple(name for name in self.layers if name in ran))
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Empty: layers that cannot be pruned are refused before."""
+        return {}
+
+    def among(self, known: Collection[str]) -> "EdgeUnit":
+        """Without the other layers: they never ran, or do not show enough."""
+        return replace(self, layers=tuple(name for name in self.layers if name in known))
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """Scores as pools; weights that an earlier step removed rank below all others.

@@ -17,7 +17,15 @@ from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import cuttable, narrowed
 
-__all__ = ["NodeCost", "in_all_blocks", "living", "products_of", "selected_groups", "tried_groups"]
+__all__ = [
+    "NodeCost",
+    "in_all_blocks",
+    "living",
+    "none_left",
+    "products_of",
+    "selected_groups",
+    "tried_groups",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +112,17 @@ def selected_groups(
         if name not in cut and name not in refused:
             refused[name] = "its units are no channels that a trace of the model finds"
     if not groups:
-        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
-        raise ValueError(
-            f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
-            f"Check `layers` and `exclude`, or use a recipe for edges."
-        )
+        raise none_left(refused)
     return tuple(groups), refused
+
+
+def none_left(refused: Mapping[str, str]) -> ValueError:
+    """The error of a network without a group that a recipe can prune."""
+    reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
+    return ValueError(
+        f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
+        f"Check `layers` and `exclude`, or use a recipe for edges."
+    )
 
 
 def tried_groups(

@@ -12,7 +12,7 @@ from prunus.compensation import output_error
 from prunus.cost import Cost, node_cost
 from prunus.coupling import Group
 from prunus.engine.edges import drawn
-from prunus.engine.groups import NodeCost
+from prunus.engine.groups import NodeCost, none_left
 from prunus.engine.job import Job
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.layer import Layer
@@ -58,9 +58,28 @@ class NodeUnit:
         """Producers and consumers of the groups."""
         return self.needs(self.groups)
 
-    def among(self, ran: Collection[str]) -> "NodeUnit":
-        """All groups: their layers were found by running the model."""
-        return self
+    def among(self, known: Collection[str]) -> "NodeUnit":
+        """Without the groups of which a layer is not known, as where code uses its weight alone.
+
+        Raises:
+            ValueError: no group is left.
+        """
+        groups = {}
+        refused = dict(self.refused)
+        for key, group in self.groups.items():
+            unknown = [name for name in self.needs([key]) if name not in known]
+            if unknown:
+                why = f"this recipe needs the inputs of {', '.join(unknown)}, which reads its "
+                why += "channels and does not show them: the code uses its weight without it"
+                refused.update(dict.fromkeys(group.producers, why))
+            else:
+                groups[key] = group
+        if not groups:
+            raise none_left(refused)
+        if len(groups) == len(self.groups):
+            return self
+        alike = tuple(names for names in self.alike if groups.keys() >= set(names))
+        return replace(self, groups=groups, refused=refused, alike=alike)
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """One pool per group; classes that an earlier step removed rank below all others.

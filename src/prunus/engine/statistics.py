@@ -13,6 +13,7 @@ from prunus.calibration.statistics import Statistic, combined, names_of, resolve
 from prunus.engine.job import Job
 from prunus.engine.unit import Layers
 from prunus.layer import Layer
+from prunus.parts import NODES
 from prunus.rows import RowSet
 from prunus.weights import weight_at
 
@@ -81,6 +82,7 @@ def statistics(
     Raises:
         ValueError: the calibration lacks a layer.
     """
+    used = job.recipe.units == NODES  # groups were found by running the model
     if job.calibration is not None:
         watched = {*job.calibration, *job.calibration.unseen}
         watched |= {n for n, why in job.calibration.refused.items() if why == NEVER_RAN}
@@ -92,7 +94,7 @@ def statistics(
                 f"Calibrate {'with' if asked else 'without'} `layers`, "
                 f"{'which must name it' if asked else 'or name it too'}."
             )
-        layers, reasons = shown(job.calibration, model, names, job.recipe.statistics)
+        layers, reasons = shown(job.calibration, model, names, job.recipe.statistics, used=used)
         return Found(
             layers={
                 name: layer.to(job.device)
@@ -114,33 +116,42 @@ def statistics(
         device=job.device,
         progress=job.progress,
     )
-    layers, reasons = shown(found, model, names, job.recipe.statistics)
+    layers, reasons = shown(found, model, names, job.recipe.statistics, used=used)
     return Found(layers=layers, never_ran=reasons, fingerprint=found.fingerprint, rows=found.rows)
 
 
 def shown(
-    found: Calibration, model: nn.Module, names: Sequence[str], needed: Wanted
+    found: Calibration, model: nn.Module, names: Sequence[str], needed: Wanted, *, used: bool
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     """The layers that have what a recipe needs, and {name: reason} of the others.
 
     A layer whose module does not show its inputs goes without the statistics that only measure.
+
+    Args:
+        found: the statistics.
+        model: the network.
+        names: of the layers.
+        needed: statistics that the recipe reads.
+        used: the layers are known to matter: one that never ran has a weight that the code uses
+            without its module, which does not show its inputs.
     """
     layers: dict[str, Layer] = {}
     reasons: dict[str, str] = {}
     for name in names:
         layer = found.get(name)
-        if name not in found.unseen:
-            if layer is None:
-                reasons[name] = found.refused[name]
-            else:
-                layers[name] = layer
+        why = found.unseen.get(name, found.refused.get(name, NEVER_RAN) if used else None)
+        if layer is not None and name not in found.unseen:
+            layers[name] = layer
+            continue
+        if why is None:
+            reasons[name] = found.refused[name]
             continue
         if layer is None:
             layer = weight_at(model, name).layer()
         if all(_has(layer, statistic) for statistic in resolved(needed).values()):
             layers[name] = layer
         else:
-            reasons[name] = found.unseen[name]
+            reasons[name] = why
     return layers, reasons
 
 

@@ -1,6 +1,6 @@
 """One step of a pruning: statistics, plan, choice, new values, for any unit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -61,8 +61,8 @@ def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
     # measured and compensated against the dense network.
     early = job.recipe.schedule.before_training and part < 1
     recipe = replace(job.recipe, compensation=NoCompensation()) if early else job.recipe
-    unit, refused = _unit(job, recipe, state, work)
-    state = state.left(refused)
+    unit = _unit(job, recipe, state, work)
+    state = state.left(unit.refused)
     step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
     state = step(job, state, work, unit, part, early=early)
     apply_masks(work, state.masks)
@@ -84,7 +84,8 @@ def _at_once(
             raise
         found = Found(layers=bare_layers(work, unit.layers))
         notes = (f"layer errors were not measured: {reason}",)
-    state, unit = _seen(state, found, *notes), unit.among(found.layers)
+    unit = unit.among(found.layers)
+    state = _seen(state, found, *notes).left(unit.refused)
     targets = layers = seen = found.layers
     if job.recipe.schedule.before_training and not early and state.steps:
         targets = seen = statistics(job, job.dense, unit.layers, wanted, again=False).layers
@@ -148,7 +149,8 @@ def _by_scopes(
     """Scope by scope, each from statistics of its own inputs."""
     reads = state.target.budget is not None and _reads_scores(state.planner)
     found, calls, parts = first_found(job, work, unit, reads=reads)
-    state, unit = _seen(state, found), unit.among(found.layers)
+    unit = unit.among(found.layers)
+    state = _seen(state, found).left(unit.refused)
     if not reads:
         pools = unit.blank(found.layers)
     elif job.blocks is None:
@@ -171,17 +173,15 @@ def _by_scopes(
     )
 
 
-def _unit(
-    job: Job, recipe: Recipe, state: State, work: nn.Module
-) -> tuple[Unit, Mapping[str, str]]:
-    """What is kept or removed as one, and {layer: reason} of layers that have no such."""
+def _unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
+    """What is kept or removed as one."""
     if recipe.units != NODES:
         before = {
             name: mask
             for name in job.names
             if (mask := weight_at(work, name).mask(state.masks)) is not None
         }
-        return EdgeUnit(job=job, recipe=recipe, layers=job.names, before=before), {}
+        return EdgeUnit(job=job, recipe=recipe, layers=job.names, before=before)
     budget = state.target.budget
     small = to_device(first_of(job.example, 2), job.device)
     groups, refused = selected_groups(
@@ -201,7 +201,7 @@ def _unit(
     latency = None
     if budget is not None and budget.target == "latency":
         latency = latency_share(job.dense, groups, to_device(budget.example, job.device))
-    unit = NodeUnit(
+    return NodeUnit(
         job=job,
         recipe=recipe,
         groups={group.name: group for group in groups},
@@ -216,7 +216,6 @@ def _unit(
         if budget is not None and budget.target == "macs"
         else {},
     )
-    return unit, refused
 
 
 def _planned_ahead(job: Job, state: State, networks: Callable[[], Family]) -> State:

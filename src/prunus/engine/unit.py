@@ -67,8 +67,13 @@ class Unit(Protocol):
         """Layers whose statistics it reads."""
         ...
 
-    def among(self, ran: Collection[str]) -> "Unit":
-        """Without the layers that never ran."""
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """{layer: reason} of those that have nothing to remove."""
+        ...
+
+    def among(self, known: Collection[str]) -> "Unit":
+        """Without what needs other layers than these: they never ran, or do not show enough."""
         ...
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
