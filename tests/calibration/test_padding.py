@@ -197,3 +197,41 @@ def test_inputs_without_padding_pass():
     found = padding_of({"x": x, "attention_mask": REAL})
     rows = x[REAL]
     assert torch.equal(found.real("any", lambda: rows), rows)
+
+
+class TwoTowers(nn.Module):
+    """A text with its mask and an image without, each a sequence of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.patch = nn.Embedding(20, D), nn.Conv2d(3, D, 2, 2)
+        self.text, self.image = nn.Linear(D, 5), nn.Linear(D, 5)
+        self.head, self.both = nn.Linear(10, 2), nn.Linear(5, 2)
+        self.mixes = False
+
+    def forward(self, ids, image, attention_mask):
+        seen = attention_mask[..., None].float()
+        text = self.text(self.embed(ids)).relu()
+        image = self.image(self.patch(image).flatten(2).transpose(1, 2)).relu()
+        if self.mixes:
+            return self.both(torch.cat([text, image], 1))
+        text = (text * seen).sum(1) / seen.sum(1)
+        return self.head(torch.cat([text, image.mean(1)], 1))
+
+
+@pytest.mark.parametrize("length", [S, 4])  # 4: as many positions as the image has patches
+def test_a_mask_says_nothing_of_an_image_beside_the_text(length):
+    torch.manual_seed(0)
+    model = TwoTowers()
+    real = (REAL[:, :length] if length == S else REAL[:, 2:]).long()
+    ids, image = torch.randint(20, (B, length)), torch.randn(B, 3, 4, 4)
+    found = calibrate(model, {"ids": ids, "image": image, "attention_mask": real})
+    patches = model.patch(image).flatten(2).transpose(1, 2).reshape(-1, D).double()
+    text = model.embed(ids)[real.bool()].double()
+    assert [found[n].samples for n in ("text", "image", "head")] == [len(text), 4 * B, B]
+    torch.testing.assert_close(found["image"].gram, patches.T @ patches / len(patches))
+    torch.testing.assert_close(found["text"].gram, text.T @ text / len(text))
+    assert found["patch"].samples == 4 * B  # a convolution of what is not masked
+    model.mixes = True
+    with pytest.raises(ValueError, match=r"^Layer 'both' sees inputs of shape .*attention_mask"):
+        calibrate(model, {"ids": ids, "image": image, "attention_mask": real})

@@ -348,3 +348,28 @@ def test_half_precision():
     small = compact(model, x)
     assert small.layers[0].weight.dtype == torch.bfloat16
     assert small.layers[0].out_features == 8
+
+
+def test_the_coarsest_precision_inside_a_network_decides():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 256).bfloat16(), nn.Linear(256, 48)
+            self.c = nn.Linear(48, 5).double()
+
+        def forward(self, x):
+            h = F.relu(self.a(x.bfloat16())).float()
+            return self.c(F.relu(self.b(h)).double())
+
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.randn(64, 64)
+    for group in couple(model, x).groups:
+        zero(model, group, half(group))
+    small = compact(model, x)
+    assert (small.a.out_features, small.b.out_features) == (128, 24)
+    assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
+    verify_equal(model, small, x, kept={}, rtol=1e-4)
+    with torch.no_grad():
+        small.c.weight *= 1.05  # more than the rounding of the bfloat16 layer
+    with pytest.raises(CompactionError, match="is not equal to the masked one"):
+        verify_equal(model, small, x, kept={}, rtol=1e-4)

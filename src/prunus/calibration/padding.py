@@ -11,7 +11,9 @@ found among the model's inputs by the names in use:
 
 A mask belongs to the layers that read its stream. Where there are two, the model runs twice on one
 sample, the second time with a second stream that is a position shorter: a layer whose input shrank
-reads that stream. Where this cannot be done, a mask goes by its length.
+reads that stream. So it does where there is one mask beside inputs that it does not mask, as of
+a text with an image: what is not shortened with the text has no padding. Where this cannot be done,
+a mask goes by its length.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +33,7 @@ from prunus.weights import Weight, weights_of
 
 __all__ = ["Padding", "padding_of", "streams_of"]
 
-FIRST, SECOND, BOTH = 0, 1, 2
+FIRST, SECOND, BOTH, NEITHER = 0, 1, 2, 3
 # Arguments that hold a mask: the stream it belongs to, and whether it marks the padding.
 MASKS: dict[str, tuple[int, bool]] = {
     "attention_mask": (FIRST, False),
@@ -201,25 +203,21 @@ def _real(name: str, mask: Tensor, marks_padding: bool) -> Tensor:
 
 
 def streams_of(model: nn.Module, batch: Any) -> dict[str, int]:
-    """{layer: stream} by what a shorter second stream shortens; empty where there is one stream.
+    """{layer: stream} by what a shorter stream shortens; empty where there is one stream.
 
     Args:
         model: runs twice on one sample, in evaluation mode, before any hooks of a calibration.
         batch: the first batch, on the model's device.
     """
     args, kwargs = arguments(first_of(batch, 1))
+    if not any(name in kwargs for name in MASKS):
+        return {}
     decoding = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     two = _second_length(kwargs) is not None or (decoding and "labels" in kwargs)
-    if not two or not any(name in kwargs for name in MASKS):
+    shorter = _shorter_second(kwargs) if two else _shorter_masked(kwargs)
+    if shorter is None:
         return {}
-    shorter = dict(kwargs)
-    for name, axes in FOLLOWING.items():
-        given = kwargs.get(name)
-        if isinstance(given, Tensor):
-            for axis in axes:
-                if given.ndim > axis and given.shape[axis] > 1:
-                    given = given.narrow(axis, 0, given.shape[axis] - 1)
-            shorter[name] = given
+    moves, stays = (SECOND, FIRST) if two else (FIRST, NEITHER)
     try:
         whole, less = (_shapes(model, args, given) for given in (kwargs, shorter))
     except (RuntimeError, TypeError, ValueError, IndexError):
@@ -228,8 +226,40 @@ def streams_of(model: nn.Module, batch: Any) -> dict[str, int]:
     for name, shapes in whole.items():
         after = less.get(name, [])
         moved = {a != b for a, b in zip(shapes, after, strict=False)}
-        found[name] = BOTH if len(moved) > 1 else SECOND if True in moved else FIRST
+        found[name] = BOTH if len(moved) > 1 else moves if True in moved else stays
     return found if set(found.values()) != {FIRST} else {}
+
+
+def _shorter_second(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with a second stream that is a position shorter."""
+    shorter = dict(kwargs)
+    for name, axes in FOLLOWING.items():
+        given = kwargs.get(name)
+        if isinstance(given, Tensor):
+            for axis in axes:
+                if given.ndim > axis and given.shape[axis] > 1:
+                    given = given.narrow(axis, 0, given.shape[axis] - 1)
+            shorter[name] = given
+    return shorter
+
+
+def _shorter_masked(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The inputs with what the mask masks a position shorter, beside others that it does not.
+
+    None where the mask may be about all inputs, or may be about one in another order of axes.
+    """
+    tensors = {name: given for name, given in kwargs.items() if isinstance(given, Tensor)}
+    shapes = {tuple(given.shape[:2]) for name, given in tensors.items() if name in MASKS}
+    if len(shapes) != 1 or any(tensors[n].ndim != 2 for n in MASKS.keys() & tensors.keys()):
+        return None
+    (masked,) = shapes
+    length = masked[1]
+    moved = {n for n, given in tensors.items() if tuple(given.shape[:2]) == masked}
+    others = [given for name, given in tensors.items() if name not in moved and given.ndim > 1]
+    unclear = any(given.ndim == 3 and length in given.shape[1:] for given in others)
+    if not others or unclear or length < 2 or moved <= MASKS.keys():
+        return None
+    return {n: v.narrow(1, 0, length - 1) if n in moved else v for n, v in kwargs.items()}
 
 
 def _shapes(

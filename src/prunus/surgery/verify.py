@@ -56,7 +56,8 @@ def verify_equal(
             f"written in the forward code, as in x.view(-1, 400): take it from the tensor, as in "
             f"x.flatten(1), or exclude the layers whose outputs arrive there."
         ) from error
-    wrong = _difference(expected, got, rtol)
+    coarsest = max((_eps(value.dtype) for value in before.values()), default=0.0)
+    wrong = _difference(expected, got, rtol, coarsest)
     if wrong is None:
         return relative_change(run(model, example), got) if weights else None
     for name, value in before.items():
@@ -67,7 +68,7 @@ def verify_equal(
         axis = -1 if isinstance(layer, nn.Linear) else value.ndim - weight.ndim + 1
         if name in kept:
             value = value.index_select(axis, kept[name].to(value.device))
-        if _difference(value, after[name], rtol) is not None:
+        if _difference(value, after[name], rtol, coarsest) is not None:
             raise CompactionError(
                 f"The smaller network is not equal to the masked one: {wrong}; layer `{name}` is "
                 f"the first whose outputs differ. The forward code probably picks channels by "
@@ -130,7 +131,7 @@ def _run_recorded(
             handle.remove()
 
 
-def _difference(expected: Any, got: Any, rtol: float) -> str | None:
+def _difference(expected: Any, got: Any, rtol: float, coarsest: float) -> str | None:
     """What is wrong with `got`, None if it equals `expected` within the tolerance."""
     pairs = [
         [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
@@ -148,13 +149,24 @@ def _difference(expected: Any, got: Any, rtol: float) -> str | None:
                 return "integer outputs differ"
             continue
         scale, error = one.abs().max().item(), (one - other).abs().max().item()
-        if not error <= tolerance(one.dtype, rtol) * scale:
+        if not error <= tolerance(one.dtype, rtol, coarsest) * scale:
             return f"error {error:.3g} where outputs reach {scale:.3g}"
     return None
 
 
-def tolerance(dtype: torch.dtype, rtol: float) -> float:
-    """The accepted relative error: `rtol`, but what the precision can show and should hold."""
-    if dtype == torch.float64:
+def tolerance(dtype: torch.dtype, rtol: float, coarsest: float) -> float:
+    """The accepted relative error: `rtol`, but what the precision can show and should hold.
+
+    Args:
+        dtype: of the values compared.
+        rtol: what single precision should hold.
+        coarsest: machine epsilon of the coarsest layer, whose rounding reaches finer values too.
+    """
+    own = _eps(dtype)
+    if max(own, coarsest) <= torch.finfo(torch.float64).eps:
         return min(rtol, 1e-9)
-    return max(rtol, 8 * torch.finfo(dtype).eps) if dtype.itemsize < 4 else rtol
+    return max(rtol, 8 * own if dtype.itemsize < 4 else coarsest)
+
+
+def _eps(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
