@@ -239,6 +239,10 @@ def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tens
         raise ValueError(
             f"The score of layer {name!r} must be a tensor of shape {tuple(shape)}, got {given}."
         )
+    if scores.is_complex():
+        raise ValueError(f"The score of layer {name!r} must be real, got {scores.dtype}.")
+    if not scores.is_floating_point():  # ranks, counts, masks
+        return scores.to(torch.float64)
     if bool(torch.isnan(scores).any()):
         raise ValueError(
             f"The score of layer {name!r} is NaN in {int(torch.isnan(scores).sum())} of "

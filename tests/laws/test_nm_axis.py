@@ -80,8 +80,9 @@ def test_pools_and_back():
 
 def test_channels_that_blocks_do_not_divide():
     message = (
-        "2:4 needs input channels divisible by 4, got 3 in layer '0'. Exclude the layer, choose "
-        "another m, or pool along the whole patch with NM(2, 4, axis='columns')."
+        "2:4 needs input channels divisible by 4, got 3 in layer '0' (12 inputs: 3 channels of "
+        "4 taps). Exclude the layer, choose another m, or pool along the whole patch with "
+        "NM(2, 4, axis='columns')."
     )
     net = nn.Sequential(nn.Conv2d(3, 4, 2))
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

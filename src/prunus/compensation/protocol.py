@@ -23,5 +23,10 @@ class Compensation(CompensationFacts, Protocol):
         self, layer: Layer, mask: Bool[Tensor, "out in"]
     ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None]:
         """As the call, and the largest relative ridge that was needed; None where none is."""
-        weight, bias = self(layer, mask)
-        return weight, bias, None
+        answer = self(layer, mask)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise TypeError(
+                f"A compensation must answer with (weight, bias), got {type(answer).__name__}. "
+                f"Return the bias as it came where it stays, or None."
+            )
+        return *answer, None

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from prunus.allocation import CostOf, Pools
 from prunus.compensation import output_error
 from prunus.cost import Cost, edge_cost
+from prunus.engine.checked import exact, refitted
 from prunus.engine.edge_cost import EdgeCost, filled_in
 from prunus.engine.job import Job
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
-from prunus.granularity import Granularity, pooled, unpooled
+from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import ClassView
@@ -24,7 +25,7 @@ from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
 from prunus.weights import weight_at
 
-__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "exact", "mask_of", "result_of"]
+__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "mask_of", "result_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -173,6 +174,11 @@ def drawn(
     there = (scores > -torch.inf).sum(1).to(kept)
     fewer = torch.minimum(kept, there)
     choice = rule(scores, fewer, layer=layer, generator=generator_for(seed, layer.name))
+    if not isinstance(choice, Choice):
+        raise TypeError(
+            f"The selection must answer with a prunus.selection.Choice, got "
+            f"{type(choice).__name__}. Return Choice(mask=…)."
+        )
     if not torch.equal(fewer, kept):
         gone = scores.to(choice.mask.device) == -torch.inf
         join = gone & (gone.cumsum(1) <= (kept - fewer).to(gone.device)[:, None])
@@ -202,30 +208,6 @@ def chosen(
     return drawn(recipe.selection, scores, kept, layer, seed)
 
 
-def exact(
-    layer: Layer, found: JointResult, granularity: Granularity, kept: Int[Tensor, " pools"]
-) -> JointResult:
-    """What a joint method found for a layer, where it kept the counts given.
-
-    Raises:
-        ValueError: it kept others, or answered for a layer of another shape.
-    """
-    shape = tuple(layer.weight.shape)
-    for part, given in (("mask", found.mask), ("weight", found.weight)):
-        if tuple(given.shape) != shape:
-            raise ValueError(
-                f"The joint method's {part} for layer {layer.name!r} must have shape {shape}, got "
-                f"{tuple(given.shape)}."
-            )
-    counts = pooled(granularity, layer, found.mask.to(torch.float64)).sum(1).to(kept).cpu()
-    if not torch.equal(counts, kept.cpu()):
-        raise ValueError(
-            f"The joint method kept {int(counts.sum())} weights of layer {layer.name!r} where "
-            f"{int(kept.sum())} were asked for. Keep exactly the counts given, pool by pool."
-        )
-    return found
-
-
 def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: Recipe) -> Fit:
     """The values that the recipe gives the kept weights of a layer."""
     mask, scale = mask.to(layer.weight.device), None
@@ -233,15 +215,10 @@ def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: R
     if isinstance(choice, JointResult) and not refits:
         weight, bias, ridge = choice.weight, layer.bias, choice.ridge
     else:
-        weight, bias, ridge = recipe.compensation.fit(layer, mask)
+        weight, bias, ridge = refitted(recipe.compensation, layer, mask)
     if isinstance(choice, Choice) and choice.scale is not None and not refits:
         scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
         weight = weight * scale
-    if bool((weight[~mask] != 0).any()):
-        raise ValueError(
-            f"The compensation of layer {layer.name!r} left weights outside the mask. "
-            f"Return exact zeros there."
-        )
     return Fit(
         mask=mask,
         weight=weight,

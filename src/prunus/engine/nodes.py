@@ -11,6 +11,7 @@ from prunus.allocation import Pools
 from prunus.compensation import output_error
 from prunus.cost import Cost, node_cost
 from prunus.coupling import Group
+from prunus.engine.checked import refitted
 from prunus.engine.edges import drawn
 from prunus.engine.groups import NodeCost, none_left
 from prunus.engine.job import Job
@@ -192,7 +193,7 @@ class NodeUnit:
         reads = [key for key in choices if layer.name in self.groups[key].consumers]
         weight, bias, ridge = layer.weight.masked_fill(~mask, 0.0), layer.bias, None
         if reads:
-            weight, bias, ridge = self.recipe.compensation.fit(layer, mask)
+            weight, bias, ridge = refitted(self.recipe.compensation, layer, mask)
         scale = None
         if not self.recipe.compensation.refits:
             scale = self._column_scale(layer, reads, choices)

@@ -125,7 +125,7 @@ def prune(
     metrics: dict[str, Any] = {}
     if evaluate is not None:
         metrics["before"] = evaluate(model)
-    steps = list(method.schedule())
+    steps = _steps(name, method)
     start: dict[str, Tensor] = {}
     if any(step.rewind for step in steps):
         start = {key: value.detach().clone() for key, value in work.state_dict().items()}
@@ -175,6 +175,17 @@ def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None)
             f"A plan from error curves needs the statistics of all layers, and {what} collects "
             f"those of one scope at a time. Leave it out, or give a density."
         )
+
+
+def _steps(name: str, recipe: Recipe) -> list[Step]:
+    """All turns of the schedule, or a ValueError where none of them prunes."""
+    steps = list(recipe.schedule())
+    if all(step.budget is None for step in steps):
+        raise ValueError(
+            f"The schedule of {name!r} has no step that prunes: {len(steps)} steps, none with a "
+            f"`budget`. Give its last step budget=1."
+        )
+    return steps
 
 
 def _rewind(model: nn.Module, start: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from prunus.allocation import Pools
 from prunus.calibration.batches import first_of, to_device
 from prunus.compensation import NoCompensation
-from prunus.engine.edges import EdgeUnit, exact
+from prunus.engine.checked import exact
+from prunus.engine.edges import EdgeUnit
 from prunus.engine.groups import (
     in_all_blocks,
     living,

@@ -84,6 +84,11 @@ class Target:
         assert self.budget is not None  # `target_of` sets exactly one
         budget = self.budget.step(part, dense.get(self.budget.target))
         plan = recipe.allocation(pools, cost, budget)
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"The allocation must answer with a prunus.Plan, got {type(plan).__name__}. "
+                f"prunus.allocation.rules.plan_of makes one of counts."
+            )
         kept = {name: as_counts(name, plan.kept[name], own) for name, own in sizes.items()}
         return plan, kept
 

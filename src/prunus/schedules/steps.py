@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-from prunus.check import unknown, whole
+from prunus.check import fraction, unknown, whole
 from prunus.parts import ScheduleFacts
 
 __all__ = [
@@ -37,6 +37,8 @@ class Step:
     def __post_init__(self) -> None:
         if self.rewind not in (None, True, False, "weights"):
             raise unknown("rewind", str(self.rewind), ["weights"])
+        if self.budget is not None:
+            fraction("budget", self.budget, one=True)
         start, end = self.span
         if not 0.0 <= start <= end <= 1.0:
             raise ValueError(

@@ -1,0 +1,71 @@
+"""What parts answer, held to what they were asked: one's own part may answer anything."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prunus.compensation import Compensation
+from prunus.granularity import Granularity, pooled
+from prunus.joint import JointResult
+from prunus.layer import Layer
+
+__all__ = ["exact", "refitted"]
+
+Values = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None]
+
+
+def exact(
+    layer: Layer, found: JointResult, granularity: Granularity, kept: Int[Tensor, " pools"]
+) -> JointResult:
+    """What a joint method found for a layer, where it kept the counts given.
+
+    Raises:
+        ValueError: it kept others, or answered for a layer of another shape, or with weights that
+            are NaN, infinite or outside the mask.
+    """
+    _shaped("joint method", "mask", found.mask, layer)
+    _shaped("joint method", "weight", found.weight, layer)
+    counts = pooled(granularity, layer, found.mask.to(torch.float64)).sum(1).to(kept).cpu()
+    if not torch.equal(counts, kept.cpu()):
+        raise ValueError(
+            f"The joint method kept {int(counts.sum())} weights of layer {layer.name!r} where "
+            f"{int(kept.sum())} were asked for. Keep exactly the counts given, pool by pool."
+        )
+    _sound("joint method", layer, found.mask, found.weight, layer.bias)
+    return found
+
+
+def refitted(compensation: Compensation, layer: Layer, mask: Bool[Tensor, "out in"]) -> Values:
+    """The kept weights' new values, the bias, and the largest relative ridge that was needed.
+
+    Raises:
+        TypeError: the compensation answers with something else than weight and bias.
+        ValueError: a wrong shape, NaN or infinite values, or weights outside the mask.
+    """
+    weight, bias, ridge = compensation.fit(layer, mask)
+    _shaped("compensation", "weight", weight, layer)
+    _sound("compensation", layer, mask, weight, bias)
+    return weight, bias, ridge
+
+
+def _shaped(whose: str, part: str, given: Tensor, layer: Layer) -> None:
+    shape = tuple(layer.weight.shape)
+    if not isinstance(given, Tensor) or tuple(given.shape) != shape:
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(
+            f"The {whose}'s {part} for layer {layer.name!r} must have shape {shape}, got {got}."
+        )
+
+
+def _sound(whose: str, layer: Layer, mask: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for values in (weight, bias):
+        if values is not None and not bool(values.isfinite().all()):
+            raise ValueError(
+                f"The {whose} gave layer {layer.name!r} NaN or infinite values in "
+                f"{values.dtype}. Check it, or use a wider type."
+            )
+    if bool((weight[~mask.to(weight.device)] != 0).any()):
+        raise ValueError(
+            f"The {whose} of layer {layer.name!r} left weights outside the mask. Return exact "
+            f"zeros there."
+        )
