@@ -16,6 +16,7 @@ from prunus.modes import evaluating
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import cuttable, narrowed
+from prunus.weights import weights_of
 
 __all__ = [
     "NodeCost",
@@ -92,17 +93,21 @@ def selected_groups(
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
 
-    What `compact` would keep is no unit: it is neither planned nor priced.
+    What `compact` would keep is no unit: it is neither planned nor priced. A consumer that is
+    pruned on request alone stays whole unless it is selected.
     """
     groups = []
+    asked_for = {name for name, weight in weights_of(model).items() if weight.source.on_request}
     refused = {name: why for name, why in coupling.refused.items() if name in selected}
     for group in coupling.groups:
         outside = [name for name in group.producers if name not in selected]
-        reason = (
-            f"shares its channels with {', '.join(outside)}, not selected"
-            if outside
-            else why_whole(model, group, inexact=inexact)
-        )
+        whole = [name for name in group.consumers if name in asked_for and name not in selected]
+        if outside:
+            reason: str | None = f"shares its channels with {', '.join(outside)}, not selected"
+        elif whole:
+            reason = f"is read by {', '.join(whole)}, pruned only where `layers` names it"
+        else:
+            reason = why_whole(model, group, inexact=inexact)
         if reason is None:
             groups.append(group)
         else:
