@@ -11,7 +11,7 @@ from torch import Tensor
 from prunus.calibration.classes import columns
 from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
-from prunus.layer import Layer, missing
+from prunus.layer import Layer, MissingStatistic, missing
 
 __all__ = ["ClassView", "class_view", "columns", "parameter_masks"]
 
@@ -42,6 +42,13 @@ class ClassView:
     def statistic(self, name: str) -> Tensor:
         """One statistic of the classes, or a ValueError that names the group and what it lacks."""
         if name not in self.statistics:
+            unseen = [n for n in self.consumers if any(n == s.parameter for s in self.group.slots)]
+            if unseen:
+                raise MissingStatistic(
+                    f"Group {self.name!r} cannot have the statistic {name!r}: it is read by "
+                    f"{', '.join(unseen)}, whose module does not show the outputs of one weight "
+                    f"alone. Exclude its layers, or use a score of weights or activations."
+                )
             raise missing(f"Group {self.name!r}", name)
         return self.statistics[name]
 
@@ -120,8 +127,8 @@ def class_view(
     }
     statistics: dict[str, Tensor] = {}
     for slot in group.slots:
-        name, _, kind = slot.parameter.rpartition(".")
-        if kind != "weight" or name not in (*group.producers, *group.consumers):
+        name = slot.layer
+        if name not in (*group.producers, *group.consumers):
             continue
         layer = layers[name]
         if slot.role == "out":

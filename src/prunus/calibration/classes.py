@@ -14,7 +14,7 @@ __all__ = ["column_slopes", "columns"]
 def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
     """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
     for slot in group.slots:
-        if slot.parameter == f"{layer.name}.weight" and slot.role != "out":
+        if slot.layer == layer.name and slot.role != "out":
             place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
             return (place[..., None] * layer.taps + torch.arange(layer.taps)).flatten(1)
     raise ValueError(f"Layer {layer.name!r} reads none of the channels of group {group.name!r}.")

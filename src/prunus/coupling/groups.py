@@ -9,7 +9,7 @@ from torch import Tensor
 from prunus.coupling.labels import FIRST, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
-from prunus.coupling.types import Coupling, Group, Slot
+from prunus.coupling.types import Coupling, Group, Slot, layer_of
 from prunus.coupling.weights import computed_weights
 
 __all__ = ["groups_of"]
@@ -169,9 +169,7 @@ def _place_of(producer: str, number: Tensor, table: _Table) -> Place:
     return next(
         place
         for place, (_, numbers) in table.slots.items()
-        if place[0] == f"{producer}.weight"
-        and place[2] == "out"
-        and bool((numbers == number).any())
+        if layer_of(place[0]) == producer and place[2] == "out" and bool((numbers == number).any())
     )
 
 

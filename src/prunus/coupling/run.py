@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prunus.coupling.example import Arguments, arguments_of, two_samples
-from prunus.coupling.labels import DATA
 from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.modes import evaluating, uncompiled
@@ -103,27 +103,28 @@ def outputs_of(value: Any, depth: int = 0) -> list[Tensor]:
 
 @contextmanager
 def _opaque_modules(model: nn.Module, trace: LabelTrace) -> Iterator[None]:
-    """Modules that are followed as a whole: what they read has to stay."""
-    handles = []
+    """Modules that are followed as a whole: by their rule, else what they read has to stay."""
+    handles: list[RemovableHandle] = []
 
     def enter(module: nn.Module, inputs: Any, keywords: Any) -> None:
-        if trace.opaque == 0:
-            reason = f"a recurrent layer ({type(module).__name__}) has no rule"
-            trace.refuse(leaves((inputs, keywords)), reason)
         trace.opaque += 1
 
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        trace.opaque -= 1
-        if trace.opaque == 0:
-            for tensor in leaves(output):
-                labels = torch.full((1,) * tensor.ndim, DATA, device="cpu")
-                trace.shadows.write(tensor, labels)
+    def leave(module: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
+        try:
+            if trace.opaque == 1:
+                with torch._C.DisableTorchFunction():
+                    trace.follow_module(module, inputs, keywords, output)
+        finally:
+            trace.opaque -= 1
 
     try:
         for module in model.modules():
             if isinstance(module, RECURRENT):
                 handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                handles.append(module.register_forward_hook(leave, always_call=True))
+                hook = module.register_forward_hook(
+                    leave, prepend=True, with_kwargs=True, always_call=True
+                )  # what other hooks do to the output is followed
+                handles.append(hook)
         yield
     finally:
         for handle in handles:

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
 from prunus.coupling.parts import Parts
-from prunus.coupling.rules import rule_for
+from prunus.coupling.rules import module_rule, rule_for
 from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.weights import Book, Weight
+from prunus.weights import weights_of
 
 __all__ = ["LabelTrace", "leaves"]
 
@@ -168,6 +169,27 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch._C.DisableTorchFunction():
             if not self.opaque and tensors[0].layout == torch.strided:
                 self.refuse(tensors, reason)
+
+    def follow_module(self, module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
+        """Put labels behind what a module gave, by the rule for its call as a whole."""
+        named = f"a recurrent layer ({type(module).__name__})"
+        try:
+            rule = module_rule(module)
+            if rule is None:
+                raise Refused(f"{named} has no rule")
+            for tensor, labels in (
+                [] if output is None else rule(self, module, args, keywords, output)
+            ):
+                self._put(tensor, labels)
+        except Exception as error:  # as in `_follow`
+            known = isinstance(error, Refused)
+            reason = str(error) if known else f"{named} cannot be followed ({error!r})"
+            self.refuse([*leaves((args, keywords)), *module.parameters()], reason)
+            for name, weight in weights_of(self.book.model).items():
+                if weight.module is module:
+                    self.refused.setdefault(name, reason)
+            for tensor in leaves(output):
+                self._put(tensor, torch.full((1,) * tensor.ndim, DATA, device="cpu"))
 
     def __torch_dispatch__(
         self,

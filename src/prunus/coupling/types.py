@@ -9,6 +9,13 @@ from torch import Tensor
 Role = Literal["in", "out"]
 
 
+def layer_of(parameter: str) -> str:
+    """Name of the layer whose weight a parameter is: its module's, or its own where it is one of
+    several weights, such as "lstm.weight_ih_l0"."""
+    module, _, leaf = parameter.rpartition(".")
+    return module if leaf == "weight" else parameter
+
+
 @dataclass(frozen=True)
 class Member:
     """One row or column of one parameter (or buffer) of a model.
@@ -45,6 +52,11 @@ class Slot:
     index: Int[Tensor, " entries"]
     unit: Int[Tensor, " entries"]
 
+    @property
+    def layer(self) -> str:
+        """Name of the layer whose weight the parameter is, if it is one's: see `prunus.weights`."""
+        return layer_of(self.parameter)
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -54,9 +66,10 @@ class Group:
         name: module name of the first producer (with "#2", "#3", … where it heads several groups).
         size: number of classes.
         slots: the members, parameter by parameter.
-        producers: names of the linear and convolution modules whose outputs these are, in order
-            of execution; depthwise convolutions, which pass channels on, are among them.
-        consumers: names of the linear and convolution modules that read them.
+        producers: names of the layers whose outputs these are, in order of execution: linear and
+            convolution modules (depthwise convolutions, which pass channels on, are among them),
+            and weights of recurrent modules, such as "lstm.weight_ih_l0".
+        consumers: names of the layers that read them.
         norms: names of the norm modules that act on them.
         exact: False where removing a class changes what a norm makes of the others (a LayerNorm
             or GroupNorm whose statistics run over the classes).
@@ -90,8 +103,7 @@ class Coupling:
 
     Attributes:
         groups: what can be removed, in the order of execution of the first producers.
-        refused: linear and convolution modules none of whose outputs can be removed, each with
-            the reason.
+        refused: layers none of whose outputs can be removed, each with the reason.
     """
 
     groups: tuple[Group, ...]

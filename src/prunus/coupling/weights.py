@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from prunus.coupling.shadow import Geometry, geometry
 from prunus.layer import view_of
+from prunus.weights import weights_of
 
 __all__ = ["LAYERS", "Axis", "Book", "Weight", "computed_weights", "layer_names", "twins"]
 
@@ -199,7 +200,11 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """Names of all modules whose weight is a matrix that we know."""
+    """Names of all modules whose weight is a matrix that we know, and of recurrent weights."""
+    return [*_single(model), *(n for n, w in weights_of(model).items() if _recurrent(w.module))]
+
+
+def _single(model: nn.Module) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
@@ -207,10 +212,14 @@ def layer_names(model: nn.Module) -> list[str]:
     ]
 
 
+def _recurrent(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNBase | nn.RNNCellBase)
+
+
 def computed_weights(model: nn.Module) -> dict[str, str]:
     """Layers whose weight is no parameter of theirs but made anew for each pass; with the cure."""
     found = {}
-    for name in layer_names(model):
+    for name in _single(model):
         module = model.get_submodule(name)
         if nn.utils.parametrize.is_parametrized(module, "weight"):
             cure = "torch.nn.utils.parametrize.remove_parametrizations"

@@ -59,6 +59,17 @@ def _embedding(module: Any, cuts: Cuts) -> None:
     module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
+def _recurrent(module: Any, cuts: Cuts) -> None:
+    module.input_size = module.weight_ih_l0.shape[1]
+    module.hidden_size = module.weight_hh_l0.shape[1]
+    module._init_flat_weights()  # the kernels read a list of their own, one piece on GPUs
+
+
+def _cell(module: Any, cuts: Cuts) -> None:
+    module.input_size = module.weight_ih.shape[1]
+    module.hidden_size = module.weight_hh.shape[1]
+
+
 ROWS: dict[type, Update] = {
     nn.Linear: _linear,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
@@ -71,6 +82,8 @@ ROWS: dict[type, Update] = {
     nn.RMSNorm: _layer_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: _cell,
 }
 
 

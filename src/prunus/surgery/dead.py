@@ -33,6 +33,12 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels
 
 
+def is_read(group: Group, layer: str) -> bool:
+    """Whether a layer is a module of its own, whose call shows what it reads; a recurrent weight
+    is none, and only zeros go there."""
+    return any(slot.layer == layer != slot.parameter for slot in group.slots)
+
+
 def pads_with_zeros(module: nn.Module) -> bool:
     """A convolution whose border reads zeros, so that a constant input is none there."""
     if isinstance(module, TRANSPOSED):  # its outputs read different numbers of inputs
@@ -78,7 +84,7 @@ def dead_units(
         name
         for group, suspect in zip(groups, suspects, strict=True)
         for name in group.consumers
-        if (suspect.silent | suspect.cut).any()
+        if (suspect.silent | suspect.cut).any() and is_read(group, name)
     }
     readings = read_inputs(model, example, read) if read else {}
     for other in variants(example) if read else ():
@@ -90,7 +96,7 @@ def dead_units(
     for group, suspect in zip(groups, suspects, strict=True):
         fine = suspect.silent | suspect.cut
         for slot in _inputs(group):
-            name = slot.parameter.rpartition(".")[0]
+            name = slot.layer
             constant = _constant_units(model, group, slot, readings.get(name))
             if name in redrawn:
                 same = joined(readings[name], redrawn[name])
@@ -119,9 +125,13 @@ def _suspects(model: nn.Module, group: Group, alive: Tensor) -> Suspects:
         every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
         gone = torch.stack([alive, *every]).all(dim=0)
         return Suspects(zero=zero, unread=gone, silent=none, cut=none)
+    unread = alive & torch.stack([alive, *zero.values()]).all(dim=0)
+    if not all(is_read(group, name) for name in group.producers):
+        # What a recurrent unit emits changes from step to step even where no input reaches it.
+        none = torch.zeros_like(alive)
+        return Suspects(zero=zero, unread=unread, silent=none, cut=none)
     sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
-    unread = alive & torch.stack([alive, *zero.values()]).all(dim=0)
     silent = torch.stack([rows[f"{p}.weight"] for p in sources]).all(dim=0) & alive & ~unread
     cut = torch.zeros_like(alive)
     if len(sources) == 1:
@@ -134,11 +144,13 @@ def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor
     """Move what the units emit into the consumers' biases, and make all their members zero."""
     with torch.no_grad():
         for slot in _inputs(group):
-            name = slot.parameter.rpartition(".")[0]
-            module = model.get_submodule(name)
-            weight: Tensor = module.weight  # type: ignore[assignment]
+            name = slot.layer
+            owner, _, leaf = slot.parameter.rpartition(".")
+            module = model.get_submodule(owner)
+            weight: Tensor = getattr(module, leaf)
             index = slot.index[units[slot.unit]].to(weight.device)
-            if slot.axis != 1:  # a transposed layer's: only zeros go there
+            if slot.axis != 1 or not is_read(group, name):
+                # of a transposed or recurrent layer: only zeros go there
                 weight.index_fill_(slot.axis, index, 0)
                 continue
             columns = weight[:, index].to(torch.float64)
@@ -185,7 +197,7 @@ def _read_redrawn(
     names: set[str] = set()
     for group, units in zip(groups, cut, strict=True):
         if units.any():
-            names |= set(group.consumers)
+            names |= {name for name in group.consumers if is_read(group, name)}
             source = next(p for p in group.producers if not is_depthwise(model.get_submodule(p)))
             redrawn += [
                 (state[slot.parameter], slot.index[units[slot.unit]])

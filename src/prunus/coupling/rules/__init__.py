@@ -1,13 +1,15 @@
 """What each operation does to labels; an operation without a rule refuses the classes in it."""
 
 import torch
+from torch import nn
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace
 from prunus.coupling.labels import FIRST
 from prunus.coupling.rules import attention, elementwise, layers, movement, norms, reductions
+from prunus.coupling.rules.recurrent import MODULES, ModuleRule
 from prunus.coupling.shadow import carries
 
-__all__ = ["RULES", "rule_for"]
+__all__ = ["RULES", "module_rule", "rule_for"]
 
 RULES: dict[str, Rule] = {
     **attention.RULES,
@@ -38,3 +40,10 @@ def rule_for(trace: Trace, call: Call) -> Rule:
     if not inputs or torch.Tag.nondeterministic_seeded in tags:
         return elementwise.constant
     raise Refused(f"operation {call.name} has no rule")
+
+
+def module_rule(module: nn.Module) -> ModuleRule | None:
+    """The rule of a module that is followed as a whole; none where a subclass runs its own code."""
+    kind = next((known for known in type(module).__mro__ if known in MODULES), None)
+    same = kind is not None and type(module).forward is kind.forward  # type: ignore[attr-defined]
+    return MODULES[kind] if kind is not None and same else None

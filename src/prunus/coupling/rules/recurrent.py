@@ -1,0 +1,107 @@
+"""Recurrent layers, followed as wholes: a hidden unit is one class, whatever kernel computes it.
+
+Unit h of a layer with g gates is made by rows h, H + h, …, (g − 1) H + h of `weight_ih`,
+`weight_hh` and their biases, and read by column h of `weight_hh`, by the layer on top and by
+whatever reads the outputs. The sequence of outputs, the last hidden and the last cell state carry
+the same classes, and the first states belong to them. A unit without rows emits exactly nothing
+from a state of zero: an LSTM c = ½ c + ½ tanh 0, a GRU h = ½ h + ½ tanh 0, an RNN tanh 0 or relu 0.
+
+A module has one `hidden_size`, so that unit h of all its layers and directions is one class.
+Cells are layers of one step.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from prunus.coupling.calls import Refused, Trace, spread
+from prunus.coupling.weights import Weight
+
+__all__ = ["MODULES", "ModuleRule", "recurrent"]
+
+# The trace, the module, the arguments of its call and what it gave -> labels of what it gave.
+ModuleRule = Callable[
+    [Trace, Any, tuple[Any, ...], Mapping[str, Any], Any], list[tuple[Tensor, Tensor]]
+]
+
+
+def recurrent(
+    trace: Trace, module: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], given: Any
+) -> list[tuple[Tensor, Tensor]]:
+    """`nn.LSTM`, `nn.GRU` and `nn.RNN` of any number of layers and directions, and their cells."""
+    ends, ways = _layers(module)
+    leaves = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
+    found = {leaf + end: _own(trace, module, leaf + end) for end in ends for leaf in leaves}
+    first = found["weight_hh" + ends[0]]
+    units = trace.made(first, 0)[: module.hidden_size]
+    inputs = _values(args[0] if args else keywords["input"])
+    below = trace.labels.column(trace.read(inputs), -1, module.input_size, f"`{first.name}`")
+    for i, end in enumerate(ends):
+        if i and i % ways == 0:
+            below = units.repeat(ways)
+        for leaf, read in (("weight_ih", below), ("weight_hh", units)):
+            _consumes(trace, found[leaf + end], read)
+        for leaf in leaves:
+            _makes(trace, found[leaf + end], units)
+    for state in _tensors(args[1] if len(args) > 1 else keywords.get("hx")):
+        trace.labels.meet(spread(units, -1, state.ndim), trace.read(state), f"`{first.name}`")
+    sequence, last = (None, given) if isinstance(module, nn.RNNCellBase) else given
+    labels = [(tensor, spread(units, -1, tensor.ndim)) for tensor in _tensors(last)]
+    if sequence is not None:
+        outputs = _values(sequence)
+        labels.append((outputs, spread(units.repeat(ways), -1, outputs.ndim)))
+    return labels
+
+
+def _layers(module: Any) -> tuple[list[str], int]:
+    """How the names of the parameters of each layer and direction end, and how many directions."""
+    if isinstance(module, nn.RNNCellBase):
+        return [""], 1
+    if module.proj_size:
+        raise Refused("a recurrent layer that projects its hidden state (proj_size) has no rule")
+    ways = ("", "_reverse") if module.bidirectional else ("",)
+    return [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways], len(ways)
+
+
+def _tensors(state: Any) -> tuple[Tensor, ...]:
+    """A hidden state, or a hidden and a cell state; none where none is given."""
+    if state is None:
+        return ()
+    return tuple(state) if isinstance(state, list | tuple) else (state,)
+
+
+def _own(trace: Trace, module: nn.Module, leaf: str) -> Weight:
+    """A parameter of the module, whole and its own."""
+    tensor = module._parameters.get(leaf)
+    weight = None if tensor is None else trace.weight(tensor)
+    if weight is None or not weight.whole:
+        raise Refused("its weights are computed in the forward pass")
+    return weight
+
+
+def _values(sequence: Any) -> Tensor:
+    """The values of a sequence, which may be packed."""
+    values: Tensor = sequence.data if isinstance(sequence, PackedSequence) else sequence
+    return values
+
+
+def _consumes(trace: Trace, weight: Weight, classes: Tensor) -> None:
+    trace.member(weight.name, 1, "in", torch.arange(len(classes), device="cpu"), classes)
+    trace.layer("consumer", weight.name, classes)
+
+
+def _makes(trace: Trace, weight: Weight, units: Tensor) -> None:
+    """Every gate's rows are those of the same units."""
+    rows = trace.made(weight, 0)
+    trace.labels.unite(rows, units.repeat(len(rows) // len(units)))
+    trace.member(weight.name, 0, "out", torch.arange(len(rows), device="cpu"), rows)
+    if len(weight.axes) > 1:
+        trace.layer("producer", weight.name, rows)
+
+
+MODULES: dict[type, ModuleRule] = dict.fromkeys(
+    (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell), recurrent
+)
