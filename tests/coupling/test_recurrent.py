@@ -13,6 +13,7 @@ import models
 import prunus
 from coupling_checks import few_of, moved
 from prunus.coupling import couple
+from prunus.surgery import compact
 
 KINDS = {
     "lstm": (nn.LSTM, 4, {}),
@@ -359,3 +360,41 @@ def test_widths_of_one(sizes):
     small = pruned.compact()
     assert small.body[1].hidden_size == max(1, hidden // 2)
     assert_close(small(x), pruned.model(x), rtol=1e-12, atol=1e-12)
+
+
+def test_weights_in_one_piece_as_on_gpus(tmp_path):
+    """cuDNN keeps all weights of a module in one storage; a compact network is saved and loaded."""
+    model, x = net_of("lstm", 2, True)
+    weights = list(model.cells.parameters())
+    whole = torch.cat([weight.detach().flatten() for weight in weights])
+    first = 0
+    for weight in weights:
+        weight.data = whole[first : first + weight.numel()].view(weight.shape)
+        first += weight.numel()
+    pruned = prunus.prune(model, "importance-node", 0.4, data=x, layers="*")
+    pruned.save(tmp_path, example=x)
+    small = prunus.load(tmp_path, net_of("lstm", 2, True)[0]).compact()
+    assert small.cells.hidden_size == pruned.plan.kept["cells.weight_ih_l0"] < 6
+    assert_close(small(x), pruned.model(x), rtol=1e-12, atol=1e-12)
+    small(x).square().sum().backward()
+    assert all(weight.grad is not None for weight in small.cells.parameters())
+
+
+def test_constants_do_not_fold_into_recurrent_layers():
+    """A unit that emits its bias, whatever the input, stays while a recurrent layer reads it.
+
+    So does a hidden unit without incoming weights: its biases move it from step to step. Unread
+    units go, in an upper layer too.
+    """
+    model, x = net_of("gru")
+    with torch.no_grad():
+        model.embed.weight[:2] = 0
+        model.cells.weight_ih_l0[:, 1] = 0
+        for weight in (model.cells.weight_ih_l0, model.cells.weight_hh_l0):
+            weight.view(3, 6, -1)[:, 4] = 0
+        for weight in (model.cells.weight_hh_l0, model.steps.weight, model.last.weight):
+            weight[:, 5] = 0
+    small = compact(model, x)
+    assert (small.cells.input_size, small.cells.hidden_size) == (4, 5)
+    longer = torch.randn(2, 15, 3, dtype=torch.float64)
+    assert_close(small(longer), model(longer), rtol=1e-12, atol=1e-12)
