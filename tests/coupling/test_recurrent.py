@@ -398,3 +398,19 @@ def test_constants_do_not_fold_into_recurrent_layers():
     assert (small.cells.input_size, small.cells.hidden_size) == (4, 5)
     longer = torch.randn(2, 15, 3, dtype=torch.float64)
     assert_close(small(longer), model(longer), rtol=1e-12, atol=1e-12)
+
+
+def test_units_stay_away_while_the_network_trains():
+    model, x = net_of("lstm", 2)
+    pruned = prunus.prune(model, "importance-node", 0.4, data=x, layers="*")
+    before = pruned.model(x).detach()
+    optimizer = torch.optim.Adam(pruned.model.parameters(), lr=0.1, weight_decay=0.1)
+    with pruned.hold(optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            pruned.model(x).square().mean().backward()
+            optimizer.step()
+    assert not torch.allclose(pruned.model(x), before)
+    small = pruned.compact()
+    assert small.cells.hidden_size == pruned.plan.kept["cells.weight_ih_l0"]
+    assert_close(small(x), pruned.model(x), rtol=1e-12, atol=1e-12)
