@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import prunus
-from models import build
+from models import MLP, build
 from prunus.allocation import Global
 from prunus.compensation import LeastSquares
 from prunus.granularity import Edge, Node
@@ -61,6 +61,24 @@ def test_rounds_are_those_made_by_hand(compensation):
     torch.testing.assert_close(found.model(x), wanted(x))
     once = prunus.prune(model, replace(recipe, schedule=prunus.Recipe().schedule), 0.3, data=x)
     assert any(not torch.equal(found.masks[k], once.masks[k]) for k in masks)  # rounds do something
+
+
+@pytest.mark.parametrize("granularity", [Edge(), Node()])
+def test_blocks_of_dense_inputs_give_every_round_what_the_whole_model_gives(granularity):
+    """Scores read the network that the rounds before left, new values the dense one's inputs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = MLP((12, 24, 24, 24, 24, 5)), torch.randn(60, 12)
+    recipe = Recipe(
+        granularity=granularity, score=RemovalError(), compensation=LeastSquares(),
+        schedule=Refine(rounds=3),
+    )  # fmt: skip
+    whole = prunus.prune(model, recipe, 0.3, data=x)
+    blocks = prunus.prune(model, recipe, 0.3, data=x, blocks="layers.*")
+    for key, mask in whole.masks.items():
+        assert torch.equal(blocks.masks[key], mask), key
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(blocks.model.state_dict()[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("inputs", ["dense", "pruned"])

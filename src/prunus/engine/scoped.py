@@ -1,6 +1,7 @@
 """One step by scopes: each is calibrated on its own inputs, pruned, and gone on from."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,8 +164,13 @@ def by_scopes(
     present = copied(work)
     dense = copied(job.dense) if job.recipe.schedule.renews else present
     # Weights of their own network: those of `work` change under the layers.
-    base = with_weights(base, dense)
-    with opened(job, dense, work, calls, data) as (source, notes):
+    found_base, base = with_weights(base, present), with_weights(base, dense)
+    with ExitStack() as stack:
+        source, notes = stack.enter_context(opened(job, dense, work, calls, data))
+        # New values aim at the dense network; a choice is made by the one that the round found.
+        eyes = source
+        if dense is not present and not source.paired:
+            eyes, _ = stack.enter_context(opened(job, present, None, calls, data))
         for scope in scopes(job, dense, unit, data):
             keys = unit.due(scope)
             asked = dict.fromkeys(n for n in (*scope, *unit.needs(keys)) if n not in held)
@@ -172,8 +178,13 @@ def by_scopes(
             found = scope_layers(source, names, base=base, model=work, wanted=wanted)
             layers = {**held, **found}
             fresh: Masks = {}
+            seen: Layers = layers
+            if keys and eyes is not source:
+                read = sorted(unit.needs(keys), key=job.position)
+                seen = scope_layers(eyes, read, base=found_base, model=present, wanted=wanted)
+            elif dense is not present:
+                seen = with_weights(layers, present)
             for key in keys:
-                seen = layers if dense is present else with_weights(layers, present)
                 scores = unit.pools(seen, (key,))[key]
                 choices[key] = unit.choose(key, seen, scores, kept[key], remembered=False)
                 fresh = merged(fresh, unit.masks(work, key, choices[key]))
