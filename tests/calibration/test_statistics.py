@@ -11,8 +11,6 @@ from torch import nn
 
 from models import build
 from prunus.calibration import calibrate
-from prunus.calibration.batches import Batches
-from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.vectors import vectors_of
 from prunus.layer import view_of
 from prunus.weights import weight_at
@@ -247,38 +245,6 @@ def test_gradient_of_a_frozen_model_with_a_loss_of_its_own():
     torch.testing.assert_close(found["fc"].grad, wanted)
     with pytest.raises(ValueError, match=r"This recipe needs a loss, and the output has none and "):
         calibrate(nn.Sequential(nn.Linear(3, 2)), torch.ones(4, 3), ("grad",))
-
-
-def test_sequential_statistics_are_the_moments_of_both_models_inputs():
-    dense, x = build("cnn-relu", samples=5)
-    pruned, _ = build("cnn-relu", samples=5)
-    with torch.no_grad():
-        pruned.conv1.weight[:, 0] = 0
-        pruned.norm1.bias += 0.3
-    for name in ("conv2", "fc1"):
-        data, device = Batches([x[:3], x[3:]]), torch.device("cpu")
-        layer = sequential_layers(dense, pruned, (name,), data, device=device)[name]
-        seen = {}
-        for key, model in (("dense", dense), ("pruned", pruned)):
-            module = model.get_submodule(name)
-            handle = module.register_forward_pre_hook(
-                lambda m, args, key=key, seen=seen: seen.__setitem__(
-                    key, view_of(m).vectors(m, args[0])[:, 0]
-                )
-            )
-            with torch.no_grad():
-                model(x)
-            handle.remove()
-        d, p = seen["dense"], seen["pruned"]
-        n = len(d)
-        assert layer.samples == n
-        wanted = {
-            "gram": p.T @ p / n, "cross": d.T @ p / n, "dense_gram": d.T @ d / n,
-            "mean": p.mean(0), "dense_mean": d.mean(0),
-        }  # fmt: skip
-        for key, value in wanted.items():
-            torch.testing.assert_close(getattr(layer, key), value, rtol=1e-11, atol=1e-13)
-        assert torch.equal(layer.weight, dense.get_submodule(name).weight.flatten(1))
 
 
 def test_attention_mask_takes_padding_out():

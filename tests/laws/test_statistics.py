@@ -11,10 +11,10 @@ from torch import nn
 
 import prunus
 from prunus.calibration import STATISTICS, Calibration, Reads, Statistic, calibrate
-from prunus.calibration.batches import Batches
-from prunus.calibration.sequential import sequential_layers
 from prunus.calibration.statistics import Gram, combined, resolved
 from prunus.nodes import class_view
+from prunus.scopes import Replay, Replayed, scope_layers
+from prunus.weights import weight_at
 from reference.statistics import OF_CLASSES, OF_LAYERS, OF_PAIRS, Raw, groups_of
 
 TABLE = {name: made() for name, made in STATISTICS.items()}
@@ -282,11 +282,17 @@ def sequential(statistics):
         pruned.stem.weight[1] = 0.0
         pruned.stem.bias += 0.2
     names = ("grouped", "depth", "head")
-    data = Batches([(raw.x[:4], raw.y[:4]), (raw.x[4:], raw.y[4:])])
-    found = sequential_layers(
-        raw.model, pruned, names, data, statistics=statistics, before=whole("branches"),
-        device=torch.device("cpu"),
-    )  # fmt: skip
+    parts, here = [(raw.x[:4], raw.y[:4]), (raw.x[4:], raw.y[4:])], torch.device("cpu")
+
+    def passes(model):
+        weights = {name: weight_at(model, name) for name in names}
+        return Replay(model, parts, device=here, weights=weights, calls=dict.fromkeys(names, 1))
+
+    with passes(raw.model) as one, passes(pruned) as two:
+        found = scope_layers(
+            Replayed(one, two, parts, here), names, base=whole("branches"), model=pruned,
+            wanted=("gram", *statistics),
+        )  # fmt: skip
     return raw, Raw(pruned, raw.x, raw.y), found
 
 

@@ -13,7 +13,7 @@ from prunus.calibration.vectors import block_of, responses_of, vectors_of
 from prunus.layer import Layer
 from prunus.weights import Weight
 
-__all__ = ["Gatherer", "gathering", "gathering_both", "watched"]
+__all__ = ["Gatherer", "gathering", "watched"]
 
 Take = Callable[[Weight, Tensor], None]
 
@@ -113,28 +113,6 @@ def gathering(weights: Mapping[str, Weight], gatherer: Gatherer) -> Iterator[Non
     """While this is open, calls of these layers go to the gatherer."""
     outputs = gatherer.outputs if gatherer.reading("outputs") else None
     with watched(weights, gatherer.inputs, outputs, gatherer.missed):
-        yield
-
-
-@contextmanager
-def gathering_both(
-    dense: Mapping[str, Weight], pruned: Mapping[str, Weight], gatherer: Gatherer
-) -> Iterator[None]:
-    """The same for two models: run each batch through the dense one, then through the pruned one.
-
-    What the dense model's layers were called with is kept until the pruned model comes to the same
-    call; as a copy, since an operation in place may follow in the meantime.
-    """
-    kept: dict[str, list[Tensor]] = {name: [] for name in dense}
-
-    def remember(weight: Weight, inputs: Tensor) -> None:
-        kept[weight.name].append(inputs.clone())
-
-    def combine(weight: Weight, inputs: Tensor) -> None:
-        gatherer.both(weight, kept[weight.name].pop(0), inputs)
-
-    outputs = gatherer.outputs if gatherer.reading("outputs") else None
-    with watched(dense, remember), watched(pruned, combine, outputs, gatherer.missed):
         yield
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.budget import Budget, Plan
 from prunus.calibration import Calibration, calibrate
@@ -23,6 +23,7 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
+from prunus.schedules import Step
 
 __all__ = ["Comparison", "compare"]
 
@@ -35,10 +36,10 @@ def compare(
     data: Any,
     evaluate: Callable[[nn.Module], Any],
     seeds: int | Sequence[int] = 5,
-    train: Any = None,
+    train: Callable[[nn.Module, Step], None] | None = None,
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
-    loss: Any = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
     metric: str | None = None,
     latency: bool = False,
     device: str | torch.device | None = None,
@@ -101,7 +102,7 @@ def compare(
     latencies: list[dict[str, Any]] = []
     pictures: dict[tuple[str, float], Pruned] = {}
     memo: dict[Any, Any] = {}
-    last: Any = None
+    last: tuple[int, int] | None = None
     with progress_bar("comparing recipes", len(cells), progress=progress) as advance:
         for label, density, seed in cells:
             if last != (id(density), seed):
@@ -161,18 +162,20 @@ def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> d
 def _shared_calibration(
     model: nn.Module,
     methods: Mapping[str, Recipe],
-    data: Any,
-    loss: Any,
-    device: Any,
+    data: Calibration | Batches,
+    loss: Callable[[Any, Any], Tensor] | None,
+    device: str | torch.device | None,
     progress: bool | None,
-) -> Any:
+) -> Calibration:
     if isinstance(data, Calibration):
         return data
     wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
     return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
 
 
-def _data_for(method: Recipe, density: Any, shared: Any, data: Any) -> Any:
+def _data_for(
+    method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
+) -> Calibration | Batches:
     """The shared statistics, or the batches where a recipe or a plan reads them itself."""
     several = len(list(method.schedule())) > 1
     planned = method.allocation.measures_curves or (
