@@ -162,6 +162,27 @@ def test_whatever_the_code_says_of_its_input_is_one_refusal(error):
         call(Choosy(), torch.randn(3, 4))
 
 
+def test_arrays_and_nested_inputs_are_examples_too(tmp_path):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, pair):
+            return self.head(F.relu(self.fc(pair["left"].sub_(pair["right"]))))
+
+    torch.manual_seed(0)
+    net, left, right = Sum().eval(), *np.random.default_rng(0).normal(size=(2, 9, 4))
+    batch = {"pair": {"left": left.astype("float32"), "right": right.astype("float32")}}
+    before = batch["pair"]["left"].copy()
+    pruned = prunus.prune(net, "importance-node", 0.5, data=batch)
+    small = pruned.compact(batch)
+    assert small.fc.out_features < 8
+    assert prunus.compact(pruned.model, batch).fc.out_features == small.fc.out_features
+    pruned.save(tmp_path, example=batch)
+    assert (batch["pair"]["left"] == before).all()  # the model changes its input in place
+
+
 class Graph(nn.Module):
     """Two graph convolutions; the adjacency is not a batch of rows."""
 

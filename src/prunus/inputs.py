@@ -19,9 +19,9 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that a batch stands for.
 
     Of a tuple or list the first element is the input. An input that is a mapping gives keyword
-    arguments; any other, a pair too, is one positional argument.
+    arguments; any other, a pair too, is one positional argument. Arrays are given as tensors.
     """
-    inputs = _input(batch)
+    inputs = as_tensors(_input(batch))
     if isinstance(inputs, Mapping):
         return (), {str(key): value for key, value in inputs.items()}
     return (inputs,), {}

@@ -154,6 +154,14 @@ def test_whole_numbers_as_weights():
     }
 
 
+def test_complex_weights_are_no_quantised_ones():
+    net = nn.Sequential(nn.Linear(6, 8, dtype=torch.cfloat), nn.Linear(8, 4, dtype=torch.cdouble))
+    assert refusal(net) == (
+        "0: its weight is complex64, and scores are of reals; "
+        "1: its weight is complex128, and scores are of reals"
+    )
+
+
 def test_foreign_classes_are_named_in_full_and_torchs_in_short():
     class Bilinear(nn.Module):
         def __init__(self):

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunus.coupling.example import arguments_of
+from prunus.inputs import mapped
 from prunus.modes import evaluating
 
 __all__ = ["Reading", "joined", "read_inputs", "run", "same_draws", "variants"]
@@ -88,13 +89,9 @@ def run(model: nn.Module, example: object) -> object:
     Models that draw random numbers draw the same at every call; the global state stays. The model
     runs on copies, since it may change its inputs in place.
     """
-    positional, keywords = arguments_of(example)
-    own = [value.clone() if isinstance(value, Tensor) else value for value in positional]
-    named = {
-        k: value.clone() if isinstance(value, Tensor) else value for k, value in keywords.items()
-    }
+    positional, keywords = mapped(torch.clone, arguments_of(example))
     with evaluating(model), torch.no_grad(), same_draws(model):
-        return model(*own, **named)
+        return model(*positional, **keywords)
 
 
 def variants(example: object) -> Iterator[object]:
