@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+import prunus
 from coupling_checks import moved
 from prunus.coupling import couple
 
@@ -227,3 +228,33 @@ def test_channels_last_and_other_types(dtype):
     assert group.size == 4
     places = {(s.parameter, s.axis) for s in group.slots}
     assert {("0.weight", 0), ("0.bias", 0), ("1.running_var", 0), ("3.weight", 1)} <= places
+
+
+class Forked(nn.Module):
+    """Two samples take one way, the whole example the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.wide = nn.Linear(4, 12), nn.Linear(12, 10)
+        self.left, self.right = nn.Linear(10, 8), nn.Linear(10, 8)
+        self.mid, self.head = nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = torch.relu(self.wide(torch.relu(self.stem(x))))
+        h = self.left(h) if x.mean() > 0 else self.right(h)
+        return self.head(torch.relu(self.mid(torch.relu(h))))
+
+
+def test_what_is_promised_holds_where_a_network_chooses_its_way():
+    torch.manual_seed(0)
+    x = torch.randn(8, 4) - 1
+    x[:2] = x[:2].abs()
+    assert x.mean() < 0 < x[:2].mean()
+    net = Forked().eval()
+    pruned = prunus.prune(net, "importance-node", 0.7, data=x)
+    assert set(pruned.plan.kept) == {"stem", "mid"}  # what both ways share
+    assert "cannot be made narrower" in pruned.not_pruned["wide"]
+    small = pruned.compact()
+    assert sum(p.numel() for p in small.parameters()) == pruned.cost_after.parameters
+    for data in (x, -x):
+        torch.testing.assert_close(small(data), pruned.model(data))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from prunus.calibration.batches import call, size_of
+from prunus.calibration.batches import call, first_of, size_of
 from prunus.check import by_reason
 from prunus.cost import Anatomy, Cost, count_operations, node_cost
 from prunus.coupling import Coupling, Group
@@ -16,6 +16,7 @@ from prunus.modes import evaluating
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import cuttable, narrowed
+from prunus.surgery.readings import run as run_on
 from prunus.weights import weights_of
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "living",
     "none_left",
     "products_of",
+    "sample_of",
     "selected_groups",
     "tried_groups",
 ]
@@ -215,3 +217,33 @@ def living(
     every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
     found = dead_units(model, tuple(groups), every, example)
     return {group.name: ~dead.units for group, dead in zip(groups, found, strict=True)}
+
+
+def sample_of(model: nn.Module, example: Any, rows: int = 2) -> Any:
+    """The first rows of an example, or all of it where they run other modules.
+
+    A model that chooses its way by its input is tried on the example that `compact` will see.
+
+    Args:
+        model: the network, on the example's device.
+        example: one batch.
+        rows: how many are enough.
+    """
+    few = first_of(example, rows)
+    return few if _ran(model, few) == _ran(model, example) else example
+
+
+def _ran(model: nn.Module, batch: Any) -> set[nn.Module]:
+    ran: set[nn.Module] = set()
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        ran.add(module)
+
+    plain = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    handles = [module.register_forward_pre_hook(note) for module in plain]
+    try:
+        run_on(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunus.allocation import Pools
-from prunus.calibration.batches import first_of, to_device
+from prunus.calibration.batches import to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
 from prunus.engine.edges import EdgeUnit
@@ -15,6 +15,7 @@ from prunus.engine.groups import (
     in_all_blocks,
     living,
     products_of,
+    sample_of,
     selected_groups,
     tried_groups,
 )
@@ -184,7 +185,7 @@ def _unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
         }
         return EdgeUnit(job=job, recipe=recipe, layers=job.names, before=before)
     budget = state.target.budget
-    small = to_device(first_of(job.example, 2), job.device)
+    small = sample_of(job.dense, to_device(job.example, job.device))
     groups, refused = selected_groups(
         job.dense, job.coupling, job.names, inexact=recipe.granularity.inexact
     )
