@@ -180,6 +180,24 @@ def test_foreign_classes_are_named_in_full_and_torchs_in_short():
     }  # fmt: skip
 
 
+def test_a_refusal_of_nodes_says_why_of_every_layer():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight * 0.5, self.bias)
+
+    x, ends = torch.randn(9, 6), "its outputs are the network's outputs"
+    net = nn.Sequential(Scaled(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    kind = f"{__name__}.{Scaled.__qualname__}"
+    cure = "has no weight view; register one with prunus.layer.register_view"
+    for model, said in (
+        (net, f"2: {ends}; 0: {kind} {cure}"),
+        (nn.Linear(6, 4), f"the model itself: {ends}"),
+    ):
+        message = f"The model has no nodes to prune in the selected layers ({said})."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            prunus.prune(model, "importance-node", 0.5, data=x)
+
+
 def test_each_cause_once():
     reasons = {f"block.{i}": "tied" for i in range(9)} | {"": "meta"}
     assert listed(reasons, most=2) == "block.0, block.1 and 7 more: tied; the model itself: meta"

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from prunus.calibration.batches import call, first_of, size_of
-from prunus.check import by_reason
+from prunus.calibration.reasons import listed
 from prunus.cost import Anatomy, Cost, count_operations, node_cost
 from prunus.coupling import Coupling, Group
 from prunus.modes import evaluating
@@ -91,12 +91,21 @@ class NodeCost:
 
 
 def selected_groups(
-    model: nn.Module, coupling: Coupling, selected: Sequence[str], *, inexact: bool
+    model: nn.Module,
+    coupling: Coupling,
+    selected: Sequence[str],
+    *,
+    inexact: bool,
+    others: Mapping[str, str] | None = None,
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
 
     What `compact` would keep is no unit: it is neither planned nor priced. A consumer that is
     pruned on request alone stays whole unless it is selected.
+
+    Raises:
+        ValueError: there are none; the reasons of the `others`, which are not selected, stand with
+            those of the selected layers.
     """
     groups = []
     asked_for = {name for name, weight in weights_of(model).items() if weight.source.on_request}
@@ -119,15 +128,15 @@ def selected_groups(
         if name not in cut and name not in refused:
             refused[name] = "its units are no channels that a trace of the model finds"
     if not groups:
-        raise none_left(refused)
+        raise none_left({**refused, **(others or {})})
     return tuple(groups), refused
 
 
 def none_left(refused: Mapping[str, str]) -> ValueError:
     """The error of a network without a group that a recipe can prune."""
-    reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(refused).items())
     return ValueError(
-        f"The model has no nodes to prune in the selected layers ({reasons or 'none found'}). "
+        f"The model has no nodes to prune in the selected layers "
+        f"({listed(refused) or 'none found'}). "
         f"Check `layers` and `exclude`, or use a recipe for edges."
     )
 
@@ -155,8 +164,7 @@ def tried_groups(
     left = tuple(group for group in tried.groups if group.name not in refused)
     layers = {n: refused[g.name] for g in groups if g.name in refused for n in g.producers}
     if not left:
-        reasons = "; ".join(f"{', '.join(n)}: {why}" for why, n in by_reason(layers).items())
-        raise ValueError(f"The model has no nodes that can be cut out of it ({reasons}).")
+        raise ValueError(f"The model has no nodes that can be cut out of it ({listed(layers)}).")
     return left, layers, alike
 
 

@@ -76,7 +76,7 @@ class NodeUnit:
             else:
                 groups[key] = group
         if not groups:
-            raise none_left(refused)
+            raise none_left({**refused, **self.job.not_pruned})
         if len(groups) == len(self.groups):
             return self
         alike = tuple(names for names in self.alike if groups.keys() >= set(names))

@@ -187,7 +187,11 @@ def _unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
     budget = state.target.budget
     small = sample_of(job.dense, to_device(job.example, job.device))
     groups, refused = selected_groups(
-        job.dense, job.coupling, job.names, inexact=recipe.granularity.inexact
+        job.dense,
+        job.coupling,
+        job.names,
+        inexact=recipe.granularity.inexact,
+        others=job.not_pruned,
     )
     groups, more, alike = tried_groups(
         job.dense, groups, small, level=budget is None or budget.gap is None

@@ -92,7 +92,7 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
         )
     )
     remarks = [
-        f"{', '.join(f'`{name}`' for name in names)} "
+        f"{', '.join(f'`{name}`' if name else 'the model itself' for name in names)} "
         f"{'was' if len(names) == 1 else 'were'} not pruned, because: {why}"
         for why, names in by_reason(pruned.not_pruned).items()
     ]

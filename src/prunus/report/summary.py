@@ -103,7 +103,7 @@ def summary(pruned: Any) -> str:
         )
     lines = [latency_note(pruned)]
     lines += [
-        f"not pruned: {', '.join(names)}, because {why}"
+        f"not pruned: {', '.join(name or 'the model itself' for name in names)}, because {why}"
         for why, names in by_reason(pruned.not_pruned).items()
     ]
     lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
