@@ -78,6 +78,8 @@ def test_compare_takes_labels_and_says_what_is_wrong():
         ({"recipes": "magnitude"}, TypeError, r"`recipes` must be a list.*Pass \['magnitude'\]"),
         ({"densities": 0.5}, TypeError, "`densities` must be a list of densities, got float"),
         ({"seeds": []}, ValueError, "`seeds` must not be empty"),
+        ({"seeds": [3, 3]}, ValueError, r"`seeds` must differ, got \[3, 3\]"),
+        ({"seeds": [1.5]}, ValueError, "`seeds` must be a whole number >= 0, got 1.5"),
         ({"evaluate": lambda m: None}, TypeError, "`evaluate` must return a number or a dict"),
         ({"evaluate": lambda m: {}}, ValueError, "`evaluate` returned an empty dict"),
     ],

@@ -79,10 +79,12 @@ def compare(
     chosen = (
         list(range(whole("seeds", seeds, low=1)))
         if isinstance(seeds, int)
-        else [int(s) for s in seeds]
+        else [whole("seeds", s, low=0) for s in seeds]
     )
     if not chosen:
         raise ValueError("`seeds` must not be empty. Give a number of seeds, or which.")
+    if len({*chosen}) < len(chosen):  # one draw counted twice would pass for less spread
+        raise ValueError(f"`seeds` must differ, got {chosen}. Give each once.")
     # One reading of a one-shot iterator, known to all that would read it again.
     source = data if isinstance(data, Calibration) else Batches(data)
     timing = first_of(source.peek(), 64) if isinstance(source, Batches) else source.example
