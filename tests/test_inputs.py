@@ -206,6 +206,25 @@ def test_statistics_of_a_graph_are_those_of_its_nodes():
     assert prunus.prune(model, "magnitude", 0.5, data=batch).cost_after.density == 0.5
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+def test_a_sparse_adjacency_is_an_input_like_a_dense_one(layout):
+    torch.manual_seed(0)
+    model = Graph().eval()
+    x, adj = torch.randn(12, 4), (torch.rand(12, 12) < 0.3).float()
+    dense = prunus.prune(model, "wanda+ls", 0.5, data={"x": x, "adj": adj})
+    given = {"x": x, "adj": adj.to_sparse(layout=layout)}
+    sparse = prunus.prune(model, "wanda+ls", 0.5, data=given)
+    for name, result in dense.layers.items():
+        assert torch.equal(sparse.layers[name].mask, result.mask)
+        torch.testing.assert_close(sparse.layers[name].weight, result.weight)
+    other = prunus.calibrate(model, {"x": x, "adj": (2 * adj).to_sparse(layout=layout)})
+    same = prunus.calibrate(model, given)
+    assert same.fingerprint == sparse.data_fingerprint != other.fingerprint
+    small = prunus.prune(model, "importance-node", 0.5, data=given).compact()
+    assert small.first.out_features < 8
+
+
 def test_a_mask_over_positions_is_not_cut():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()

@@ -142,6 +142,14 @@ def _advice(model: torch.nn.Module, batch: Any, kwargs: Mapping[str, Any]) -> st
     )
 
 
+def _stored(tensor: Tensor) -> list[Tensor]:
+    """The plain tensors that hold a tensor's numbers; two where it is sparse."""
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    return [tensor if tensor.layout == torch.strided else tensor.to_dense()]
+
+
 class Fingerprint:
     """A running hash of every number of the data, in order, and one of each sample."""
 
@@ -154,9 +162,10 @@ class Fingerprint:
         self._rows.append(row_hashes(batch))
         for tensor in tensors_of(batch):
             self._hash.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            if flat.numel():
-                self._hash.update(flat.view(torch.uint8).numpy().data)
+            for part in _stored(tensor.detach()):
+                flat = part.cpu().contiguous().reshape(-1)
+                if flat.numel():
+                    self._hash.update(flat.view(torch.uint8).numpy().data)
 
     @property
     def value(self) -> str:
