@@ -62,6 +62,10 @@ def test_bytes_are_what_is_written(name, density, tmp_path):
     pruned = prunus.prune(model, name, density, data=x)
     pruned.save(tmp_path / "net")
     assert pruned.cost_after.bytes == size(tmp_path / "net", "weights")
+    tensors = (tmp_path / "net").glob("*.safetensors")  # nothing else, whatever the data
+    assert pruned.cost_after.bytes == sum(file.stat().st_size for file in tensors)
+    again = prunus.load(tmp_path / "net", model)
+    assert torch.equal(again.data_rows.hashes, pruned.data_rows.hashes)
     whole = prunus.prune(model, name, 1.0, data=x)
     whole.save(tmp_path / "whole")
     assert pruned.cost_before.bytes == size(tmp_path / "whole", "weights")

@@ -28,7 +28,7 @@ from prunus.weights import weight_at
 __all__ = ["load", "save", "weights_digest"]
 
 FORMAT = 2  # 1 stored every mask
-PARTS = ("weights", "compact", "rows")
+PARTS = ("weights", "compact")
 
 
 def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
@@ -84,9 +84,8 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
         smaller = {k: v.detach().cpu() for k, v in small.state_dict().items()}
         parts["compact"] = save_tensors(apart(smaller))
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
-    rows = {name: known.hashes for name, known in used.items() if known is not None}
-    if rows:
-        parts["rows"] = save_tensors(rows)
+    # In the account, so that the bytes of the tensors' files are those of the networks.
+    facts["rows"] = {n: known.to_text() for n, known in used.items() if known is not None}
     # Files are named by their content and the account is replaced last: an interrupted save
     # leaves the old network whole.
     digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
@@ -144,10 +143,8 @@ def load(
             n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
         }
         notes = tuple(facts["plan"].pop("notes"))
-        rows: dict[str, RowSet] = {}
-        if "rows" in facts["files"]:  # folders of version 0.1 have none
-            used = stored_tensors(source, "rows", facts["files"])
-            rows = {name: RowSet(hashes) for name, hashes in used.items()}
+        known = facts.get("rows", {})  # folders of version 0.1 have none
+        rows = {name: RowSet.from_text(text) for name, text in known.items()}
         is_dense = facts["dense"] is not None and weights_digest(dense) == facts["dense"]
         result = Pruned(
             model=pruned,
