@@ -258,3 +258,17 @@ def test_what_is_promised_holds_where_a_network_chooses_its_way():
     assert sum(p.numel() for p in small.parameters()) == pruned.cost_after.parameters
     for data in (x, -x):
         torch.testing.assert_close(small(data), pruned.model(data))
+
+
+def test_channels_that_all_go_together_are_no_nodes():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            a, b = self.a(x), self.b(x)
+            return self.c(torch.einsum("bi,bi->b", a, b)[:, None] * a)
+
+    with pytest.raises(ValueError, match=r"no nodes to prune .*all its channels go together"):
+        prunus.prune(Shared().eval(), "importance-node", 0.5, data=torch.randn(6, 4))

@@ -123,6 +123,10 @@ def selected_groups(
             groups.append(group)
         else:
             refused.update({name: reason for name in group.producers if name in selected})
+    if all(g.size == 1 and any(len(slot.index) > 1 for slot in g.slots) for g in groups):
+        alone = "all its channels go together, and some must stay"
+        refused.update({n: alone for g in groups for n in g.producers if n in selected})
+        groups = []
     cut = {name for group in groups for name in group.producers}
     for name in selected:
         if name not in cut and name not in refused:
