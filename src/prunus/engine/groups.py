@@ -123,7 +123,9 @@ def selected_groups(
             groups.append(group)
         else:
             refused.update({name: reason for name in group.producers if name in selected})
-    if all(g.size == 1 and any(len(slot.index) > 1 for slot in g.slots) for g in groups):
+    if all(
+        g.size == 1 and any(len(s.index) > 1 for s in g.slots if s.role == "out") for g in groups
+    ):  # of a layer of width one, the only channel is kept
         alone = "all its channels go together, and some must stay"
         refused.update({n: alone for g in groups for n in g.producers if n in selected})
         groups = []
