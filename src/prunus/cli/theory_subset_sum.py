@@ -33,7 +33,7 @@ def needed(
 
     head = ("eps", "at least", "uniform", "product", "logarithmic", "single sample")
     typer.echo("  ".join(f"{name:>13}" for name in head))
-    for value in _numbers("--eps", eps):
+    for value in _numbers("--eps", eps, float):
         cells: list[Any] = [
             f"{value:g}",
             least_items(value),
@@ -71,10 +71,10 @@ def construct(
     from prunus.check import whole
     from prunus.progress import track
 
-    widths = [whole("sizes", int(v), low=1) for v in _numbers("--sizes", sizes)]
+    widths = [whole("sizes", v, low=1) for v in _numbers("--sizes", sizes, int)]
     if len(widths) < 2:
         raise ValueError(f"--sizes must name inputs and at least one layer, got {sizes!r}.")
-    counts = [int(v) for v in _numbers("--items", items)]
+    counts = _numbers("--items", items, int)
     whole("points", points, low=1)
     whole("draws", draws, low=1)
     cells = [(n, draw) for n in counts for draw in range(draws)]
@@ -165,8 +165,12 @@ def _built(
     }
 
 
-def _numbers(option: str, text: str) -> list[float]:
+def _numbers(option: str, text: str, kind: Any) -> list[Any]:
+    """Numbers with commas between; 8.5 items are refused and not run as 8."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{option} must hold numbers with commas between, got {text!r}.") from None
+        kinds = " (whole ones)" if kind is int else ""
+        raise ValueError(
+            f"{option} must hold numbers with commas between, got {text!r}{kinds}."
+        ) from None

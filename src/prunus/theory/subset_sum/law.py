@@ -70,8 +70,8 @@ def failure_probability(n: int, eps: float, target: float = 0.5, items: str = "u
 
     averaged over 4096 fixed draws of the items. Where that probability is too small for draws to
     count, the sign of each item is averaged in closed form: given their sizes ΣX/2 is nearly normal
-    with the variance ΣX²/4, the same. A law, not a theorem: within a few per cent of measurements
-    for n ≥ 8 (docs/subset_sum.md).
+    with the variance ΣX²/4, the same. A law, not a theorem: tests hold it to 0.03
+    and four standard errors of 2000 draws, for uniform items from n = 8 and for products at n = 12.
 
     Args:
         n: items per weight, 1 to 34.
