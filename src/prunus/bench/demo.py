@@ -20,9 +20,9 @@ from prunus.bench.statistics.comparison import latency_rows, records_of, report_
 from prunus.check import whole
 from prunus.engine import compare, prune
 from prunus.files import write_text
-from prunus.granularity import Node
 from prunus.host import host_facts, versions
 from prunus.layer import layer_of
+from prunus.parts import NODES
 from prunus.presets import recipes
 from prunus.progress import progress_bar
 from prunus.report.comparison import comparison_page, network_section
@@ -30,7 +30,6 @@ from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
 from prunus.rng import generator_for
-from prunus.schedules import AtInit
 
 __all__ = ["BASIC", "DENSITIES", "Demo", "run_demo"]
 
@@ -170,7 +169,7 @@ def run_demo(
 
 def trained_recipes() -> list[str]:
     """Names of the recipes for trained networks; those at initialisation have their own sweep."""
-    return [name for name in recipes if not isinstance(recipes[name].schedule, AtInit)]
+    return [name for name in recipes if not recipes[name].schedule.before_training]
 
 
 def _runs(
@@ -221,7 +220,7 @@ def _latencies(
     progress: bool | None,
 ) -> Sequence[Mapping[str, Any]]:
     """Dense against compact networks of the node recipes; `+ls` has the same shapes."""
-    nodes = [n for n in names if isinstance(recipes[n].granularity, Node) and "+" not in n]
+    nodes = [n for n in names if recipes[n].granularity.units == NODES and "+" not in n]
     if not nodes:
         return []
     return compare(

@@ -99,7 +99,7 @@ def prune(
     from prunus.cli.imports import named_function
     from prunus.engine import prune as run
     from prunus.files import write_text
-    from prunus.granularity import Node
+    from prunus.parts import NODES
     from prunus.presets import resolve
     from prunus.recipe import parse
     from prunus.schedules import Iterative
@@ -142,7 +142,7 @@ def prune(
             warnings.simplefilter("ignore", VacuousWarning)  # the summary says it in words
             certificate = pruned.certify([found.x_test])
         typer.echo(certificate.summary())
-    nodes = isinstance(chosen.granularity, Node)
+    nodes = chosen.granularity.units == NODES
     pruned.save(out, example=batches[0][0][:8] if nodes and batches is not None else None)
     pruned.report(out / "report.html", certificate=certificate)
     write_text(out / "run.json", _facts(model, recipe, data, seed, found))

@@ -15,6 +15,7 @@ from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import holm, paired
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node
+from prunus.parts import NODES
 from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.report.figure import figure
@@ -142,7 +143,7 @@ def grids(setting: Setting, seed: int = 0) -> list[dict[str, Any]]:
             "seeds": [seed + offset for offset in draws],
         }
 
-    node = [name for name, recipe in own.items() if isinstance(recipe.granularity, Node)]
+    node = [name for name, recipe in own.items() if recipe.granularity.units == NODES]
     edge = [name for name in own if name not in node and name != DPP_EDGE]
     dpp = setting.dpp_edge_densities or setting.densities, setting.dpp_edge_seeds or setting.seeds
     return [
@@ -219,7 +220,7 @@ def _errors(setting: Setting, records: Sequence[Record]) -> Errors:
         groups.setdefault((record.recipe, record.budget), []).append(record)
     found: Errors = {}
     for name, recipe in methods(setting.bandwidth, poisson=setting.poisson).items():
-        counts = nodes if isinstance(recipe.granularity, Node) else edges
+        counts = nodes if recipe.granularity.units == NODES else edges
         for stage, prefix in STAGES.items():
             for density in setting.densities:
                 budget = budget_text({"kept": {LAYER: counts[density]}})

@@ -16,7 +16,7 @@ from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Cost, measure_latency
 from prunus.coupling import Coupling
-from prunus.granularity import Node
+from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.rows import RowSet
 from prunus.surgery.compact import compact
@@ -135,7 +135,7 @@ class Pruned:
             missing = "an example batch" if given is None else "the dense model"
             raise ValueError(f"Measuring latency needs {missing}, which this result lacks.")
         batch = to_device(given, device_of(self.model))
-        small = self.compact(batch) if isinstance(self.recipe.granularity, Node) else self.model
+        small = self.compact(batch) if self.recipe.granularity.units == NODES else self.model
         before, after = measure_latency(
             [self.dense, small],
             lambda m: call(m, batch),

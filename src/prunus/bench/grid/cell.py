@@ -11,7 +11,8 @@ from prunus.bench.grid.budgets import budget_of, words
 from prunus.bench.record import content_id
 from prunus.budget import Budget
 from prunus.compensation import NoCompensation
-from prunus.granularity import NM, Edge, EdgePerRow, Node
+from prunus.granularity import Edge, EdgePerRow, Node
+from prunus.parts import NODES
 from prunus.presets import recipes, resolve
 from prunus.recipe import Recipe, parse
 from prunus.schedules import AtInit, OneShot, Rewinding, Schedule
@@ -171,14 +172,14 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
     recipe = recipe_of(cell.recipe)
     twin = random_twin(recipe)
     found = {"random": replace(cell, label=resolve(twin)[0], recipe=repr(twin))}
-    shared = isinstance(budget_of(cell.budget), Budget) and not isinstance(recipe.granularity, NM)
+    shared = isinstance(budget_of(cell.budget), Budget) and recipe.granularity.fixed is None
     if shared and not isinstance(recipe.allocation, Uniform):
         found["random-layers"] = replace(
             cell, label=f"random in the layers of {cell.label}", role="random-layers"
         )
     found["small-dense"] = replace(
         cell,
-        label="small dense" + (" (for nodes)" if isinstance(recipe.granularity, Node) else ""),
+        label="small dense" + (" (for nodes)" if recipe.granularity.units == NODES else ""),
         recipe=repr(twin),
         schedule="none" if cell.schedule == "none" else "retrain",
         role="small-dense",

@@ -24,7 +24,7 @@ from prunus.bench.grid.cell import (
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
-from prunus.granularity import NM, Node
+from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.schedules import OneShot
 from prunus.weights import Weight
@@ -231,8 +231,9 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
 
 def _budgets(grid: Grid, method: _Method) -> list[str]:
     granularity = recipe_of(method.recipe).granularity
-    if isinstance(granularity, NM):
-        return [f"Budget(density={granularity.n / granularity.m!r})"]
+    if granularity.fixed is not None:
+        n, m = granularity.fixed
+        return [f"Budget(density={n / m!r})"]
     return [*grid.densities, *grid.budgets]
 
 
@@ -273,7 +274,7 @@ def _unfit(grid: Grid) -> list[str]:
     by_layer = [target for target in targets if not isinstance(target, Budget)]
     if grid.layers is None and grid.exclude is None and not by_layer:
         return mistakes
-    edges = not all(isinstance(recipe_of(m.recipe).granularity, Node) for m in grid.recipes)
+    edges = not all(recipe_of(m.recipe).granularity.units == NODES for m in grid.recipes)
     for name in grid.tasks:
         fresh = fresh_model(task(name), 0)
         weights, refused = prunable(fresh, asked=grid.layers is not None)
@@ -302,7 +303,7 @@ def _fits(plan: Plan, layers: Mapping[str, Weight], edges: bool) -> None:
 def _recipe_budgets(entry: Any) -> bool:
     """Whether an entry fixes its own density, as N:M does."""
     try:
-        return isinstance(recipe_of(_method(entry).recipe).granularity, NM)
+        return recipe_of(_method(entry).recipe).granularity.fixed is not None
     except (ValueError, TypeError):
         return False
 

@@ -23,8 +23,8 @@ from prunus.calibration import Calibration, Statistic, calibrate
 from prunus.calibration.statistics import combined
 from prunus.cost import Latency, measure_latency
 from prunus.engine.prune import prune
-from prunus.granularity import Node
 from prunus.guarantee import certify
+from prunus.parts import NODES
 from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.result import Pruned
@@ -128,7 +128,7 @@ def _prune(
         model = copy.deepcopy(model).to(cell.settings.device)
     source: Any = data.batches(limit=cell.settings.calibration)
     # A calibration traces for nodes on the device where it was made.
-    fits = cell.settings.device == "cpu" or not isinstance(method.granularity, Node)
+    fits = cell.settings.device == "cpu" or method.granularity.units != NODES
     if fits and not from_start and method.inputs == "dense" and len(list(schedule())) == 1:
         statistics = combined(["gram", *method.statistics])
         source = _calibration(
@@ -213,7 +213,7 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
 
 def _ways(cell: Cell, recipe: Recipe) -> list[str]:
     """Those asked for that have a meaning for the recipe's masks."""
-    nodes = isinstance(recipe.granularity, Node)
+    nodes = recipe.granularity.units == NODES
     return [way for way in cell.settings.rescore if way != "emitting" or nodes]
 
 
@@ -251,7 +251,7 @@ def _latency(pruned: Pruned, data: Dataset) -> dict[str, Any]:
     before, after = timed.cost_before.latency, timed.cost_after.latency
     assert before is not None  # `measured` sets both
     assert after is not None
-    return _timings(before, after, compact=isinstance(pruned.recipe.granularity, Node))
+    return _timings(before, after, compact=pruned.recipe.granularity.units == NODES)
 
 
 def _timings(dense: Latency, small: Latency, *, compact: bool) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
     once = replace(cell, schedule="none")
     masked = _prune(bench, once, recipe_of(cell.recipe), budget_of(cell.budget))
     thin = masked
-    if not isinstance(masked.recipe.granularity, Node):
+    if masked.recipe.granularity.units != NODES:
         size = Budget(parameters=masked.cost_after.parameters)
         thin = _prune(bench, once, recipes["random-node"], size)
     model = thin.compact(data.x_test[:8].to(cell.settings.device))
