@@ -8,6 +8,13 @@ from tracebacks import give_lines
 
 typechecking.install("prunus")
 
+from prunus.calibration import STATISTICS  # noqa: E402 after the checks are on
+from prunus.presets import PRESETS  # noqa: E402
+from prunus.surgery.attributes import ROWS  # noqa: E402
+from prunus.views import VIEWS  # noqa: E402
+
+TABLES = {"views": VIEWS, "attributes": ROWS, "statistics": STATISTICS, "recipes": PRESETS}
+
 hypothesis.settings.register_profile(
     "prunus",
     deadline=None,
@@ -23,3 +30,15 @@ hypothesis.settings.load_profile("prunus")
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
     if call.excinfo is not None:
         give_lines(call.excinfo.value)
+
+
+@pytest.fixture(autouse=True)
+def tables_stay():
+    """A test that registers something takes it back: another one would see it."""
+    before = {name: dict(table) for name, table in TABLES.items()}
+    yield
+    changed = [name for name, table in TABLES.items() if dict(table) != before[name]]
+    for name in changed:
+        TABLES[name].clear()
+        TABLES[name].update(before[name])
+    assert not changed, f"left in the tables of {', '.join(changed)} by this test"

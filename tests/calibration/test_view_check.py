@@ -47,7 +47,7 @@ class Inherits(nn.Linear):
 def registered():
     undo = []
     yield lambda kind, view: undo.append(register_view(kind, view))
-    for back in undo:
+    for back in reversed(undo):  # the last first, as each restores what it found
         back()
 
 
