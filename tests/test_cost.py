@@ -10,7 +10,7 @@ from torch import nn
 
 from models import MLP, build
 from prunus.cost import anatomy, edge_cost, measure_latency, node_cost
-from prunus.cost.latency import Latency, _latency, speedup
+from prunus.cost.latency import Latency, latency_of, speedup
 from prunus.coupling import couple
 
 
@@ -120,7 +120,7 @@ def test_a_smaller_cnn():
 
 def test_the_interval_covers_the_median_with_its_level():
     for runs in range(15, 301):
-        latency = _latency([float(i) for i in range(runs)], 1)
+        latency = latency_of([float(i) for i in range(runs)], 1, 1)
         assert latency.low <= latency.median <= latency.high
         # the true median lies between the order statistics low and high, counted from 0, exactly
         # if more than `low` and at most `high` of the runs fall below it
@@ -162,24 +162,24 @@ def test_measured_latency_orders_networks_and_restores_their_modes():
     assert slow.training
 
 
-def latency_of(median: float, low: float, high: float) -> Latency:
+def interval(median: float, low: float, high: float) -> Latency:
     return Latency(median=median, low=low, high=high, level=0.95, runs=15, threads=1, batch=1)
 
 
 def test_a_speedup_is_the_ratio_with_the_widest_interval_that_both_allow():
     """Ends of the ratio are those of opposite ends; inside 1 there is no benefit."""
-    before, after = latency_of(8.0, 6.0, 12.0), latency_of(4.0, 3.0, 5.0)
+    before, after = interval(8.0, 6.0, 12.0), interval(4.0, 3.0, 5.0)
     found = speedup(before, after)
     assert (found.ratio, found.low, found.high) == pytest.approx((2.0, 6 / 5, 12 / 3))
     assert found.verdict == "faster"
     assert speedup(after, before).verdict == "slower"
     for low, high in [(3.0, 6.0), (3.0, 9.0)]:  # touching, overlapping: the medians say nothing
-        found = speedup(before, latency_of(4.0, low, high))
+        found = speedup(before, interval(4.0, low, high))
         assert (found.ratio, found.verdict) == (2.0, "no benefit")
 
 
 def test_one_slow_run_does_not_move_the_median():
     times = [1.0] * 8 + [2.0] * 6 + [1000.0]
-    found = _latency(times, 4)
+    found = latency_of(times, 4, 1)
     assert (found.median, found.low, found.runs, found.batch) == (1.0, 1.0, 15, 4)
     assert found.high == 2.0

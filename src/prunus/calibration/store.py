@@ -1,5 +1,6 @@
 """The statistics of a model's layers: read as layers, merged exactly, saved and resumed."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import first_of, to_device
 from prunus.calibration.place import device_of
+from prunus.calibration.reduce import account_of, gathered, reduced_sums
 from prunus.calibration.saved import Stored, load_sums, save_sums
 from prunus.calibration.statistics import Statistic
 from prunus.calibration.sums import Sums
@@ -114,17 +116,12 @@ class Calibration(Mapping[str, Layer]):
                     f"Merge calibrations of one and the same model."
                 )
         for name, statistic in self._statistics.items():
-            if not statistic.reads.merges:
-                raise ValueError(
-                    f"The statistic {name!r} is no sum over the data, so calibrations with it "
-                    f"cannot be merged. Calibrate once on all the data."
-                )
+            _check_merges(name, statistic)
             if other._statistics.get(name, statistic) != statistic:
                 raise ValueError(
                     f"Only like statistics can be merged, got {statistic!r} and "
                     f"{other._statistics[name]!r}. Calibrate with the same."
                 )
-        joined = hashlib.sha256((self.fingerprint + other.fingerprint).encode()).hexdigest()
         if list(self._group_sums) != list(other._group_sums):
             raise ValueError(
                 f"Only calibrations of the same groups can be merged, got "
@@ -134,7 +131,7 @@ class Calibration(Mapping[str, Layer]):
             self._bare,
             {n: s.merged(other._sums[n], self._statistics) for n, s in self._sums.items()},
             statistics=self._statistics,
-            fingerprint=joined[:16],
+            fingerprint=_joined(self.fingerprint, other.fingerprint),
             samples=self.samples + other.samples,
             rows=None if self.rows is None or other.rows is None else self.rows | other.rows,
             refused=self.refused,
@@ -146,6 +143,51 @@ class Calibration(Mapping[str, Layer]):
             example=self.example if self.example is not None else other.example,
             model=self._model or other._model,
             coupling=self._coupling or other._coupling,
+        )
+
+    def all_reduce(self, group: Any = None) -> "Calibration":
+        """The calibration of all processes of a group, equal bit for bit in each of them.
+
+        Every process has calibrated the same model on its own part of the data. The answer is what
+        adding the parts in the order of the ranks gives: sums add, maxima are maxima, and a
+        statistic of your own merges as it says. Tensors travel in float64.
+
+        Args:
+            group: a process group of torch.distributed; the default one where None.
+
+        Raises:
+            RuntimeError: torch.distributed was not initialised.
+            ValueError: a statistic is no sum over data, or the processes have different layers,
+                weights or statistics; every process raises it.
+        """
+        for name, statistic in self._statistics.items():
+            _check_merges(name, statistic)
+        own = account_of(
+            self._bare,
+            self._sums,
+            self._group_sums,
+            self._statistics,
+            self.fingerprint,
+            self.samples,
+            self.rows,
+        )
+        every = gathered(own, group)
+        rows = [entry.rows for entry in every]
+        return Calibration(
+            self._bare,
+            reduced_sums(self._sums, every, self._statistics, group),
+            statistics=self._statistics,
+            fingerprint=functools.reduce(_joined, [entry.fingerprint for entry in every]),
+            samples=sum(entry.samples for entry in every),
+            rows=None
+            if any(r is None for r in rows)
+            else RowSet.of([r.hashes for r in rows if r is not None]),
+            refused=self.refused,
+            unseen=self.unseen,
+            groups=reduced_sums(self._group_sums, every, self._statistics, group),
+            example=self.example,
+            model=self._model,
+            coupling=self._coupling,
         )
 
     @property
@@ -228,3 +270,16 @@ class Calibration(Mapping[str, Layer]):
             unseen=stored.unseen,
             groups=stored.groups,
         )
+
+
+def _check_merges(name: str, statistic: Statistic) -> None:
+    if not statistic.reads.merges:
+        raise ValueError(
+            f"The statistic {name!r} is no sum over the data, so calibrations with it cannot be "
+            f"merged. Calibrate once on all the data."
+        )
+
+
+def _joined(one: str, other: str) -> str:
+    """The fingerprint of two data sets, one after the other."""
+    return hashlib.sha256((one + other).encode()).hexdigest()[:16]

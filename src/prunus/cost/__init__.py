@@ -2,7 +2,15 @@
 
 from prunus.cost.anatomy import Anatomy, anatomy
 from prunus.cost.files import encoding, file_bytes
-from prunus.cost.latency import Latency, Speedup, measure_latency, speedup
+from prunus.cost.latency import (
+    Latency,
+    Speedup,
+    compared_times,
+    interleaved,
+    latency_of,
+    measure_latency,
+    speedup,
+)
 from prunus.cost.operations import Operations, count_operations
 from prunus.cost.price import Cost, edge_cost, node_cost, smaller_cost, sparse_cost
 
@@ -13,10 +21,13 @@ __all__ = [
     "Operations",
     "Speedup",
     "anatomy",
+    "compared_times",
     "count_operations",
     "edge_cost",
     "encoding",
     "file_bytes",
+    "interleaved",
+    "latency_of",
     "measure_latency",
     "node_cost",
     "smaller_cost",

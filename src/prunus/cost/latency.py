@@ -1,5 +1,6 @@
 """Measured time of calls, and what two measurements say of each other."""
 
+import functools
 import math
 import statistics
 import time
@@ -8,12 +9,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from prunus.modes import evaluating
 
-__all__ = ["Latency", "Speedup", "measure_latency", "speedup"]
+__all__ = [
+    "Latency",
+    "Speedup",
+    "compared_times",
+    "interleaved",
+    "latency_of",
+    "measure_latency",
+    "speedup",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +69,12 @@ class Speedup:
 def speedup(before: Latency, after: Latency) -> Speedup:
     """How much faster `after` is, and whether that is more than noise."""
     low, high = before.low / after.high, before.high / after.low
+    return _speedup(before.median / after.median, low, high)
+
+
+def _speedup(ratio: float, low: float, high: float) -> Speedup:
     return Speedup(
-        ratio=before.median / after.median,
+        ratio=ratio,
         low=low,
         high=high,
         verdict="faster" if low > 1 else "slower" if high < 1 else "no benefit",
@@ -93,30 +107,80 @@ def measure_latency(
         for model in models:
             stack.enter_context(evaluating(model, fused=True))
         stack.enter_context(torch.no_grad())
-        slowest = 0.0
-        for model in models:
-            warm = [_timed(call, model, clock) for _ in range(3)]
-            slowest = max(slowest, warm[-1])
-        count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
-        times: list[list[float]] = [[] for _ in models]
-        for _ in range(count):
-            for model, own in zip(models, times, strict=True):
-                own.append(_timed(call, model, clock))
-    return [_latency(own, batch) for own in times]
+        times = interleaved(
+            [functools.partial(_once, call, model) for model in models],
+            seconds=seconds,
+            runs=runs,
+            clock=clock,
+        )
+    return [latency_of(own, batch, torch.get_num_threads()) for own in times]
 
 
-def _timed(call: Callable[[nn.Module], Any], model: nn.Module, clock: Callable[[], float]) -> float:
+def interleaved(
+    calls: Sequence[Callable[[], Any]],
+    *,
+    seconds: float = 0.5,
+    runs: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """The times of each call, made in turn, so that drifts of the machine hit all alike.
+
+    Args:
+        calls: what is timed; each returns when its work is done.
+        seconds: about how long to time each.
+        runs: at most so many counted calls of each, and 15 at least, after three that warm up.
+        clock: the seconds since some moment.
+    """
+    slowest = 0.0
+    for once in calls:
+        warm = [_timed(once, clock) for _ in range(3)]
+        slowest = max(slowest, warm[-1])
+    count = max(15, min(runs, int(seconds / max(slowest, 1e-6))))
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(count):
+        for once, own in zip(calls, times, strict=True):
+            own.append(_timed(once, clock))
+    return times
+
+
+def compared_times(
+    before: Sequence[float], after: Sequence[float], *, level: float = 0.95, draws: int = 2000
+) -> Speedup:
+    """The ratio of the medians of two calls that were timed in turn, by a paired bootstrap.
+
+    Turns are drawn with replacement, with a seed of their own: what slowed both calls of a turn
+    slows both medians.
+
+    Args:
+        before: seconds of the first call in each turn.
+        after: seconds of the second one.
+        level: confidence level of the interval.
+        draws: of the bootstrap.
+    """
+    one, other = np.asarray(before), np.asarray(after)
+    chosen = np.random.default_rng(0).integers(len(one), size=(draws, len(one)))
+    ratios = np.median(one[chosen], axis=1) / np.median(other[chosen], axis=1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return _speedup(float(np.median(one) / np.median(other)), float(low), float(high))
+
+
+def _once(call: Callable[[nn.Module], Any], model: nn.Module) -> None:
     on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in model.parameters())
     if on_gpu:
         torch.cuda.synchronize()
-    begun = clock()
     call(model)
     if on_gpu:
         torch.cuda.synchronize()
+
+
+def _timed(once: Callable[[], Any], clock: Callable[[], float]) -> float:
+    begun = clock()
+    once()
     return clock() - begun
 
 
-def _latency(times: Sequence[float], batch: int) -> Latency:
+def latency_of(times: Sequence[float], batch: int, threads: int) -> Latency:
+    """The median of the times of one call, with its 95 % order-statistic interval."""
     ordered = sorted(times)
     n = len(ordered)
     low = _median_rank(n, 0.95)
@@ -126,7 +190,7 @@ def _latency(times: Sequence[float], batch: int) -> Latency:
         high=ordered[n - 1 - low],
         level=0.95,
         runs=n,
-        threads=torch.get_num_threads(),
+        threads=threads,
         batch=batch,
     )
 

@@ -196,3 +196,40 @@ class Pruned:
         from prunus.result.store import save
 
         return save(self, folder, example=example)
+
+    def reloaded(self, folder: str | os.PathLike[str]) -> "Pruned":
+        """What `save` wrote to `folder`, for this result's own network; see `prunus.load`."""
+        from prunus.result.store import load
+
+        return load(folder, self.model if self.dense is None else self.dense)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "onnx",
+        *,
+        example: Any = None,
+        measure: bool = True,
+    ) -> Any:
+        """Write the network for other software, run what was written, compare it and time it.
+
+        The compact network where there is one, else the one with zeros. Files get their names
+        once they have passed the comparison.
+
+        Args:
+            path: of the file, or of the folder for "hf" and "safetensors".
+            format: "onnx", "pt2", "hf" or "safetensors".
+            example: one batch; the first samples of the pruning data where None.
+            measure: also time it against the dense network, in torch and in the engine that reads
+                the format; the verdict is "no benefit" where the interval includes 1.
+
+        Returns:
+            a `prunus.export.Export`: files, checks, latencies, verdict.
+
+        Raises:
+            prunus.export.ExportError: it cannot be written so, or what was written differs.
+            ImportError: the format's library is not installed.
+        """
+        from prunus.export import export
+
+        return export(self, path, format, example=example, measure=measure)
