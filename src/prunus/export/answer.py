@@ -49,8 +49,8 @@ class Timing:
     def __str__(self) -> str:
         threads = f"{self.after.threads} thread" + "s" * (self.after.threads != 1)
         return (
-            f"{self.engine} on {self.device}, {threads}, input {_shown(self.inputs)}: {self.gain.verdict}, "
-            f"{self.gain.ratio:.2f}× the dense network's speed "
+            f"{self.engine} on {self.device}, {threads}, input {_shown(self.inputs)}: "
+            f"{self.gain.verdict}, {self.gain.ratio:.2f}× the dense network's speed "
             f"({self.gain.low:.2f} to {self.gain.high:.2f})"
         )
 
@@ -83,8 +83,8 @@ class Export:
         """The answer as text."""
         lines = [f"{self.format}: {', '.join(map(str, self.files))} ({self.bytes:,} bytes)"]
         lines += [
-            f"checked in {check.engine} on input {_shown(check.inputs)}: error {check.error:.1e} of "
-            f"the largest output, at most {check.limit:.0e}"
+            f"checked in {check.engine} on input {_shown(check.inputs)}: "
+            f"error {check.error:.1e} of the largest output, at most {check.limit:.0e}"
             for check in self.checked
         ]
         return "\n".join([*lines, *([self.verdict] if self.verdict else []), *self.notes])
