@@ -80,21 +80,19 @@ def test_damage_in_the_middle_is_an_error(tmp_path):
 
 
 def test_a_full_disk_leaves_earlier_rows_whole(tmp_path, monkeypatch):
-    real = os.write
+    real = os.pwrite
     with RecordWriter(tmp_path) as writer:
         writer.append(ROW)
 
-        def half(file, data):
-            if file != writer._file:
-                return real(file, data)
+        def half(file, data, place):
             if len(data) < 300:
                 raise OSError(28, "No space left on device")
-            return real(file, data[:200])
+            return real(file, data[:200], place)
 
-        monkeypatch.setattr(os, "write", half)
-        with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr(os, "pwrite", half)
+        with pytest.raises(OSError, match=r"No space left.*records-.*jsonl"):
             writer.append(replace(ROW, seed=1))
-        monkeypatch.setattr(os, "write", real)
+        monkeypatch.setattr(os, "pwrite", real)
         writer.append(replace(ROW, seed=2))
     stored = read_records(tmp_path)
     assert [row.seed for row in stored.rows] == [0, 2]
@@ -170,19 +168,19 @@ def test_a_file_taken_away_while_a_folder_is_read_is_no_error(tmp_path, monkeypa
 def test_an_interrupted_line_is_cut_off(tmp_path, monkeypatch):
     with RecordWriter(tmp_path) as writer:
         writer.append(ROW)
-        write = os.write
+        write = os.pwrite
 
         calls = []
 
-        def stopped(file, data):
+        def stopped(file, data, place):
             calls.append(file)
             if len(calls) > 1:
                 raise KeyboardInterrupt
-            return write(file, data[:40])
+            return write(file, data[:40], place)
 
-        monkeypatch.setattr(os, "write", stopped)
+        monkeypatch.setattr(os, "pwrite", stopped)
         with pytest.raises(KeyboardInterrupt):
             writer.append(ROW)
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", write)
         writer.append(replace(ROW, seed=1))
     assert [row.seed for row in read_records(tmp_path).rows] == [0, 1]

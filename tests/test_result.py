@@ -11,7 +11,6 @@ from torch import nn
 
 import models
 import prunus
-from prunus import files
 from prunus.cost import anatomy, file_bytes, speedup
 from prunus.cost.files import packed_entries
 from prunus.result.packing import packed_tensors, unpacked
@@ -203,16 +202,16 @@ def test_an_interrupted_save_leaves_the_old_network(tmp_path, monkeypatch):
 
         return replace
 
-    monkeypatch.setattr(files.os, "replace", fail_at(1))
+    monkeypatch.setattr(os, "replace", fail_at(1))
     with pytest.raises(KeyboardInterrupt):
         other.save(folder)
-    monkeypatch.setattr(files.os, "replace", real)
+    monkeypatch.setattr(os, "replace", real)
     assert prunus.load(folder, model).cost_after == pruned.cost_after
     calls.clear()
-    monkeypatch.setattr(files.os, "replace", fail_at(2))  # weights are new, the account is old
+    monkeypatch.setattr(os, "replace", fail_at(2))  # weights are new, the account is old
     with pytest.raises(KeyboardInterrupt):
         other.save(folder)
-    monkeypatch.setattr(files.os, "replace", real)
+    monkeypatch.setattr(os, "replace", real)
     assert prunus.load(folder, model).cost_after == pruned.cost_after
     other.save(folder)
     assert prunus.load(folder, model).cost_after == other.cost_after

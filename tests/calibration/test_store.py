@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 
 import pytest
@@ -67,23 +68,31 @@ def test_saving_twice_replaces(tmp_path):
     assert Calibration.load(tmp_path).fingerprint == other.fingerprint
 
 
-def test_interruption_between_the_files_is_seen(tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupted_save_leaves_the_old_calibration(tmp_path, monkeypatch, call):
+    """Between its two files too: they are named by content, and the account comes last."""
     model, x, calibration = found()
     calibration.save(tmp_path)
+    replace, calls = os.replace, []
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        replace(*args)
 
-    monkeypatch.setattr("prunus.calibration.saved.write_text", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        calibrate(model, x).save(tmp_path)
-    with pytest.raises(ValueError, match=r"its hash is not the one in calibration\.json"):
-        Calibration.load(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(model, x).save(tmp_path)
+    assert Calibration.load(tmp_path).fingerprint == calibration.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def broken(tmp_path, change):
     folder = found("mlp-relu")[2].save(tmp_path / "c")
-    change(folder / "calibration.json", folder / "statistics.safetensors")
+    change(folder / "calibration.json", next(folder.glob("statistics-*")))
     return folder
 
 
@@ -106,12 +115,12 @@ def rewrite(**changes):
 CASES = {
     "no tensors": (
         lambda facts, tensors: tensors.unlink(),
-        "statistics.safetensors is missing. Give a folder that prunus saved whole.",
+        ".safetensors is missing. Give a folder that prunus saved whole.",
     ),
     "truncated tensors": (
         lambda facts, tensors: tensors.write_bytes(tensors.read_bytes()[:-9]),
-        "statistics.safetensors is truncated or was changed: its hash is not the one in "
-        "calibration.json. Save the calibration again.",
+        ".safetensors is truncated or was changed: its hash is not the one in "
+        "calibration.json. Save it again.",
     ),
     "truncated facts": (
         lambda facts, tensors: facts.write_text(facts.read_text()[:40]),
@@ -127,7 +136,7 @@ CASES = {
     ),
     "newer": (
         rewrite(format=99),
-        "calibration.json has format 99, newer than 2, which this version reads. Upgrade prunus.",
+        "calibration.json has format 99, newer than 3, which this version reads. Upgrade prunus.",
     ),
     "no layers": (rewrite(layers=None), "c is no whole calibration: 'layers' is missing."),
 }
@@ -193,14 +202,15 @@ def test_a_folder_of_version_0_1_loads_and_merges(tmp_path):
     model, x, calibration = found("mixed")
     folder = calibration.save(tmp_path)
     facts = json.loads((folder / "calibration.json").read_text())
-    tensors = load_file(folder / "statistics.safetensors")
+    tensors = load_file(next(folder.glob("statistics-*")))
     del tensors["||rows"]
     for name, layer in calibration.items():
         gram = layer.gram if layer.groups > 1 else layer.gram[None]
         tensors[f"{name}|gram"] = gram * layer.samples
         entry = facts["layers"][name]
         entry["count"] = entry.pop("counts")["inputs"]
-    del facts["groups"], facts["options"]
+    del facts["groups"], facts["options"], facts["files"]
+    next(folder.glob("statistics-*")).unlink()
     save_file(tensors, folder / "statistics.safetensors")
     digest = hashlib.sha256((folder / "statistics.safetensors").read_bytes()).hexdigest()
     (folder / "calibration.json").write_text(json.dumps(facts | {"format": 1, "hash": digest}))
@@ -213,3 +223,12 @@ def test_a_folder_of_version_0_1_loads_and_merges(tmp_path):
         for key in STATISTICS:
             torch.testing.assert_close(getattr(old[name], key), getattr(layer, key))
             torch.testing.assert_close(getattr(merged[name], key), getattr(expected[name], key))
+    # The next one saved there takes the old file away, and no file of anybody else.
+    (folder / "statistics-mine.safetensors").write_text("of the user")
+    again = calibration.save(folder)
+    names = {re.sub("-[0-9a-f]{12}", "", path.name) for path in again.iterdir()}
+    assert names == {
+        "calibration.json", "statistics.safetensors", "statistics-mine.safetensors",
+    }  # fmt: skip
+    assert not (folder / "statistics.safetensors").exists()
+    assert Calibration.load(folder).fingerprint == calibration.fingerprint

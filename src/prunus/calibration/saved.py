@@ -1,6 +1,5 @@
 """Calibrations as folders: safetensors and JSON, never pickle; those of version 0.1 load."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -13,14 +12,17 @@ from torch import Tensor
 
 from prunus.calibration.statistics import STATISTICS, Source, Statistic, resolved
 from prunus.calibration.sums import Sums
-from prunus.files import write_bytes, write_text
+from prunus.files import named_parts, read_folder, write_folder
 from prunus.layer import Layer
 from prunus.rows import RowSet
 
 __all__ = ["Stored", "apart", "load_sums", "save_sums", "stored_json"]
 
 ROWS = "||rows"  # no layer has such a name
-FORMAT = 2  # 1: version 0.1, one count per layer and no statistics of channel classes
+ACCOUNT = "calibration.json"
+# 1: version 0.1, one count per layer and no statistics of channel classes; 2: one fixed file
+FORMAT = 3
+OLD_FILE = "statistics.safetensors"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,7 +54,6 @@ class Stored:
 
 def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
     """Write sums and the layers' weights to `folder`."""
-    target = Path(folder)
     tensors: dict[str, Tensor] = {}
     for name, layer in stored.layers.items():
         tensors[f"{name}|weight"] = layer.weight.contiguous()
@@ -83,28 +84,30 @@ def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
         },
         "groups": {name: list(sums.consumers) for name, sums in stored.groups.items()},
     }
-    data = save(apart(tensors))
-    facts["hash"] = hashlib.sha256(data).hexdigest()  # both files come from one saving
-    write_bytes(target / "statistics.safetensors", data)
-    write_text(target / "calibration.json", json.dumps(facts, indent=1) + "\n")
-    return target
+    parts = {"statistics": save(apart(tensors))}
+    return write_folder(
+        folder, ACCOUNT, facts, parts, older=lambda old: (OLD_FILE,) if _is_old(old) else ()
+    )
+
+
+def _is_old(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["kind"] == "calibration" and facts["format"] < 3)
+
+
+def _files(facts: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    if _is_old(facts):
+        return {"statistics": (OLD_FILE, facts.get("hash", ""))}
+    return named_parts(facts)
 
 
 def load_sums(folder: str | os.PathLike[str], own: Iterable[Statistic] = ()) -> Stored:
     """Read what `save_sums` wrote; see `Calibration.load`."""
     source = Path(folder)
-    facts = stored_json(source / "calibration.json", "calibration", FORMAT)
-    path = source / "statistics.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts.get("hash"):
-        raise ValueError(
-            f"{path} is truncated or was changed: its hash is not the one in "
-            f"calibration.json. Save the calibration again."
-        )
+    facts, files = read_folder(
+        source, ACCOUNT, lambda: stored_json(source / ACCOUNT, "calibration", FORMAT), _files
+    )
     by_owner: dict[str, dict[str, Tensor]] = {}
-    tensors = load(data)
+    tensors = load(files["statistics"])
     rows = tensors.pop(ROWS, None)
     for key, value in tensors.items():
         owner, _, part = key.rpartition("|")

@@ -1,6 +1,5 @@
 """Tensors as they lie in a saved network: dense, kept values and bits, or a block of slices."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,34 +13,19 @@ from torch import Tensor
 
 from prunus.cost import encoding
 
-__all__ = ["bits", "file_name", "packed_tensors", "stored_tensors", "unbits", "unpacked"]
+__all__ = ["bits", "packed_tensors", "parsed", "unbits", "unpacked"]
 
 
-def file_name(part: str, digest: str) -> str:
-    """The file of a part of a saved network, named by its content."""
-    return f"{part}-{digest[:12]}.safetensors"
-
-
-def stored_tensors(folder: Path, part: str, digests: Mapping[str, str]) -> dict[str, Tensor]:
+def parsed(folder: Path, part: str, data: bytes) -> dict[str, Tensor]:
     """The tensors of one part.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it is truncated, was changed, or is no safetensors file.
+        ValueError: it is no safetensors file.
     """
-    path = folder / file_name(part, digests[part])
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Give a folder that prunus saved whole.")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digests[part]:
-        raise ValueError(
-            f"{path} is truncated or was changed: its hash is not the one in pruned.json. "
-            f"Save the network again."
-        )
     try:
         return load_tensors(data)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file ({error}).") from None
+        raise ValueError(f"{folder}: {part} is no safetensors file ({error}).") from None
 
 
 def packed_tensors(key: str, value: Tensor) -> dict[str, Tensor]:

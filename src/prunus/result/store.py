@@ -1,7 +1,6 @@
 """Pruned networks in folders: safetensors and JSON, never pickle."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from prunus.budget import Plan
 from prunus.calibration.saved import apart, stored_json
 from prunus.cost import Cost, Latency
-from prunus.files import write_bytes, write_text
+from prunus.files import read_folder, write_folder
 from prunus.modes import copied
 from prunus.recipe import parse
-from prunus.result.packing import bits, file_name, packed_tensors, stored_tensors, unbits, unpacked
+from prunus.result.packing import bits, packed_tensors, parsed, unbits, unpacked
 from prunus.result.value import LayerResult, Pruned
 from prunus.rows import RowSet
 from prunus.surgery.attributes import bare_widths
@@ -28,12 +27,11 @@ from prunus.weights import weight_at
 __all__ = ["load", "save", "weights_digest"]
 
 FORMAT = 2  # 1 stored every mask
-PARTS = ("weights", "compact")
+ACCOUNT = "pruned.json"
 
 
 def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
     """Write a pruned network to `folder`; see `Pruned.save`."""
-    target = Path(folder)
     packed: dict[str, Tensor] = {}
     state = pruned.model.state_dict()
     for key, value in state.items():
@@ -86,18 +84,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
     # In the account, so that the bytes of the tensors' files are those of the networks.
     facts["rows"] = {n: known.to_text() for n, known in used.items() if known is not None}
-    # Files are named by their content and the account is replaced last: an interrupted save
-    # leaves the old network whole.
-    digests = {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()}
-    facts["files"] = digests
-    for part, data in parts.items():
-        write_bytes(target / file_name(part, digests[part]), data)
-    write_text(target / "pruned.json", json.dumps(facts, indent=1, default=str) + "\n")
-    current = {file_name(part, digest) for part, digest in digests.items()}
-    for stale in target.glob("*-????????????.safetensors"):
-        if stale.name not in current and stale.name.partition("-")[0] in PARTS:
-            stale.unlink()
-    return target
+    return write_folder(folder, ACCOUNT, facts, parts)
 
 
 def load(
@@ -116,7 +103,9 @@ def load(
         ValueError: a file is truncated, foreign or newer, or the model does not fit; or no model.
     """
     source = Path(folder)
-    facts = stored_json(source / "pruned.json", "pruned", FORMAT)
+    facts, files = read_folder(
+        source, ACCOUNT, lambda: stored_json(source / ACCOUNT, "pruned", FORMAT)
+    )
     if model is None:
         raise ValueError(
             f"{source} holds weights and masks, but no code. Pass model=, a module or a function "
@@ -124,7 +113,7 @@ def load(
         )
     dense = model if isinstance(model, nn.Module) else model()
     try:
-        tensors = stored_tensors(source, "weights", facts["files"])
+        tensors = parsed(source, "weights", files["weights"])
         state = {key: unpacked(key, tensors, facts) for key in facts["shapes"]}
         masks = {
             name: unbits(tensors[f"mask|{name}"], shape)
@@ -135,8 +124,8 @@ def load(
         pruned = copied(dense)
         _fit(pruned, state, source)
         stored = None
-        if "compact" in facts["files"]:
-            smaller = stored_tensors(source, "compact", facts["files"])
+        if "compact" in files:
+            smaller = parsed(source, "compact", files["compact"])
             stored = resize(copied(dense), smaller, facts.get("compact_widths"))
         recipe = parse(facts["recipe"])
         kept = {

@@ -13,6 +13,7 @@ from typing import Self
 
 from prunus.bench.record.parquet import parquet_rows
 from prunus.bench.record.row import Record
+from prunus.files import LineFile, whole_lines
 
 __all__ = [
     "RecordIndex",
@@ -32,37 +33,25 @@ class RecordWriter:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"records-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        self._file = LineFile(self.folder / name, new=True)
         self.path = self.folder / name
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._end = 0
+        self._rows = 0
 
     def append(self, record: Record) -> None:
         """Write one line and flush it to disk.
 
         Raises:
-            OSError: the disk is full or gone; the rows before stay whole and the torn part of
-                this one is cut off again.
+            OSError: the disk is full, or the file was taken away; see `LineFile.append`.
             ValueError: a value is NaN, infinite or nothing JSON takes.
         """
-        line = json.dumps(record.to_row(), allow_nan=False, sort_keys=True) + "\n"
-        data = memoryview(line.encode())
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._file, data[written:])
-            os.fsync(self._file)
-        except BaseException:  # an interruption too, or the next line would join a torn one
-            os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
-            raise
-        self._end += len(data)
+        self._file.append(json.dumps(record.to_row(), allow_nan=False, sort_keys=True))
+        self._rows += 1
 
     def close(self) -> None:
         """Close the file; one that got no record is removed."""
-        os.close(self._file)
-        if self._end == 0:
+        self._file.close()
+        if self._rows == 0:
             self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -169,12 +158,12 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             rows += map(Record.from_row, parquet_rows(file))
             continue
         try:
-            *lines, rest = file.read_bytes().split(b"\n")
+            lines, cut = whole_lines(file)
         except FileNotFoundError:
             if file in named:
                 raise
             continue  # a writer took its empty file away since the folder was listed
-        if rest:
+        if cut:
             torn.append(file)
         for number, line in enumerate(lines, start=1):
             try:

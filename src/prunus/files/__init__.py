@@ -1,0 +1,25 @@
+"""Files and folders that are either whole or as they were: one writer for each kind.
+
+`new_file`, `write_bytes`, `write_text` write a single file; `write_folder` and `saving` several
+that belong together; `LineFile` appends. All else in prunus writes through these.
+"""
+
+from prunus.files.folder import Saving, named_parts, read_folder, saving, write_folder
+from prunus.files.lines import LineFile, whole_lines
+from prunus.files.lock import locked
+from prunus.files.single import make_folder, new_file, write_bytes, write_text
+
+__all__ = [
+    "LineFile",
+    "Saving",
+    "locked",
+    "make_folder",
+    "named_parts",
+    "new_file",
+    "read_folder",
+    "saving",
+    "whole_lines",
+    "write_bytes",
+    "write_folder",
+    "write_text",
+]
