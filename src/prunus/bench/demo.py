@@ -19,7 +19,7 @@ from prunus.bench.record import Record
 from prunus.bench.statistics.comparison import latency_rows, records_of, report_rows
 from prunus.check import whole
 from prunus.engine import compare, prune
-from prunus.files import write_text
+from prunus.files import make_folder, write_text
 from prunus.host import host_facts, versions
 from prunus.layer import layer_of
 from prunus.parts import NODES
@@ -104,7 +104,7 @@ def run_demo(
     """
     whole("seeds", seeds, low=1)
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     data = load_data("digits")
     chosen = trained_recipes() if names is None else list(names)
     dense = {

@@ -151,9 +151,11 @@ def prune(
 
 
 def _new_folder(out: Path) -> None:
+    from prunus.files import make_folder
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already. Choose another folder with --out, or remove it.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
 
 
 def _network(model: str, factory: str | None, weights: Path | None) -> Any:

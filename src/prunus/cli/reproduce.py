@@ -34,6 +34,7 @@ def reproduce(
     """
     from rich.table import Table
 
+    from prunus.files import make_folder
     from prunus.reproduce import REPRODUCTIONS, reproduction, save
     from prunus.reproduce.harness import Harness
 
@@ -50,7 +51,7 @@ def reproduce(
         raise ValueError(
             f"{name} runs in this process alone. Leave --executor, --workers and --address out."
         )
-    out.mkdir(parents=True, exist_ok=True)  # said now, not after hours
+    make_folder(out)  # said now, not after hours
     if not os.access(out, os.W_OK):
         raise OSError(f"The output folder {out} cannot be written. Name another with --out.")
     result = function(
