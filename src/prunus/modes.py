@@ -1,36 +1,102 @@
-"""Running a model to learn of it, and copying it: everything stays as it was."""
+"""Running a model to learn of it, and copying it: the caller's own is never touched."""
 
 import copy
-import sys
+import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from types import FunctionType
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "evaluating", "uncompiled"]
+from prunus.ambient import unfused
+
+__all__ = ["copied", "evaluating", "owned", "private", "twin"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
+class _Private(threading.local):
+    """The models that nobody but this thread has."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, weakref.ref[nn.Module]] = {}
+
+
+_PRIVATE = _Private()
+
+
+@contextmanager
+def private(model: M) -> Iterator[M]:
+    """A twin of the caller's model, that nobody else has: modes, hooks and flags are put on it.
+
+    What an interrupt leaves on it goes with it, and another thread may run, or prune, the model
+    meanwhile. Every public function that takes a model begins so; a model that is private
+    already is taken as it is.
+
+    Raises:
+        ValueError: the model cannot be copied; see `copied`.
+    """
+    known = _PRIVATE.known.get(id(model))
+    if known is not None and known() is model:
+        yield model
+        return
+    own = twin(model)
+    with owned(own):
+        yield own
+
+
+@contextmanager
+def owned(model: M) -> Iterator[M]:
+    """Say of a copy that it is private as long as the block is open."""
+    before = _PRIVATE.known.get(id(model))
+    try:
+        _PRIVATE.known[id(model)] = weakref.ref(model)
+        yield model
+    finally:
+        if before is None:
+            _PRIVATE.known.pop(id(model), None)
+
+
+def twin(model: M) -> M:
+    """A copy of the modules and buffers over the very numbers of the parameters.
+
+    The parameters are objects of their own, so that flags and gradients are; they hold no memory.
+
+    Raises:
+        ValueError: the model cannot be copied; see `copied`.
+    """
+    parameters = list(model.parameters())  # kept alive, since they go by their ids
+    shared = {id(p): _shared(p) for p in parameters if type(p) is nn.Parameter}
+    return _copied(model, shared)
+
+
+def _shared(parameter: Tensor) -> nn.Parameter:
+    numbers = parameter.detach()
+    if numbers.is_inference():  # one that was made in inference mode takes no gradient
+        numbers = numbers.clone()
+    return nn.Parameter(numbers, requires_grad=parameter.requires_grad)
+
+
 @contextmanager
 def evaluating(model: nn.Module, *, fused: bool = False) -> Iterator[nn.Module]:
-    """The model in evaluation mode; every module's own flag comes back on any exit.
+    """A private model in evaluation mode; every module's own flag comes back.
 
     Args:
-        model: the network.
-        fused: leave the fused attention kernel on; it is faster, and hides the modules inside
-            it from hooks and traces.
+        model: the network, one of ours: see `private`.
+        fused: leave the fused attention kernels on; they are faster, and hide the modules inside
+            them from hooks and traces.
     """
     flags = [(module, module.training) for module in model.modules()]
-    kernel = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(kernel and fused)
-        yield model.eval()
+        model.eval()
+        if fused:
+            yield model
+        else:
+            with unfused(model):
+                yield model
     finally:
-        torch.backends.mha.set_fastpath_enabled(kernel)
         for module, flag in flags:
             module.training = flag
 
@@ -43,9 +109,15 @@ def copied(model: M) -> M:
     works it out anew.
 
     Raises:
-        ValueError: a module's forward was replaced by a function that holds on to a module of this
-            model, so that a copy would go on using the original's weights.
+        ValueError: a module holds something that has no copy; or its forward was replaced by a
+            function that holds on to a module of this model, so that a copy would go on using the
+            original's weights.
     """
+    return _copied(model, {})
+
+
+def _copied(model: M, memo: dict[int, Any]) -> M:
+    """A deep copy in which objects by these ids are others."""
     own = set(model.modules())
     for name, module in model.named_modules():
         function = vars(module).get("forward")
@@ -55,13 +127,20 @@ def copied(model: M) -> M:
                 f"object, as a copy of the model would too. Subclass {type(module).__name__} "
                 f"instead."
             )
-    memo: dict[int, Tensor] = {
+    results = {
         id(value): value.detach().clone()
         for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, {**results, **memo})
+    except (TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+        said = str(error).strip().splitlines()
+        raise ValueError(
+            f"The model cannot be copied ({said[0] if said else type(error).__name__}), and only "
+            f"copies are worked on. Keep locks, files and generators out of its modules."
+        ) from error
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
@@ -77,15 +156,3 @@ def _holder(value: Any) -> Any:
     """A module itself, or the module of a bound method; None for anything else."""
     found = getattr(value, "__self__", value)
     return found if isinstance(found, nn.Module) else None
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled modules as their own Python says.
-
-    Nothing can be compiled before torch's compiler is imported, which takes seconds: so where it
-    is not, there is nothing to say to it.
-    """
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance

@@ -10,6 +10,7 @@ import torch
 from joblib import Parallel, delayed
 from torch.nn import functional
 
+from prunus.ambient import drawing
 from prunus.bench.data.cache import trained
 from prunus.bench.data.models import mlp
 from prunus.bench.data.sets import Dataset, load_data
@@ -243,9 +244,7 @@ def _pictures(data: Dataset) -> Section:
         x_train=functional.avg_pool2d(data.x_train, 2),
         x_test=functional.avg_pool2d(data.x_test, 2),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = mlp((16, 16, 12, 10))
+    net = drawing([torch.default_generator], lambda: mlp((16, 16, 12, 10)), seed=0)
     how = Training(epochs=60, learning_rate=1e-2, batch=64)
     fit(net, coarse, how, generator=generator_for(0, "picture"), progress=False)
     net.eval()

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.ambient import plainly
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.collect import collect, guard_memory
 from prunus.calibration.place import placed
 from prunus.calibration.reasons import listed
-from prunus.calibration.select import matching, prunable
+from prunus.calibration.select import check_ready, matching, prunable
 from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.store import Calibration
 from prunus.calibration.sums import Sums
@@ -19,6 +20,7 @@ from prunus.calibration.view_check import check_views
 from prunus.check import whole
 from prunus.coupling import Group, couple
 from prunus.layer import Layer
+from prunus.modes import private
 from prunus.progress import progress_bar
 from prunus.weights import Weight
 
@@ -27,6 +29,7 @@ __all__ = ["NEVER_RAN", "calibrate"]
 NEVER_RAN = "its forward never ran on the data"
 
 
+@plainly
 def calibrate(
     model: nn.Module,
     data: Any,
@@ -44,7 +47,7 @@ def calibrate(
     """Collect the statistics of the layers' inputs in one streaming pass.
 
     Args:
-        model: the network; it comes back in the mode, on the device and with the flags it had.
+        model: the network; a private copy of its modules runs, over the same parameters.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
         statistics: names of prunus.calibration.STATISTICS, and instances of `Statistic`, your own
             too. What reads channel classes is collected of the groups all of whose consumers are
@@ -71,6 +74,7 @@ def calibrate(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+    check_ready(model)
     wanted = resolved([statistics] if isinstance(statistics, str | Statistic) else statistics)
     if not wanted:
         raise ValueError(f"`statistics` must name one or more of {', '.join(STATISTICS)}.")
@@ -84,14 +88,47 @@ def calibrate(
         whole("max_samples", max_samples, low=1)
     if max_positions is not None:
         whole("max_positions", max_positions, low=1)
+    with private(model) as own:
+        return _calibrated(
+            model,
+            own,
+            Batches(data),
+            wanted,
+            layers=layers,
+            exclude=exclude,
+            max_samples=max_samples,
+            max_positions=max_positions,
+            loss=loss,
+            seed=seed,
+            device=device,
+            progress=progress,
+            total=len(data) if isinstance(data, list) else None,
+        )
+
+
+def _calibrated(
+    given: nn.Module,
+    model: nn.Module,
+    batches: Batches,
+    wanted: Mapping[str, Statistic],
+    *,
+    layers: str | Sequence[str] | None,
+    exclude: str | Sequence[str] | None,
+    max_samples: int | None,
+    max_positions: int | None,
+    loss: Any,
+    seed: int,
+    device: str | torch.device | None,
+    progress: bool | None,
+    total: int | None,
+) -> Calibration:
+    """`calibrate` on a private twin of the model that was given."""
     known, refused = prunable(model, asked=layers is not None)
     names = matching(known, layers, exclude, refused)
     weights = {name: known[name] for name in names}
     bare = {name: weight.layer() for name, weight in weights.items()}
     guard_memory(bare, wanted)
-    batches = Batches(data)
     example = first_of(batches.peek(), 2)
-    total = len(data) if isinstance(data, list) else None
     with (
         placed(model, device) as where,
         progress_bar("calibrating", total, progress=progress) as advance,
@@ -146,7 +183,7 @@ def calibrate(
         unseen=unseen,
         groups=found.groups,
         example=example,
-        model=model,
+        model=given,
         coupling=coupling,
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.func import functional_call
 
+from prunus.ambient import ONE_AT_A_TIME
 from prunus.calibration.forward import gradients
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
@@ -70,6 +71,7 @@ def path_flow(
     with (
         evaluating(model),
         _linear_norms(model),
+        ONE_AT_A_TIME,
         allow_mutation_on_saved_tensors(),
         torch.enable_grad(),
     ):

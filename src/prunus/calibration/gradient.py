@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Generator, Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
+from prunus.ambient import ONE_AT_A_TIME
 from prunus.calibration.batches import call, size_of
 from prunus.calibration.classes import column_slopes
 from prunus.calibration.forward import gradients, loss_of, tensor_of
@@ -72,7 +73,12 @@ class Backward:
         try:
             wanted = self.weights if signals else {}
             # Networks written for inference overwrite what their gradients need.
-            with torch.enable_grad(), allow_mutation_on_saved_tensors(), recorded(wanted) as calls:
+            with (
+                ONE_AT_A_TIME,
+                torch.enable_grad(),
+                allow_mutation_on_saved_tensors(),
+                recorded(wanted) as calls,
+            ):
                 output = call(model, batch)
                 value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
                 if plain and value is not None:

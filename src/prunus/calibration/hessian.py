@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from prunus.ambient import ONE_AT_A_TIME
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import gradients, loss_of
 from prunus.modes import evaluating
@@ -57,6 +58,7 @@ def hessian_gradients(
         # Fused attention kernels have no second derivative.
         with (
             evaluating(model),
+            ONE_AT_A_TIME,
             allow_mutation_on_saved_tensors(),
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunus.modes import evaluating
+from prunus.ambient import plainly
+from prunus.modes import evaluating, private
 
 __all__ = [
     "Latency",
@@ -81,6 +82,7 @@ def _speedup(ratio: float, low: float, high: float) -> Speedup:
     )
 
 
+@plainly
 def measure_latency(
     models: Sequence[nn.Module],
     call: Callable[[nn.Module], Any],
@@ -104,6 +106,7 @@ def measure_latency(
         a `Latency` for each; the interval is the 95 % order-statistic interval of the median.
     """
     with ExitStack() as stack:
+        models = [stack.enter_context(private(model)) for model in models]
         for model in models:
             stack.enter_context(evaluating(model, fused=True))
         stack.enter_context(torch.no_grad())

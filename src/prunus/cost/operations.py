@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from prunus.modes import uncompiled
+from prunus.ambient import uncompiled
 
 __all__ = ["Operations", "count_operations"]
 
@@ -237,8 +237,12 @@ def count_operations(model: nn.Module, run: Callable[[], int]) -> Operations:
         run: makes one forward call and returns its number of samples.
     """
     counter = _Counter(model)
-    with uncompiled(), counter:
-        batch = run()
+
+    def counted() -> int:
+        with counter:
+            return run()
+
+    batch = uncompiled(counted)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     count = counter.count
     return Operations(

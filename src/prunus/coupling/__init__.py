@@ -4,11 +4,13 @@ from typing import Any
 
 from torch import nn
 
+from prunus.ambient import plainly
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import NotTraceable, traced
 from prunus.coupling.types import Coupling, Group, Member, Slot
 from prunus.coupling.uses import used_elsewhere
 from prunus.coupling.weights import layer_names
+from prunus.modes import private
 
 __all__ = [
     "Coupling",
@@ -22,9 +24,11 @@ __all__ = [
 ]
 
 
+@plainly
 def coupling_of(model: nn.Module, example: Any) -> Coupling:
     """As `couple`, but raises NotTraceable where the model does not run on the example."""
-    return groups_of(traced(model, example), layer_names(model))
+    with private(model) as own:
+        return groups_of(traced(own, example), layer_names(own))
 
 
 def couple(model: nn.Module, example: Any) -> Coupling:

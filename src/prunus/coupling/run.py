@@ -1,7 +1,6 @@
 """Runs a model once under the trace, and sees to what the trace cannot see by itself."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from prunus.ambient import undisturbed
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
-from prunus.modes import evaluating, uncompiled
+from prunus.modes import evaluating
 
-__all__ = ["OUTPUTS", "NotTraceable", "traced", "undisturbed"]
+__all__ = ["OUTPUTS", "NotTraceable", "traced"]
 
 OUTPUTS = "its outputs are the network's outputs"
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -50,34 +50,19 @@ def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
     trace = LabelTrace(model)
     positional, keywords = arguments
     trace.start(leaves((positional, keywords)))
-    with (
-        undisturbed(model),
-        torch.set_grad_enabled(grad),
-        _opaque_modules(model, trace),
-        Leaving(trace.leave),
-        trace,
-    ):
-        output = model(*positional, **keywords)
-    trace.refuse(outputs_of(output), OUTPUTS)
+
+    def run() -> Any:
+        with (
+            evaluating(model),
+            torch.set_grad_enabled(grad),
+            _opaque_modules(model, trace),
+            Leaving(trace.leave),
+            trace,
+        ):
+            return model(*positional, **keywords)
+
+    trace.refuse(outputs_of(undisturbed(model, run)), OUTPUTS)
     return trace
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode as its own Python says, and leave no trace of having done so."""
-    with (
-        evaluating(model),
-        torch.random.fork_rng(_devices(model)),
-        uncompiled(),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")  # torch's own deprecations; they concern no user of ours
-        yield
-
-
-def _devices(model: nn.Module) -> list[int]:
-    found = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    return sorted(index for index in found if index is not None)
 
 
 def outputs_of(value: Any, depth: int = 0) -> list[Tensor]:

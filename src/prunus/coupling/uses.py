@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,10 +10,11 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunus.coupling.example import arguments_of, two_samples
-from prunus.coupling.run import undisturbed
+from prunus.ambient import plainly, undisturbed
+from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.trace import leaves
 from prunus.coupling.weights import Book
+from prunus.modes import evaluating, private
 
 __all__ = ["used_elsewhere"]
 
@@ -48,6 +50,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+@plainly
 def used_elsewhere(model: nn.Module, example: Any) -> dict[str, str]:
     """{layer: operation} of layers that run, and whose weight is used outside their forward too.
 
@@ -63,16 +66,23 @@ def used_elsewhere(model: nn.Module, example: Any) -> dict[str, str]:
         model does not run.
     """
     whole = arguments_of(example)
-    for positional, keywords in (two_samples(whole), whole):
-        uses = _Uses(model)
-        ran: set[str] = set()
-        try:
-            with undisturbed(model), torch.no_grad(), _inside(model, uses.inside, ran), uses:
-                model(*positional, **keywords)
-        except Exception:  # whatever the user's forward raises; calibration has its say on that
-            continue
-        return {name: operation for name, operation in uses.found.items() if name in ran}
+    with private(model) as own:
+        for arguments in (two_samples(whole), whole):
+            try:
+                return undisturbed(own, partial(_uses, own, arguments))
+            except Exception:  # whatever the user's forward raises; calibration has its say
+                continue
     return {}
+
+
+def _uses(model: nn.Module, arguments: Arguments) -> dict[str, str]:
+    """What one run shows."""
+    positional, keywords = arguments
+    uses = _Uses(model)
+    ran: set[str] = set()
+    with evaluating(model), torch.no_grad(), _inside(model, uses.inside, ran), uses:
+        model(*positional, **keywords)
+    return {name: operation for name, operation in uses.found.items() if name in ran}
 
 
 @contextmanager

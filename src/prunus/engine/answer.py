@@ -35,7 +35,7 @@ def warned(job: Job, state: State, work: nn.Module) -> State:
     if said is None:
         return state
     warnings.warn(
-        f"Pruning at initialisation: {said}. Raise the density.", RuntimeWarning, stacklevel=3
+        f"Pruning at initialisation: {said}. Raise the density.", RuntimeWarning, stacklevel=4
     )
     return state.noted(said)
 

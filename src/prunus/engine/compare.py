@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import plainly, theirs
 from prunus.budget import Budget, Plan
 from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
@@ -28,6 +29,7 @@ from prunus.schedules import Step
 __all__ = ["Comparison", "compare"]
 
 
+@plainly
 def compare(
     model: nn.Module,
     recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe],
@@ -85,6 +87,7 @@ def compare(
         raise ValueError("`seeds` must not be empty. Give a number of seeds, or which.")
     if len({*chosen}) < len(chosen):  # one draw counted twice would pass for less spread
         raise ValueError(f"`seeds` must differ, got {chosen}. Give each once.")
+    evaluate = theirs(evaluate)
     # One reading of a one-shot iterator, known to all that would read it again.
     source = data if isinstance(data, Calibration) else Batches(data)
     timing = first_of(source.peek(), 64) if isinstance(source, Batches) else source.example

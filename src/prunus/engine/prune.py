@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import plainly, theirs
 from prunus.calibration.place import checked_device, device_of
 from prunus.calibration.select import check_ready
 from prunus.calibration.statistics import names_of
@@ -19,7 +21,7 @@ from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.step import prune_step
 from prunus.engine.target import Target, target_of
 from prunus.joint import is_network
-from prunus.modes import copied
+from prunus.modes import copied, owned, private
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -30,6 +32,7 @@ from prunus.surgery.masked import apply_masks, held
 __all__ = ["prune"]
 
 
+@plainly
 def prune(
     model: nn.Module,
     recipe: str | Recipe,
@@ -103,56 +106,62 @@ def prune(
     source, verifying, fingerprint = set_apart(target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
-    work = copied(model).to(where)
-    dense = model if where == home else copied(model).to(where)
-    job, notes = job_of(
-        dense,
-        method,
-        name,
-        source,
-        layers=layers,
-        exclude=exclude,
-        verifying=verifying,
-        loss=loss,
-        seed=seed,
-        device=where,
-        progress=progress,
-        memo=memo,
-        blocks=blocks,
-        keep=None if keep is None else Path(keep),
-    )
-    state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
-    metrics: dict[str, Any] = {}
-    if evaluate is not None:
-        metrics["before"] = evaluate(model)
-    steps = _steps(name, method)
-    start: dict[str, Tensor] = {}
-    if any(step.rewind for step in steps):
-        start = {key: value.detach().clone() for key, value in work.state_dict().items()}
-    with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
-        for step in steps:
-            if step.budget is not None:
-                state = prune_step(job, state, work, step.budget)
-                if step.last and method.schedule.before_training:
-                    state = warned(job, state, work)
-            if step.rewind:
-                _rewind(work, start, state.masks)
-            if train is not None and step.train:
-                if evaluate is not None and step.last:
-                    metrics["pruned"] = evaluate(work)
-                flags = [(m, m.training) for m in work.modules()]
-                with held(work, state.masks):
-                    train(work, step)
-                for module, flag in flags:
-                    module.training = flag
-                if evaluate is not None and step.last:
-                    metrics["trained"] = evaluate(work)
-            advance(1)
-    if evaluate is not None and "pruned" not in metrics:
-        metrics["pruned"] = evaluate(work)
-    if fingerprint is not None:  # of all that planned, not of a part
-        state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
-    return answer(job, state, work.to(home), model, metrics)
+    evaluate = None if evaluate is None else theirs(evaluate)
+    train = None if train is None else theirs(train)
+    with ExitStack() as stack:
+        work = stack.enter_context(owned(copied(model).to(where)))
+        if where == home:
+            dense = stack.enter_context(private(model))
+        else:
+            dense = stack.enter_context(owned(copied(model).to(where)))
+        job, notes = job_of(
+            dense,
+            method,
+            name,
+            source,
+            layers=layers,
+            exclude=exclude,
+            verifying=verifying,
+            loss=loss,
+            seed=seed,
+            device=where,
+            progress=progress,
+            memo=memo,
+            blocks=blocks,
+            keep=None if keep is None else Path(keep),
+        )
+        state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
+        metrics: dict[str, Any] = {}
+        if evaluate is not None:
+            metrics["before"] = evaluate(model)
+        steps = _steps(name, method)
+        start: dict[str, Tensor] = {}
+        if any(step.rewind for step in steps):
+            start = {key: value.detach().clone() for key, value in work.state_dict().items()}
+        with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
+            for step in steps:
+                if step.budget is not None:
+                    state = prune_step(job, state, work, step.budget)
+                    if step.last and method.schedule.before_training:
+                        state = warned(job, state, work)
+                if step.rewind:
+                    _rewind(work, start, state.masks)
+                if train is not None and step.train:
+                    if evaluate is not None and step.last:
+                        metrics["pruned"] = evaluate(work)
+                    flags = [(m, m.training) for m in work.modules()]
+                    with held(work, state.masks):
+                        train(work, step)
+                    for module, flag in flags:
+                        module.training = flag
+                    if evaluate is not None and step.last:
+                        metrics["trained"] = evaluate(work)
+                advance(1)
+        if evaluate is not None and "pruned" not in metrics:
+            metrics["pruned"] = evaluate(work)
+        if fingerprint is not None:  # of all that planned, not of a part
+            state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
+        return answer(job, state, work.to(home), model, metrics)
 
 
 def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from prunus.ambient import plainly
 from prunus.check import finite, fraction, positive
 from prunus.guarantee.agree import ROWS, agree, agree_in_own_dtype, probes
 from prunus.guarantee.arithmetic import unit_of
@@ -16,6 +17,7 @@ from prunus.guarantee.extract import Unsupported, extract
 from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
 from prunus.guarantee.rules import AVAILABLE, reason_of
+from prunus.modes import private
 from prunus.rows import RowSet, row_hashes
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
@@ -28,6 +30,7 @@ DISTINCT = 0.9  # share of the rows below which repeated ones are mentioned
 LARGEST = 4096  # samples of which statements are made; more would not tighten them much
 
 
+@plainly(autocast=True)
 def certify(
     model: nn.Module,
     pruned: Any,
@@ -63,7 +66,19 @@ def certify(
         positive("radius", radius)
     if data is None and radius is None:
         raise ValueError("`certify` needs `data`, or the `radius` of a ball around 0.")
-    other = pruned_model(model, pruned)
+    with private(model) as dense, private(pruned_model(model, pruned)) as thin:
+        return _certified(dense, thin, pruned, data, radius, delta)
+
+
+def _certified(
+    model: nn.Module,
+    other: nn.Module,
+    pruned: Any,
+    data: Any,
+    radius: float | None,
+    delta: float,
+) -> Certificate:
+    """`certify` on private twins of both networks."""
     for network in (model, other):
         for name, parameter in network.named_parameters():
             finite(name, parameter.detach(), "Retrain or reload the model.")

@@ -1,7 +1,6 @@
 """Plans for uniformly random masks that are not drawn yet: the laws of the mask decide."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import quiet
 from prunus.guarantee.agree import ROWS, agree, probes
 from prunus.guarantee.criteria import outputs_of
 from prunus.guarantee.extract import Unsupported, extract
@@ -144,8 +144,7 @@ def drawn_problem(
             assert x is not None  # the caller asks for data
             return drawn_mean_square(found.stages, densities, x, fixed_size=True).value
         assert radius is not None  # the caller asks for it without data
-        with warnings.catch_warnings():  # a plan asks many bounds; its answer says if it is empty
-            warnings.simplefilter("ignore", VacuousWarning)
+        with quiet(VacuousWarning):  # a plan asks many bounds; its answer says if it is empty
             return drawn_sup(
                 found.stages,
                 {name: p for name, p in densities.items() if p < 1},

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from prunus.ambient import plainly
 from prunus.budget import Plan, checked_density
 from prunus.check import finite, fraction, positive, unknown
 from prunus.guarantee.answer import planned, verified
@@ -18,6 +19,7 @@ from prunus.guarantee.solve import (
     error_curves,
     grid_of,
 )
+from prunus.modes import private
 from prunus.rows import rows_of
 from prunus.theory.gap.laws import Method
 
@@ -29,6 +31,7 @@ SAMPLES = 512  # of the data, for the error curves
 LARGEST = 8192  # samples read: the others verify a plan of kind "changed"
 
 
+@plainly(autocast=True)
 def plan(
     model: nn.Module,
     limit: float,
@@ -79,27 +82,29 @@ def plan(
     checked_limit(limit, kind, delta)
     for name, parameter in model.named_parameters():
         finite(name, parameter.detach(), "Retrain or reload the model.")
-    if method == "magnitude":
-        return plan_family(
-            model, magnitude_family(model), limit, kind=kind, delta=delta, relative=relative,
-            radius=radius, data=data, density=density,
-        )  # fmt: skip
-    _enough(kind, data, relative, radius)
-    batches = [] if data is None else sampled(data, SAMPLES)
-    inputs = _tensor(batches, kind) if batches else None
-    problem, scale = drawn_problem(
-        model,
-        kind,
-        rescaled=method == "random_rescaled",
-        samples=inputs,
-        radius=radius,
-        delta=delta,
-    )
+    with private(model) as own:
+        if method == "magnitude":
+            return plan_family(
+                own, magnitude_family(own), limit, kind=kind, delta=delta, relative=relative,
+                radius=radius, data=data, density=density,
+            )  # fmt: skip
+        _enough(kind, data, relative, radius)
+        batches = [] if data is None else sampled(data, SAMPLES)
+        inputs = _tensor(batches, kind) if batches else None
+        problem, scale = drawn_problem(
+            own,
+            kind,
+            rescaled=method == "random_rescaled",
+            samples=inputs,
+            radius=radius,
+            delta=delta,
+        )
     notes = (f"planned for {method} masks that are not drawn yet",)
     unit = _unit(scale, relative, kind)
     return planned(problem, limit, kind, unit, density, notes, rows_of(batches))
 
 
+@plainly(autocast=True)
 def plan_family(
     model: nn.Module,
     family: Family,
@@ -127,6 +132,23 @@ def plan_family(
     if density is not None:
         checked_density(density)
     _enough(kind, data, relative, radius)
+    with private(model) as own:
+        return _plan_of(own, family, limit, kind, delta, relative, radius, data, density, verify)
+
+
+def _plan_of(
+    model: nn.Module,
+    family: Family,
+    limit: float,
+    kind: str,
+    delta: float,
+    relative: bool,
+    radius: float | None,
+    data: Any,
+    density: float | None,
+    verify: list[Any] | None,
+) -> Plan:
+    """`plan_family` on a private twin of the model."""
     splits = kind == "changed" and verify is None
     batches = [] if data is None else sampled(data, LARGEST if splits else SAMPLES)
     planning, verifying = batches, verify or []

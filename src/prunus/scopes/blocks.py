@@ -1,7 +1,6 @@
 """Which layers make a scope: the blocks of a network, found or named, and what lies between."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.batches import call
-from prunus.check import unknown
+from prunus.check import matches, unknown
 from prunus.modes import evaluating
 from prunus.scopes.trees import tensors_of
 
@@ -70,7 +69,7 @@ def blocks_of(
             )
         return found
     names = [name for name, _ in model.named_modules() if name]
-    matched = [name for name in names if fnmatchcase(name, asked)]
+    matched = [name for name in names if matches(name, asked)]
     if not matched:
         raise unknown("module or glob of `blocks`", asked, names)
     outer = [n for n in matched if _home(n, [m for m in matched if m != n]) is None]

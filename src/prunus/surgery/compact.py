@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import plainly
 from prunus.coupling import Group, NotTraceable, coupling_of
-from prunus.modes import copied
+from prunus.modes import copied, private
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
@@ -31,6 +32,7 @@ class Compaction:
     change: float | None = None
 
 
+@plainly
 def compact(
     model: Any, example: Any, *, rtol: float = 1e-4, inexact: bool | None = None
 ) -> nn.Module:
@@ -75,11 +77,12 @@ def compact(
         granularity = getattr(getattr(model, "recipe", None), "granularity", None)
         inexact = bool(getattr(granularity, "inexact", False))
     known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
-    try:
-        groups = (known or coupling_of(module, example)).groups
-    except NotTraceable as reason:
-        raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-    small = compact_groups(module, groups, example, rtol=rtol, inexact=inexact).model
+    with private(module) as own:
+        try:
+            groups = (known or coupling_of(own, example)).groups
+        except NotTraceable as reason:
+            raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
+        small = compact_groups(own, groups, example, rtol=rtol, inexact=inexact).model
     follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
     return small
 

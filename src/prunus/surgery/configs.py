@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import drawing, quiet
 from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
@@ -75,7 +76,7 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> Non
         f"`from_pretrained` will not load what `save_pretrained` writes. Save it with "
         f"`Pruned.save`, or prune all blocks alike: Node(alike='blocks').",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -168,16 +169,14 @@ def _fits(module: nn.Module, config: Any, after: Shapes, example: Any) -> bool:
     """Whether a model built from the configuration has these shapes, and the same output."""
     kind: Any = type(module)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.device("meta"), quiet():
             built = kind(config)
         if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):
             return False
         if example is None:
             return True
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            again: nn.Module = kind(config)
+        with quiet():
+            again: nn.Module = drawing([torch.default_generator], lambda: kind(config))
         like: Tensor = next(module.parameters())
         again = again.to(device=like.device, dtype=like.dtype)
         again.load_state_dict(module.state_dict())

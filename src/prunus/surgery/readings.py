@@ -1,7 +1,6 @@
 """What a model's layers read on an example: the range of each input channel."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from prunus.ambient import undisturbed
 from prunus.coupling.example import arguments_of
 from prunus.inputs import mapped
 from prunus.modes import evaluating
 
-__all__ = ["Reading", "joined", "read_inputs", "run", "same_draws", "variants"]
+__all__ = ["Reading", "joined", "read_inputs", "run", "variants"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,12 @@ def run(model: nn.Module, example: object) -> object:
     runs on copies, since it may change its inputs in place.
     """
     positional, keywords = mapped(torch.clone, arguments_of(example))
-    with evaluating(model), torch.no_grad(), same_draws(model):
-        return model(*positional, **keywords)
+
+    def forward() -> object:
+        with evaluating(model), torch.no_grad():
+            return model(*positional, **keywords)
+
+    return undisturbed(model, forward, seed=0)
 
 
 def variants(example: object) -> Iterator[object]:
@@ -130,12 +134,3 @@ def variants(example: object) -> Iterator[object]:
     if any(not v.is_floating_point() and v.ndim == 2 for v in tensors):
         yield rebuilt(longer(1))
         yield rebuilt(masked)
-
-
-@contextmanager
-def same_draws(model: nn.Module) -> Iterator[None]:
-    """The random state that every run in here starts from; the caller's comes back."""
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        yield

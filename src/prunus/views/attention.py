@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from prunus.ambient import unfused
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Matrix
 
@@ -129,12 +130,7 @@ def _attended(
     swapped = {"module.out_proj.weight": unit}
     if module.out_proj.bias is not None:
         swapped["module.out_proj.bias"] = torch.zeros_like(module.out_proj.bias)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
-            output = functional_call(_Direct(module), swapped, args, dict(kwargs))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with unfused(module), torch.no_grad():
+        output = functional_call(_Direct(module), swapped, args, dict(kwargs))
     found: Tensor = _samples_first(module, output[0])
     return found

@@ -5,7 +5,6 @@ A layer's hidden state before a step is its output at the step before, so the in
 others are run once more, one after the other, and give the inputs of the next.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from prunus.ambient import quiet
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Matrix
 
@@ -191,8 +191,7 @@ def _outputs(module: Any, run: _Run, below: Sequences, layer: int, way: int) -> 
     given = _turned(run, below) if way else below
     weights = _weights(module, layer, way)
     # 1 layer, no dropout, not training, one direction, time first
-    with warnings.catch_warnings():  # on GPUs: a layer's weights do not lie in one piece
-        warnings.filterwarnings("ignore", message="RNN module weights", category=UserWarning)
+    with quiet(UserWarning):  # on GPUs: a layer's weights do not lie in one piece
         run_one = RUNS[module.mode]
         found = run_one(given, state, weights, module.bias, 1, 0.0, False, False, False)[0]
     return _turned(run, found) if way else found

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Generator, nn
 
+from prunus.ambient import drawing
 from prunus.bench.data.models import (
     cifar10_mlp,
     cifar10_resnet20,
@@ -205,6 +206,5 @@ def fresh_model(chosen: Task, seed: int) -> nn.Module:
 
     Factories draw from torch's global generator, so that generator is set aside meanwhile.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator_for(seed, "initial weights", chosen.name).initial_seed())
-        return chosen.model()
+    start = generator_for(seed, "initial weights", chosen.name).initial_seed()
+    return drawing([torch.default_generator], chosen.model, seed=start)

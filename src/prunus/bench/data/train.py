@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from prunus.bench.data.sets import Dataset
 from prunus.check import positive, whole
-from prunus.modes import evaluating
+from prunus.modes import evaluating, private
 from prunus.progress import progress_bar
 
 __all__ = ["TRAINER_VERSION", "Training", "accuracy", "evaluate", "fit"]
@@ -172,11 +172,11 @@ def _scores(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     device = parameters[0].device if parameters else x.device
     dtype = parameters[0].dtype if parameters and x.is_floating_point() else x.dtype
     right, loss = 0, 0.0
-    with evaluating(model, fused=True), torch.no_grad():
+    with private(model) as own, evaluating(own, fused=True), torch.no_grad():
         for inputs, labels in zip(
             torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True
         ):
-            logits, labels = model(inputs.to(device, dtype)), labels.to(device)
+            logits, labels = own(inputs.to(device, dtype)), labels.to(device)
             right += int((logits.argmax(1) == labels).sum())
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
     share = right / len(y)

@@ -4,7 +4,6 @@ import copy
 import functools
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import drawing, quiet
 from prunus.bench.data.cache import Checkpoint, trained
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model, task
@@ -267,8 +267,7 @@ def _certificate(
     samples = data.x_test[: cell.settings.certificate].to(cell.settings.device)
     if cell.settings.device != "cpu":
         dense = copy.deepcopy(dense).to(cell.settings.device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a vacuous bound says so in its statement
+    with quiet():  # a vacuous bound says so in its statement
         text = certify(dense, pruned, data=samples).to_json()
     found: dict[str, Any] = json.loads(text)
     del found["gaps"]  # one number per sample
@@ -291,12 +290,14 @@ def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
         thin = _prune(bench, once, recipes["random-node"], size)
     model = thin.compact(data.x_test[:8].to(cell.settings.device))
     generator = generator_for(cell.seed, "small dense network", cell.task)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+
+    def begin() -> None:
         for module in model.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
                 reset()
+
+    drawing([torch.default_generator], begin, seed=generator.initial_seed())
     begun = generator_for(cell.seed, "training", cell.task)
     chosen.train(model, data, generator=begun, hold=None, progress=False)
     own = _scores(cell, model, data)

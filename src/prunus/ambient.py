@@ -1,0 +1,291 @@
+"""What threads and the process keep for everybody: torch's modes, random numbers, warnings.
+
+A call of ours works in torch's plain modes and leaves all of this as it found it, whatever the
+threads beside it do, and wherever an interrupt comes.
+"""
+
+import functools
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, ParamSpec, TypeVar, overload
+
+import torch
+from torch import nn
+from torch.autograd import graph
+from torch.overrides import TorchFunctionMode
+
+__all__ = [
+    "ONE_AT_A_TIME",
+    "drawing",
+    "plainly",
+    "quiet",
+    "theirs",
+    "uncompiled",
+    "undisturbed",
+    "unfused",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")  # those that autocast knows
+# Random numbers, the compiler's stance, leave to change what autograd has saved: one each for the
+# whole process.
+ONE_AT_A_TIME = threading.RLock()
+
+
+class _Own(threading.local):
+    """What this thread has open.
+
+    Attributes:
+        quiet: its filters of warnings.
+        depth: calls of `plainly`.
+        caller: modes in which the outermost of them was called.
+    """
+
+    def __init__(self) -> None:
+        self.quiet: list[_Silence] = []
+        self.depth = 0
+        self.caller: tuple[torch.device, dict[str, torch.dtype]] | None = None
+
+
+_OWN = _Own()
+
+
+@overload
+def plainly(function: Callable[P, T]) -> Callable[P, T]: ...
+@overload
+def plainly(*, autocast: bool) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def plainly(function: Any = None, *, autocast: bool = False) -> Any:
+    """A public function that works in torch's plain modes, and leaves the caller's as they are.
+
+    Inside, inference mode is off (there are gradients to be taken, and results outlive it),
+    autocast is off (statistics in half precision would choose other masks in silence), and new
+    tensors lie on the CPU unless they say otherwise. The modes of the thread come back even where
+    an interrupt kept the code inside from putting one back.
+
+    Args:
+        function: to wrap.
+        autocast: leave autocast on, where a call speaks of networks as the caller runs them.
+    """
+    if function is None:
+        return functools.partial(plainly, autocast=autocast)
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        grad = torch.is_grad_enabled()
+        functions = torch._C._len_torch_function_stack()
+        dispatches = torch._C._len_torch_dispatch_stack()
+        saved = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        filters, caller, depth = len(_OWN.quiet), _OWN.caller, _OWN.depth
+        try:
+            with ExitStack() as stack:
+                _enter_plain(stack, autocast)
+                _OWN.depth = depth + 1
+                return function(*args, **kwargs)
+        finally:
+            # All this has happened already, but where an interrupt came just before an `__exit__`.
+            torch.set_grad_enabled(grad)
+            _OWN.depth, _OWN.caller = depth, caller
+            while torch._C._len_torch_function_stack() > functions:
+                torch._C._pop_torch_function_stack()
+            while torch._C._len_torch_dispatch_stack() > dispatches:
+                torch._C._pop_torch_dispatch_stack(None)
+            while torch._C._autograd._top_saved_tensors_default_hooks(False) != saved:
+                torch._C._autograd._pop_saved_tensors_default_hooks()
+            while len(_OWN.quiet) > filters:
+                _OWN.quiet[-1].end()
+            if depth == 0:
+                _forbid_mutation()
+
+    return run
+
+
+def _enter_plain(stack: ExitStack, autocast: bool) -> None:
+    half = {
+        device: torch.get_autocast_dtype(device)
+        for device in DEVICES
+        if torch.is_autocast_enabled(device)
+    }
+    device = torch.get_default_device()
+    if _OWN.depth == 0:
+        _OWN.caller = (device, half) if half or device.type != "cpu" else None
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    if not autocast:
+        for kind in half:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    if device.type != "cpu":
+        stack.enter_context(torch.device("cpu"))
+
+
+def _forbid_mutation() -> None:
+    """Take back what an interrupt at the end of `allow_mutation_on_saved_tensors` left on."""
+    if ONE_AT_A_TIME.acquire(blocking=False):
+        try:
+            if getattr(graph, "_allow_mutation_on_saved_tensors_enabled", False):
+                graph._allow_mutation_on_saved_tensors_enabled = False
+        finally:
+            ONE_AT_A_TIME.release()
+
+
+def theirs(function: Callable[P, T]) -> Callable[P, T]:
+    """The caller's function, as it would run outside: in their autocast and default device."""
+    if _OWN.caller is None:
+        return function
+    device, half = _OWN.caller
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with ExitStack() as stack:
+            for kind, dtype in half.items():
+                stack.enter_context(torch.autocast(kind, dtype=dtype))
+            stack.enter_context(device)
+            return function(*args, **kwargs)
+
+    return run
+
+
+# -- warnings: one list of filters for all threads -------------------------------------------------
+
+
+class _Silence:
+    """The pattern of a filter that ignores the warnings of one thread.
+
+    `warnings.catch_warnings` puts back the list it found, and with it, where two threads overlap,
+    the other's filter for ever. This filter is added and taken away alone, and where it should
+    stay, matches nothing.
+    """
+
+    def __init__(self, category: type[Warning]) -> None:
+        self.thread: int | None = threading.get_ident()
+        self.entry: Any = ("ignore", self, category, None, 0)
+
+    def match(self, text: str) -> bool:
+        del text
+        return threading.get_ident() == self.thread
+
+    def begin(self) -> None:
+        _OWN.quiet.append(self)
+        warnings.filters.insert(0, self.entry)  # type: ignore[attr-defined]
+
+    def end(self) -> None:
+        self.thread = None
+        with suppress(ValueError):
+            warnings.filters.remove(self.entry)  # type: ignore[attr-defined]
+        if self in _OWN.quiet:
+            _OWN.quiet.remove(self)
+
+
+@contextmanager
+def quiet(category: type[Warning] = Warning) -> Iterator[None]:
+    """Warnings of this thread are ignored inside the block, and those of no other."""
+    silence = _Silence(category)
+    try:
+        silence.begin()
+        yield
+    finally:
+        silence.end()
+
+
+# -- what the process has one of -------------------------------------------------------------------
+
+
+def undisturbed(model: nn.Module, run: Callable[[], T], *, seed: int | None = None) -> T:
+    """What `run` gives, as compiled code's own Python has it, without a trace of its having run.
+
+    The process's random state comes back, and warnings (torch's own deprecations; they concern no
+    user of ours) are not shown. One thread at a time is in here, for as long as one forward pass
+    takes. A function and no context manager: an interrupt can come between a block and the code
+    that ends it, but not between a call and its `finally`.
+
+    Args:
+        model: what runs, for its devices.
+        run: a forward pass.
+        seed: from which it draws; None goes on from the process's state.
+    """
+    told = functools.partial(_quietly, functools.partial(uncompiled, run))
+    return drawing(_generators(model), told, seed=seed)
+
+
+def drawing(
+    generators: list[torch.Generator], run: Callable[[], T], *, seed: int | None = None
+) -> T:
+    """What `run` gives, drawing from the process's own generators; their states come back."""
+    with ONE_AT_A_TIME:
+        states = [generator.get_state() for generator in generators]
+        try:
+            if seed is not None:
+                for generator in generators:
+                    generator.manual_seed(seed)
+            return run()
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def _quietly(run: Callable[[], T]) -> T:
+    with quiet():
+        return run()
+
+
+def _generators(model: nn.Module) -> list[torch.Generator]:
+    used = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    return [
+        torch.default_generator,
+        *(torch.cuda.default_generators[i] for i in sorted(i for i in used if i is not None)),
+    ]
+
+
+def uncompiled(run: Callable[[], T]) -> T:
+    """What `run` gives while compiled modules run as their own Python says.
+
+    Nothing can be compiled before torch's compiler is imported, which takes seconds: so where it
+    is not, there is nothing to say to it.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return run()
+    with ONE_AT_A_TIME:
+        stance: Any = torch.compiler.set_stance("force_eager")  # from here on
+        try:
+            return run()
+        finally:
+            stopped: BaseException | None = None
+            while stance is not None:
+                try:
+                    stance.__exit__(None, None, None)
+                    stance = None
+                except KeyboardInterrupt as interrupt:  # on the way into it
+                    stopped = interrupt
+            if stopped is not None:
+                raise stopped
+
+
+# -- the fused attention kernels -------------------------------------------------------------------
+
+_FUSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+
+class _Unfused(TorchFunctionMode):
+    """Does nothing; attention modules leave their fused kernels alone where such a mode is on."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Without the fused attention kernels, which hide the modules inside them from hooks.
+
+    `torch.backends.mha.set_fastpath_enabled` would speak for all threads.
+    """
+    held = torch._C._len_torch_function_stack() > 0  # it does the same
+    if held or not any(isinstance(module, _FUSING) for module in model.modules()):
+        yield
+        return
+    with _Unfused():
+        yield
