@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import prunus
-from prunus.coupling import couple, used_elsewhere
 from prunus.cost import measure_latency
+from prunus.coupling import couple, used_elsewhere
 from prunus.schedules import OneShot
 
 
 class Home(nn.Module):
-    """Trains, drops out, keeps statistics, counts its calls, holds attention, and never runs itself."""
+    """Trains, drops out, keeps statistics, counts calls, holds attention; its copies may run."""
 
     def __init__(self):
         super().__init__()

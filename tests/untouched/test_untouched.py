@@ -6,11 +6,11 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from traces import CALLS, home, in_threads, prunes, same, state_of, surroundings
 
 import prunus
 from prunus.ambient import quiet
 from prunus.modes import evaluating, private, twin
+from traces import CALLS, home, in_threads, prunes, same, state_of, surroundings
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_500_threaded_runs():
 
 
 def test_threads_may_run_the_model_meanwhile():
-    """The user's own thread finds its model in its own mode, with the fused kernels as they were."""
+    """The user's own thread finds its model in its own mode, and the fused kernels on."""
     model = nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
     model.train()
     x = torch.randn(256, 8)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.ambient import plainly
 from prunus.calibration.batches import call, to_device
 from prunus.calibration.place import device_of
 from prunus.check import unknown
@@ -18,7 +19,7 @@ from prunus.export.check import inputs_of
 from prunus.export.job import Engine, Format, Job
 from prunus.export.to_safetensors import write_safetensors
 from prunus.inputs import samples_of
-from prunus.modes import copied, evaluating
+from prunus.modes import copied, evaluating, private
 from prunus.surgery.verify import CompactionError
 
 __all__ = ["FORMATS", "Format", "export", "shipped"]
@@ -27,6 +28,7 @@ FORMATS: dict[str, Format] = {"safetensors": write_safetensors}
 IDLE = "Its zeros lie in dense tensors and save no time."
 
 
+@plainly
 def export(
     pruned: Any,
     path: str | os.PathLike[str],
@@ -65,7 +67,8 @@ def export(
         makers = [torch_engine(job)]
         if written.engine is not None:
             makers.append(written.engine)
-        timings = tuple(timed(maker(pruned.dense), given, seconds) for maker in makers)
+        with private(pruned.dense) as dense:
+            timings = tuple(timed(maker(dense), given, seconds) for maker in makers)
     elif measure:
         missing = "an example batch" if given is None else "the dense network"
         notes = (*notes, f"Nothing was timed: that needs {missing}, which this result lacks.")
