@@ -5,6 +5,7 @@ import threading
 import warnings
 from dataclasses import replace
 
+import sympy.utilities.exceptions  # noqa: F401 its import, by torch's compiler, adds a filter
 import torch
 from torch import nn
 

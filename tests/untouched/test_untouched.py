@@ -181,10 +181,18 @@ def stopped_at_random(runs):
         assert same(surroundings(), around), (name, place)
 
 
+# An interrupt in a library's finaliser, or between `open` and `with`, is told of as a warning.
+ANYWHERE = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+
+
+@ANYWHERE
 def test_interrupts_leave_no_trace():
     stopped_at_random(16)
 
 
+@ANYWHERE
 @pytest.mark.slow
 def test_2000_interrupts_leave_no_trace():
     stopped_at_random(2000)
