@@ -21,8 +21,8 @@ ORDER = [
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
     "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
-    "schedules", "recipe", "presets", "surgery", "report", "guarantee", "export", "result",
-    "engine", "bench", "reproduce", "cli",
+    "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
+    "result", "engine", "training", "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

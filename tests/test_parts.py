@@ -16,6 +16,7 @@ from laws.families import ARGUMENTS
 from models import build
 from prunus.allocation import ALLOCATIONS, Allocation
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
+from prunus.courses import COURSES, GROWTHS, Course, Growth
 from prunus.engine.compare import compare
 from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Granularity, Node
 from prunus.joint import JOINTS, Joint, JointResult, NetworkJoint
@@ -27,7 +28,7 @@ from prunus.selection import SELECTIONS, Choice, Selection, TopK
 
 FAMILIES = {
     Granularity: GRANULARITIES, Score: SCORES, Allocation: ALLOCATIONS, Selection: SELECTIONS,
-    Compensation: COMPENSATIONS, Schedule: SCHEDULES,
+    Compensation: COMPENSATIONS, Schedule: SCHEDULES, Course: COURSES, Growth: GROWTHS,
 }  # fmt: skip
 ENTRIES = [
     (family, name, make(**ARGUMENTS.get(name, {})))
@@ -249,7 +250,8 @@ def test_no_part_is_asked_for_by_its_class():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    tables = [GRANULARITIES, SCORES, ALLOCATIONS, SELECTIONS, JOINTS, COMPENSATIONS, SCHEDULES]
+    tables = [GRANULARITIES, SCORES, ALLOCATIONS, SELECTIONS, JOINTS, COMPENSATIONS]
+    tables += [SCHEDULES, COURSES, GROWTHS]
     defaults = {"Edge", "Magnitude", "Uniform", "TopK", "NoCompensation", "OneShot"}
     assert {name for table in tables for name in table} & imported == defaults
 

@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("dpp", "theory", "bench", "export")
+_SUBPACKAGES = ("dpp", "theory", "bench", "export", "training")
 _PLACES = {
     "Budget": "prunus.budget",
     "Calibration": "prunus.calibration",
@@ -22,6 +22,7 @@ _PLACES = {
     "plan": "prunus.guarantee",
     "prune": "prunus.engine",
     "recipes": "prunus.presets",
+    "sparsify": "prunus.training",
 }
 
 __all__ = sorted([*_PLACES, *_SUBPACKAGES])

@@ -8,6 +8,7 @@ from typing import Any
 from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
+from prunus.courses import Dynamic, GradientGrowth, Gradual, RandomGrowth
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.joint import OBS, EdgePopup, SparseGPT
 from prunus.recipe import Recipe
@@ -23,6 +24,7 @@ from prunus.scores import (
     GraSP,
     Magnitude,
     MeanActivation,
+    Movement,
     OBSNode,
     ObsPrice,
     RemovalError,
@@ -78,6 +80,11 @@ class Preset:
 
 UAI = "Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning"
 HAN = "Han et al. (2015), Learning both weights and connections for efficient neural networks"
+
+ZHU = (
+    "Zhu and Gupta (2018), To prune, or not to prune: exploring the efficacy of pruning for model "
+    "compression"
+)
 
 PRESETS: dict[str, Preset] = {
     "random-edge": Preset(
@@ -273,6 +280,52 @@ PRESETS: dict[str, Preset] = {
         "in one-shot",
         "one sweep over the columns that prunes and makes up for it to the right",
         Measured(1.94, 1.78, 8.7e-3),
+    ),
+    "gradual": Preset(
+        Recipe(allocation=Global(), schedule=Gradual()),
+        ZHU,
+        "inside training: largest weights of all layers, ever fewer",
+    ),
+    "gradual-layer": Preset(
+        Recipe(schedule=Gradual()),
+        ZHU,
+        "inside training: largest weights of each layer, ever fewer; the published form",
+    ),
+    "set": Preset(
+        Recipe(
+            score=Constant(),
+            allocation=ERK(),
+            selection=RandomK(),
+            schedule=Dynamic(grow=RandomGrowth()),
+        ),
+        "Mocanu et al. (2018), Scalable training of artificial neural networks with adaptive "
+        "sparse connectivity inspired by network science",
+        "inside training, sparse throughout: smallest weights give way to others at random",
+    ),
+    "rigl": Preset(
+        Recipe(
+            score=Constant(),
+            allocation=ERK(),
+            selection=RandomK(),
+            schedule=Dynamic(grow=GradientGrowth()),
+        ),
+        "Evci et al. (2020), Rigging the lottery: making all tickets winners",
+        "inside training, sparse throughout: smallest weights give way to those of largest "
+        "gradient",
+    ),
+    "movement": Preset(
+        Recipe(score=Movement(), schedule=Gradual(soft=True)),
+        "Sanh, Wolf, Rush (2020), Movement pruning: adaptive sparsity by fine-tuning",
+        "inside fine-tuning: weights of each layer that training moves away from zero",
+    ),
+    "soft-filter": Preset(
+        Recipe(
+            granularity=Node(),
+            score=Magnitude(side="producer", reduction="l2"),
+            schedule=Gradual(start=0.0, soft=True),
+        ),
+        "He et al. (2018), Soft filter pruning for accelerating deep convolutional neural networks",
+        "inside training: filters of largest L2 norm; removed ones learn on and may come back",
     ),
 }
 

@@ -10,6 +10,7 @@ from prunus.allocation import ALLOCATIONS, Allocation, Uniform
 from prunus.calibration.statistics import Statistic, combined, resolved
 from prunus.check import unknown
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
+from prunus.courses import COURSES, GROWTHS, Course
 from prunus.granularity import GRANULARITIES, Edge, Granularity
 from prunus.joint import JOINTS, Joint, NetworkJoint
 from prunus.parts import as_part, reason_against, shown
@@ -20,6 +21,10 @@ from prunus.selection import SELECTIONS, Selection, TopK
 __all__ = ["Recipe", "parse"]
 
 VERSION = 1
+METHODS: dict[type, tuple[str, ...]] = {  # what a family cannot do without, beside its call
+    Granularity: ("pool", "unpool"),
+    Course: ("density",),
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Recipe:
         allocation: how many units every pool keeps.
         selection: which ones; or a joint method, which chooses and compensates in one sweep.
         compensation: new values for the kept weights.
-        schedule: in how many steps.
+        schedule: in how many steps; or a course inside training, which `prunus.sparsify` follows.
         inputs: "dense" calibrates once on the dense model's inputs; "pruned" lets each layer see
             the inputs that already pruned predecessors give it, aiming at the dense outputs.
 
@@ -56,8 +61,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.inputs not in ("dense", "pruned"):
             raise ValueError(f"`inputs` must be 'dense' or 'pruned', got {self.inputs!r}.")
-        for name, family in _families(self.selection).items():
-            methods = ("pool", "unpool") if name == "granularity" else ("__call__",)
+        for name, family in _families(self.selection, self.schedule).items():
+            methods = METHODS.get(family, ("__call__",))
             part: Any = as_part(name, getattr(self, name), family, methods)
             object.__setattr__(self, name, part)
         reason = reason_against(self)
@@ -123,8 +128,8 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _families(selection: Any) -> dict[str, type]:
-    """The Protocol of every field; a joint method in the selection's place has its own."""
+def _families(selection: Any, schedule: Any) -> dict[str, type]:
+    """The Protocol of every field; a joint method or a course has its own."""
     choosing: type = Selection
     if getattr(selection, "joint", False):
         choosing = NetworkJoint if getattr(selection, "network", False) else Joint
@@ -134,7 +139,7 @@ def _families(selection: Any) -> dict[str, type]:
         "allocation": Allocation,
         "selection": choosing,
         "compensation": Compensation,
-        "schedule": Schedule,
+        "schedule": Course if getattr(schedule, "inside", False) else Schedule,
     }
 
 
@@ -155,6 +160,7 @@ def parse(text: str) -> Any:
 def _tables() -> dict[str, Any]:
     tables: tuple[Mapping[str, Any], ...] = (
         GRANULARITIES, SCORES, ALLOCATIONS, SELECTIONS, JOINTS, COMPENSATIONS, SCHEDULES,
+        COURSES, GROWTHS,
     )  # fmt: skip
     return {"Recipe": Recipe, **{name: cls for table in tables for name, cls in table.items()}}
 

@@ -25,7 +25,9 @@ from prunus.theory.gap import InSampleWarning
 NAMES = [
     n
     for n, recipe in prunus.recipes.items()
-    if not recipe.schedule.before_training and not n.startswith("bn-scale")
+    if not recipe.schedule.before_training
+    and not recipe.schedule.inside  # tests/training
+    and not n.startswith("bn-scale")
 ]
 EDGES = [n for n in NAMES if not isinstance(prunus.recipes[n].granularity, Node)]
 NODES = [n for n in NAMES if isinstance(prunus.recipes[n].granularity, Node)]

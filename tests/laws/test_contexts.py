@@ -32,7 +32,12 @@ SMALLER = {
     "AtInit": {"rounds": 2}, "Refine": {"rounds": 2}, "Planned": {},
     "EdgePopup": {"epochs": 1},
 }  # fmt: skip
-ENTRIES = [(field, name) for field, table in TABLES.items() for name in table]
+ENTRIES = [  # parts that read the steps of a training: tests/training/test_laws.py
+    (field, name)
+    for field, table in TABLES.items()
+    for name, make in table.items()
+    if not getattr(make, "gathers", ())
+]
 CONTEXTS = {
     "edges": ("linear", Edge()),
     "rows": ("linear", EdgePerRow()),

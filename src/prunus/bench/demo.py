@@ -169,8 +169,9 @@ def run_demo(
 
 
 def trained_recipes() -> list[str]:
-    """Names of the recipes for trained networks; those at initialisation have their own sweep."""
-    return [name for name in recipes if not recipes[name].schedule.before_training]
+    """Names of the recipes for trained networks, and not before or inside their training."""
+    schedules = {name: recipes[name].schedule for name in recipes}
+    return [n for n, s in schedules.items() if not s.before_training and not s.inside]
 
 
 def _runs(

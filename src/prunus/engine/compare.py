@@ -16,6 +16,7 @@ from prunus.calibration.place import device_of
 from prunus.calibration.statistics import combined
 from prunus.check import whole
 from prunus.cost import measure_latency, speedup
+from prunus.courses import not_between
 from prunus.engine.comparison import Comparison
 from prunus.engine.prune import prune
 from prunus.joint import is_network
@@ -151,12 +152,17 @@ def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> d
     """The recipes by the names they go by in the records.
 
     Raises:
-        ValueError: two recipes of one name, such as two with functions that are both a `<lambda>`.
+        ValueError: two recipes of one name, such as two with functions that are both a `<lambda>`;
+            or one that works inside training.
     """
     if isinstance(recipes, Mapping):
-        return {label: resolve(recipe)[1] for label, recipe in recipes.items()}
+        named = [(label, resolve(recipe)[1]) for label, recipe in recipes.items()]
+    else:
+        named = [resolve(recipe) for recipe in recipes]
     methods: dict[str, Recipe] = {}
-    for label, recipe in map(resolve, recipes):
+    for label, recipe in named:
+        if recipe.schedule.inside:
+            raise not_between(f"Recipe {label!r}")
         if methods.setdefault(label, recipe) != recipe:
             raise ValueError(
                 f"Two recipes have the same name {label!r}: {recipe!r}. Pass {{label: recipe}}."

@@ -53,6 +53,13 @@ class EdgeUnit:
         """Without the other layers: they never ran, or do not show enough."""
         return replace(self, layers=tuple(name for name in self.layers if name in known))
 
+    def after(
+        self, model: nn.Module, masks: Mapping[str, Tensor], classes: Mapping[str, Tensor]
+    ) -> "EdgeUnit":
+        """Where everything outside these masks is gone."""
+        own = {name: weight_at(model, name).mask(masks) for name in self.layers}
+        return replace(self, before={n: mask for n, mask in own.items() if mask is not None})
+
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """Scores as pools; weights that an earlier step removed rank below all others.
 

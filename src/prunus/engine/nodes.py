@@ -82,6 +82,12 @@ class NodeUnit:
         alike = tuple(names for names in self.alike if groups.keys() >= set(names))
         return replace(self, groups=groups, refused=refused, alike=alike)
 
+    def after(
+        self, model: nn.Module, masks: Mapping[str, Tensor], classes: Mapping[str, Tensor]
+    ) -> "NodeUnit":
+        """Where all other classes are gone."""
+        return replace(self, before=classes)
+
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """One pool per group; classes that an earlier step removed rank below all others.
 

@@ -15,6 +15,7 @@ from prunus.calibration.place import checked_device, device_of
 from prunus.calibration.select import check_ready
 from prunus.calibration.statistics import names_of
 from prunus.check import whole
+from prunus.courses import not_between
 from prunus.engine.answer import answer, warned
 from prunus.engine.job import State, job_of
 from prunus.engine.planned import check_plannable, set_apart
@@ -88,6 +89,8 @@ def prune(
             data, NaN or infinite weights, no prunable layers.
     """
     name, method = resolve(recipe)
+    if method.schedule.inside:
+        raise not_between(f"Recipe {name!r}")
     target = target_of(density, method)
     whole("seed", seed, low=0)
     if not isinstance(model, nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from prunus.allocation import Pools
+from prunus.budget import Plan
 from prunus.calibration.batches import to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
@@ -43,9 +44,8 @@ from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
 from prunus.views import Unclear
-from prunus.weights import weight_at
 
-__all__ = ["prune_step"]
+__all__ = ["levelled", "prune_step", "unit_of"]
 
 
 def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
@@ -63,7 +63,7 @@ def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
     # measured and compensated against the dense network.
     early = job.recipe.schedule.before_training and part < 1
     recipe = replace(job.recipe, compensation=NoCompensation()) if early else job.recipe
-    unit = _unit(job, recipe, state, work)
+    unit = unit_of(job, recipe, state, work)
     state = state.left(unit.refused)
     step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
     state = step(job, state, work, unit, part, early=early)
@@ -175,15 +175,11 @@ def _by_scopes(
     )
 
 
-def _unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
+def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
     """What is kept or removed as one."""
     if recipe.units != NODES:
-        before = {
-            name: mask
-            for name in job.names
-            if (mask := weight_at(work, name).mask(state.masks)) is not None
-        }
-        return EdgeUnit(job=job, recipe=recipe, layers=job.names, before=before)
+        unit = EdgeUnit(job=job, recipe=recipe, layers=job.names, before={})
+        return unit.after(work, state.masks, state.classes)
     budget = state.target.budget
     small = sample_of(job.dense, to_device(job.example, job.device))
     groups, refused = selected_groups(
@@ -262,9 +258,15 @@ def _plan(
             if (value := getattr(whole, key)) is not None
         }
     plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
+    plan, level = levelled(unit, plan, kept)
+    return replace(state, plan=plan), level
+
+
+def levelled(unit: Unit, plan: Plan, kept: Kept) -> tuple[Plan, Kept]:
+    """A plan and its counts, made alike where pools must be."""
     level = unit.level(kept)
     moved = {key: int(k.sum()) for key, k in level.items() if not torch.equal(k, kept[key])}
-    return replace(state, plan=replace(plan, kept={**plan.kept, **moved})), level
+    return replace(plan, kept={**plan.kept, **moved}), level
 
 
 def _seen(state: State, found: Found, *notes: str) -> State:

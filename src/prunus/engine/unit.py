@@ -76,6 +76,15 @@ class Unit(Protocol):
         """Without what needs other layers than these: they never ran, or do not show enough."""
         ...
 
+    def after(
+        self,
+        model: nn.Module,
+        masks: Mapping[str, Tensor],
+        classes: Mapping[str, Bool[Tensor, " classes"]],
+    ) -> "Unit":
+        """The same where all but these masks, or classes, of the model are gone."""
+        ...
+
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """Scores of the units of some pools, of all where None."""
         ...

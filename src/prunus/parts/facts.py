@@ -102,6 +102,11 @@ class ScoreFacts(PartFacts, Protocol):
         return ()
 
     @property
+    def gathers(self) -> Sequence[str]:
+        """What it reads of the steps of a training; such a score serves `prunus.sparsify` alone."""
+        return ()
+
+    @property
     def side(self) -> str:
         """For nodes, whose weights count: "consumer", "producer" or "both"."""
         return "consumer"
@@ -223,6 +228,16 @@ class ScheduleFacts(PartFacts, Protocol):
     def rounds(self) -> int:
         """How many of its steps prune."""
         return 1
+
+    @property
+    def inside(self) -> bool:
+        """True where masks change inside the caller's training: for `prunus.sparsify` alone."""
+        return False
+
+    @property
+    def soft(self) -> bool:
+        """True where removed weights go on learning behind the mask."""
+        return False
 
     @property
     def renews(self) -> bool:

@@ -15,6 +15,7 @@ from prunus.scores.fpgm import FPGM
 from prunus.scores.gate import Gate, Taylor, Taylor2017
 from prunus.scores.grasp import GraSP, grasp
 from prunus.scores.magnitude import Magnitude
+from prunus.scores.movement import Movement
 from prunus.scores.obd import OBD
 from prunus.scores.obs_node import OBSNode
 from prunus.scores.obs_price import ObsPrice
@@ -39,6 +40,7 @@ __all__ = [
     "GraSP",
     "Magnitude",
     "MeanActivation",
+    "Movement",
     "OBSNode",
     "ObsPrice",
     "OutputVariance",
@@ -78,4 +80,5 @@ SCORES: dict[str, Callable[..., Score]] = {
     "Taylor2017": Taylor2017,
     "Gate": Gate,
     "OutputVariance": OutputVariance,
+    "Movement": Movement,
 }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from prunus.modes import copied
 from prunus.weights import weights_of
 
-__all__ = ["Hold", "apply_masks", "emitting", "held", "hold"]
+__all__ = ["Hold", "apply_masks", "claim", "emitting", "held", "hold", "is_held", "release"]
 
 Masks = Mapping[str, Tensor]
+_HOLDERS: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # how many hold masks on a model
 
 
 class Hold:
@@ -87,7 +89,24 @@ def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
         removers.append(register_optimizer_step_post_hook(after_step).remove)
     else:
         removers.append(optimizer.register_step_post_hook(after_step).remove)
+    claim(model)
+    removers.append(lambda: release(model))
     return Hold(removers)
+
+
+def claim(model: nn.Module) -> None:
+    """Count one more that holds masks on this model."""
+    _HOLDERS[model] = _HOLDERS.get(model, 0) + 1
+
+
+def release(model: nn.Module) -> None:
+    """Count one less that holds masks on this model."""
+    _HOLDERS[model] = _HOLDERS.get(model, 1) - 1
+
+
+def is_held(model: nn.Module) -> bool:
+    """True where something holds masks on this very module."""
+    return _HOLDERS.get(model, 0) > 0
 
 
 def _check_owner(model: nn.Module, masks: Masks, optimizer: Optimizer) -> None:

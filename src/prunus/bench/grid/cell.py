@@ -11,6 +11,7 @@ from prunus.bench.grid.budgets import budget_of, words
 from prunus.bench.record import content_id
 from prunus.budget import Budget
 from prunus.compensation import NoCompensation
+from prunus.courses import not_between
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.parts import NODES
 from prunus.presets import recipes, resolve
@@ -143,6 +144,8 @@ def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
     found = parse(text)
     if not callable(found) or not hasattr(found, "trains"):
         raise ValueError(f"{text!r} is no schedule. Write for example Iterative(rounds=3).")
+    if found.inside:
+        raise not_between(text)
     return found, True, isinstance(found, AtInit | Rewinding)
 
 

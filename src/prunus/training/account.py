@@ -1,0 +1,45 @@
+"""The account of what a training left."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from prunus.engine.answer import answer
+from prunus.engine.edges import mask_of, result_of
+from prunus.engine.job import State
+from prunus.engine.unit import Fit
+from prunus.result import LayerResult, Pruned
+from prunus.training.chooser import Chooser, Chosen
+from prunus.weights import weight_at
+
+__all__ = ["account"]
+
+
+def account(model: nn.Module, chooser: Chooser, chosen: Chosen, notes: tuple[str, ...]) -> Pruned:
+    """What `prune` would answer for these masks; the model is the trained one itself."""
+    job, unit = chooser.job, chooser.unit
+    state = State(
+        target=chooser.target,
+        planner=job.recipe,
+        not_pruned={**job.not_pruned, **unit.refused},
+        masks=chosen.masks,
+        classes=chosen.classes,
+        results={name: _layer(model, name, chosen) for name in unit.layers},
+        plan=chosen.plan,
+        cost_before=unit.cost_before,
+        groups=unit.cut,
+        notes=notes,
+    )
+    # The network as it was at the start is gone.
+    return replace(answer(job, state, model, model, {}), dense=None)
+
+
+def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:
+    weight = weight_at(model, name)
+    bias = weight.bias()
+    fit = Fit(
+        mask=mask_of(model, name, chosen.masks),
+        weight=weight.matrix().clone(),
+        bias=None if bias is None else bias.clone(),
+    )
+    return result_of(name, fit, None)
