@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from prunus.calibration import calibrate
-from prunus.calibration.padding import padding_of, streams_of
+from prunus.calibration.layout import layout_of
+from prunus.calibration.padding import Layout, padding_of
 
 B, S, D = 4, 6, 8
+AS_GIVEN = Layout(turned={"any": False})
 REAL = torch.tensor([6, 4, 3, 6])[:, None] > torch.arange(S)  # Bool[B, S]
 
 
@@ -35,7 +37,7 @@ def kinds():
 @pytest.mark.parametrize("kind", kinds())
 def test_every_form_of_a_mask_says_the_same(kind):
     x = torch.randn(B, S, D)
-    found = padding_of({"x": x, "attention_mask": kinds()[kind]})
+    found = padding_of({"x": x, "attention_mask": kinds()[kind]}, AS_GIVEN)
     torch.testing.assert_close(found.real("any", lambda: x), x[REAL])
     torch.testing.assert_close(found.real("any", lambda: x.reshape(-1, D)), x[REAL])
     assert torch.equal(found.real("any", lambda: x[:, 0]), x[:, 0])  # one vector per sequence
@@ -45,7 +47,7 @@ def test_every_form_of_a_mask_says_the_same(kind):
 def test_key_padding_masks_mean_the_opposite(marks):
     x = torch.randn(B, S, D)
     given = ~REAL if marks is torch.bool else torch.zeros(B, S).masked_fill(~REAL, -torch.inf)
-    found = padding_of({"src": x, "src_key_padding_mask": given})
+    found = padding_of({"src": x, "src_key_padding_mask": given}, AS_GIVEN)
     torch.testing.assert_close(found.real("any", lambda: x), x[REAL])
     first = x.transpose(0, 1)  # positions before samples
     torch.testing.assert_close(found.real("any", lambda: first), first[REAL.T])
@@ -138,10 +140,10 @@ def test_each_stream_loses_its_own_padding(length, masked):
 
 def test_streams_are_told_apart_by_running():
     model, batch = Translator(), batch_of(S, masked=False)
-    assert streams_of(model, batch) == {
+    assert layout_of(model, batch).streams == {
         "encode": 0, "key": 0, "value": 0, "query": 1, "out": 1,
     }  # fmt: skip
-    assert streams_of(model, {"input_ids": batch["input_ids"]}) == {}
+    assert layout_of(model, {"input_ids": batch["input_ids"]}).streams == {}
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
@@ -235,3 +237,99 @@ def test_a_mask_says_nothing_of_an_image_beside_the_text(length):
     model.mixes = True
     with pytest.raises(ValueError, match=r"^Layer 'both' sees inputs of shape .*attention_mask"):
         calibrate(model, {"ids": ids, "image": image, "attention_mask": real})
+
+
+class Rows(nn.Module):
+    """Attention with its own order of axes around a layer, and flat rows for another."""
+
+    def __init__(self, inside, outside="first"):
+        super().__init__()
+        self.inside, self.outside = inside, outside
+        self.read = nn.Linear(D, D)
+        self.attend = nn.MultiheadAttention(D, 2, batch_first=True)
+        self.flat = nn.Linear(D, 3)
+
+    def forward(self, src, src_key_padding_mask):
+        x = src if self.outside == self.inside else src.transpose(0, 1)
+        x = self.read(x).relu()
+        y = x if self.inside == "first" else x.transpose(0, 1)
+        y = self.attend(y, y, y, src_key_padding_mask)[0]
+        y = y if self.inside == "first" else y.transpose(0, 1)
+        flat = self.flat(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+        return flat if self.outside == self.inside else flat.transpose(0, 1)
+
+
+def square(size):
+    """A mask as wide as it is long, and not its own mirror image."""
+    return torch.arange(size)[None] < torch.tensor([size, 2, size - 1, 1, 3, size])[:size, None]
+
+
+@pytest.mark.parametrize("samples", [6, 4])
+@pytest.mark.parametrize("outside", ["first", "last"])
+@pytest.mark.parametrize("inside", ["first", "last"])
+def test_rows_are_masked_in_the_order_in_which_they_lie(inside, outside, samples):
+    """Samples or positions first, at the model's door and inside, three-dimensional and flat."""
+    torch.manual_seed(0)
+    model, real = Rows(inside, outside), square(6)[:samples]
+    x = torch.randn(samples, 6, D)
+    src = x if outside == "first" else x.transpose(0, 1).contiguous()
+    seen = {}
+    for name in ("read", "flat"):
+        getattr(model, name).register_forward_pre_hook(
+            lambda m, a, name=name: seen.update({name: a[0].detach().double()})
+        )
+    batch = {"src": src, "src_key_padding_mask": ~real}
+    model.eval()(**batch)
+    found = calibrate(model, batch, layers=["read", "flat"], statistics=("gram", "slope"))
+    mine = real if inside == "first" else real.T
+    for name, rows in (("read", seen["read"][mine]), ("flat", seen["flat"][mine.flatten()])):
+        assert found[name].samples == len(rows) == int(real.sum())
+        torch.testing.assert_close(found[name].gram, rows.T @ rows / len(rows), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("outside", ["first", "last"])
+def test_the_mask_of_outputs_lies_as_they_do(outside):
+    torch.manual_seed(0)
+    model, real = Rows("first", outside), square(6)
+    batch = {"src": torch.randn(6, 6, D), "src_key_padding_mask": ~real}
+    found = padding_of(batch, layout_of(model, batch)).of_output(model(**batch))
+    assert torch.equal(found, real if outside == "first" else real.T)
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_time_major_decoder_has_no_padding_of_the_encoder(longer):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(D, 2, 12)
+    encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    model = nn.Transformer(D, 2, 1, 1, 12, custom_encoder=encoder).eval()
+    real, length = square(6), 7 if longer else 6
+    batch = {
+        "src": torch.randn(6, 6, D),
+        "tgt": torch.randn(length, 6, D),
+        "src_key_padding_mask": ~real,
+        "memory_key_padding_mask": ~real,
+    }
+    found = calibrate(model, batch)
+    counts = {name: layer.samples for name, layer in found.items()}
+    assert counts == {
+        "encoder.layers.0.linear1": int(real.sum()),
+        "encoder.layers.0.linear2": int(real.sum()),
+        "decoder.layers.0.linear1": 6 * length,
+        "decoder.layers.0.linear2": 6 * length,
+    }
+
+
+def test_square_batches_of_a_model_of_one_size_are_refused():
+    """Nothing shows whether samples or positions come first."""
+
+    class Fixed(Rows):
+        def forward(self, src, src_key_padding_mask):
+            return super().forward(src.reshape(6, 6, D), src_key_padding_mask)
+
+    batch = {"src": torch.randn(6, 6, D), "src_key_padding_mask": ~square(6)}
+    message = "shape (6, 6) in a padded batch of shape (6, 6), and the model does not run on fewer"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        calibrate(Fixed("first"), batch, layers="read")
+    mirrored = square(6) & square(6).T
+    batch["src_key_padding_mask"] = ~mirrored
+    assert calibrate(Fixed("first"), batch, layers="read")["read"].samples == int(mirrored.sum())

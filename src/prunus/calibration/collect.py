@@ -10,7 +10,6 @@ from prunus.calibration.batches import (
     Batches,
     Fingerprint,
     call,
-    first_of,
     parts,
     size_of,
     to_device,
@@ -20,7 +19,8 @@ from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.gather import Gatherer, gathering
 from prunus.calibration.gradient import BACKWARD, Backward
 from prunus.calibration.hessian import hessian_gradients
-from prunus.calibration.padding import padding_of, streams_of
+from prunus.calibration.layout import layout_of
+from prunus.calibration.padding import padding_of
 from prunus.calibration.statistics import Matrix, Signal, Source, Statistic
 from prunus.calibration.sums import Sums
 from prunus.coupling import Group
@@ -97,7 +97,7 @@ def collect(
     found = Collected(gatherer.sums)
     found.groups = {group.name: Sums(consumers=group.consumers) for group in groups}
     used: list[Any] = []
-    streams = streams_of(model, to_device(first_of(batches.peek(), 2), device))
+    layout = layout_of(model, to_device(batches.peek(), device))
     with evaluating(model), gathering(weights, gatherer):
         for batch in batches:
             for part in parts(batch):
@@ -111,9 +111,9 @@ def collect(
                 if whole["weights"] or max_samples is not None:
                     used = [*used, part] if max_samples is not None else used or [part]
                 on_device = to_device(part, device)
-                gatherer.padding = padding_of(on_device, streams)
+                gatherer.padding = padding_of(on_device, layout)
                 if backward.statistics:
-                    _put(found, statistics, *backward.sums(model, on_device))
+                    _put(found, statistics, *backward.sums(model, on_device, gatherer.padding))
                 else:
                     with torch.no_grad():
                         call(model, on_device)

@@ -14,6 +14,7 @@ from prunus.ambient import ONE_AT_A_TIME
 from prunus.calibration.batches import call, size_of
 from prunus.calibration.classes import column_slopes
 from prunus.calibration.forward import gradients, loss_of, tensor_of
+from prunus.calibration.padding import Padding
 from prunus.calibration.signals import output_signals, softmax_signals
 from prunus.calibration.slopes import Calls, recorded, sample_slopes
 from prunus.calibration.statistics import ClassSlopes, Matrix, Signal, Statistic
@@ -48,7 +49,9 @@ class Backward:
     groups: Mapping[str, Columns] = field(default_factory=dict)
     loss: Any = None
 
-    def sums(self, model: nn.Module, batch: Any) -> tuple[Totals, Totals]:
+    def sums(
+        self, model: nn.Module, batch: Any, padding: Padding | None = None
+    ) -> tuple[Totals, Totals]:
         """Sums over the samples of one batch: of the layers, and of the groups of classes.
 
         The model runs once; parameters' own `.grad` stay as they are. A loss that is a mean over
@@ -57,6 +60,7 @@ class Backward:
         Args:
             model: in evaluation mode.
             batch: one batch on the model's device.
+            padding: of the batch; outputs there weigh nothing.
 
         Raises:
             ValueError: a gradient is NaN or infinite (the layer is named), or no loss applies.
@@ -103,7 +107,7 @@ class Backward:
                         raise ValueError(
                             "The model's output is NaN on the data. Check the data and the model."
                         )
-                    vectors = ROOTS[signal](answer, batch, self.generators[signal])
+                    vectors = ROOTS[signal](answer, batch, self.generators[signal], padding)
                     passes += [(signal, answer, vector) for vector in vectors]
                 for place, one in enumerate(passes):
                     last = place + 1 == len(passes)
@@ -204,12 +208,14 @@ def _join(found: Totals, name: str, part: Sums, statistics: list[Statistic]) -> 
             whole.put(s, part.totals[s.name])
 
 
-def _squares(output: Tensor, batch: Any, generator: Generator) -> list[Tensor]:
+def _squares(
+    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+) -> list[Tensor]:
     """Signals whose squares add up to the second derivative of Σ (F − y)², which is 2."""
-    return [math.sqrt(2) * signal for signal in output_signals(output, batch, generator)]
+    return [math.sqrt(2) * signal for signal in output_signals(output, batch, generator, padding)]
 
 
-ROOTS: dict[Signal, Callable[[Tensor, Any, Generator], list[Tensor]]] = {
+ROOTS: dict[Signal, Callable[[Tensor, Any, Generator, Padding | None], list[Tensor]]] = {
     "output": output_signals,
     "softmax": softmax_signals,
     "square": _squares,

@@ -9,31 +9,26 @@ found among the model's inputs by the names in use:
 - torch: `src_key_padding_mask`, `tgt_key_padding_mask`, `memory_key_padding_mask` and
   `key_padding_mask`, of the opposite meaning: True for padding.
 
-A mask belongs to the layers that read its stream. Where there are two, the model runs twice on one
-sample, the second time with a second stream that is a position shorter: a layer whose input shrank
-reads that stream. So it does where there is one mask beside inputs that it does not mask, as of
-a text with an image: what is not shortened with the text has no padding. Where this cannot be done,
-a mask goes by its length.
+A mask belongs to the layers that read its stream, and to rows in the order in which they lie; the
+model shows both by running (`layout`). Where it cannot run so, a mask goes by its length.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunus.calibration.batches import first_of, size_of
+from prunus.calibration.batches import size_of
 from prunus.inputs import arguments
-from prunus.modes import evaluating
 from prunus.views import Unclear
-from prunus.weights import Weight, weights_of
 
-__all__ = ["Padding", "padding_of", "streams_of"]
+__all__ = ["Layout", "Padding", "padding_of", "second_length"]
 
 FIRST, SECOND, BOTH, NEITHER = 0, 1, 2, 3
+OUTPUT = "<output>"  # the model's output, among the layers of a layout
 # Arguments that hold a mask: the stream it belongs to, and whether it marks the padding.
 MASKS: dict[str, tuple[int, bool]] = {
     "attention_mask": (FIRST, False),
@@ -44,18 +39,25 @@ MASKS: dict[str, tuple[int, bool]] = {
     "key_padding_mask": (FIRST, True),
     "tgt_key_padding_mask": (SECOND, True),
 }
-# Arguments that make the second stream or go along with it, and the axes that count its positions.
-FOLLOWING: dict[str, tuple[int, ...]] = {
-    "decoder_input_ids": (1,),
-    "decoder_inputs_embeds": (1,),
-    "tgt": (1,),
-    "labels": (1,),
-    "decoder_attention_mask": (1,),
-    "tgt_mask": (0, 1),
-    "tgt_key_padding_mask": (1,),
-    "memory_mask": (0,),
-}
+# Arguments that make the second stream.
+MAKING = ("decoder_input_ids", "decoder_inputs_embeds", "tgt")
 HIDDEN = -1e3  # an added mask is below this at padding
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What runs of a model show of the rows that its layers read; see `layout.layout_of`.
+
+    Attributes:
+        streams: {layer: stream}; empty where there is one stream, or it could not be told.
+        turned: {layer: whether samples follow positions} in the order of the rows that it reads;
+            a layer without an entry is one of which it is not known. `OUTPUT` is the model's.
+        time_major: whether the inputs hold positions before samples.
+    """
+
+    streams: Mapping[str, int] = field(default_factory=dict)
+    turned: Mapping[str, bool] = field(default_factory=dict)
+    time_major: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +68,12 @@ class Padding:
         masks: {stream: Bool[batch, positions]}, True for a real position; None for a stream all
             of whose positions are real.
         lengths: {stream: positions} of the streams without a mask, where known.
-        streams: {layer: stream} as a run of the model showed; empty where it could not.
+        layout: what runs of the model showed.
     """
 
     masks: Mapping[int, Tensor | None]
     lengths: Mapping[int, int] = field(default_factory=dict)
-    streams: Mapping[str, int] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
 
     def real(self, layer: str, channels: Callable[[], Tensor]) -> Tensor | None:
         """Input vectors less those at padding, or None where the layer's inputs have no padding.
@@ -83,9 +85,10 @@ class Padding:
             channels: gives the layer's inputs with positions before channels.
 
         Raises:
-            Unclear: no mask has the length of the layer's input, or two masks have.
+            Unclear: no mask has the length of the layer's input, or two masks have; or samples
+                and positions cannot be told apart.
         """
-        stream = self.streams.get(layer, BOTH)
+        stream = self.layout.streams.get(layer, BOTH)
         if stream != BOTH and self.masks.get(stream) is None:
             return None
         rows = channels()
@@ -102,7 +105,7 @@ class Padding:
                 f"their padding differs. Exclude the layer, or give streams of different lengths."
             )
         if fitting:
-            return _chosen(rows, fitting[0])
+            return rows[self._ordered(layer, fitting[0], lead)]
         unpadded = any(lead == (int(mask.sum()),) for mask in masks)  # as a packed sequence is
         if lead == (batch,) or unpadded or also or None in whole:
             return rows
@@ -115,8 +118,27 @@ class Padding:
     def of_output(self, output: Tensor) -> Bool[Tensor, "batch positions"] | None:
         """The mask of a model's output (batch, positions, …), or None where none applies."""
         mask = self.masks.get(SECOND if SECOND in self.masks else FIRST)
-        fits = mask is not None and output.ndim > 1 and output.shape[:2] == mask.shape
-        return mask if fits else None
+        if mask is None or output.ndim < 2:
+            return None
+        lead = tuple(output.shape[:2])
+        fits = lead in (tuple(mask.shape), tuple(mask.T.shape))
+        return self._ordered(OUTPUT, mask, lead) if fits else None
+
+    def _ordered(self, layer: str, mask: Tensor, lead: tuple[int, ...]) -> Tensor:
+        """The mask in the order of rows that lie as `lead` says."""
+        one, other = (m.flatten() if len(lead) == 1 else m for m in (mask, mask.T))
+        if one.shape != other.shape:
+            return one if tuple(one.shape) == lead else other
+        turned = self.layout.turned.get(layer)
+        if turned is None and not torch.equal(one, other):
+            what = "The model's output" if layer == OUTPUT else f"Layer {layer!r}"
+            raise Unclear(
+                f"{what} has rows of shape {lead} in a padded batch of shape "
+                f"{tuple(mask.shape)}, and the model does not run on fewer samples, which would "
+                f"show whether samples or positions come first. Exclude the layer, or let the "
+                f"model take any number of samples."
+            )
+        return other if turned else one
 
 
 def _fits(mask: Tensor, lead: tuple[int, ...]) -> bool:
@@ -127,18 +149,12 @@ def _alike(masks: list[Tensor]) -> bool:
     return all(torch.equal(mask, masks[0]) for mask in masks)
 
 
-def _chosen(rows: Tensor, mask: Tensor) -> Tensor:
-    if rows.ndim == 2:
-        return rows[mask.flatten()]
-    return rows[mask if rows.shape[:2] == mask.shape else mask.T]
-
-
-def padding_of(batch: Any, streams: Mapping[str, int] | None = None) -> Padding | None:
+def padding_of(batch: Any, layout: Layout | None = None) -> Padding | None:
     """The padding of a batch, or None where nothing is padded.
 
     Args:
         batch: on the model's device.
-        streams: of every layer, as `streams_of` has found them.
+        layout: of the model's layers, as `layout.layout_of` has found it.
 
     Raises:
         ValueError: a mask has no shape that tells positions, or hides everything.
@@ -158,12 +174,13 @@ def padding_of(batch: Any, streams: Mapping[str, int] | None = None) -> Padding 
                 masks[stream] = found
     if all(mask is None for mask in masks.values()):
         return None
-    length = _second_length(kwargs)
-    if not streams and length is None and SECOND not in masks:
-        return Padding(masks)
+    layout = layout or Layout()
+    length = second_length(kwargs, layout.time_major)
+    if not layout.streams and length is None and SECOND not in masks:
+        return Padding(masks, layout=layout)
     for stream in (FIRST, SECOND):
         masks.setdefault(stream, None)
-    return Padding(masks, {} if length is None else {SECOND: length}, streams or {})
+    return Padding(masks, {} if length is None else {SECOND: length}, layout)
 
 
 def _over_positions(mask: Tensor, samples: int | None) -> bool:
@@ -173,12 +190,12 @@ def _over_positions(mask: Tensor, samples: int | None) -> bool:
     return mask.ndim > 2 or mask.shape[0] == mask.shape[1]
 
 
-def _second_length(kwargs: Mapping[str, Any]) -> int | None:
+def second_length(kwargs: Mapping[str, Any], time_major: bool = False) -> int | None:
     """Positions of the second stream, or None where nothing of the batch says so."""
-    for name in ("decoder_input_ids", "decoder_inputs_embeds", "tgt"):
+    for name in MAKING:
         given = kwargs.get(name)
         if isinstance(given, Tensor) and given.ndim >= 2:
-            return int(given.shape[1])
+            return int(given.shape[0 if time_major else 1])
     return None
 
 
@@ -200,88 +217,3 @@ def _real(name: str, mask: Tensor, marks_padding: bool) -> Tensor:
             f"round, or leave it out."
         )
     return seen
-
-
-def streams_of(model: nn.Module, batch: Any) -> dict[str, int]:
-    """{layer: stream} by what a shorter stream shortens; empty where there is one stream.
-
-    Args:
-        model: runs twice on one sample, in evaluation mode, before any hooks of a calibration.
-        batch: the first batch, on the model's device.
-    """
-    args, kwargs = arguments(first_of(batch, 1))
-    if not any(name in kwargs for name in MASKS):
-        return {}
-    decoding = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    two = _second_length(kwargs) is not None or (decoding and "labels" in kwargs)
-    shorter = _shorter_second(kwargs) if two else _shorter_masked(kwargs)
-    if shorter is None:
-        return {}
-    moves, stays = (SECOND, FIRST) if two else (FIRST, NEITHER)
-    try:
-        whole, less = (_shapes(model, args, given) for given in (kwargs, shorter))
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return {}
-    found = {}
-    for name, shapes in whole.items():
-        after = less.get(name, [])
-        moved = {a != b for a, b in zip(shapes, after, strict=False)}
-        found[name] = BOTH if len(moved) > 1 else moves if True in moved else stays
-    return found if set(found.values()) != {FIRST} else {}
-
-
-def _shorter_second(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs with a second stream that is a position shorter."""
-    shorter = dict(kwargs)
-    for name, axes in FOLLOWING.items():
-        given = kwargs.get(name)
-        if isinstance(given, Tensor):
-            for axis in axes:
-                if given.ndim > axis and given.shape[axis] > 1:
-                    given = given.narrow(axis, 0, given.shape[axis] - 1)
-            shorter[name] = given
-    return shorter
-
-
-def _shorter_masked(kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The inputs with what the mask masks a position shorter, beside others that it does not.
-
-    None where the mask may be about all inputs, or may be about one in another order of axes.
-    """
-    tensors = {name: given for name, given in kwargs.items() if isinstance(given, Tensor)}
-    shapes = {tuple(given.shape[:2]) for name, given in tensors.items() if name in MASKS}
-    if len(shapes) != 1 or any(tensors[n].ndim != 2 for n in MASKS.keys() & tensors.keys()):
-        return None
-    (masked,) = shapes
-    length = masked[1]
-    moved = {n for n, given in tensors.items() if tuple(given.shape[:2]) == masked}
-    others = [given for name, given in tensors.items() if name not in moved and given.ndim > 1]
-    unclear = any(given.ndim == 3 and length in given.shape[1:] for given in others)
-    if not others or unclear or length < 2 or moved <= MASKS.keys():
-        return None
-    return {n: v.narrow(1, 0, length - 1) if n in moved else v for n, v in kwargs.items()}
-
-
-def _shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of every layer's inputs, call by call."""
-    found: dict[str, list[tuple[int, ...]]] = {}
-
-    def hook_for(weight: Weight) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            inputs = weight.inputs(args, kwargs)
-            if inputs is not None:
-                found.setdefault(weight.name, []).append(tuple(inputs.shape))
-
-        return hook
-
-    with ExitStack() as stack:
-        for weight in weights_of(model).values():
-            hook = hook_for(weight)
-            handle = weight.module.register_forward_pre_hook(hook, with_kwargs=True)
-            stack.callback(handle.remove)
-        stack.enter_context(evaluating(model))
-        stack.enter_context(torch.no_grad())
-        model(*args, **kwargs)
-    return found

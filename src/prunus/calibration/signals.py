@@ -6,21 +6,23 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from prunus.calibration.padding import padding_of
+from prunus.calibration.padding import Padding
 
 __all__ = ["PROBES", "output_signals", "softmax_signals"]
 
 PROBES = 64  # outputs beyond which random signs replace one backward pass per output
 
 
-def output_signals(output: Tensor, batch: Any, generator: Generator) -> list[Tensor]:
+def output_signals(
+    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+) -> list[Tensor]:
     """Signals r of the output's shape with Σ r rᵀ = 1 on every sample's outputs.
 
     One unit vector per output, or 64 random sign vectors where there are more than 64 outputs (it
     holds then in the mean); outputs at padding weigh nothing.
     """
     flat = output.flatten(1) if output.ndim > 1 else output[:, None]
-    real = _real(output, batch).to(flat).reshape(flat.shape)
+    real = _real(output, padding).to(flat).reshape(flat.shape)
     count = flat.shape[1]
     if count <= PROBES:
         rows = torch.eye(count, dtype=flat.dtype, device=flat.device)
@@ -28,7 +30,9 @@ def output_signals(output: Tensor, batch: Any, generator: Generator) -> list[Ten
     return [s.reshape(output.shape) for s in real * _signs(flat, generator)]
 
 
-def softmax_signals(output: Tensor, batch: Any, generator: Generator) -> list[Tensor]:
+def softmax_signals(
+    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+) -> list[Tensor]:
     """Signals s with Σ s sᵀ = diag(p) − p pᵀ, p the softmax: the Hessian of cross-entropy.
 
     One per class, √p_c (e_c − p), where there are at most 64 (positions counted); else 64 times
@@ -47,7 +51,7 @@ def softmax_signals(output: Tensor, batch: Any, generator: Generator) -> list[Te
     rows = moved.reshape(len(moved), -1, moved.shape[-1]).to(torch.float64)
     p = rows.softmax(-1)
     root = p.sqrt()
-    real = _real(output, batch).reshape(logits.shape).movedim(axis, -1)
+    real = _real(output, padding).reshape(logits.shape).movedim(axis, -1)
     weight = real.reshape(rows.shape)[..., :1].to(rows)
     if first and labels is not None and not labels.is_floating_point():
         weight = weight * (labels.reshape(len(rows), -1, 1) != -100).to(rows)
@@ -78,9 +82,8 @@ def _signs(like: Tensor, generator: Generator) -> Tensor:
     return (2 * bits - 1).to(like) / math.sqrt(PROBES)
 
 
-def _real(output: Tensor, batch: Any) -> Tensor:
+def _real(output: Tensor, padding: Padding | None) -> Tensor:
     """True where an output belongs to no padding."""
-    padding = padding_of(batch)
     mask = None if padding is None else padding.of_output(output)
     if mask is None:
         return torch.ones(output.shape, dtype=torch.bool, device=output.device)

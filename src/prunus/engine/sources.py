@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from prunus.calibration.batches import first_of, to_device
-from prunus.calibration.padding import streams_of
+from prunus.calibration.layout import layout_of
 from prunus.engine.job import Job
 from prunus.engine.unit import Unit
 from prunus.scopes import (
@@ -75,7 +75,7 @@ def opened(
         calls=calls,
         chain=chain,
     )
-    streams = streams_of(dense, to_device(data[0], job.device))
+    layout = layout_of(dense, to_device(data[0], job.device))
     with ExitStack() as stack:
 
         def replay(model: nn.Module, *, finish: bool) -> Replay:
@@ -97,5 +97,5 @@ def opened(
         work = (
             None if pruned is None or job.recipe.inputs == "dense" else replay(pruned, finish=False)
         )
-        source = Replayed(replay(dense, finish=True), work, data, job.device, streams)
+        source = Replayed(replay(dense, finish=True), work, data, job.device, layout)
         yield source, () if habits.remember else (ANEW,)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunus.calibration.batches import to_device
-from prunus.calibration.padding import Padding, padding_of
+from prunus.calibration.padding import Layout, Padding, padding_of
 from prunus.scopes.replay import Replay, Seen
 
 __all__ = ["Pass", "Replayed", "Source", "pass_of"]
@@ -64,14 +64,14 @@ class Replayed:
         pruned: those of the network that is being pruned, or None.
         parts: the data.
         device: where the networks live.
-        streams: {layer: stream} of a network that reads several, for the padding.
+        layout: how the rows of its layers lie, for the padding.
     """
 
     dense: Replay
     pruned: Replay | None
     parts: Sequence[Any]
     device: torch.device
-    streams: Mapping[str, int] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def paired(self) -> bool:
@@ -81,7 +81,7 @@ class Replayed:
     def passes(self, names: Sequence[str], *, outputs: bool = False) -> Iterator[Pass]:
         """The inputs (and outputs) of some layers, part by part."""
         for i, part in enumerate(self.parts):
-            padding = padding_of(to_device(part, self.device), self.streams)
+            padding = padding_of(to_device(part, self.device), self.layout)
             dense = self.dense.seen(i, names, outputs=outputs and self.pruned is None)
             pruned = None
             if self.pruned is not None:
