@@ -66,7 +66,8 @@ class Mutant:
 
     @property
     def title(self) -> str:
-        return f"{self.number:3} {self.area:<16} {self.file}: {self.new.strip().splitlines()[0]}"
+        shown = [*self.new.strip().splitlines(), f"without {self.old.strip()}"][0]
+        return f"{self.number:3} {self.area:<16} {self.file}: {shown}"
 
 
 def load(table: Path = TABLE) -> list[Mutant]:
@@ -210,15 +211,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"No row has this area or number; areas: {sorted({m.area for m in every})}.")
         return 2
     folders: Queue[Path] = Queue()
+    results: list[dict[str, object]] = []
 
-    def attempt(mutant: Mutant) -> dict[str, object]:
+    def attempt(mutant: Mutant) -> None:
         folder = folders.get()
         try:
             found = try_out(mutant, folder, given.limit)
         finally:
             folders.put(folder)
         print(f"{found['outcome']:<9} {mutant.title}  [{found['seconds']} s]", flush=True)
-        return found
+        results.append(found)
+        if given.out:  # what is known so far outlives an interrupt
+            known = sorted(results, key=lambda r: int(str(r["number"])))
+            text = json.dumps({"mutants": known}, indent=1, ensure_ascii=False)
+            given.out.write_text(text + "\n")
 
     with ThreadPoolExecutor(given.jobs) as pool:
         copies = [scratch_copy() for _ in range(given.jobs)]
@@ -233,13 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if status != PASSED:
                     print(f"The tests fail with no bug planted:\n{said}", file=sys.stderr)
                     return 2
-            results = list(pool.map(attempt, chosen))
+            list(pool.map(attempt, chosen))
         finally:
             for copy in copies:
                 copy.__exit__(None, None, None)
     print(table(results))
-    if given.out:
-        given.out.write_text(json.dumps({"mutants": results}, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 

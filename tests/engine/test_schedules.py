@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 import prunus
-from prunus.granularity import EdgePerRow, Node
+from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit, Iterative, OneShot, Rewinding
 from prunus.scores import Constant, RemovalError
@@ -126,6 +126,27 @@ def test_iterative_masks_are_nested_and_reach_the_budget(parts):
     if not isinstance(granularity, Node):
         total = 12 * 16 + 16 * 10 + 10 * 5
         assert kept == pytest.approx([total * 0.2 ** (i / 3) for i in (1, 2, 3)], abs=3)
+
+
+def test_what_went_of_a_layer_of_zeros_does_not_come_back():
+    """Its weights do not tell what an earlier step removed, and a score may change its mind."""
+    model, x, y = setup()
+    torch.nn.init.zeros_(model.layers[0].weight)
+    calls = []
+
+    def score(layer):
+        calls.append(layer.name)
+        rising = torch.arange(layer.weight.numel()).reshape(layer.weight.shape)
+        return rising if calls.count(layer.name) == 1 else -rising
+
+    recipe = Recipe(granularity=Edge(), score=score, schedule=Iterative(rounds=2))
+    pruned = prunus.prune(model, recipe, 0.25, layers="layers.0", train=lambda m, step: None)
+    size = model.layers[0].weight.numel()
+    places = torch.arange(size).reshape(model.layers[0].weight.shape)
+    # the first step keeps the upper half, the second the lower half of that
+    assert calls == ["layers.0"] * 2
+    expected = (places >= size // 2) & (places < 3 * size // 4)
+    assert torch.equal(pruned.masks["layers.0.weight"], expected)
 
 
 def test_rewinding_returns_to_the_start():
