@@ -116,7 +116,7 @@ def test_when_it_pays():
 
 
 def test_what_the_inverse_leaves_is_refined_away():
-    """At a condition of 1e9 the first answer is far from solved; the last is as near as promised."""
+    """At a condition of 1e9 the first answer is far from solved; the last as near as promised."""
     rng = np.random.default_rng(5)
     turn = torch.tensor(np.linalg.qr(rng.normal(size=(N, N)))[0])
     matrix = turn @ torch.logspace(0, -9, N, dtype=torch.float64).diag() @ turn.T

@@ -188,6 +188,33 @@ def test_batched_solver_agrees_with_the_loop():
         assert (ridges == 1e-8).all()
 
 
+@pytest.mark.parametrize("place", [0, 7, 8, 63, 64, 71, 79])
+def test_rows_share_a_factorisation_only_where_every_entry_agrees(place):
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(300, 80)) @ rng.normal(size=(80, 80))
+    w, gram = torch.tensor(rng.normal(size=(2, 80))), torch.tensor(x.T @ x / 300)
+    mask = torch.tensor(np.tile(rng.random(80) < 0.5, (2, 1)))
+    mask[1, place] = ~mask[0, place]
+    both = least_squares(w, gram, mask)
+    for row in range(2):
+        alone = least_squares(w[row : row + 1], gram, mask[row : row + 1])
+        torch.testing.assert_close(both.weight[row], alone.weight[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_ridge_that_fails_is_tried_tenfold():
+    """The least power of ten that makes the kept block definite, and no larger one."""
+    rng = np.random.default_rng(7)
+    turn = np.linalg.qr(rng.normal(size=(11, 11)))[0]
+    mask = torch.ones(3, 12, dtype=torch.bool)
+    mask[:, 11] = False
+    for power in (-8, -7, -6, -5):
+        values, gram = np.ones(11), torch.eye(12, dtype=torch.float64)
+        values[0] = -3 * 10.0 ** (power - 1)  # where the diagonal's mean is nearly 1
+        gram[:11, :11] = torch.tensor(turn @ np.diag(values) @ turn.T)
+        fit = least_squares(torch.tensor(rng.normal(size=(3, 12))), gram, mask, ridge=1e-9)
+        assert fit.ridge.tolist() == pytest.approx([10.0**power] * 3)
+
+
 def test_failed_factorisation_raises_the_ridge_and_says_so():
     _, w, gram = layer(5)
     scale = float(gram.diagonal().mean())
