@@ -17,6 +17,7 @@ from prunus.cost import compared_times, interleaved, latency_of
 from prunus.export.answer import Export, Timing
 from prunus.export.check import inputs_of
 from prunus.export.job import Engine, Format, Job
+from prunus.export.to_hf import write_hf
 from prunus.export.to_safetensors import write_safetensors
 from prunus.inputs import samples_of
 from prunus.modes import copied, evaluating, private
@@ -24,7 +25,7 @@ from prunus.surgery.verify import CompactionError
 
 __all__ = ["FORMATS", "Format", "export", "shipped"]
 
-FORMATS: dict[str, Format] = {"safetensors": write_safetensors}
+FORMATS: dict[str, Format] = {"hf": write_hf, "safetensors": write_safetensors}
 IDLE = "Its zeros lie in dense tensors and save no time."
 
 

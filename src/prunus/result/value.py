@@ -19,6 +19,7 @@ from prunus.coupling import Coupling
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.rows import RowSet
+from prunus.surgery.alike import Spare
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
 
@@ -106,19 +107,22 @@ class Pruned:
         """
         return hold(self.model, self.masks, optimizer)
 
-    def compact(self, example: Any = None, *, rtol: float = 1e-4) -> nn.Module:
+    def compact(
+        self, example: Any = None, *, rtol: float = 1e-4, spare: Spare | None = None
+    ) -> nn.Module:
         """A physically smaller dense network, proved equal to `model` on the example.
 
         Args:
             example: a batch; the first samples of the pruning data where None.
             rtol: largest difference allowed, relative to max |output|.
+            spare: which dead units go, of those that could; all of them where None.
         """
-        if example is None and self.stored_compact is not None:
+        if example is None and spare is None and self.stored_compact is not None:
             return copy.deepcopy(self.stored_compact)
         given = self.example if example is None else example
         if given is None:
             raise ValueError("`compact` needs an example batch to trace. Pass one.")
-        return compact(self, given, rtol=rtol)
+        return compact(self, given, rtol=rtol, spare=spare)
 
     def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
         """The same result with measured latencies, dense against pruned, in its costs.
@@ -233,3 +237,30 @@ class Pruned:
         from prunus.export import export
 
         return export(self, path, format, example=example, measure=measure)
+
+    def save_hf(
+        self, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None
+    ) -> Any:
+        """Write a folder that plain `from_pretrained` loads, for a model of transformers.
+
+        The compact network where the configuration can say its widths; else units that are zero
+        stay until it can (padding), else `per_layer_config`, else our own folder. What was written
+        is loaded and its outputs are compared before the folder gets its name; the answer's
+        `notes` say which way it was.
+
+        Args:
+            folder: new, empty, or one that this method wrote, which is then replaced.
+            example: one batch to compare on; the first samples of the pruning data where None.
+            tokenizer: saved beside the network, where given.
+
+        Returns:
+            a `prunus.export.Export`.
+
+        Raises:
+            TypeError: the model has no configuration.
+            ValueError: the folder holds other files, or there is no example.
+            OSError: the disk is full.
+        """
+        from prunus.export.to_hf import save_hf
+
+        return save_hf(self, folder, example=example, tokenizer=tokenizer)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunus.ambient import plainly
 from prunus.coupling import Group, NotTraceable, coupling_of
 from prunus.modes import copied, private
+from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
@@ -34,7 +35,12 @@ class Compaction:
 
 @plainly
 def compact(
-    model: Any, example: Any, *, rtol: float = 1e-4, inexact: bool | None = None
+    model: Any,
+    example: Any,
+    *,
+    rtol: float = 1e-4,
+    inexact: bool | None = None,
+    spare: Spare | None = None,
 ) -> nn.Module:
     """A smaller dense network that computes what the given one does, without its dead units.
 
@@ -64,6 +70,7 @@ def compact(
         inexact: also cut units over which a layer or group norm takes its statistics. The answer
             then equals the given network with these statistics taken over what stays, and is
             verified against that. None: as the recipe of a `Pruned` says, else no.
+        spare: which dead units go all the same, from those that could; see `prunus.surgery.alike`.
 
     Returns:
         A copy with the same classes of modules, dtype, device, training flags and requires_grad.
@@ -82,7 +89,9 @@ def compact(
             groups = (known or coupling_of(own, example)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        small = compact_groups(own, groups, example, rtol=rtol, inexact=inexact).model
+        small = compact_groups(
+            own, groups, example, rtol=rtol, inexact=inexact, spare=spare
+        ).model
     follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
     return small
 
@@ -94,11 +103,14 @@ def compact_groups(
     *,
     rtol: float = 1e-4,
     inexact: bool = False,
+    spare: Spare | None = None,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole."""
     small = copied(model)
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
     gone = _empty(small, groups, example)
+    if spare is not None:
+        gone = spare(groups, gone)
     left = cut(small, groups, gone, example)
     change = verify_equal(
         model, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics

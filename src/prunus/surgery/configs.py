@@ -18,7 +18,12 @@ from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
 
-__all__ = ["follow_config"]
+__all__ = ["UnsaidWidths", "follow_config", "step_of"]
+
+
+class UnsaidWidths(UserWarning):
+    """A configuration has no fields for the widths that a network has got."""
+
 
 Shapes = Mapping[str, torch.Size]
 Change = dict[str, Any]
@@ -37,7 +42,7 @@ def follow_config(small: nn.Module, before: Shapes, example: Any = None) -> None
         example: one batch, on which a model rebuilt from the configuration must agree.
 
     Warns:
-        UserWarning: no configuration says these widths, so that `from_pretrained` will not take
+        UnsaidWidths: no configuration says these widths, so that `from_pretrained` will not take
             what `save_pretrained` writes.
     """
     done: list[str] = []
@@ -61,10 +66,9 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> Non
     if uneven is None:
         pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
         for change in itertools.islice(_changes(config, pairs), LARGEST):
-            trial = copy.deepcopy(config)
-            _set(trial, {**change, **_epsilon(module, config)})
-            if _fits(module, trial, after, example):
-                _set(config, {**change, **_epsilon(module, config)})
+            change = {**change, **_epsilon(module, config)}
+            if _fits(module, config, change, after, example):
+                _set(config, change)
                 return
         said = ", ".join(f"{name.replace('#', '*')}: {p[0][0]} to {p[0][1]}" for (name, _), p in
                          list(lengths.items())[:2])  # fmt: skip
@@ -75,7 +79,7 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> Non
         f"The configuration of {type(module).__name__} cannot say what was cut ({said}), so that "
         f"`from_pretrained` will not load what `save_pretrained` writes. Save it with "
         f"`Pruned.save`, or prune all blocks alike: Node(alike='blocks').",
-        UserWarning,
+        UnsaidWidths,
         stacklevel=5,
     )
 
@@ -105,25 +109,47 @@ def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[Change]:
 
 
 def _fields(config: Any, old: int, new: int) -> list[Change]:
+    """What may say that a length became another one, the likeliest first; nothing at the end."""
+    same: list[str] = []
     found: list[Change] = []
     for path, value in _walk(config):
         leaf = path.rpartition(".")[2]
         if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
             continue
         if value == old:
-            found.insert(0, {path: new})
+            same.insert(0, path)
         elif value is None and leaf in INNER:
             found.append({path: new})
         elif value and leaf in HEADS and value * new % old == 0:
-            heads = {path: value * new // old}
-            wide = getattr(config, "hidden_size", None)
-            if hasattr(config, "head_dim") or wide is None:
-                given = getattr(config, "head_dim", None) or (wide or 0) // value
-                found.append({**heads, "head_dim": given} if given else heads)
-            found.append(heads)
-        elif leaf == "mlp_ratio" and value and old % value == 0 and new % (old // value) == 0:
-            found.append({path: type(value)(new // int(old // value))})
-    return [*found, {}]
+            found.extend(_heads(config, path, int(value), int(value) * new // old))
+        elif leaf == "mlp_ratio" and value and old % value == 0:
+            ratio = new / (old / value)
+            if ratio.is_integer() or isinstance(value, float):
+                found.append({path: type(value)(ratio)})
+    sets = (
+        dict.fromkeys(paths, new)
+        for count in range(1, min(len(same), 3) + 1)
+        for paths in itertools.combinations(same, count)
+    )  # several at once, where encoder and decoder have one width
+    return [*sets, *found, {}]
+
+
+def _heads(config: Any, path: str, before: int, now: int) -> list[Change]:
+    """A number of heads, with and without their width, which may follow from it."""
+    wide = getattr(config, "hidden_size", None)
+    given = getattr(config, "head_dim", None) or (wide or 0) // before
+    with_width = [{path: now, "head_dim": given}] if given else []
+    if hasattr(config, "head_dim") or wide is None:
+        return [*with_width, {path: now}]
+    return [{path: now}, *with_width]  # classes look for `head_dim` where no field is declared
+
+
+def step_of(config: Any, size: int) -> int:
+    """The step in which a width of `size` can be said: more than 1 where a whole ratio says it."""
+    for path, value in _walk(config):
+        if path.rpartition(".")[2] == "mlp_ratio" and type(value) is int and size % value == 0:
+            return size // value
+    return 1
 
 
 def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -165,10 +191,12 @@ def _epsilon(module: nn.Module, config: Any) -> Change:
     }
 
 
-def _fits(module: nn.Module, config: Any, after: Shapes, example: Any) -> bool:
-    """Whether a model built from the configuration has these shapes, and the same output."""
+def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example: Any) -> bool:
+    """Whether a model of the changed configuration has these shapes, and the same output."""
     kind: Any = type(module)
     try:
+        config = copy.deepcopy(before)
+        _set(config, change)
         with torch.device("meta"), quiet():
             built = kind(config)
         if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):

@@ -1,0 +1,361 @@
+"""Hugging Face's folder: a network that plain `from_pretrained` loads, compared before it stands.
+
+A configuration has one field for a width of all blocks. The ways out are tried in this order: the
+widths as they are; zero units stay where that makes blocks alike (padding); the configuration's
+own field for widths of single layers; and where none of them loads, our own folder.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import to_device
+from prunus.calibration.place import device_of
+from prunus.coupling import Group
+from prunus.export.answer import Check, Export
+from prunus.export.check import ExportError, held, output_of
+from prunus.export.job import Job, Written
+from prunus.files import write_text
+from prunus.host import versions
+from prunus.modes import copied
+from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
+from prunus.surgery.configs import UnsaidWidths, step_of
+from prunus.surgery.layered import per_layer
+from prunus.surgery.verify import CompactionError
+
+__all__ = ["save_hf", "write_hf"]
+
+LIMIT = 1e-6  # of the largest output; measured 0.0
+ACCOUNT = "prunus.json"
+MOST = 8  # families of groups that are tried one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network that a folder may hold.
+
+    Attributes:
+        model: it.
+        compact: whether it is smaller than the one with zeros.
+        route: how it came about, as the report says it.
+    """
+
+    model: nn.Module
+    compact: bool
+    route: str
+
+
+def save_hf(
+    pruned: Any, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None
+) -> Export:
+    """Write a folder that `from_pretrained` loads; see `Pruned.save_hf`."""
+    target = Path(folder)
+    given = pruned.example if example is None else example
+    if given is None:
+        raise ValueError(
+            "`save_hf` compares what it has written on an example, and this result has none. Pass "
+            "example=, one batch."
+        )
+    _check_model(pruned.model)
+    _check_target(target, pruned.model)
+    given = to_device(given, device_of(pruned.model))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    refused: list[str] = []
+    for found in _candidates(pruned, given):
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            _check_room(found.model, aside)
+            checked = _written(found.model, aside, given)
+            _beside(aside, pruned, found, tokenizer)
+            files = _named(aside, target)
+        except ExportError as error:
+            refused.append(str(error))
+            continue
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return Export(
+            format="hf",
+            files=files,
+            bytes=sum(file.stat().st_size for file in files),
+            compact=found.compact,
+            checked=checked,
+            notes=(found.route,),
+        )
+    return _own_folder(pruned, target, given, refused)
+
+
+def write_hf(job: Job) -> Written:
+    """`save_hf` as a format."""
+    found = save_hf(job.pruned, job.path, example=job.example)
+    return Written(files=found.files, checked=found.checked, notes=found.notes)
+
+
+def _check_model(model: nn.Module) -> None:
+    if hasattr(model, "save_pretrained") and hasattr(getattr(model, "config", None), "to_dict"):
+        return
+    raise TypeError(
+        f"`save_hf` is for models with a configuration and `save_pretrained`, as those of "
+        f"transformers, got {type(model).__name__}. Use Pruned.save, or export another format."
+    )
+
+
+def _check_target(target: Path, model: nn.Module) -> None:
+    """Raise where writing there would lose something that is not ours."""
+    source = getattr(model.config, "_name_or_path", "")
+    if source and Path(source).exists() and target.exists() and target.samefile(source):
+        raise ValueError(f"{target} is the folder that the model came from. Give another one.")
+    if target.is_file():
+        raise ValueError(f"{target} is a file. Give the name of a folder.")
+    if target.is_dir() and any(target.iterdir()) and not (target / ACCOUNT).is_file():
+        raise ValueError(
+            f"{target} holds other files, and is replaced whole. Give a new or an empty folder."
+        )
+
+
+def _candidates(pruned: Any, example: Any) -> Iterator[Candidate]:
+    """Networks that a stock class may build, the smallest first."""
+    seen: list[tuple[Sequence[Group], Gone]] = []
+
+    def watch(groups: Sequence[Group], gone: Gone) -> dict[str, Tensor]:
+        seen.append((groups, gone))
+        return dict(gone)
+
+    try:
+        exact = _compacted(pruned, example, watch)
+    except CompactionError as error:
+        yield Candidate(_masked(pruned), False, f"The network keeps its zeros in place: {error}")
+        return
+    smaller = _size(exact) < _size(pruned.model)
+    if not smaller:
+        yield Candidate(_masked(pruned), False, "No unit is zero as a whole; zeros stay in place.")
+        return
+    if _builds(exact):
+        yield Candidate(exact, True, "All blocks have the widths that the configuration says.")
+    groups, gone = seen[0]
+    for spare, what in _paddings(pruned, example, groups, gone):
+        padded = _compacted(pruned, example, spare)
+        if _size(padded) < _size(pruned.model) and _builds(padded):
+            yield Candidate(
+                padded,
+                True,
+                f"Padded: zero units stay so that {what}. It has {_size(padded):,} parameters, "
+                f"{_size(exact):,} without (Pruned.save keeps those).",
+            )
+    if per_layer(exact, {n: t.shape for n, t in pruned.model.state_dict().items()}) and _builds(
+        exact
+    ):
+        yield Candidate(exact, True, "Widths of single layers stand in `per_layer_config`.")
+
+
+def _paddings(
+    pruned: Any, example: Any, groups: Sequence[Group], gone: Gone
+) -> Iterator[tuple[Spare, str]]:
+    """Which units may go so that widths come out that a configuration can say, and why."""
+    losing = [g for g in groups if bool(gone[g.name].any())]
+    for family, what in (
+        (by_blocks, "all blocks are alike"),
+        (by_sizes, "all parts of one width are alike"),
+    ):
+        level = levelled(family, lambda size: step_of(pruned.model.config, size))
+        yield level, what
+        families = list(dict.fromkeys(family(g) for g in losing))
+        if len(families) > MOST:  # a convolutional network: every stage has its own widths
+            continue
+        said = [
+            one
+            for one in families
+            if _builds(_compacted(pruned, example, only([one], family, level)))
+        ]
+        if said and len(said) < len(families):
+            left = [g.name for g in losing if family(g) not in said]
+            yield (
+                only(said, family, level),
+                f"the configuration can say all widths; it cannot say those of {_some(left)}, "
+                f"which keep their zeros",
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+
+
+def _compacted(pruned: Any, example: Any, spare: Spare | None) -> nn.Module:
+    with _silent():
+        small: nn.Module = pruned.compact(example, spare=spare).eval()
+    return small
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Whether a configuration says the widths is looked at here, and told in the notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsaidWidths)
+        yield
+
+
+def _masked(pruned: Any) -> nn.Module:
+    return copied(pruned.model).eval()
+
+
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _builds(model: nn.Module) -> bool:
+    """Whether the model's class, built from its configuration, has its tensors."""
+    kind: Any = type(model)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            built: nn.Module = kind(copy.deepcopy(model.config))
+    except Exception:  # whatever the library says to a configuration that it does not take
+        return False
+    return {k: t.shape for k, t in built.state_dict().items()} == {
+        k: t.shape for k, t in model.state_dict().items()
+    }
+
+
+def _check_room(model: nn.Module, folder: Path) -> None:
+    needed = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"{folder.parent} has {free:,} bytes left and the network needs {needed:,}. Free some "
+            f"space, or give another folder."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's bars and warnings; an empty folder is no news to anybody."""
+    from transformers.utils import logging as library
+
+    logging: Any = library
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _written(model: nn.Module, folder: Path, example: Any) -> tuple[Check, ...]:
+    """Save, load by the class's own `from_pretrained`, and compare.
+
+    Raises:
+        ExportError: it does not load, misses tensors, or is another network.
+    """
+    kind: Any = type(model)
+    implementation = getattr(model.config, "_attn_implementation", None)
+    options = {} if implementation is None else {"attn_implementation": implementation}
+    with _quiet():
+        model.save_pretrained(folder)  # type: ignore[operator]
+        try:
+            again, said = kind.from_pretrained(folder, output_loading_info=True, **options)
+        except Exception as error:  # whatever the library says to a folder that it does not take
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(
+                f"{kind.__name__}.from_pretrained does not load it: {lines[0]}"
+            ) from error
+    absent = sorted(map(str, [*said["missing_keys"], *said["mismatched_keys"]]))
+    if absent:
+        raise ExportError(
+            f"{kind.__name__}.from_pretrained finds no values for {', '.join(absent[:3])}."
+        )
+    again = again.to(device_of(model)).eval()
+    return held(model, lambda batch: output_of(again, batch), example, engine="torch", limit=LIMIT)
+
+
+def _beside(folder: Path, pruned: Any, found: Candidate, tokenizer: Any) -> None:
+    """What stands beside the weights: how they came about, and the tokenizer."""
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    facts = {
+        "kind": "hf",
+        "recipe": repr(pruned.recipe),
+        "name": pruned.name,
+        "seed": pruned.seed,
+        "compact": found.compact,
+        "route": found.route,
+        "density": pruned.plan.density,
+        "data_fingerprint": pruned.data_fingerprint,
+        "parameters": _size(found.model),
+        "versions": versions(),
+    }
+    write_text(folder / ACCOUNT, json.dumps(facts, indent=1) + "\n")
+
+
+def _named(aside: Path, target: Path) -> tuple[Path, ...]:
+    """Give a whole folder its name; what had it before goes once the new one stands."""
+    aside.chmod(0o777 & ~_umask())
+    if target.is_dir():
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        os.replace(target, old)
+        try:
+            os.replace(aside, target)
+        except OSError:
+            os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(aside, target)
+    return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> Export:
+    """Our own format, with a text that says how it is read."""
+    cut = [name for name, count in pruned.plan.kept.items() if count != 0]
+    why = refused[-1] if refused else f"its configuration cannot say the widths of {_some(cut)}"
+    kind = type(pruned.model).__name__
+    with _silent():
+        pruned.save(target, example=example)
+    write_text(
+        target / "README.md",
+        f"# A pruned {kind}\n\n`from_pretrained` does not load this folder: {why}.\n\n"
+        f"    import prunus, transformers\n\n"
+        f"    config = transformers.AutoConfig.from_pretrained(FOLDER)\n"
+        f"    small = prunus.load(FOLDER, transformers.{kind}(config)).compact()\n",
+    )
+    config = json.dumps(pruned.model.config.to_dict(), indent=1, default=str)
+    write_text(target / "config.json", config + "\n")
+    with _silent():
+        small = pruned.reloaded(target).compact().eval()
+    checked = held(
+        _compacted(pruned, example, None),
+        lambda batch: output_of(small, batch),
+        example,
+        engine="torch",
+        limit=LIMIT,
+    )
+    files = tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+    return Export(
+        format="hf",
+        files=files,
+        bytes=sum(file.stat().st_size for file in files),
+        compact=True,
+        checked=checked,
+        notes=(
+            f"Our own folder, which `from_pretrained` does not load: {why}. README.md in it says "
+            f"how prunus.load reads it.",
+        ),
+    )
