@@ -10,7 +10,6 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from prunus.coupling import Group
 from prunus.export.answer import Check, Export
 from prunus.export.check import ExportError, held, output_of
 from prunus.export.job import Job, Written
-from prunus.files import write_text
+from prunus.files import new_folder, write_text
 from prunus.host import versions
 from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
@@ -70,20 +69,17 @@ def save_hf(
     _check_model(pruned.model)
     _check_target(target, pruned.model)
     given = to_device(given, device_of(pruned.model))
-    target.parent.mkdir(parents=True, exist_ok=True)
     refused: list[str] = []
     for found in _candidates(pruned, given):
-        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
-            _check_room(found.model, aside)
-            checked = _written(found.model, aside, given)
-            _beside(aside, pruned, found, tokenizer)
-            files = _named(aside, target)
+            with new_folder(target) as aside:
+                _check_room(found.model, aside)
+                checked = _written(found.model, aside, given)
+                _beside(aside, pruned, found, tokenizer)
         except ExportError as error:
             refused.append(str(error))
             continue
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        files = _files(target)
         return Export(
             format="hf",
             files=files,
@@ -111,16 +107,10 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _check_target(target: Path, model: nn.Module) -> None:
-    """Raise where writing there would lose something that is not ours."""
+    """Raise where the model came from there."""
     source = getattr(model.config, "_name_or_path", "")
     if source and Path(source).exists() and target.exists() and target.samefile(source):
         raise ValueError(f"{target} is the folder that the model came from. Give another one.")
-    if target.is_file():
-        raise ValueError(f"{target} is a file. Give the name of a folder.")
-    if target.is_dir() and any(target.iterdir()) and not (target / ACCOUNT).is_file():
-        raise ValueError(
-            f"{target} holds other files, and is replaced whole. Give a new or an empty folder."
-        )
 
 
 def _candidates(pruned: Any, example: Any) -> Iterator[Candidate]:
@@ -192,8 +182,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _compacted(pruned: Any, example: Any, spare: Spare | None) -> nn.Module:
     with _silent():
-        small: nn.Module = pruned.compact(example, spare=spare).eval()
-    return small
+        small: nn.Module = pruned.compact(example, spare=spare)
+    return small.eval()
 
 
 @contextlib.contextmanager
@@ -205,7 +195,8 @@ def _silent() -> Iterator[None]:
 
 
 def _masked(pruned: Any) -> nn.Module:
-    return copied(pruned.model).eval()
+    masked: nn.Module = copied(pruned.model)
+    return masked.eval()
 
 
 def _size(model: nn.Module) -> int:
@@ -299,27 +290,8 @@ def _beside(folder: Path, pruned: Any, found: Candidate, tokenizer: Any) -> None
     write_text(folder / ACCOUNT, json.dumps(facts, indent=1) + "\n")
 
 
-def _named(aside: Path, target: Path) -> tuple[Path, ...]:
-    """Give a whole folder its name; what had it before goes once the new one stands."""
-    aside.chmod(0o777 & ~_umask())
-    if target.is_dir():
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        os.replace(target, old)
-        try:
-            os.replace(aside, target)
-        except OSError:
-            os.replace(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(aside, target)
-    return tuple(sorted(path for path in target.rglob("*") if path.is_file()))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
 def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> Export:
@@ -347,7 +319,7 @@ def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> 
         engine="torch",
         limit=LIMIT,
     )
-    files = tuple(sorted(path for path in target.rglob("*") if path.is_file()))
+    files = _files(target)
     return Export(
         format="hf",
         files=files,

@@ -1,13 +1,15 @@
 """Files and folders that are either whole or as they were: one writer for each kind.
 
 `new_file`, `write_bytes`, `write_text` write a single file; `write_folder` and `saving` several
-that belong together; `LineFile` appends. All else in prunus writes through these.
+that belong together; `new_folder` a folder that other software reads; `LineFile` appends. All else
+in prunus writes through these.
 """
 
 from prunus.files.folder import Saving, named_parts, read_folder, saving, write_folder
 from prunus.files.lines import LineFile, whole_lines
 from prunus.files.lock import locked
 from prunus.files.single import make_folder, new_file, write_bytes, write_text
+from prunus.files.whole import new_folder
 
 __all__ = [
     "LineFile",
@@ -16,6 +18,7 @@ __all__ = [
     "make_folder",
     "named_parts",
     "new_file",
+    "new_folder",
     "read_folder",
     "saving",
     "whole_lines",

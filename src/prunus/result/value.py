@@ -249,7 +249,7 @@ class Pruned:
         `notes` say which way it was.
 
         Args:
-            folder: new, empty, or one that this method wrote, which is then replaced.
+            folder: new or empty.
             example: one batch to compare on; the first samples of the pruning data where None.
             tokenizer: saved beside the network, where given.
 
@@ -258,7 +258,8 @@ class Pruned:
 
         Raises:
             TypeError: the model has no configuration.
-            ValueError: the folder holds other files, or there is no example.
+            ValueError: the model came from this folder, or there is no example.
+            FileExistsError: the folder holds files.
             OSError: the disk is full.
         """
         from prunus.export.to_hf import save_hf
