@@ -7,12 +7,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from prunus.export.answer import Check
+from prunus.ambient import quiet
+from prunus.export.answer import Check, Export, Timing
+from prunus.modes import copied
+from prunus.surgery.configs import UnsaidWidths
+from prunus.surgery.verify import CompactionError
 
-__all__ = ["Engine", "Format", "Job", "Written"]
+__all__ = ["Engine", "Format", "Job", "Shipped", "Written", "answer", "shipped"]
 
-# Runs one network once on an input that it has been given before.
-Run = Callable[[], Any]
+IDLE = "Its zeros lie in dense tensors and save no time."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,17 +24,28 @@ class Job:
 
     Attributes:
         pruned: the result that it comes from.
-        model: the network, in evaluation mode: the compact one where there is one.
-        compact: whether it is.
         path: of the file, or of the folder.
         example: one batch, on the model's device; None where nothing was given.
     """
 
     pruned: Any
-    model: nn.Module
-    compact: bool
     path: Path
     example: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """The network that goes into a file.
+
+    Attributes:
+        model: it, a copy in evaluation mode.
+        compact: True for the physically smaller network, False for the one with zeros.
+        notes: what is to be said of it.
+    """
+
+    model: nn.Module
+    compact: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +54,7 @@ class Engine:
 
     Attributes:
         name: "torch", "onnxruntime", …
-        before: runs the dense network once.
+        before: runs the dense network once, on the example.
         after: runs the written one.
         threads: that it uses.
         device: where it runs.
@@ -48,8 +62,8 @@ class Engine:
     """
 
     name: str
-    before: Run
-    after: Run
+    before: Callable[[], Any]
+    after: Callable[[], Any]
     threads: int
     device: str
     models: tuple[nn.Module, ...] = ()
@@ -60,15 +74,17 @@ class Written:
     """What a format has written.
 
     Attributes:
+        network: what is in the files.
         files: all of them, whole.
         checked: how they were run again and compared.
-        engine: makes an engine of its own for timing, or None where only torch runs it.
+        engines: make engines for timing, beside torch, from the dense network.
         notes: what the reader should know.
     """
 
+    network: Shipped
     files: tuple[Path, ...]
     checked: tuple[Check, ...]
-    engine: Callable[[nn.Module], Engine] | None = None
+    engines: tuple[Callable[[nn.Module], Engine], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -76,3 +92,36 @@ class Format(Protocol):
     """Writes a network, runs what it wrote, and compares; the files get their names last."""
 
     def __call__(self, job: Job) -> Written: ...
+
+
+def shipped(pruned: Any, example: Any) -> Shipped:
+    """The compact network where it is smaller, else the one with zeros."""
+    if example is None and getattr(pruned, "stored_compact", None) is None:
+        return Shipped(copied(pruned.model).eval(), False, (IDLE,))
+    try:
+        with quiet(UnsaidWidths):  # no matter here
+            small = pruned.compact(example)
+    except CompactionError as error:
+        return Shipped(copied(pruned.model).eval(), False, (f"{IDLE} {error}",))
+    if entries(small) < entries(pruned.model):
+        return Shipped(small.eval(), True)
+    return Shipped(copied(pruned.model).eval(), False, (IDLE,))
+
+
+def entries(model: nn.Module) -> int:
+    """The number of all parameters, zeros too."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def answer(format: str, written: Written, timings: tuple[Timing, ...], *notes: str) -> Export:
+    """What is said of an export."""
+    return Export(
+        format=format,
+        files=written.files,
+        bytes=sum(file.stat().st_size for file in written.files),
+        compact=written.network.compact,
+        checked=written.checked,
+        latency=timings,
+        verdict="\n".join(str(timing) for timing in timings),
+        notes=(*written.network.notes, *written.notes, *notes),
+    )

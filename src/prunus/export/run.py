@@ -16,17 +16,15 @@ from prunus.check import unknown
 from prunus.cost import compared_times, interleaved, latency_of
 from prunus.export.answer import Export, Timing
 from prunus.export.check import inputs_of
-from prunus.export.job import Engine, Format, Job
+from prunus.export.job import Engine, Format, Job, answer
 from prunus.export.to_hf import write_hf
 from prunus.export.to_safetensors import write_safetensors
 from prunus.inputs import samples_of
-from prunus.modes import copied, evaluating, private
-from prunus.surgery.verify import CompactionError
+from prunus.modes import evaluating, private
 
-__all__ = ["FORMATS", "Format", "export", "shipped"]
+__all__ = ["FORMATS", "export", "timed"]
 
 FORMATS: dict[str, Format] = {"hf": write_hf, "safetensors": write_safetensors}
-IDLE = "Its zeros lie in dense tensors and save no time."
 
 
 @plainly
@@ -60,59 +58,30 @@ def export(
     given = pruned.example if example is None else example
     if given is not None:
         given = to_device(given, device_of(pruned.model))
-    model, compact, notes = shipped(pruned, given)
-    job = Job(pruned=pruned, model=model, compact=compact, path=Path(path), example=given)
-    written = FORMATS[format](job)
-    timings: tuple[Timing, ...] = ()
-    if measure and given is not None and pruned.dense is not None:
-        makers = [torch_engine(job)]
-        if written.engine is not None:
-            makers.append(written.engine)
-        with private(pruned.dense) as dense:
-            timings = tuple(timed(maker(dense), given, seconds) for maker in makers)
-    elif measure:
+    written = FORMATS[format](Job(pruned=pruned, path=Path(path), example=given))
+    if not measure:
+        return answer(format, written, ())
+    if given is None or pruned.dense is None:
         missing = "an example batch" if given is None else "the dense network"
-        notes = (*notes, f"Nothing was timed: that needs {missing}, which this result lacks.")
-    return Export(
-        format=format,
-        files=written.files,
-        bytes=sum(file.stat().st_size for file in written.files),
-        compact=compact,
-        checked=written.checked,
-        latency=timings,
-        verdict="\n".join(str(timing) for timing in timings),
-        notes=(*notes, *written.notes),
-    )
+        said = f"Nothing was timed: that needs {missing}, which this result lacks."
+        return answer(format, written, (), said)
+    engines = (torch_engine(written.network.model, given), *written.engines)
+    with private(pruned.dense) as dense:
+        timings = tuple(timed(engine(dense), given, seconds) for engine in engines)
+    return answer(format, written, timings)
 
 
-def shipped(pruned: Any, example: Any) -> tuple[nn.Module, bool, tuple[str, ...]]:
-    """The network to write, whether it is a smaller one, and what is to be said of it."""
-    if example is None and getattr(pruned, "stored_compact", None) is None:
-        return copied(pruned.model).eval(), False, (IDLE,)
-    try:
-        small = pruned.compact(example)
-    except CompactionError as error:
-        return copied(pruned.model).eval(), False, (f"{IDLE} {error}",)
-    if _entries(small) < _entries(pruned.model):
-        return small.eval(), True, ()
-    return copied(pruned.model).eval(), False, (IDLE,)
-
-
-def _entries(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-def torch_engine(job: Job) -> Callable[[nn.Module], Engine]:
+def torch_engine(model: nn.Module, example: Any) -> Callable[[nn.Module], Engine]:
     """torch itself, on the device where the network lies."""
 
     def make(dense: nn.Module) -> Engine:
-        device = device_of(job.model)
-        batch = to_device(job.example, device)
+        device = device_of(model)
+        batch = to_device(example, device)
 
-        def run(model: nn.Module) -> Callable[[], None]:
+        def run(network: nn.Module) -> Callable[[], None]:
             def once() -> None:
                 with torch.no_grad():
-                    call(model, batch)
+                    call(network, batch)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
 
@@ -121,8 +90,8 @@ def torch_engine(job: Job) -> Callable[[nn.Module], Engine]:
         return Engine(
             name="torch",
             before=run(dense),
-            after=run(job.model),
-            models=(dense, job.model),
+            after=run(model),
+            models=(dense, model),
             threads=torch.get_num_threads(),
             device=device.type,
         )

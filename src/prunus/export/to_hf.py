@@ -10,21 +10,20 @@ import copy
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prunus.ambient import drawing, plainly, quiet
 from prunus.calibration.batches import to_device
 from prunus.calibration.place import device_of
 from prunus.coupling import Group
 from prunus.export.answer import Check, Export
 from prunus.export.check import ExportError, held, output_of
-from prunus.export.job import Job, Written
+from prunus.export.job import IDLE, Job, Shipped, Written, answer, entries
 from prunus.files import new_folder, write_text
 from prunus.host import versions
 from prunus.modes import copied
@@ -40,61 +39,46 @@ ACCOUNT = "prunus.json"
 MOST = 8  # families of groups that are tried one by one
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A network that a folder may hold.
-
-    Attributes:
-        model: it.
-        compact: whether it is smaller than the one with zeros.
-        route: how it came about, as the report says it.
-    """
-
-    model: nn.Module
-    compact: bool
-    route: str
-
-
 def save_hf(
     pruned: Any, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None
 ) -> Export:
     """Write a folder that `from_pretrained` loads; see `Pruned.save_hf`."""
-    target = Path(folder)
     given = pruned.example if example is None else example
-    if given is None:
+    if given is not None:
+        given = to_device(given, device_of(pruned.model))
+    job = Job(pruned=pruned, path=Path(folder), example=given)
+    return answer("hf", write_hf(job, tokenizer), ())
+
+
+@plainly
+def write_hf(job: Job, tokenizer: Any = None) -> Written:
+    """`save_hf` as a format.
+
+    Raises:
+        TypeError: the model has no configuration.
+        ValueError: there is no example.
+        OSError: the folder holds files, or the disk is full.
+    """
+    pruned, target, example = job.pruned, job.path, job.example
+    if example is None:
         raise ValueError(
             "`save_hf` compares what it has written on an example, and this result has none. Pass "
             "example=, one batch."
         )
     _check_model(pruned.model)
     _check_target(target, pruned.model)
-    given = to_device(given, device_of(pruned.model))
     refused: list[str] = []
-    for found in _candidates(pruned, given):
+    for found in _candidates(pruned, example):
         try:
             with new_folder(target) as aside:
                 _check_room(found.model, aside)
-                checked = _written(found.model, aside, given)
+                checked = _written(found.model, aside, example)
                 _beside(aside, pruned, found, tokenizer)
         except ExportError as error:
             refused.append(str(error))
             continue
-        files = _files(target)
-        return Export(
-            format="hf",
-            files=files,
-            bytes=sum(file.stat().st_size for file in files),
-            compact=found.compact,
-            checked=checked,
-            notes=(found.route,),
-        )
-    return _own_folder(pruned, target, given, refused)
-
-
-def write_hf(job: Job) -> Written:
-    """`save_hf` as a format."""
-    found = save_hf(job.pruned, job.path, example=job.example)
-    return Written(files=found.files, checked=found.checked, notes=found.notes)
+        return Written(network=found, files=_files(target), checked=checked)
+    return _own_folder(pruned, target, example, refused)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -113,7 +97,7 @@ def _check_target(target: Path, model: nn.Module) -> None:
         raise ValueError(f"{target} is the folder that the model came from. Give another one.")
 
 
-def _candidates(pruned: Any, example: Any) -> Iterator[Candidate]:
+def _candidates(pruned: Any, example: Any) -> Iterator[Shipped]:
     """Networks that a stock class may build, the smallest first."""
     seen: list[tuple[Sequence[Group], Gone]] = []
 
@@ -124,28 +108,26 @@ def _candidates(pruned: Any, example: Any) -> Iterator[Candidate]:
     try:
         exact = _compacted(pruned, example, watch)
     except CompactionError as error:
-        yield Candidate(_masked(pruned), False, f"The network keeps its zeros in place: {error}")
+        yield Shipped(_masked(pruned), False, (f"{IDLE} {error}",))
         return
-    smaller = _size(exact) < _size(pruned.model)
+    smaller = entries(exact) < entries(pruned.model)
     if not smaller:
-        yield Candidate(_masked(pruned), False, "No unit is zero as a whole; zeros stay in place.")
+        yield Shipped(_masked(pruned), False, (IDLE,))
         return
     if _builds(exact):
-        yield Candidate(exact, True, "All blocks have the widths that the configuration says.")
+        yield Shipped(exact, True, ("All blocks have the widths that the configuration says.",))
     groups, gone = seen[0]
     for spare, what in _paddings(pruned, example, groups, gone):
-        padded = _compacted(pruned, example, spare)
-        if _size(padded) < _size(pruned.model) and _builds(padded):
-            yield Candidate(
-                padded,
-                True,
-                f"Padded: zero units stay so that {what}. It has {_size(padded):,} parameters, "
-                f"{_size(exact):,} without (Pruned.save keeps those).",
+        padded = _building(pruned, example, spare)
+        if padded is not None and entries(padded) < entries(pruned.model):
+            said = (
+                f"Padded: zero units stay so that {what}. It has {entries(padded):,} parameters, "
+                f"{entries(exact):,} without (Pruned.save keeps those)."
             )
-    if per_layer(exact, {n: t.shape for n, t in pruned.model.state_dict().items()}) and _builds(
-        exact
-    ):
-        yield Candidate(exact, True, "Widths of single layers stand in `per_layer_config`.")
+            yield Shipped(padded, True, (said,))
+    before = {name: tensor.shape for name, tensor in pruned.model.state_dict().items()}
+    if per_layer(exact, before) and _builds(exact):
+        yield Shipped(exact, True, ("Widths of single layers stand in `per_layer_config`.",))
 
 
 def _paddings(
@@ -165,7 +147,7 @@ def _paddings(
         said = [
             one
             for one in families
-            if _builds(_compacted(pruned, example, only([one], family, level)))
+            if _building(pruned, example, only([one], family, level)) is not None
         ]
         if said and len(said) < len(families):
             left = [g.name for g in losing if family(g) not in said]
@@ -181,17 +163,18 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _compacted(pruned: Any, example: Any, spare: Spare | None) -> nn.Module:
-    with _silent():
+    with quiet(UnsaidWidths):  # whether it says the widths is told in the notes
         small: nn.Module = pruned.compact(example, spare=spare)
     return small.eval()
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Whether a configuration says the widths is looked at here, and told in the notes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnsaidWidths)
-        yield
+def _building(pruned: Any, example: Any, spare: Spare) -> nn.Module | None:
+    """The network without what `spare` lets go, where its configuration says what is left."""
+    try:
+        small = _compacted(pruned, example, spare)
+    except CompactionError:  # as of parts that have to be equal
+        return None
+    return small if _builds(small) else None
 
 
 def _masked(pruned: Any) -> nn.Module:
@@ -199,16 +182,11 @@ def _masked(pruned: Any) -> nn.Module:
     return masked.eval()
 
 
-def _size(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def _builds(model: nn.Module) -> bool:
     """Whether the model's class, built from its configuration, has its tensors."""
     kind: Any = type(model)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.device("meta"), quiet():
             built: nn.Module = kind(copy.deepcopy(model.config))
     except Exception:  # whatever the library says to a configuration that it does not take
         return False
@@ -236,8 +214,7 @@ def _quiet() -> Iterator[None]:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
         if bars:
@@ -253,10 +230,17 @@ def _written(model: nn.Module, folder: Path, example: Any) -> tuple[Check, ...]:
     kind: Any = type(model)
     implementation = getattr(model.config, "_attn_implementation", None)
     options = {} if implementation is None else {"attn_implementation": implementation}
+
+    def load() -> tuple[nn.Module, dict[str, Any]]:
+        found: tuple[nn.Module, dict[str, Any]] = kind.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
+        return found
+
     with _quiet():
         model.save_pretrained(folder)  # type: ignore[operator]
         try:
-            again, said = kind.from_pretrained(folder, output_loading_info=True, **options)
+            again, said = drawing([torch.default_generator], load)
         except Exception as error:  # whatever the library says to a folder that it does not take
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ExportError(
@@ -271,7 +255,7 @@ def _written(model: nn.Module, folder: Path, example: Any) -> tuple[Check, ...]:
     return held(model, lambda batch: output_of(again, batch), example, engine="torch", limit=LIMIT)
 
 
-def _beside(folder: Path, pruned: Any, found: Candidate, tokenizer: Any) -> None:
+def _beside(folder: Path, pruned: Any, found: Shipped, tokenizer: Any) -> None:
     """What stands beside the weights: how they came about, and the tokenizer."""
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
@@ -281,10 +265,10 @@ def _beside(folder: Path, pruned: Any, found: Candidate, tokenizer: Any) -> None
         "name": pruned.name,
         "seed": pruned.seed,
         "compact": found.compact,
-        "route": found.route,
+        "route": found.notes[0],
         "density": pruned.plan.density,
         "data_fingerprint": pruned.data_fingerprint,
-        "parameters": _size(found.model),
+        "parameters": entries(found.model),
         "versions": versions(),
     }
     write_text(folder / ACCOUNT, json.dumps(facts, indent=1) + "\n")
@@ -294,12 +278,12 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
-def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> Export:
+def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> Written:
     """Our own format, with a text that says how it is read."""
     cut = [name for name, count in pruned.plan.kept.items() if count != 0]
     why = refused[-1] if refused else f"its configuration cannot say the widths of {_some(cut)}"
     kind = type(pruned.model).__name__
-    with _silent():
+    with quiet(UnsaidWidths):
         pruned.save(target, example=example)
     write_text(
         target / "README.md",
@@ -310,24 +294,18 @@ def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> 
     )
     config = json.dumps(pruned.model.config.to_dict(), indent=1, default=str)
     write_text(target / "config.json", config + "\n")
-    with _silent():
+    with quiet(UnsaidWidths):
         small = pruned.reloaded(target).compact().eval()
+    exact = _compacted(pruned, example, None)
     checked = held(
-        _compacted(pruned, example, None),
+        exact,
         lambda batch: output_of(small, batch),
         example,
         engine="torch",
         limit=LIMIT,
     )
-    files = _files(target)
-    return Export(
-        format="hf",
-        files=files,
-        bytes=sum(file.stat().st_size for file in files),
-        compact=True,
-        checked=checked,
-        notes=(
-            f"Our own folder, which `from_pretrained` does not load: {why}. README.md in it says "
-            f"how prunus.load reads it.",
-        ),
+    said = (
+        f"Our own folder, which `from_pretrained` does not load: {why}. README.md in it says how "
+        f"prunus.load reads it."
     )
+    return Written(network=Shipped(exact, True, (said,)), files=_files(target), checked=checked)

@@ -1,9 +1,8 @@
 """Our own folder: safetensors and JSON, read by `prunus.load`."""
 
-from torch import Tensor
-
+from prunus.export.answer import Check
 from prunus.export.check import held, output_of
-from prunus.export.job import Job, Written
+from prunus.export.job import Job, Written, shipped
 
 __all__ = ["write_safetensors"]
 
@@ -14,19 +13,23 @@ def write_safetensors(job: Job) -> Written:
     Raises:
         ExportError: what was read is another network.
     """
-    example = job.example if job.compact else None
-    folder = job.pruned.save(job.path, example=example)
+    network = shipped(job.pruned, job.example)
+    folder = job.pruned.save(job.path, example=job.example if network.compact else None)
     again = job.pruned.reloaded(folder)
-    model = again.compact() if job.compact else again.model
+    model = again.compact() if network.compact else again.model
 
-    def run(batch: object) -> list[Tensor]:
-        return output_of(model, batch)
-
-    checked = () if job.example is None else held(
-        job.model, run, job.example, engine="torch", limit=1e-6
-    )  # fmt: skip
+    checked: tuple[Check, ...] = ()
+    if job.example is not None:
+        checked = held(
+            network.model,
+            lambda batch: output_of(model, batch),
+            job.example,
+            engine="torch",
+            limit=1e-6,
+        )
     files = tuple(sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")))
     return Written(
+        network=network,
         files=files,
         checked=checked,
         notes=("Read it with prunus.load(folder, model=…), the architecture that was pruned.",),

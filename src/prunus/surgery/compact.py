@@ -89,9 +89,7 @@ def compact(
             groups = (known or coupling_of(own, example)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        small = compact_groups(
-            own, groups, example, rtol=rtol, inexact=inexact, spare=spare
-        ).model
+        small = compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare).model
     follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
     return small
 
