@@ -395,7 +395,7 @@ def resolve(recipe: Any) -> tuple[str, Recipe]:
     """
     if isinstance(recipe, Recipe):
         for name in recipes:
-            if recipes[name] == recipe:
+            if recipes[name].digest == recipe.digest:
                 return name, recipe
         return f"recipe-{recipe.digest[:8]}", recipe
     if not isinstance(recipe, str):

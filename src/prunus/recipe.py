@@ -112,10 +112,12 @@ class Recipe:
         )
 
     def __repr__(self) -> str:
-        parts = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            parts.append(f"{f.name}={shown(value)}")
+        return self._written(formerly=False)
+
+    def _written(self, *, formerly: bool) -> str:
+        parts = [
+            f"{f.name}={shown(getattr(self, f.name), formerly=formerly)}" for f in fields(self)
+        ]
         return f"Recipe({', '.join(parts)})"
 
     def __hash__(self) -> int:
@@ -123,8 +125,11 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over all fields and the version of their meaning."""
-        text = f"prunus recipe {VERSION}: {self!r}"
+        """Sixteen hexadecimal digits over all fields and the version of their meaning.
+
+        The solvers "auto" and "cholesky" of least squares count as one, as their values agree.
+        """
+        text = f"prunus recipe {VERSION}: {self._written(formerly=True)}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

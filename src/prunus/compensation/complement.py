@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["pays", "solve_by_removed"]
+__all__ = ["pays", "removed_cost", "solve_by_removed"]
 
 _FACTOR_BYTES = 32 << 20  # of the groups' factors held at once
 _REFINEMENTS = 3
@@ -26,6 +26,12 @@ def pays(groups: Sequence[Group], n: int) -> list[bool]:
     rows = sum(len(rows) for (_, rows), yes in zip(groups, cheaper, strict=True) if yes)
     gain = sum(s for s, yes in zip(saved, cheaper, strict=True) if yes)
     return cheaper if gain > n**3 + 5 * rows * n**2 else [False] * len(groups)
+
+
+def removed_cost(groups: Sequence[Group], n: int) -> float:
+    """Multiply-adds of `solve_by_removed`."""
+    factors = sum((n - len(kept)) ** 3 / 3 for kept, _ in groups)
+    return n**3 + factors + 5 * n**2 * sum(len(rows) for _, rows in groups) if groups else 0.0
 
 
 def solve_by_removed(

@@ -1,6 +1,6 @@
 """How a compensation is called."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -19,10 +19,10 @@ class Compensation(CompensationFacts, Protocol):
         self, layer: Layer, mask: Bool[Tensor, "out in"]
     ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]: ...
 
-    def fit(
-        self, layer: Layer, mask: Bool[Tensor, "out in"]
-    ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None]:
-        """As the call, and the largest relative ridge that was needed; None where none is."""
+    def fit(self, layer: Layer, mask: Bool[Tensor, "out in"]) -> tuple[Any, ...]:
+        """As the call, the largest relative ridge that was needed (None where none is), and what
+        there is to say of the layer, {note: value}, which may be left out.
+        """
         answer = self(layer, mask)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise TypeError(

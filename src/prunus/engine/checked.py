@@ -1,5 +1,8 @@
 """What parts answer, held to what they were asked: one's own part may answer anything."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,7 +14,9 @@ from prunus.layer import Layer
 
 __all__ = ["exact", "refitted"]
 
-Values = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None]
+Values = tuple[
+    Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None, Mapping[str, Any]
+]
 
 
 def exact(
@@ -36,16 +41,16 @@ def exact(
 
 
 def refitted(compensation: Compensation, layer: Layer, mask: Bool[Tensor, "out in"]) -> Values:
-    """The kept weights' new values, the bias, and the largest relative ridge that was needed.
+    """The kept weights' new values, the bias, the largest relative ridge, and notes.
 
     Raises:
         TypeError: the compensation answers with something else than weight and bias.
         ValueError: a wrong shape, NaN or infinite values, or weights outside the mask.
     """
-    weight, bias, ridge = compensation.fit(layer, mask)
+    weight, bias, ridge, *said = compensation.fit(layer, mask)
     _shaped("compensation", "weight", weight, layer)
     _sound("compensation", layer, mask, weight, bias)
-    return weight, bias, ridge
+    return weight, bias, ridge, said[0] if said else {}
 
 
 def _shaped(whose: str, part: str, given: Tensor, layer: Layer) -> None:

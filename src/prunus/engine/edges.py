@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -218,11 +219,12 @@ def chosen(
 def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: Recipe) -> Fit:
     """The values that the recipe gives the kept weights of a layer."""
     mask, scale = mask.to(layer.weight.device), None
+    said: Mapping[str, Any] = {}
     refits = recipe.compensation.refits
     if isinstance(choice, JointResult) and not refits:
         weight, bias, ridge = choice.weight, layer.bias, choice.ridge
     else:
-        weight, bias, ridge = refitted(recipe.compensation, layer, mask)
+        weight, bias, ridge, said = refitted(recipe.compensation, layer, mask)
     if isinstance(choice, Choice) and choice.scale is not None and not refits:
         scale = unpooled(recipe.granularity, layer, choice.scale).to(weight)
         weight = weight * scale
@@ -232,7 +234,7 @@ def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: R
         bias=bias,
         scale=scale,
         ridge=ridge,
-        notes=dict(choice.notes or {}),
+        notes={**(choice.notes or {}), **said},
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -198,14 +199,15 @@ class NodeUnit:
         mask = mask.to(layer.weight.device)
         reads = [key for key in choices if layer.name in self.groups[key].consumers]
         weight, bias, ridge = layer.weight.masked_fill(~mask, 0.0), layer.bias, None
+        said: Mapping[str, Any] = {}
         if reads:
-            weight, bias, ridge = refitted(self.recipe.compensation, layer, mask)
+            weight, bias, ridge, said = refitted(self.recipe.compensation, layer, mask)
         scale = None
         if not self.recipe.compensation.refits:
             scale = self._column_scale(layer, reads, choices)
         if scale is not None:
             weight = weight * scale.to(weight)
-        return Fit(mask=mask, weight=weight, bias=bias, scale=scale, ridge=ridge)
+        return Fit(mask=mask, weight=weight, bias=bias, scale=scale, ridge=ridge, notes=said)
 
     def _column_scale(
         self, layer: Layer, reads: Sequence[str], choices: Choices

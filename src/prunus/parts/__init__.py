@@ -13,10 +13,11 @@ from prunus.parts.facts import (
     SelectionFacts,
     reason_against,
 )
-from prunus.parts.own import LATER, Own, as_part, shown
+from prunus.parts.own import FORMERLY, LATER, Own, as_part, shown
 
 __all__ = [
     "EDGES",
+    "FORMERLY",
     "LATER",
     "NODES",
     "AllocationFacts",

@@ -9,6 +9,7 @@ __all__ = ["Own", "as_part", "shown"]
 
 Family = TypeVar("Family")
 LATER = "later"  # in a field's metadata: added to a part whose older form is written in records
+FORMERLY = "formerly"  # the default until now: digests write it in place of the new one
 
 
 class Own:
@@ -74,20 +75,25 @@ def as_part(
     return value if isinstance(value, family) else cast(Family, Own(value, family))
 
 
-def shown(part: Any) -> str:
+def shown(part: Any, *, formerly: bool = False) -> str:
     """A part as text that is the same in every process, valid Python for parts of the tables.
 
     A dataclass shows its fields, but for those added later that hold their default: so the text,
     and the digest of a recipe, stay what they were. A function is its module and name; a
     `functools.partial` shows what it binds; an object without a `__repr__` of its own its class and
     attributes.
+
+    Args:
+        part: what is written.
+        formerly: with defaults as they were, for digests: where the new default gives the values of
+            the old one, records of either are found by the other.
     """
     written: Any = type(part).__repr__
     if is_dataclass(part) and not isinstance(part, type):
         if written is not shown:
             return repr(part)
         pairs = [
-            f"{f.name}={getattr(part, f.name)!r}"
+            f"{f.name}={_formerly(f, getattr(part, f.name), formerly)!r}"
             for f in fields(part)
             if f.repr and not (f.metadata.get(LATER) and getattr(part, f.name) == _default(f))
         ]
@@ -107,6 +113,14 @@ def shown(part: Any) -> str:
 
 def _value(value: Any) -> str:
     return shown(value) if callable(value) else repr(value)
+
+
+def _formerly(field: Any, value: Any, asked: bool) -> Any:
+    return (
+        field.metadata[FORMERLY]
+        if asked and FORMERLY in field.metadata and (value == _default(field))
+        else value
+    )
 
 
 def _default(field: Any) -> Any:
