@@ -15,8 +15,8 @@ import prunus
 ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
-    "check", "counting", "host", "rng", "inputs", "rows", "inclusion", "files", "progress",
-    "ambient", "modes",
+    "check", "counting", "host", "rng", "inputs", "rows", "inclusion",
+    "reading", "files", "progress", "ambient", "modes",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
     "elimination",

@@ -9,17 +9,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import nn
-from torch.autograd import graph
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "ONE_AT_A_TIME",
+    "block",
     "drawing",
+    "mutable",
     "plainly",
     "quiet",
     "theirs",
@@ -30,6 +32,7 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
+TRIM = 64  # blocks that a thread may have noted down before those that are over are forgotten
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")  # those that autocast knows
 # Random numbers, the compiler's stance, leave to change what autograd has saved: one each for the
 # whole process.
@@ -40,13 +43,13 @@ class _Own(threading.local):
     """What this thread has open.
 
     Attributes:
-        quiet: its filters of warnings.
+        blocks: generators behind `block`s, some of them over.
         depth: calls of `plainly`.
         caller: modes in which the outermost of them was called.
     """
 
     def __init__(self) -> None:
-        self.quiet: list[_Silence] = []
+        self.blocks: list[Any] = []
         self.depth = 0
         self.caller: tuple[torch.device, dict[str, torch.dtype]] | None = None
 
@@ -75,60 +78,100 @@ def plainly(function: Any = None, *, autocast: bool = False) -> Any:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        grad = torch.is_grad_enabled()
-        functions = torch._C._len_torch_function_stack()
-        dispatches = torch._C._len_torch_dispatch_stack()
-        saved = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        filters, caller, depth = len(_OWN.quiet), _OWN.caller, _OWN.depth
+        before = _Before()
         try:
-            with ExitStack() as stack:
-                _enter_plain(stack, autocast)
-                _OWN.depth = depth + 1
-                return function(*args, **kwargs)
+            before.enter(autocast)
+            return function(*args, **kwargs)
         finally:
-            # All this has happened already, but where an interrupt came just before an `__exit__`.
-            torch.set_grad_enabled(grad)
-            _OWN.depth, _OWN.caller = depth, caller
-            while torch._C._len_torch_function_stack() > functions:
-                torch._C._pop_torch_function_stack()
-            while torch._C._len_torch_dispatch_stack() > dispatches:
-                torch._C._pop_torch_dispatch_stack(None)
-            while torch._C._autograd._top_saved_tensors_default_hooks(False) != saved:
-                torch._C._autograd._pop_saved_tensors_default_hooks()
-            while len(_OWN.quiet) > filters:
-                _OWN.quiet[-1].end()
-            if depth == 0:
-                _forbid_mutation()
+            stopped: KeyboardInterrupt | None = None
+            while True:
+                try:
+                    before.leave()
+                    break
+                except KeyboardInterrupt as interrupt:  # on the way into it, or in it
+                    stopped = interrupt
+            if stopped is not None:
+                raise stopped
 
     return run
 
 
-def _enter_plain(stack: ExitStack, autocast: bool) -> None:
-    half = {
-        device: torch.get_autocast_dtype(device)
-        for device in DEVICES
-        if torch.is_autocast_enabled(device)
-    }
-    device = torch.get_default_device()
-    if _OWN.depth == 0:
-        _OWN.caller = (device, half) if half or device.type != "cpu" else None
-    if torch.is_inference_mode_enabled():
-        stack.enter_context(torch.inference_mode(False))
-    if not autocast:
-        for kind in half:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-    if device.type != "cpu":
-        stack.enter_context(torch.device("cpu"))
+class _Before:
+    """The thread as a call found it."""
+
+    def __init__(self) -> None:
+        self.grad = torch.is_grad_enabled()
+        self.functions = torch._C._len_torch_function_stack()
+        self.dispatches = torch._C._len_torch_dispatch_stack()
+        self.saved = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        self.blocks, self.caller, self.depth = len(_OWN.blocks), _OWN.caller, _OWN.depth
+        self.stack = ExitStack()
+
+    def enter(self, autocast: bool) -> None:
+        half = {
+            device: torch.get_autocast_dtype(device)
+            for device in DEVICES
+            if torch.is_autocast_enabled(device)
+        }
+        device = torch.get_default_device()
+        if self.depth == 0:
+            _OWN.caller = (device, half) if half or device.type != "cpu" else None
+        _OWN.depth = self.depth + 1
+        if torch.is_inference_mode_enabled():
+            self.stack.enter_context(torch.inference_mode(False))
+        if not autocast:
+            for kind in half:
+                self.stack.enter_context(torch.autocast(kind, enabled=False))
+        if device.type != "cpu":
+            self.stack.enter_context(torch.device("cpu"))
+
+    def leave(self) -> None:
+        """End what this call began; all but the first line finds nothing to do, unless an
+        interrupt came just before the end of a block."""
+        while len(_OWN.blocks) > self.blocks:
+            _OWN.blocks[-1].close()
+            _OWN.blocks.pop()
+        self.stack.close()
+        torch.set_grad_enabled(self.grad)
+        while torch._C._len_torch_function_stack() > self.functions:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > self.dispatches:
+            torch._C._pop_torch_dispatch_stack(None)
+        while torch._C._autograd._top_saved_tensors_default_hooks(False) != self.saved:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+        _OWN.depth, _OWN.caller = self.depth, self.caller
 
 
-def _forbid_mutation() -> None:
-    """Take back what an interrupt at the end of `allow_mutation_on_saved_tensors` left on."""
-    if ONE_AT_A_TIME.acquire(blocking=False):
-        try:
-            if getattr(graph, "_allow_mutation_on_saved_tensors_enabled", False):
-                graph._allow_mutation_on_saved_tensors_enabled = False
-        finally:
-            ONE_AT_A_TIME.release()
+def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextManager[T]]:
+    """`contextmanager` for what must end with the public call that it stands in.
+
+    Where an interrupt comes just before the end of a `with` block, the generator behind it would
+    end when it is collected, any time later, and then take back what is another's.
+    """
+    make = contextmanager(function)
+
+    @functools.wraps(function)
+    def opened(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
+        manager: Any = make(*args, **kwargs)
+        if _OWN.depth:
+            if len(_OWN.blocks) % TRIM == 0:  # those at the end are over, but for a few
+                while _OWN.blocks and _OWN.blocks[-1].gi_frame is None:
+                    _OWN.blocks.pop()
+            _OWN.blocks.append(manager.gen)
+        found: AbstractContextManager[T] = manager
+        return found
+
+    return opened
+
+
+@block
+def mutable() -> Iterator[None]:
+    """What autograd has saved may be changed in place; it is copied before. One thread at a time.
+
+    torch keeps one flag for this for the whole process.
+    """
+    with ONE_AT_A_TIME, allow_mutation_on_saved_tensors():
+        yield
 
 
 def theirs(function: Callable[P, T]) -> Callable[P, T]:
@@ -168,18 +211,15 @@ class _Silence:
         return threading.get_ident() == self.thread
 
     def begin(self) -> None:
-        _OWN.quiet.append(self)
         warnings.filters.insert(0, self.entry)  # type: ignore[attr-defined]
 
     def end(self) -> None:
         self.thread = None
         with suppress(ValueError):
             warnings.filters.remove(self.entry)  # type: ignore[attr-defined]
-        if self in _OWN.quiet:
-            _OWN.quiet.remove(self)
 
 
-@contextmanager
+@block
 def quiet(category: type[Warning] = Warning) -> Iterator[None]:
     """Warnings of this thread are ignored inside the block, and those of no other."""
     silence = _Silence(category)
@@ -277,7 +317,7 @@ class _Unfused(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@contextmanager
+@block
 def unfused(model: nn.Module) -> Iterator[None]:
     """Without the fused attention kernels, which hide the modules inside them from hooks.
 

@@ -138,7 +138,7 @@ CASES = {
         rewrite(format=99),
         "calibration.json has format 99, newer than 3, which this version reads. Upgrade prunus.",
     ),
-    "no layers": (rewrite(layers=None), "c is no whole calibration: 'layers' is missing."),
+    "no layers": (rewrite(layers=None), "calibration.json: `layers` is missing."),
 }
 
 

@@ -115,6 +115,28 @@ def test_threads_may_run_the_model_meanwhile():
     assert bad == []
 
 
+def test_modules_of_other_threads_run_while_a_graph_is_traced():
+    """torch replaces `nn.Module.__call__` for the whole process meanwhile."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x, over = torch.randn(16, 8), []
+    with torch.no_grad():
+        expected = model(x)
+    call, attribute = nn.Module.__call__, nn.Module.__getattr__
+
+    def work(i):
+        if i:
+            for _ in range(8):
+                prunus.certify(model, {"2": torch.ones(4, 16)}, data=x)
+            over.append(i)
+        while not i and len(over) < 2:
+            with torch.no_grad():
+                assert torch.equal(model(x), expected)
+        return None
+
+    assert in_threads(work, 3) == [None] * 3
+    assert (nn.Module.__call__, nn.Module.__getattr__) == (call, attribute)
+
+
 def test_silence_is_for_one_thread_and_overlapping_ones_leave_none():
     def work(i):
         if i == 0:
@@ -169,7 +191,8 @@ def interrupted(function, place):
 
 def stopped_at_random(runs):
     model, x, y = home()
-    names = ["wanda+ls", "obd", "grasp", "dpp-node+ls", "blocks", "couple", "calibrate", "compact"]
+    names = [name for name in CALLS if name not in ("latency", "plan", "synflow")]
+    names = names if runs > 100 else ["wanda+ls", "grasp", "taylor", "couple", "calibrate"]
     totals = {n: interrupted(lambda n=n: CALLS[n](model, x, y), 0) for n in names}
     before, around = state_of(model), surroundings()
     generator = torch.Generator().manual_seed(14)

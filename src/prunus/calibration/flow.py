@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.func import functional_call
 
-from prunus.ambient import ONE_AT_A_TIME
+from prunus.ambient import mutable
 from prunus.calibration.forward import gradients
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
@@ -71,8 +70,7 @@ def path_flow(
     with (
         evaluating(model),
         _linear_norms(model),
-        ONE_AT_A_TIME,
-        allow_mutation_on_saved_tensors(),
+        mutable(),
         torch.enable_grad(),
     ):
         output = functional_call(model, {**state, **asked}, (ones,))

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Generator, Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
 
-from prunus.ambient import ONE_AT_A_TIME
+from prunus.ambient import mutable
 from prunus.calibration.batches import call, size_of
 from prunus.calibration.classes import column_slopes
 from prunus.calibration.forward import gradients, loss_of, tensor_of
@@ -78,9 +77,8 @@ class Backward:
             wanted = self.weights if signals else {}
             # Networks written for inference overwrite what their gradients need.
             with (
-                ONE_AT_A_TIME,
+                mutable(),
                 torch.enable_grad(),
-                allow_mutation_on_saved_tensors(),
                 recorded(wanted) as calls,
             ):
                 output = call(model, batch)

@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunus.ambient import ONE_AT_A_TIME
+from prunus.ambient import mutable
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import gradients, loss_of
 from prunus.modes import evaluating
@@ -58,8 +57,7 @@ def hessian_gradients(
         # Fused attention kernels have no second derivative.
         with (
             evaluating(model),
-            ONE_AT_A_TIME,
-            allow_mutation_on_saved_tensors(),
+            mutable(),
             torch.enable_grad(),
             sdpa_kernel(SDPBackend.MATH),
         ):

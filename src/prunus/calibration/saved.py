@@ -7,16 +7,19 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+import torch
+from safetensors.torch import save
 from torch import Tensor
 
-from prunus.calibration.statistics import STATISTICS, Source, Statistic, resolved
+from prunus.calibration.doubted import StoredFacts, checked_layer, checked_sums
+from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.sums import Sums
 from prunus.files import named_parts, read_folder, write_folder
 from prunus.layer import Layer
+from prunus.reading import Fault, check, read_tensors, stored_json, validated
 from prunus.rows import RowSet
 
-__all__ = ["Stored", "apart", "load_sums", "save_sums", "stored_json"]
+__all__ = ["Stored", "apart", "load_sums", "save_sums"]
 
 ROWS = "||rows"  # no layer has such a name
 ACCOUNT = "calibration.json"
@@ -103,45 +106,61 @@ def _files(facts: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 def load_sums(folder: str | os.PathLike[str], own: Iterable[Statistic] = ()) -> Stored:
     """Read what `save_sums` wrote; see `Calibration.load`."""
     source = Path(folder)
-    facts, files = read_folder(
-        source, ACCOUNT, lambda: stored_json(source / ACCOUNT, "calibration", FORMAT), _files
+    path = source / ACCOUNT
+    raw, files = read_folder(
+        source, ACCOUNT, lambda: stored_json(path, "calibration", FORMAT), _files
     )
-    by_owner: dict[str, dict[str, Tensor]] = {}
-    tensors = load(files["statistics"])
+    facts = validated(raw, StoredFacts, path)
+    check("statistics" in files, path, "files", "names no statistics.")
+    tensors = read_tensors(files["statistics"], source, "statistics")
     rows = tensors.pop(ROWS, None)
+    by_owner: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         owner, _, part = key.rpartition("|")
         by_owner.setdefault(owner, {})[part] = value
-    try:
-        layers, sums = {}, {}
-        for name, entry in facts["layers"].items():
-            found = by_owner[name]
-            layers[name] = Layer(
-                name=name,
-                weight=found.pop("weight"),
-                bias=found.pop("bias", None),
-                groups=entry["groups"],
-                taps=entry["taps"],
-            )
-            old = facts["format"] == 1
-            counts: dict[Source, int] = {"inputs": entry["count"]} if old else entry["counts"]
-            sums[name] = Sums({source: n for source, n in counts.items() if n}, found)
-        return Stored(
-            layers=layers,
-            sums=sums,
-            groups={
-                name: Sums(totals=by_owner[f"|{name}"], consumers=tuple(consumers))
-                for name, consumers in facts.get("groups", {}).items()
-            },
-            statistics=_statistics(source, facts, own),
-            fingerprint=facts["fingerprint"],
-            samples=facts["samples"],
-            rows=None if rows is None else RowSet(rows),
-            refused=facts["refused"],
-            unseen=facts.get("unseen", {}),
-        )
-    except KeyError as error:
-        raise ValueError(f"{source} is no whole calibration: {error} is missing.") from None
+    statistics = _statistics(path, facts, own)
+    layers, sums = {}, {}
+    for name, entry in facts.layers.items():
+        found = by_owner.pop(name, {})
+        layer = layers[name] = checked_layer(path, name, entry, found)
+        sizes = (*layer.weight.shape, entry.groups)
+        totals = checked_sums(path, f"layers.{name}", found, statistics, sizes, classes=False)
+        sums[name] = Sums(entry.by_source(), totals)
+    groups = {}
+    for name, consumers in facts.groups.items():
+        place = f"groups.{name}"
+        unknown_to = [n for n in consumers if n not in layers]
+        check(not unknown_to and bool(consumers), path, place, "names no layers of the folder.")
+        found = by_owner.pop(f"|{name}", {})
+        check(bool(found), path, place, "has no sums among the tensors.")
+        size = _classes(found)
+        totals = checked_sums(path, place, found, statistics, (size, size, 1), classes=True)
+        groups[name] = Sums(totals=totals, consumers=tuple(consumers))
+    stray = next(iter(by_owner), None)
+    check(stray is None, path, "layers", f"lacks {stray!r}, of which there are tensors.")
+    return Stored(
+        layers=layers,
+        sums=sums,
+        groups=groups,
+        statistics=statistics,
+        fingerprint=facts.fingerprint,
+        samples=facts.samples,
+        rows=None if rows is None else _rows(path, rows),
+        refused=facts.refused,
+        unseen=facts.unseen,
+    )
+
+
+def _classes(sums: Mapping[str, Tensor]) -> int:
+    """The number of channel classes, which is the last axis of all sums over them."""
+    first = next(iter(sums.values()))
+    return int(first.shape[-1]) if first.ndim else 0
+
+
+def _rows(path: Path, hashes: Tensor) -> RowSet:
+    good = hashes.dtype == torch.int64 and hashes.ndim == 1
+    check(good, path, "rows", f"are hashes of shape {tuple(hashes.shape)}, {hashes.dtype}.")
+    return RowSet(hashes)
 
 
 def _options(statistic: Statistic) -> dict[str, Any]:
@@ -152,51 +171,30 @@ def _options(statistic: Statistic) -> dict[str, Any]:
     return found
 
 
-def _statistics(
-    source: Path, facts: Mapping[str, Any], own: Iterable[Statistic]
-) -> dict[str, Statistic]:
+def _statistics(path: Path, facts: StoredFacts, own: Iterable[Statistic]) -> dict[str, Statistic]:
     """The statistics that a folder names: the caller's own, else those of the table."""
     given = resolved(own)
     found: dict[str, Statistic] = {}
-    for name in facts["statistics"]:
-        options = facts.get("options", {}).get(name, {})
+    for name in facts.statistics:
+        options = facts.options.get(name, {})
         if name in given:
             if _options(given[name]) != options:
                 raise ValueError(
-                    f"{source} holds the statistic {name!r} with the options {options}, not "
+                    f"{path.parent} holds the statistic {name!r} with the options {options}, not "
                     f"{_options(given[name])}. Pass that one."
                 )
             found[name] = given[name]
         elif name in STATISTICS:
-            found[name] = STATISTICS[name](**options)
+            try:
+                found[name] = STATISTICS[name](**options)
+            except (TypeError, ValueError) as error:
+                raise Fault(path, f"options.{name}", f"are none of it ({error}).") from None
         else:
             raise ValueError(
-                f"{source} holds the statistic {name!r}, which is in no table. Pass the instance: "
-                f"Calibration.load(folder, statistics=[...])."
+                f"{path.parent} holds the statistic {name!r}, which is in no table. Pass the "
+                f"instance: Calibration.load(folder, statistics=[...])."
             )
     return found
-
-
-def stored_json(path: Path, kind: str, newest: int) -> dict[str, Any]:
-    """A JSON file that prunus wrote, or an error that says what is wrong with it."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No {path.name} in {path.parent}. Give a folder that prunus saved."
-        )
-    try:
-        facts = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is truncated or no JSON ({error}).") from None
-    if not isinstance(facts, dict) or (
-        facts.get("kind") != kind or not isinstance(facts.get("format"), int)
-    ):
-        raise ValueError(f"{path} is no {kind} that prunus saved. Give another folder.")
-    if facts["format"] > newest:
-        raise ValueError(
-            f"{path} has format {facts['format']}, newer than {newest}, which this version "
-            f"reads. Upgrade prunus."
-        )
-    return facts
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
 """Whether two networks differ in their weights alone: their modules, settings and graphs."""
 
+import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from prunus.ambient import ONE_AT_A_TIME
 from prunus.guarantee.rules import AVAILABLE, Unsupported
 
 __all__ = ["graph_of", "same_structure"]
@@ -55,12 +57,46 @@ def graph_of(model: nn.Module) -> fx.Graph:
         graph.output(graph.call_module("", (graph.placeholder("x"),)))
         return graph
     try:
-        return fx.Tracer().trace(model)
+        return _traced(model)
     except Exception as error:
         raise Unsupported(
             f"{type(model).__name__} cannot be traced as a chain of layers "
             f"({str(error).splitlines()[0]}). {AVAILABLE}"
         ) from None
+
+
+class _Tracer(fx.Tracer):
+    """Follows the modules of one thread; others find theirs as they are.
+
+    torch replaces `nn.Module.__call__` and `__getattr__` for the whole process while it traces.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    """One trace at a time: two that overlap would put back what the other had put."""
+    with ONE_AT_A_TIME:
+        kind: Any = nn.Module
+        call, attribute = kind.__call__, kind.__getattr__
+        try:
+            return _Tracer().trace(model)
+        finally:  # torch's own end of it may be missed by an interrupt
+            kind.__call__, kind.__getattr__ = call, attribute
 
 
 def _differ(where: str, before: str, after: str) -> Unsupported:

@@ -11,15 +11,19 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from prunus.budget import Plan
-from prunus.calibration.saved import apart, stored_json
-from prunus.cost import Cost, Latency
+from prunus.calibration.saved import apart
 from prunus.files import read_folder, write_folder
 from prunus.modes import copied
-from prunus.recipe import parse
-from prunus.result.packing import bits, packed_tensors, parsed, unbits, unpacked
+from prunus.reading import check, read_tensors, stored_json
+from prunus.result.account import (
+    Account,
+    LayerFacts,
+    checked_account,
+    compact_state,
+    state_and_masks,
+)
+from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
-from prunus.rows import RowSet
 from prunus.surgery.attributes import bare_widths
 from prunus.surgery.resize import resize
 from prunus.weights import weight_at
@@ -103,59 +107,57 @@ def load(
         ValueError: a file is truncated, foreign or newer, or the model does not fit; or no model.
     """
     source = Path(folder)
-    facts, files = read_folder(
-        source, ACCOUNT, lambda: stored_json(source / ACCOUNT, "pruned", FORMAT)
-    )
+    path = source / ACCOUNT
+    raw, files = read_folder(source, ACCOUNT, lambda: stored_json(path, "pruned", FORMAT))
     if model is None:
         raise ValueError(
             f"{source} holds weights and masks, but no code. Pass model=, a module or a function "
             f"that builds one, of the same architecture."
         )
     dense = model if isinstance(model, nn.Module) else model()
+    facts = checked_account(raw, dense, path)
+    check("weights" in files, path, "files", "names no weights.")
+    tensors = read_tensors(files["weights"], source, "weights")
+    state, masks = state_and_masks(facts, tensors, dense, source)
+    pruned = copied(dense)
+    _fit(pruned, state, source)
+    is_dense = facts.dense is not None and weights_digest(dense) == facts.dense
+    result = Pruned(
+        model=pruned,
+        layers={},
+        not_pruned=facts.not_pruned,
+        plan=facts.counted(),
+        recipe=facts.recipe,
+        name=facts.name,
+        seed=facts.seed,
+        cost_before=facts.cost_before,
+        cost_after=facts.cost_after,
+        data_fingerprint=facts.data_fingerprint,
+        data_rows=facts.rows.get("data"),
+        metrics=facts.metrics,
+        notes=tuple(facts.notes),
+        masks=masks,
+        dense=dense if is_dense else None,
+        stored_compact=_compact(facts, files, dense, source),
+    )
+    return replace(result, layers=_layers(pruned, masks, facts.layers))
+
+
+def _compact(
+    facts: Account, files: Mapping[str, bytes], dense: nn.Module, source: Path
+) -> nn.Module | None:
+    """The compact network, where it was stored."""
+    if "compact" not in files:
+        return None
+    tensors = read_tensors(files["compact"], source, "compact")
+    widths = compact_state(facts, tensors, dense, source)
     try:
-        tensors = parsed(source, "weights", files["weights"])
-        state = {key: unpacked(key, tensors, facts) for key in facts["shapes"]}
-        masks = {
-            name: unbits(tensors[f"mask|{name}"], shape)
-            if f"mask|{name}" in tensors or facts["format"] == 1
-            else state[name] != 0
-            for name, shape in facts["mask_shapes"].items()
-        }
-        pruned = copied(dense)
-        _fit(pruned, state, source)
-        stored = None
-        if "compact" in files:
-            smaller = parsed(source, "compact", files["compact"])
-            stored = resize(copied(dense), smaller, facts.get("compact_widths"))
-        recipe = parse(facts["recipe"])
-        kept = {
-            n: k if isinstance(k, int) else tuple(k) for n, k in facts["plan"].pop("kept").items()
-        }
-        notes = tuple(facts["plan"].pop("notes"))
-        known = facts.get("rows", {})  # folders of version 0.1 have none
-        rows = {name: RowSet.from_text(text) for name, text in known.items()}
-        is_dense = facts["dense"] is not None and weights_digest(dense) == facts["dense"]
-        result = Pruned(
-            model=pruned,
-            layers={},
-            not_pruned=facts["not_pruned"],
-            plan=Plan(kept=kept, notes=notes, rows=rows.get("plan"), **facts["plan"]),
-            recipe=recipe,
-            name=facts["name"],
-            seed=facts["seed"],
-            cost_before=_cost(facts["cost_before"]),
-            cost_after=_cost(facts["cost_after"]),
-            data_fingerprint=facts["data_fingerprint"],
-            data_rows=rows.get("data"),
-            metrics=facts["metrics"],
-            notes=tuple(facts["notes"]),
-            masks=masks,
-            dense=dense if is_dense else None,
-            stored_compact=stored,
-        )
-        return replace(result, layers=_layers(pruned, masks, facts["layers"]))
-    except KeyError as error:
-        raise ValueError(f"{source} is no whole pruned network: {error} is missing.") from None
+        return resize(copied(dense), tensors, widths)
+    except (RuntimeError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{source}: the compact network has widths that do not go together ({error}). Save "
+            f"the network again."
+        ) from None
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -170,7 +172,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _layers(
-    model: nn.Module, masks: Mapping[str, Tensor], facts: Mapping[str, Any]
+    model: nn.Module, masks: Mapping[str, Tensor], facts: Mapping[str, LayerFacts]
 ) -> dict[str, LayerResult]:
     found = {}
     for name, entry in facts.items():
@@ -184,16 +186,11 @@ def _layers(
             mask=kept,
             weight=layer.weight,
             bias=layer.bias,
-            error=entry["error"],
-            ridge=entry["ridge"],
-            notes=entry["notes"],
+            error=entry.error,
+            ridge=entry.ridge,
+            notes=entry.notes,
         )
     return found
-
-
-def _cost(facts: dict[str, Any]) -> Cost:
-    latency = facts.pop("latency")
-    return Cost(**facts, latency=None if latency is None else Latency(**latency))
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
