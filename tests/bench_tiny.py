@@ -1,5 +1,6 @@
 """Tasks for tests of the benchmark: a small problem, one that fails, one that ends its process."""
 
+import math
 import os
 import signal
 import time
@@ -59,6 +60,18 @@ def sleepily(model, data, *, generator, hold=None, progress=None):
 
 
 sleepy = replace(tiny, name="bench_tiny:sleepy", train=sleepily)
+
+
+def odd_scores(model, data):
+    """One that is no number, one that is none for pruned networks alone, one as made here too."""
+    whole = all(bool(p.all()) for p in model.parameters())
+    return {
+        **evaluate(model, data), "nothing": math.nan, "gain": 1.0 if whole else math.inf,
+        "top1_accuracy": 0.0,
+    }  # fmt: skip
+
+
+odd = replace(tiny, name="bench_tiny:odd", evaluate=odd_scores)
 
 
 def broken_retrain(model, data, *, generator, hold=None, progress=None):

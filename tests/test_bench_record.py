@@ -1,5 +1,8 @@
 """Records: nothing is lost, torn lines are counted, rows come back equal."""
 
+import importlib.util
+import json
+import math
 import multiprocessing
 import os
 import signal
@@ -100,8 +103,36 @@ def test_a_full_disk_leaves_earlier_rows_whole(tmp_path, monkeypatch):
 
 
 def test_values_that_json_has_no_word_for(tmp_path):
-    with RecordWriter(tmp_path) as writer, pytest.raises(ValueError, match="not JSON compliant"):
-        writer.append(replace(ROW, before={"test_error": float("nan")}))
+    """They come back, by all ways, and the lines are JSON to everybody."""
+    inf, nan = math.inf, math.nan
+    row = replace(
+        ROW,
+        before={"loss": inf, "test_error": 0.1},
+        after={"loss": nan, "test_error": 0.2},
+        retrained={"loss": -inf, "test_error": 0.1},
+        layer_error={"fc": nan},
+        density=nan,
+        extra={"values": [inf, {"a": nan}], "why": "NaN"},
+    )
+    assert row.not_finite == ("before.loss", "after.loss", "retrained.loss")
+    with RecordWriter(tmp_path / "lines") as writer:
+        writer.append(row)
+    json.loads(writer.path.read_text(), parse_constant=pytest.fail)
+    places = [tmp_path / "lines"]
+    if importlib.util.find_spec("duckdb"):
+        from prunus.bench.record.sql import compact, query
+
+        compact(places, tmp_path / "rows.parquet")
+        places.append(tmp_path / "rows.parquet")
+        for place in places:
+            found = query(place, "SELECT after['loss'] AS a, final['loss'] AS f FROM records")
+            assert repr(found) == "[{'a': nan, 'f': -inf}]"
+    for place in places:
+        (back,) = read_records(place).rows
+        assert back.status == "done"
+        expected = replace(row, extra={"values": ["Infinity", {"a": "NaN"}], "why": "NaN"})
+        assert repr(back) == repr(expected)
+        assert back.not_finite == row.not_finite
 
 
 def append_forever(folder, ready):

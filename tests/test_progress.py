@@ -3,6 +3,7 @@
 import functools
 import io
 import re
+import sys
 
 import pytest
 from rich.console import Console
@@ -14,8 +15,8 @@ def shown(monkeypatch, width=100, **settings):
     """All that a board of two jobs draws on a terminal; a second passes before each end."""
     stream, now = io.StringIO(), [0.0]
 
-    def console(stderr):
-        assert stderr
+    def console(file):
+        assert file._stream is sys.stderr
         return Console(file=stream, force_terminal=True, width=width, _environ={})
 
     monkeypatch.setattr(progress, "Console", console)
@@ -62,3 +63,15 @@ def test_a_board_is_silent_where_there_is_no_terminal(monkeypatch, capfd):
         board.begin(1, "one", None)
         board.end(1, 1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_that_goes_away_stops_no_work(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert list(progress.track(range(3), "counting", progress=True)) == [0, 1, 2]
+    with progress.progress_board("counting", 2, progress=True) as board:
+        board.begin(0, "one", None)
+        board.end(0, 1)

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.progress_bar import ProgressBar
 from rich.table import Column
 from rich.text import Text
+
+from prunus.files import Patient
 
 __all__ = ["Board", "progress_bar", "progress_board", "track"]
 
@@ -51,7 +53,7 @@ def progress_bar(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=_console(),
         transient=True,
     )
     task = bar.add_task(description, total=total)
@@ -70,6 +72,11 @@ def progress_bar(
     finally:
         if started:
             bar.stop()
+
+
+def _console() -> Console:
+    """Standard error, which may go away (a closed terminal) without stopping the work."""
+    return Console(file=cast(TextIO, Patient(sys.stderr)))
 
 
 class Board:
@@ -151,9 +158,7 @@ def progress_board(
     kept = Column(no_wrap=True)
     columns = (_Words(), _Bar(WIDTH), _Count(table_column=kept), _Left(table_column=kept.copy()))
     pace = 3600.0  # seconds of history from which the time left is taken
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=pace
-    ) as bars:
+    with Progress(*columns, console=_console(), transient=True, speed_estimate_period=pace) as bars:
         yield Board(bars, description, total)
 
 

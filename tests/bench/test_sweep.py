@@ -1,5 +1,7 @@
 """Sweeps: resume, failures, parts, full disks; two workers give the records of one."""
 
+import json
+import math
 import os
 import resource
 from dataclasses import replace
@@ -20,6 +22,7 @@ from prunus.bench.grid import work
 from prunus.bench.grid.estimate import estimate
 from prunus.bench.grid.sweep import finished, unique
 from prunus.bench.grid.work import pinned
+from prunus.cli.app import main
 
 
 def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):
@@ -136,6 +139,30 @@ def test_a_failing_cell_is_recorded_and_can_be_retried(tmp_path, monkeypatch):
     again = run(grid, out=out, cache=cache, retry_failed=True)
     assert (again.ran, again.done, again.failed) == (4, 8, 0)
     assert len(unique(read_records(out).rows)) == 8
+
+
+def test_scores_that_are_no_numbers_are_kept_and_named(tmp_path, monkeypatch, capsys):
+    grid = {**GRID, "tasks": ["bench_tiny:odd"], "densities": [0.5], "seeds": 1,
+            "recipes": ["magnitude"], "schedules": ["none"]}  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
+    monkeypatch.setattr(
+        "sys.argv", ["prunus", "bench", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "r")]
+    )
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    assert capsys.readouterr().err == (
+        "NaN or infinite are after.gain of 2, after.nothing of 2, before.nothing of 2 runs in this "
+        "folder.\n"
+    )
+    records = read_records(tmp_path / "r").rows
+    assert [r.status for r in records] == ["done", "done"]
+    assert all(math.isnan(r.after["nothing"]) and r.after["gain"] == math.inf for r in records)
+    assert {r.before["gain"] for r in records} == {1.0}
+    # and no score that the task gives is written over
+    found = run({**grid, "top_k": 1}, out=tmp_path / "top", progress=False)
+    assert found.failed == len(found.cells)
+    row = read_records(tmp_path / "top").rows[0]
+    assert "gives 'top1_accuracy', which is also made here" in row.traceback
 
 
 def test_a_cell_that_kills_its_worker_fails_alone(tmp_path):

@@ -1,10 +1,13 @@
 """The `prunus` program: its subcommands, and one clear line for every user's mistake."""
 
+import errno
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
 from prunus.cli import bench, certify, demo, listing, plan, prune, report, reproduce, theory
+from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
 
@@ -27,21 +30,43 @@ app.add_typer(theory.app, name="theory")
 
 
 def main() -> None:
-    """Run the program; a user's mistake costs one line on standard error and exit code 2."""
+    """Run the program; a user's mistake costs one line on standard error and exit code 2.
+
+    A standard output that breaks stops no work: what a command writes to files it writes. A reader
+    that went away (`| head -1`) is nothing to complain about; a full device costs a line and exit
+    code 2 in the end.
+    """
+    open_closed()
+    out, err = Patient(sys.stdout, divert=True), Patient(sys.stderr, divert=True)
+    with redirect_stdout(out), redirect_stderr(err):
+        code = _run()
+        out.flush()
+        if out.broken is not None and out.broken.errno != errno.EPIPE:
+            reason = out.broken.strerror or out.broken
+            print(f"prunus: standard output could not be written ({reason})", file=err)
+            code = code or 2
+        err.flush()
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"prunus: {message}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except (RuntimeError, MemoryError) as error:
         if not _expected(error):
             raise
         print(f"prunus: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("prunus: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def _expected(error: Exception) -> bool:

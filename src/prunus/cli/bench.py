@@ -47,6 +47,8 @@ def bench(
 
     Example: prunus bench grid.yaml --workers 2 --out records
     """
+    from collections import Counter
+
     from prunus.bench.grid.config import cells, load_grid
     from prunus.bench.grid.estimate import estimate, guess
     from prunus.bench.grid.sweep import finished, run
@@ -85,5 +87,9 @@ def bench(
         f"{result.failed} failed"
     )
     typer.echo(str(result.folder))
+    odd = Counter(name for record in finished(out).values() for name in record.not_finite)
+    if odd:
+        named = ", ".join(f"{name} of {runs}" for name, runs in sorted(odd.items()))
+        typer.echo(f"NaN or infinite are {named} runs in this folder.", err=True)
     if result.failed:
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)

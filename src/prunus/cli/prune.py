@@ -133,8 +133,13 @@ def prune(
         device=device,
         blocks=blocks,
     )
+    # First of all: what follows may fail, and the training took hours.
+    pruned.save(out)
+    write_text(out / "run.json", _facts(model, recipe, data, seed, found))
     if batches is not None:
         pruned = pruned.measured(batches[0][0][:64])
+        nodes = chosen.granularity.units == NODES
+        pruned.save(out, example=batches[0][0][:8] if nodes else None)
     typer.echo(pruned.summary())
     certificate = None
     if certify and found is not None:
@@ -142,10 +147,7 @@ def prune(
             warnings.simplefilter("ignore", VacuousWarning)  # the summary says it in words
             certificate = pruned.certify([found.x_test])
         typer.echo(certificate.summary())
-    nodes = chosen.granularity.units == NODES
-    pruned.save(out, example=batches[0][0][:8] if nodes and batches is not None else None)
     pruned.report(out / "report.html", certificate=certificate)
-    write_text(out / "run.json", _facts(model, recipe, data, seed, found))
     typer.echo(out / "report.html")
     typer.echo(out)
 

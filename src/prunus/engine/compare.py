@@ -1,7 +1,9 @@
 """`compare`: many recipes, densities and seeds on one model, calibrated once."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from prunus.ambient import plainly, theirs
-from prunus.budget import Budget, Plan
+from prunus.budget import Budget
 from prunus.calibration import Calibration, calibrate
-from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
-from prunus.calibration.place import device_of
+from prunus.calibration.batches import Batches, first_of
 from prunus.calibration.statistics import combined
 from prunus.check import whole
-from prunus.cost import measure_latency, speedup
 from prunus.courses import not_between
 from prunus.engine.comparison import Comparison
+from prunus.engine.kept import Kept, identity, run_of
 from prunus.engine.prune import prune
+from prunus.engine.runs import as_metrics, latency_of, record_of
 from prunus.joint import is_network
 from prunus.parts import NODES
 from prunus.presets import resolve
@@ -46,6 +48,7 @@ def compare(
     metric: str | None = None,
     latency: bool = False,
     device: str | torch.device | None = None,
+    records: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Prune one model by many recipes at many densities, and evaluate each.
@@ -64,10 +67,20 @@ def compare(
         layers, exclude, loss, device: as for `prune`.
         metric: the entry of `evaluate`'s dict to show; the first where None.
         latency: measure the compact networks of node recipes, beside the dense one.
+        records: a file to which every run is added as it is done, a line of JSON each. Stop the
+            comparison in any way and call it again: runs that lie there are read and not run.
+            Runs of another model, other data, options or version of prunus are not taken for
+            these; what your functions do cannot be told, so name another file when they change.
+            Networks of runs that were read back are not kept for drawing (`pictures`).
         progress: show bars; None shows them on a terminal after two seconds.
 
     Returns:
         a `Comparison`.
+
+    Raises:
+        ValueError: `evaluate` names a metric like a field of the records; or `records` holds runs
+            in which it said another thing of the dense model.
+        OSError: `records` cannot be written, or the disk is full; the runs before are whole.
     """
     if isinstance(recipes, str | Recipe):
         raise TypeError(f"`recipes` must be a list of recipes, got one. Pass [{recipes!r}].")
@@ -92,7 +105,7 @@ def compare(
     # One reading of a one-shot iterator, known to all that would read it again.
     source = data if isinstance(data, Calibration) else Batches(data)
     timing = first_of(source.peek(), 64) if isinstance(source, Batches) else source.example
-    dense = _as_metrics(evaluate(model))
+    dense = as_metrics(evaluate(model))
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
@@ -104,42 +117,63 @@ def compare(
         for label in methods
         if seed == chosen[0] or train is not None or _random(methods[label])
     ]
-    records: list[dict[str, Any]] = []
-    latencies: list[dict[str, Any]] = []
+    shared_by = identity(
+        model,
+        shared.fingerprint,
+        {"layers": layers, "exclude": exclude, "device": device, "metrics": sorted(dense)},
+        [evaluate, *filter(None, (train, loss))],
+    )
+    rows: list[dict[str, Any]] = []
+    latencies: list[Mapping[str, Any]] = []
     pictures: dict[tuple[str, float], Pruned] = {}
     memo: dict[Any, Any] = {}
     last: tuple[int, int] | None = None
-    with progress_bar("comparing recipes", len(cells), progress=progress) as advance:
+    with (
+        ExitStack() as stack,
+        progress_bar("comparing recipes", len(cells), progress=progress) as advance,
+    ):
+        kept = None if records is None else stack.enter_context(closing(Kept(records)))
         for label, density, seed in cells:
-            if last != (id(density), seed):
-                memo.clear()
-                last = (id(density), seed)
             method = methods[label]
-            begun = time.perf_counter()
-            pruned = prune(
-                model,
-                method,
-                density,
-                data=_data_for(method, density, shared, source),
-                layers=layers,
-                exclude=exclude,
-                loss=loss,
-                train=train,
-                seed=seed,
-                device=device,
-                progress=False,
-                memo=memo,
-            )
-            seconds = time.perf_counter() - begun
-            after = _as_metrics(evaluate(pruned.model))
-            records.append(_record(label, density, seed, pruned, dense, after, seconds))
-            if seed == chosen[0] and isinstance(density, int | float):
-                pictures[label, float(density)] = replace(pruned, dense=None)
-                if latency and method.units == NODES and timing is not None:
-                    latencies.append(_timed(label, density, model, pruned, timing))
+            run = run_of(shared_by, label, method, density, seed)
+            first = seed == chosen[0] and isinstance(density, int | float)
+            timed = latency and first and method.units == NODES and timing is not None
+            known = None if kept is None else kept.find(run, dense, shown, latency=timed)
+            if known is not None:
+                record, time_taken = known
+            else:
+                if last != (id(density), seed):
+                    memo.clear()
+                    last = (id(density), seed)
+                begun = time.perf_counter()
+                pruned = prune(
+                    model,
+                    method,
+                    density,
+                    data=_data_for(method, density, shared, source),
+                    layers=layers,
+                    exclude=exclude,
+                    loss=loss,
+                    train=train,
+                    seed=seed,
+                    device=device,
+                    progress=False,
+                    memo=memo,
+                )
+                seconds = time.perf_counter() - begun
+                after = as_metrics(evaluate(pruned.model))
+                record = record_of(label, density, seed, pruned, dense, after, seconds)
+                time_taken = latency_of(label, density, model, pruned, timing) if timed else None
+                if first:
+                    pictures[label, float(density)] = replace(pruned, dense=None)
+                if kept is not None:
+                    record = {"run": run, **record}
+                    kept.add(record, time_taken)
+            rows.append(record)
+            latencies += [] if time_taken is None or not timed else [time_taken]
             advance(1)
     return Comparison(
-        records=records,
+        records=rows,
         dense=dense,
         metric=shown,
         recipes=methods,
@@ -198,80 +232,3 @@ def _data_for(
 
 def _random(method: Recipe) -> bool:
     return method.selection.random
-
-
-def _as_metrics(value: Any) -> dict[str, float]:
-    given = value if isinstance(value, Mapping) else {"metric": value}
-    try:
-        found = {str(key): float(number) for key, number in given.items()}
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`evaluate` must return a number or a dict of numbers, got {value!r}."
-        ) from None
-    if not found:
-        raise ValueError("`evaluate` returned an empty dict. Give at least one metric.")
-    return found
-
-
-def _record(
-    label: str,
-    density: Any,
-    seed: int,
-    pruned: Pruned,
-    dense: Mapping[str, float],
-    after: Mapping[str, float],
-    seconds: float,
-) -> dict[str, Any]:
-    errors = {name: r.error for name, r in pruned.layers.items() if r.error is not None}
-    return {
-        "recipe": label,
-        "recipe_digest": pruned.recipe.digest,
-        "density": density if isinstance(density, int | float) else _shown(density),
-        "density_met": pruned.cost_after.density,
-        "model_density": pruned.cost_after.model_density,
-        "seed": seed,
-        **{f"{key}_before": value for key, value in dense.items()},
-        **after,
-        "parameters": pruned.cost_after.parameters,
-        "parameters_before": pruned.cost_before.parameters,
-        "macs": pruned.cost_after.macs,
-        "macs_before": pruned.cost_before.macs,
-        "bytes": pruned.cost_after.bytes,
-        "bytes_before": pruned.cost_before.bytes,
-        "layer_errors": errors,
-        "seconds": seconds,
-    }
-
-
-def _shown(density: Any) -> str:
-    if isinstance(density, Budget):
-        return f"{density.target}={density.value:g}"
-    if isinstance(density, Plan):
-        return f"plan {density.density:.4g}"
-    return str(density)
-
-
-def _timed(
-    label: str, density: Any, model: nn.Module, pruned: Pruned, example: Any
-) -> dict[str, Any]:
-    """Latency of the compact network beside the dense one, at the batch sizes 1 and 64 at most."""
-    batch = to_device(example, device_of(model))
-    smaller = pruned.compact(batch)
-    full, small = measure_latency(
-        [model, smaller], lambda m: call(m, batch), batch=size_of(batch) or 1
-    )
-    gain = speedup(full, small)
-    return {
-        "recipe": label,
-        "density": float(density),
-        "batch": full.batch,
-        "threads": full.threads,
-        "dense_seconds": full.median,
-        "compact_seconds": small.median,
-        "speedup": gain.ratio,
-        "speedup_low": gain.low,
-        "speedup_high": gain.high,
-        "benefit": gain.verdict,
-        "parameters": sum(p.numel() for p in smaller.parameters()),
-        "parameters_before": sum(p.numel() for p in model.parameters()),
-    }

@@ -21,7 +21,8 @@ class Comparison:
 
     Attributes:
         records: one flat dict per pruning: `recipe`, `density` as asked and `density_met`, `seed`,
-            what `evaluate` said before and after, parameters, macs, bytes, layer errors, times.
+            what `evaluate` said before and after, parameters, macs, bytes, errors and densities
+            of layers, times; `run`, its name in the file where there is one.
         dense: what `evaluate` said of the dense model.
         metric: the metric that tables and figures show.
         recipes: the recipes by the names used in the records.
@@ -66,10 +67,13 @@ class Comparison:
         return comparison_summary(self)
 
     def save_records(self, path: str | os.PathLike[str]) -> Path:
-        """Write the records as JSON lines."""
-        from prunus.files import write_text
+        """Write the records as JSON lines; NaN and infinity stand as "NaN" and "Infinity"."""
+        from prunus.files import named_numbers, write_text
 
-        lines = [json.dumps(dict(record), sort_keys=True) for record in self.records]
+        lines = [
+            json.dumps(named_numbers(record), sort_keys=True, allow_nan=False)
+            for record in self.records
+        ]
         return write_text(path, "\n".join(lines) + "\n")
 
     def report(self, path: str | os.PathLike[str]) -> Path:

@@ -6,20 +6,26 @@ in prunus writes through these.
 """
 
 from prunus.files.folder import Saving, named_parts, read_folder, saving, write_folder
-from prunus.files.lines import LineFile, whole_lines
+from prunus.files.lines import LineFile, named_numbers, numbers, row_text, whole_lines
 from prunus.files.lock import locked
 from prunus.files.single import make_folder, new_file, write_bytes, write_text
+from prunus.files.stream import Patient, open_closed
 from prunus.files.whole import new_folder
 
 __all__ = [
     "LineFile",
+    "Patient",
     "Saving",
     "locked",
     "make_folder",
+    "named_numbers",
     "named_parts",
     "new_file",
     "new_folder",
+    "numbers",
+    "open_closed",
     "read_folder",
+    "row_text",
     "saving",
     "whole_lines",
     "write_bytes",

@@ -2,15 +2,19 @@
 
 import errno
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from prunus.files.lock import held, is_at
 from prunus.files.single import make_folder, sync_folder
 
-__all__ = ["LineFile", "whole_lines"]
+__all__ = ["LineFile", "named_numbers", "numbers", "row_text", "whole_lines"]
+
+_NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class LineFile:
@@ -103,6 +107,33 @@ def whole_lines(path: str | os.PathLike[str]) -> tuple[list[bytes], bool]:
     if rest and _is_json(rest):
         return [*lines, rest], False
     return lines, bool(rest)
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """A row as one line of JSON, which has no word for NaN and infinity: they stand as text.
+
+    Raises:
+        TypeError: a value is nothing that JSON takes.
+    """
+    return json.dumps(named_numbers(row), allow_nan=False)
+
+
+def named_numbers(value: Any) -> Any:
+    """The value with "NaN", "Infinity" and "-Infinity" for such numbers; see `numbers`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: named_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [named_numbers(entry) for entry in value]
+    return value
+
+
+def numbers(value: Any) -> Any:
+    """The numbers that `named_numbers` named; where a value is to be a number or several."""
+    if isinstance(value, Mapping):
+        return {key: numbers(entry) for key, entry in value.items()}
+    return _NAMES.get(value, value) if isinstance(value, str) else value
 
 
 def _is_json(line: bytes) -> bool:

@@ -32,13 +32,13 @@ def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any
 
     Returns:
         rows with network, recipe, density, density_met, seed, score, parameters, macs, and
-        layer_density {layer: density} of those whose network was kept.
+        layer_density {layer: density} of the first run of each recipe and density.
     """
     rows = []
     seen = set()
     for record in comparison.records:
         key = (record["recipe"], record["density"])
-        kept = comparison.pictures.get(key) if key not in seen else None
+        first = key not in seen
         seen.add(key)
         rows.append(
             {
@@ -52,9 +52,7 @@ def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any
                 "parameters": record["parameters"],
                 "macs": record["macs"],
                 "nodes": _removes_nodes(record["recipe"], comparison.recipes),
-                "layer_density": None
-                if kept is None
-                else {name: float(layer.density) for name, layer in kept.layers.items()},
+                "layer_density": dict(record["layer_densities"]) if first else None,
             }
         )
     return rows

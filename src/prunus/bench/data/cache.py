@@ -1,5 +1,6 @@
 """Trained networks kept by content hash: trained once, pruned often, shared by processes."""
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -84,7 +85,8 @@ def trained(
         try:
             return _read(path, model, key)
         except _Damaged as damage:
-            print(f"prunus: {path} is damaged ({damage}); training again", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                print(f"prunus: {path} is damaged ({damage}); training again", file=sys.stderr)
     begun = time.perf_counter()
     generator = generator_for(seed, "training", chosen.name)
     chosen.train(model, data, generator=generator, hold=None, progress=progress)

@@ -88,9 +88,17 @@ def _calibration(
 
 def _scores(cell: Cell, model: nn.Module, data: Dataset) -> dict[str, float]:
     found = {n: float(v) for n, v in task(cell.task).evaluate(model, data).items()}
-    if cell.settings.top_k is not None:
-        found[f"top{cell.settings.top_k}_accuracy"] = _top_k(model, data, cell.settings.top_k)
+    if (k := cell.settings.top_k) is not None:
+        found |= _new(found, {f"top{k}_accuracy": _top_k(model, data, k)})
     return found
+
+
+def _new(scores: Mapping[str, float], more: Mapping[str, float]) -> Mapping[str, float]:
+    """Further scores, none of which may take the place of one that the task gave."""
+    for name in more:
+        if name in scores:
+            raise ValueError(f"The task's `evaluate` gives {name!r}, which is also made here.")
+    return more
 
 
 def _top_k(model: nn.Module, data: Dataset, k: int) -> float:
@@ -189,13 +197,11 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
     latency = None
     if cell.settings.latency:
         latency = _latency(pruned, data)
+    scores = after if trains else final
     return replace(
         _costs(record, pruned),
         before=before,
-        after={
-            **(after if trains else final),
-            **_rescored(cell, dense.model, pruned, data),
-        },
+        after={**scores, **_new(scores, _rescored(cell, dense.model, pruned, data))},
         retrained=final if trains else None,
         layer_error={n: r.error for n, r in pruned.layers.items() if r.error is not None},
         layer_density={n: r.density for n, r in pruned.layers.items()},

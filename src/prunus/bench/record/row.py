@@ -3,12 +3,16 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunus.files import named_numbers, numbers
+
 __all__ = ["Metrics", "Record", "content_id"]
 
+SCORES = ("before", "after", "retrained", "layer_error", "layer_density")
 FORMAT = 1  # raised when a field changes its meaning
 Metrics = Mapping[str, float]
 
@@ -84,9 +88,24 @@ class Record:
     traceback: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def not_finite(self) -> tuple[str, ...]:
+        """The scores that are NaN or infinite, such as "after.test_loss"."""
+        found = {part: getattr(self, part) or {} for part in ("before", "after", "retrained")}
+        return tuple(
+            f"{part}.{name}"
+            for part, scores in found.items()
+            for name, value in scores.items()
+            if not math.isfinite(value)
+        )
+
     def to_row(self) -> dict[str, Any]:
-        """The record as JSON takes it, with the format's number."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """The record as JSON takes it, with the format's number.
+
+        JSON has no NaN and no infinity: they stand as "NaN", "Infinity" and "-Infinity".
+        """
+        row: dict[str, Any] = named_numbers({"format": FORMAT, **dataclasses.asdict(self)})
+        return row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
@@ -102,6 +121,9 @@ class Record:
                 f"The row has format {number!r}; this version of prunus reads up to {FORMAT}. "
                 f"Update prunus."
             )
+        for name in (*SCORES, "density", "density_whole", "seconds"):
+            if name in values:
+                values[name] = numbers(values[name])
         for name in ("parameters", "macs", "bytes"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

@@ -43,7 +43,7 @@ class RecordWriter:
 
         Raises:
             OSError: the disk is full, or the file was taken away; see `LineFile.append`.
-            ValueError: a value is NaN, infinite or nothing JSON takes.
+            TypeError: a value is nothing that JSON takes.
         """
         self._file.append(json.dumps(record.to_row(), allow_nan=False, sort_keys=True))
         self._rows += 1

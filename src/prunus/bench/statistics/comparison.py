@@ -28,7 +28,6 @@ def records_of(
     first: set[tuple[str, Any]] = set()
     for run in comparison.records:
         key = (run["recipe"], run["density"])
-        picture = comparison.pictures.get(key) if key not in first else None
         recipe = comparison.recipes[run["recipe"]]
         number = isinstance(run["density"], int | float)
         budget = f"Budget(density={run['density']})" if number else str(run["density"])
@@ -59,9 +58,7 @@ def records_of(
                 before={n: run[f"{n}_before"] for n in names},
                 after={n: run[n] for n in names},
                 layer_error=run["layer_errors"],
-                layer_density={}
-                if picture is None
-                else {name: layer.density for name, layer in picture.layers.items()},
+                layer_density={} if key in first else dict(run["layer_densities"]),
                 parameters=_pair(run, "parameters"),
                 macs=_pair(run, "macs"),
                 bytes=_pair(run, "bytes"),
