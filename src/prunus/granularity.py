@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from prunus.check import unknown, whole
+from prunus.coupling import Heads
 from prunus.layer import Layer
 from prunus.parts import LATER, NODES, Composition, GranularityFacts, shown
 
@@ -155,11 +156,16 @@ class Node(Granularity):
         inexact: also cut channels over which a norm takes its statistics (LayerNorm, GroupNorm),
             although what the norm makes of the others then changes; the change is measured.
             False leaves them whole. RMSNorm needs no such leave: it is corrected exactly.
+        heads: what of attention is a unit: "kv", a key and value head with all query heads that
+            read it (a head, where each has its own); or "query", single query heads, the same
+            number of every kv head's, which all stay. Query heads hurt less, and leave the
+            cache of keys and values as large as it is.
     """
 
     multiple_of: int = 1
     alike: str | None = field(default=None, metadata={LATER: True})
     inexact: bool = field(default=False, metadata={LATER: True})
+    heads: Heads = field(default="kv", metadata={LATER: True})
     units: ClassVar[str] = NODES
     pools: ClassVar[str] = "group"
     needs_example: ClassVar[bool] = True
@@ -171,6 +177,8 @@ class Node(Granularity):
             raise ValueError(f"`alike` must be None or 'blocks', got {self.alike!r}.")
         if not isinstance(self.inexact, bool):
             raise ValueError(f"`inexact` must be True or False, got {self.inexact!r}.")
+        if self.heads not in ("kv", "query"):
+            raise ValueError(f"`heads` must be 'kv' or 'query', got {self.heads!r}.")
 
     def pool(self, name: str, scores: Tensor) -> Tensor:
         """One pool per group; the scores of its classes come as a single row."""

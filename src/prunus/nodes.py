@@ -136,7 +136,8 @@ def class_view(
             producers[name] = (layer, place)
         else:
             consumers[name] = (layer, columns(group, layer))
-            statistics |= layer.classes.get(group.name, {})
+            own = layer.classes.get(group.name, {})  # of other heads, where a calibration had them
+            statistics |= {key: value for key, value in own.items() if len(value) == group.size}
     return ClassView(
         name=group.name,
         group=group,

@@ -1,5 +1,7 @@
 """Heads of attention are units: fused and hand-written kernels, shared kv heads, real classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -77,6 +79,60 @@ def test_heads_are_cut_out(form):
     small = pruned.compact()
     assert (small.q.out_features, small.k.out_features, small.o.in_features) == (8, 4, 8)
     torch.testing.assert_close(small(x), pruned.model(x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_query_heads_are_units_of_their_own(form):
+    model = Attend(form, 6, 3).double().eval()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    coupling = couple(model, x, "query")
+    (group,) = coupling.groups
+    assert (group.size, group.pools, group.heads, group.exact) == (6, 3, "query", True)
+    assert (group.producers, group.consumers) == (("q",), ("o",))
+    assert "query heads that stay read it" in coupling.refused["k"]
+    for members in group.classes:
+        assert moved(model, members, x) <= 1e-12
+    (alone,) = couple(Attend(form).double().eval(), x, "query").groups  # each has its own
+    assert (alone.size, alone.pools, alone.heads) == (4, 1, "kv")
+
+
+def test_pairing_by_remainder_is_caught():
+    """Negative control: were query head h paired with kv head h mod 2, it would show."""
+    model = Attend("fused", 4, 2).double().eval()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    (group,) = couple(model, x).groups
+    wrong = []
+    for m in group.classes[0]:
+        head = m.index // 4
+        place = {0: 0, 1: 2}.get(head, head) if m.parameter[0] in "qo" else head
+        wrong.append(replace(m, index=place * 4 + m.index % 4))
+    assert moved(model, group.classes[0], x) <= 1e-12
+    assert moved(model, wrong, x) > 1e-3
+
+
+def test_a_part_that_all_heads_read_stays():
+    class Latent(nn.Module):
+        """Keys of which a rotary part is one for all heads, as in multi-head latent attention."""
+
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Linear(6, 4 * 6), nn.Linear(6, 4 * 4)
+            self.shared, self.v, self.o = nn.Linear(6, 2), nn.Linear(6, 4 * 4), nn.Linear(16, 3)
+
+        def forward(self, x):
+            q = self.q(x).unflatten(2, (-1, 6)).transpose(1, 2)
+            k, v = (p(x).unflatten(2, (-1, 4)).transpose(1, 2) for p in (self.k, self.v))
+            part = self.shared(x)[:, None].expand(-1, q.shape[1], -1, -1)
+            k = torch.cat([k, part], -1)
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    model, x = Latent().double().eval(), torch.randn(2, 5, 6, dtype=torch.float64)
+    coupling = couple(model, x)
+    (group,) = coupling.groups
+    assert (group.size, group.heads, group.producers) == (4, "kv", ("q", "k", "v"))
+    assert "all heads of the attention read it" in coupling.refused["shared"]
+    for members in group.classes:
+        assert moved(model, members, x) <= 1e-12
 
 
 def test_constants_that_differ_by_head_write_the_heads_down():

@@ -7,7 +7,7 @@ from torch import nn
 from prunus.ambient import plainly
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import NotTraceable, traced
-from prunus.coupling.types import Coupling, Group, Member, Slot
+from prunus.coupling.types import Coupling, Group, Heads, Member, Slot
 from prunus.coupling.uses import used_elsewhere
 from prunus.coupling.weights import layer_names
 from prunus.modes import private
@@ -15,6 +15,7 @@ from prunus.modes import private
 __all__ = [
     "Coupling",
     "Group",
+    "Heads",
     "Member",
     "NotTraceable",
     "Slot",
@@ -25,13 +26,13 @@ __all__ = [
 
 
 @plainly
-def coupling_of(model: nn.Module, example: Any) -> Coupling:
+def coupling_of(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:
     """As `couple`, but raises NotTraceable where the model does not run on the example."""
     with private(model) as own:
-        return groups_of(traced(own, example), layer_names(own))
+        return groups_of(traced(own, example, heads), layer_names(own))
 
 
-def couple(model: nn.Module, example: Any) -> Coupling:
+def couple(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:
     """The channel classes of a model that can be removed, and why the others cannot.
 
     The model's own forward runs once, in eval mode, on two samples, with an integer label behind
@@ -44,6 +45,8 @@ def couple(model: nn.Module, example: Any) -> Coupling:
         model: the network; it is left as it is.
         example: one batch: a tensor, a tuple whose first element is the input, or a mapping of
             keyword inputs.
+        heads: what of attention is a unit: "kv", a key and value head with all query heads that
+            it serves, or "query", a query head of each kv head, where a kv head serves several.
 
     Returns:
         The groups of removable classes, and a reason for each other linear or convolution layer.
@@ -52,6 +55,6 @@ def couple(model: nn.Module, example: Any) -> Coupling:
         TypeError: `example` is no batch.
     """
     try:
-        return coupling_of(model, example)
+        return coupling_of(model, example, heads)
     except NotTraceable as reason:
         return Coupling((), dict.fromkeys(layer_names(model), str(reason)))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from prunus.coupling.labels import Labels
+from prunus.coupling.types import Heads
 from prunus.coupling.weights import Weight
 
 __all__ = ["Call", "Refused", "Rule", "Trace", "spread"]
@@ -59,6 +60,7 @@ class Trace(Protocol):
     """What a rule may ask of the trace, and tell it."""
 
     labels: Labels
+    heads: Heads
 
     def read(self, tensor: Tensor) -> Tensor:
         """Labels of a tensor, of length 1 along axes on which they are equal."""
@@ -86,6 +88,9 @@ class Trace(Protocol):
 
     def layer(self, kind: str, module: str, labels: Tensor) -> None:
         """Say that a module is a "producer", "consumer" or "norm" of classes."""
+
+    def attends(self, queries: Tensor, shared: Tensor) -> None:
+        """Say that these are heads: labels of queries, and of the keys or values each reads."""
 
     def norm(self, tensor: Tensor, labels: Tensor) -> None:
         """Say that the module that owns this parameter is a norm of the classes."""

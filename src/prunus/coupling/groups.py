@@ -9,7 +9,7 @@ from torch import Tensor
 from prunus.coupling.labels import FIRST, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
-from prunus.coupling.types import Coupling, Group, Slot, layer_of
+from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
 from prunus.coupling.weights import computed_weights
 
 __all__ = ["groups_of"]
@@ -85,7 +85,9 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     fine &= first < len(producers)
     written = table.marked(trace.labels.tied_down())
     inexact = table.marked(trace.labels.inexact())
-    kind = table.kinds(written, inexact)
+    heads = _Heads(trace)
+    headed = torch.isin(table.roots, heads.queries)
+    kind = table.kinds(written, inexact, headed)
 
     told = list(producers)
     ranked: list[tuple[int, int, Tensor]] = []
@@ -94,6 +96,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         maker = int(first[members[0]])
         low = table.lowest(_place_of(told[maker], members[0], table))[members]
         order = torch.argsort(low, stable=True)
+        order = heads.side_by_side(table.roots[members], order)
         ranked.append((maker, int(low[order[0]]), members[order]))
     ranked.sort(key=lambda found: found[:2])
 
@@ -118,6 +121,8 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
                 norms=tuple(name for kind, name in use if kind == "norm"),
                 exact=not bool(inexact[members[0]]),
                 written=bool(written[members[0]]),
+                heads=heads.kind(table.roots[members]),
+                pools=heads.pools(table.roots[members]),
             )
         )
     removable = {producer for group in groups for producer in group.producers}
@@ -131,6 +136,42 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         if name not in removable
     }
     return Coupling(tuple(groups), refused)
+
+
+class _Heads:
+    """Which classes are heads of attention, and which of their keys each query head reads."""
+
+    def __init__(self, trace: LabelTrace) -> None:
+        pairs = [(trace.labels.find(q), trace.labels.find(s)) for q, s in trace.attended]
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        every = torch.cat([none, *(q for q, _ in pairs)])
+        read = torch.cat([none, *(s for _, s in pairs)])
+        self.queries = distinct(every)
+        # The first kv head that each query head meets: its keys'.
+        order = torch.argsort(every, stable=True)
+        first = torch.searchsorted(every[order], self.queries)
+        self._read = read[order[first]]
+
+    def _of(self, roots: Tensor) -> Tensor:
+        return self._read[torch.searchsorted(self.queries, roots)]
+
+    def kind(self, roots: Tensor) -> Heads | None:
+        """What the classes of a group are; None where they are no heads."""
+        if not bool(torch.isin(roots, self.queries).all()):
+            return None
+        return "kv" if torch.equal(self._of(roots), roots) else "query"
+
+    def pools(self, roots: Tensor) -> int:
+        """How many kv heads the query heads of a group read; 1 for anything else."""
+        return len(distinct(self._of(roots))) if self.kind(roots) == "query" else 1
+
+    def side_by_side(self, roots: Tensor, order: Tensor) -> Tensor:
+        """The order in which query heads of one kv head follow one another."""
+        if self.kind(roots) != "query":
+            return order
+        of = self._of(roots)[order]
+        first = torch.stack([(of == read).nonzero().min() for read in of])
+        return order[torch.argsort(first, stable=True)]
 
 
 def _table(trace: LabelTrace) -> _Table:

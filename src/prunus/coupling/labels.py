@@ -34,10 +34,10 @@ def pairs_of(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return keys.div(base, rounding_mode="floor"), keys % base
 
 
-def written_down(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes with a place of their own each, for `Labels.written`: none is like another."""
-    classes = distinct(labels[labels >= FIRST])
-    return classes, torch.arange(len(classes), device="cpu")
+def written_at(labels: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes with the places that the code writes down for them, for `Labels.written`."""
+    is_class = labels >= FIRST
+    return pairs_of(labels[is_class], places[is_class])
 
 
 def distinct_counts(labels: Tensor) -> tuple[Tensor, Tensor]:

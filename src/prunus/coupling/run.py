@@ -13,6 +13,7 @@ from prunus.ambient import undisturbed
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
+from prunus.coupling.types import Heads
 from prunus.modes import evaluating
 
 __all__ = ["OUTPUTS", "NotTraceable", "traced"]
@@ -26,7 +27,7 @@ class NotTraceable(Exception):
     """The model does not run on the example; the text says why."""
 
 
-def traced(model: nn.Module, example: Any) -> LabelTrace:
+def traced(model: nn.Module, example: Any, heads: Heads = "kv") -> LabelTrace:
     """The trace of one forward pass in eval mode, on two samples where the model takes them.
 
     Raises:
@@ -39,15 +40,15 @@ def traced(model: nn.Module, example: Any) -> LabelTrace:
     for arguments in attempts:
         for grad in (False, True):  # some models differentiate inside their forward pass
             try:
-                return _run(model, arguments, grad)
+                return _run(model, arguments, grad, heads)
             except Exception as error:  # a user's forward may raise errors of every kind
                 failure = failure or error
     reason = next((line for line in str(failure).splitlines() if line.strip()), repr(failure))
     raise NotTraceable(f"the model does not run on the example ({reason.strip()})") from failure
 
 
-def _run(model: nn.Module, arguments: Arguments, grad: bool) -> LabelTrace:
-    trace = LabelTrace(model)
+def _run(model: nn.Module, arguments: Arguments, grad: bool, heads: Heads) -> LabelTrace:
+    trace = LabelTrace(model, heads)
     positional, keywords = arguments
     trace.start(leaves((positional, keywords)))
 

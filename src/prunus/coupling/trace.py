@@ -13,6 +13,7 @@ from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
 from prunus.coupling.shadow import Shadows, carries
+from prunus.coupling.types import Heads
 from prunus.coupling.weights import Book, Weight
 from prunus.weights import weights_of
 
@@ -42,14 +43,18 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parts: what views take apart into equal parts.
         pinned: parameters of which nothing can go, each with the reason.
         opaque: while positive, operations run without being followed.
+        heads: what of attention is a unit.
+        attended: labels of heads: (those of queries, those of the keys or values they read).
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else torch imports its compiler (seconds) at the first operation
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, heads: Heads = "kv") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.heads = heads
+        self.attended: list[tuple[Tensor, Tensor]] = []
         self.labels = Labels()
         self.book = Book(model)
         self.shadows = Shadows(self.book.total)
@@ -131,6 +136,9 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             entry = next(e for e in self.book.entries if e.name == weight.name)
             self._rows[key] = self.labels.new(entry.shape[0][along.axis])
         return self._rows[key][along.index]
+
+    def attends(self, queries: Tensor, shared: Tensor) -> None:
+        self.attended.append((queries, shared))
 
     def layer(self, kind: str, module: str, labels: Tensor) -> None:
         self.layers.append((kind, module, labels))

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 Role = Literal["in", "out"]
+Heads = Literal["kv", "query"]
 
 
 def layer_of(parameter: str) -> str:
@@ -76,6 +78,10 @@ class Group:
         written: True where the model's code writes the width down: the classes meet positions
             that a padding or a constant of fixed size fills. They can be masked, but no module
             attribute makes them narrower.
+        heads: "kv" where a class is a head of attention, with all query heads that it serves;
+            "query" where it is one of several query heads of a kv head, which stays; else None.
+        pools: the classes fall into that many runs of equal length that have to keep the same
+            number each: the query heads of every kv head; 1 for all others.
     """
 
     name: str
@@ -86,6 +92,22 @@ class Group:
     norms: tuple[str, ...]
     exact: bool
     written: bool = False
+    heads: Heads | None = None
+    pools: int = 1
+
+    def balanced(self, units: Bool[Tensor, " classes"]) -> Bool[Tensor, " classes"]:
+        """The first of some classes, as many in every pool as the pool with fewest has."""
+        rows = units.view(self.pools, -1)
+        least = int(rows.sum(1).min())
+        return (rows & (rows.cumsum(1) <= least)).flatten()
+
+    def spread(self, count: int) -> Bool[Tensor, " classes"]:
+        """`count` classes (of the whole group), evenly over the pools and over each of them."""
+        each = count // self.pools
+        row = torch.zeros(self.size // self.pools, dtype=torch.bool)
+        if each:
+            row[torch.linspace(0, len(row) - 1, each).round().long()] = True
+        return row.repeat(self.pools)
 
     @property
     def classes(self) -> tuple[tuple[Member, ...], ...]:

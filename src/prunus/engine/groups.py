@@ -70,10 +70,10 @@ class NodeCost:
 
     def level(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> dict[str, Int[Tensor, " pools"]]:
         """Counts in which groups that must be alike keep what the least of them does."""
-        found = dict(kept)
+        found = {name: counts.amin().expand_as(counts) for name, counts in kept.items()}
         for names in self.alike:
-            least = torch.stack([kept[name] for name in names]).amin(0)
-            found.update(dict.fromkeys(names, least))
+            least = torch.stack([found[name].amin() for name in names]).amin()
+            found.update({name: least.expand_as(found[name]) for name in names})
         return found
 
     def __call__(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> Cost:
@@ -164,6 +164,10 @@ def tried_groups(
     tried = cuttable(model, groups, example)
     refused = dict(tried.refused)
     alike = tried.alike if level else ()
+    for group in () if level else tried.groups:
+        if group.pools > 1:
+            refused[group.name] = "its query heads must stay equally many for each kv head, which "
+            refused[group.name] += "a gap budget does not plan"
     for names in () if level else tried.alike:
         said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
         refused.update(dict.fromkeys(names, said))
@@ -185,7 +189,7 @@ def in_all_blocks(
     blocks: dict[tuple[object, ...], list[str]] = {}
     for group in groups:
         parts = tuple("#" if part.isdigit() else part for part in group.name.split("."))
-        blocks.setdefault((parts, group.size), []).append(group.name)
+        blocks.setdefault((parts, group.size, group.pools), []).append(group.name)
     found: list[set[str]] = []
     for names in (*alike, *blocks.values()):
         touched = [other for other in found if other & set(names)]
@@ -207,10 +211,11 @@ def products_of(
     if sizes.operations is None or not sizes.operations.other:
         return found
     for group in groups:
-        if group.size < 2:
+        if group.size <= group.pools:
             continue
-        gone = torch.zeros(group.size, dtype=torch.bool)
-        gone[-1] = True
+        gone = torch.zeros(group.pools, group.size // group.pools, dtype=torch.bool)
+        gone[:, -1] = True
+        gone = gone.flatten()
         small = narrowed(model, [group], {group.name: gone}, example)
 
         def run(small: nn.Module = small) -> int:
@@ -220,7 +225,7 @@ def products_of(
 
         less = sizes.operations.other - count_operations(small, run).other
         if less:
-            found[group.name] = less
+            found[group.name] = less / group.pools
     return found
 
 

@@ -83,9 +83,10 @@ class Job:
     @cached_property
     def coupling(self) -> Coupling:
         """Which channels of the network go together; traced once."""
-        if self.calibration is not None:
+        heads = self.recipe.granularity.heads
+        if self.calibration is not None and heads == "kv":
             return self.calibration.coupling(self.dense)
-        return couple(self.dense, to_device(first_of(self.example, 2), self.device))
+        return couple(self.dense, to_device(first_of(self.example, 2), self.device), heads)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -37,7 +37,8 @@ def latency_share(
         if key not in found:
             smaller = copied(dense)
             for group in groups:
-                kept = torch.arange(group.size) < counts[group.name]
+                each = group.size // group.pools
+                kept = torch.arange(each).repeat(group.pools) < counts[group.name] // group.pools
                 apply_masks(smaller, parameter_masks(group, kept, shapes))
             small = compact_groups(smaller, groups, batch, inexact=True).model
             pair = measure_latency(

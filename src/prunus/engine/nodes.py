@@ -90,7 +90,7 @@ class NodeUnit:
         return replace(self, before=classes)
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
-        """One pool per group; classes that an earlier step removed rank below all others.
+        """The pools of groups; classes that an earlier step removed rank below all others.
 
         So do classes that were dead before; a group of dead classes alone keeps its scores.
         """
@@ -101,12 +101,15 @@ class NodeUnit:
                 scores = scores.masked_fill(~self.before[key], -torch.inf)
             if bool(self.alive[key].any()):
                 scores = scores.masked_fill(~self.alive[key], -torch.inf)
-            pools[key] = scores[None]
+            pools[key] = scores.view(self.groups[key].pools, -1)
         return pools
 
     def blank(self, layers: Layers) -> Pools:
         """Pools of the right sizes."""
-        return {key: torch.zeros(1, group.size) for key, group in self.groups.items()}
+        return {
+            key: torch.zeros(group.pools, group.size // group.pools)
+            for key, group in self.groups.items()
+        }
 
     def cost(self, layers: Layers) -> NodeCost:
         """The exact cost of any plan."""
@@ -192,7 +195,7 @@ class NodeUnit:
     def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
         """Rows of the producers, their biases and norms, and columns of the consumers."""
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        return parameter_masks(self.groups[key], choice.mask[0].cpu(), shapes)
+        return parameter_masks(self.groups[key], choice.mask.flatten().cpu(), shapes)
 
     def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
         """New values of a consumer's kept columns; a producer's rows stay as they are."""
@@ -221,7 +224,7 @@ class NodeUnit:
             if line is None:
                 line = torch.ones(1, layer.weight.shape[1])
             place = columns(self.groups[key], layer)
-            factors = choice.scale[0].cpu().to(line)[:, None].expand(place.shape)
+            factors = choice.scale.flatten().cpu().to(line)[:, None].expand(place.shape)
             line[0, place.flatten()] *= factors.flatten()
         return line
 
@@ -238,4 +241,4 @@ class NodeUnit:
 
     def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
         """The kept classes by group."""
-        return {key: choice.mask[0].cpu() for key, choice in choices.items()}
+        return {key: choice.mask.flatten().cpu() for key, choice in choices.items()}

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from prunus.calibration.statistics import Statistic
+from prunus.coupling import Heads
 from prunus.layer import Layer
 
 __all__ = [
@@ -58,6 +59,11 @@ class GranularityFacts(Protocol):
     def inexact(self) -> bool:
         """True where units may go although what stays then computes something else."""
         return False
+
+    @property
+    def heads(self) -> Heads:
+        """What of attention is a unit: see `Node`."""
+        return "kv"
 
     @property
     def alike(self) -> str | None:

@@ -16,6 +16,7 @@ from prunus.recipe import Recipe, parse
 from prunus.result.packing import unbits, unpacked
 from prunus.rows import RowSet
 from prunus.surgery.attributes import BARE, bare_widths
+from prunus.surgery.following import keeps
 from prunus.weights import weights_of
 
 __all__ = ["Account", "checked_account", "compact_state", "kept_counts", "state_and_masks"]
@@ -99,6 +100,7 @@ class Account(Schema):
     files: dict[str, str]
     rows: dict[Literal["data", "plan"], Rows] = Field(default_factory=dict)
     compact_widths: dict[str, dict[str, int | list[int]]] | None = None
+    compact_numbers: dict[str, dict[str, Annotated[int, Field(ge=1)]]] | None = None
 
     def counted(self) -> Plan:
         """The plan as a value."""
@@ -228,4 +230,10 @@ def compact_state(
             each = width if isinstance(width, list) else [width]
             good = key in BARE and key in bare[owner] and all(w > 0 for w in each)
             check(good, path, f"{place}.{key}", f"cannot be {width}.")
+    modules = dict(dense.named_modules())
+    for owner, numbers in (facts.compact_numbers or {}).items():
+        place = f"compact_numbers.{owner}"
+        check(owner in modules, path, place, "is no module of the model.")
+        for key in numbers:
+            check(keeps(modules[owner], key), path, f"{place}.{key}", "is no number that it keeps.")
     return facts.compact_widths or {}

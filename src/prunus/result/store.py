@@ -25,6 +25,7 @@ from prunus.result.account import (
 from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
 from prunus.surgery.attributes import bare_widths
+from prunus.surgery.following import told
 from prunus.surgery.resize import resize
 from prunus.weights import weight_at
 
@@ -83,6 +84,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     if example is not None:
         small = pruned.compact(example)
         facts["compact_widths"] = bare_widths(small)
+        facts["compact_numbers"] = told(pruned.model, small)
         smaller = {k: v.detach().cpu() for k, v in small.state_dict().items()}
         parts["compact"] = save_tensors(apart(smaller))
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
@@ -152,7 +154,7 @@ def _compact(
     tensors = read_tensors(files["compact"], source, "compact")
     widths = compact_state(facts, tensors, dense, source)
     try:
-        return resize(copied(dense), tensors, widths)
+        return resize(copied(dense), tensors, widths, facts.compact_numbers)
     except (RuntimeError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{source}: the compact network has widths that do not go together ({error}). Save "

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Cuts", "bare_norms", "bare_widths", "register_attributes", "update_attributes"]
+__all__ = [
+    "Cuts",
+    "bare_norms",
+    "bare_widths",
+    "has_row",
+    "register_attributes",
+    "update_attributes",
+]
 
 # What was cut: {(parameter's name in the module, axis): (length before, length after)}.
 Cuts = Mapping[tuple[str, int], tuple[int, int]]
@@ -114,6 +121,11 @@ def register_attributes(module_type: type, update: Update) -> Callable[[], None]
             ROWS[module_type] = before
 
     return undo
+
+
+def has_row(module: nn.Module) -> bool:
+    """Whether the table knows what a module keeps beside its weights."""
+    return _row(module) is not None
 
 
 def _row(module: nn.Module) -> Update | None:

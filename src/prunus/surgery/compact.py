@@ -80,13 +80,14 @@ def compact(
             the message names the first layer where it does.
     """
     module: nn.Module = model if isinstance(model, nn.Module) else model.model
+    granularity = getattr(getattr(model, "recipe", None), "granularity", None)
     if inexact is None:
-        granularity = getattr(getattr(model, "recipe", None), "granularity", None)
         inexact = bool(getattr(granularity, "inexact", False))
     known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
     with private(module) as own:
         try:
-            groups = (known or coupling_of(own, example)).groups
+            heads = getattr(granularity, "heads", "kv")
+            groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
         small = compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare).model
@@ -139,6 +140,8 @@ def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> dict[st
             )
             spared = going.nonzero().flatten()[: max(0, int(going.sum()) - most)]
             going[spared] = False  # the lowest stay where a layer would be left without units
+            if group.pools > 1:
+                going = group.balanced(going)
             if not going.any():
                 continue
             fold(model, group, going, dead.inputs)

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group
 from prunus.surgery.attributes import Cuts, bare_norms, update_attributes
-from prunus.surgery.norms import describe, fold_rms, is_rms, kind_of, norms_across, scale_epsilon
+from prunus.surgery.following import follow, readings_of
+from prunus.surgery.norms import (
+    describe,
+    fold_rms,
+    is_rms,
+    kind_of,
+    norms_across,
+    scale_epsilon,
+    with_statistics,
+)
 from prunus.surgery.readings import run
 
 __all__ = ["Cut", "cut", "why_whole"]
@@ -73,23 +82,29 @@ def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], e
         if not group.exact:
             across.update(dict.fromkeys(norms_across(model, group)))
     before = {name: _tensor(model, name).shape for name in removed}
-    _shrink(model, removed)
     cuts: dict[tuple[str, int], tuple[int, int]] = {
-        (name, axis): (before[name][axis], _tensor(model, name).shape[axis])
+        (name, axis): (before[name][axis], before[name][axis] - len(gone_there))
         for name, axes in removed.items()
-        for axis in axes
+        for axis, gone_there in axes.items()
     }
+    folding = [n for n in across if f"{n}.weight" in removed and is_rms(model.get_submodule(n))]
+    statistics = {
+        name: _stays(before[f"{name}.weight"][0], removed[f"{name}.weight"][0])
+        for name in across
+        if f"{name}.weight" in removed and name not in folding
+    }
+    readings = readings_of(model, groups, gone, cuts)
+    expected = None
+    if len(readings) > 1:
+        with with_statistics(model, statistics):
+            expected = run(model, example)
+    _shrink(model, removed)
     update_attributes(model, cuts)
-    statistics = {}
-    for name in across:
-        module: Any = model.get_submodule(name)
-        weight = f"{name}.weight"
-        if weight in removed and is_rms(module):
-            fold_rms(module, before[weight].numel())
-            scale_epsilon(module, before[weight].numel())
-        elif weight in removed:
-            statistics[name] = _stays(before[weight][0], removed[weight][0])
+    for name in folding:
+        fold_rms(model.get_submodule(name), before[f"{name}.weight"].numel())
+        scale_epsilon(model.get_submodule(name), before[f"{name}.weight"].numel())
     _update_bare_norms(model, example)
+    follow(model, readings, example, expected)
     kept = {
         layer: _stays(before[parameter][axis], removed[parameter][axis])
         for layer, (parameter, axis) in outputs.items()

@@ -5,6 +5,7 @@ With d inputs of which d′ stay, and zeros in the place of the others, an RMS n
 norm or group norm also subtracts a mean, which the zeros move: there is no such correction.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ __all__ = [
     "norms_across",
     "rms_offset",
     "scale_epsilon",
+    "with_statistics",
 ]
 
 Kind = Literal["exact", "foldable", "inexact"]
@@ -107,6 +109,16 @@ def _epsilon(module: nn.Module) -> str | None:
         if isinstance(getattr(module, name, None), float):
             return name
     return None
+
+
+def with_statistics(
+    model: nn.Module, kept: Mapping[str, Tensor]
+) -> "KeptStatistics | contextlib.nullcontext[None]":
+    """The mode in which these norms take their statistics over these positions."""
+    weights: dict[int, Tensor] = {}
+    for name, index in kept.items():
+        weights[id(model.get_submodule(name).weight)] = index
+    return KeptStatistics(weights) if weights else contextlib.nullcontext()
 
 
 class KeptStatistics(TorchFunctionMode):

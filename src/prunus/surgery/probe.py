@@ -51,7 +51,7 @@ def cuttable(
     def fails(gone: Gone) -> str | None:
         return _failure(model, [g for g in groups if g.name in gone], gone, example, rtol)
 
-    wide = [group for group in groups if group.size > 1]
+    wide = [group for group in groups if group.size > group.pools]
     unequal = _unequal(wide)
     if fails(unequal) is None:
         return Cuttable(tuple(groups), (), {})
@@ -81,7 +81,7 @@ def cuttable(
     if final is not None:
         refused.update({group.name: _reason(final) for group in free})
         free, alike = [], []
-    kept = {group.name for group in free} | {group.name for group in groups if group.size == 1}
+    kept = {group.name for group in free} | {group.name for group in groups if group not in wide}
     return Cuttable(tuple(g for g in groups if g.name in kept), tuple(alike), refused)
 
 
@@ -94,11 +94,8 @@ def _count(group: Group) -> int:
 
 
 def _classes(group: Group, count: int) -> Tensor:
-    """So many classes, spread over the group."""
-    gone = torch.zeros(group.size, dtype=torch.bool)
-    count = max(1, min(count, group.size - 1))
-    gone[torch.linspace(0, group.size - 1, count).round().long()] = True
-    return gone
+    """So many classes, spread over the group; at least one of each pool, never all."""
+    return group.spread(max(group.pools, min(count, group.size - group.pools)))
 
 
 def _unequal(groups: Sequence[Group]) -> Gone:

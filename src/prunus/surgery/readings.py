@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunus.ambient import undisturbed
-from prunus.coupling.example import arguments_of
+from prunus.coupling.example import arguments_of, two_samples
 from prunus.inputs import mapped
 from prunus.modes import evaluating
 
-__all__ = ["Reading", "joined", "read_inputs", "run", "variants"]
+__all__ = ["Reading", "joined", "other_lengths", "read_inputs", "run", "variants"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,3 +134,41 @@ def variants(example: object) -> Iterator[object]:
     if any(not v.is_floating_point() and v.ndim == 2 for v in tensors):
         yield rebuilt(longer(1))
         yield rebuilt(masked)
+
+
+def other_lengths(example: object) -> Iterator[tuple[str, object]]:
+    """Two samples of an example of sequences in other forms: shorter ones, and padded ones.
+
+    Tokens (whole numbers) and features are by (samples, positions, …); masks are known by name.
+    """
+    positional, keywords = two_samples(arguments_of(example))
+    named: dict[Any, Any] = {**dict(enumerate(positional)), **keywords}
+    tensors = {k: v for k, v in named.items() if isinstance(v, Tensor)}
+    steps = {
+        v.shape[1]
+        for v in tensors.values()
+        if (v.ndim == 3 and v.is_floating_point()) or (v.ndim == 2 and not v.is_floating_point())
+    }
+
+    def rebuilt(new: dict[Any, Any]) -> object:
+        whole = {**named, **new}
+        return whole if keywords else tuple(whole[k] for k in range(len(positional)))
+
+    if not steps or max(steps) < 3:
+        return
+    yield (
+        "shorter sequences",
+        rebuilt(
+            {
+                k: v[:, : (v.shape[1] + 1) // 2]
+                for k, v in tensors.items()
+                if v.ndim in (2, 3) and v.shape[1] in steps
+            }
+        ),
+    )
+    masks = [k for k, v in tensors.items() if "mask" in str(k) and v.ndim == 2]
+    if masks:
+        padded = {k: tensors[k].clone() for k in masks}
+        for mask in padded.values():
+            mask[-1:, mask.shape[1] // 2 :] = 0
+        yield "a padded batch", rebuilt(padded)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from prunus.surgery.attributes import update_attributes
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cuts_between
+from prunus.surgery.following import retold
 from prunus.surgery.norms import is_rms, scale_epsilon
 
 __all__ = ["resize"]
@@ -17,6 +18,7 @@ def resize(
     model: nn.Module,
     state: Mapping[str, Tensor],
     widths: Mapping[str, Mapping[str, Any]] | None = None,
+    numbers: Mapping[str, Mapping[str, int]] | None = None,
 ) -> nn.Module:
     """Give `model` the tensors of `state`, whatever their sizes, and the widths that follow.
 
@@ -25,6 +27,7 @@ def resize(
         state: the `state_dict` of a compact network made from it; it may hold biases that the
             dense one lacks, where constants were folded.
         widths: {module: {attribute: value}} of norms that hold no tensor.
+        numbers: {module: {attribute: value}} of heads and widths that other modules were told.
 
     Returns:
         `model`.
@@ -77,4 +80,5 @@ def resize(
         if is_rms(modules[owner]):  # its weight is stored as corrected, its epsilon is not stored
             scale_epsilon(modules[owner], before[f"{owner}.weight"].numel())
     follow_config(model, before)
+    retold(model, numbers or {})
     return model

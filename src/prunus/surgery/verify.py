@@ -1,6 +1,5 @@
 """Two networks compared on an example; where they differ, the first layer that does is named."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.coupling.weights import LAYERS
-from prunus.surgery.norms import KeptStatistics
-from prunus.surgery.readings import run
+from prunus.surgery.norms import with_statistics
+from prunus.surgery.readings import other_lengths, run
 
 
 class CompactionError(RuntimeError):
@@ -40,10 +39,7 @@ def verify_equal(
     Returns:
         None, or where statistics changed ‖small(x) − model(x)‖ / ‖model(x)‖, the model as it is.
     """
-    weights: dict[int, Tensor] = {}
-    for name, index in (statistics or {}).items():
-        weights[id(model.get_submodule(name).weight)] = index
-    with KeptStatistics(weights) if weights else contextlib.nullcontext():
+    with with_statistics(model, statistics or {}):
         expected, before = _run_recorded(model, example)
     called, finished = list[str](), list[str]()
     try:
@@ -59,7 +55,8 @@ def verify_equal(
     coarsest = max((_eps(value.dtype) for value in before.values()), default=0.0)
     wrong = _difference(expected, got, rtol, coarsest)
     if wrong is None:
-        return relative_change(run(model, example), got) if weights else None
+        _verify_lengths(model, small, example, statistics or {}, rtol, coarsest)
+        return relative_change(run(model, example), got) if statistics else None
     for name, value in before.items():
         if name not in after:
             continue
@@ -78,6 +75,35 @@ def verify_equal(
         f"The smaller network is not equal to the masked one: {wrong}, although all its layers "
         f"agree. The forward code probably picks channels by number after the last layer."
     )
+
+
+def _verify_lengths(
+    model: nn.Module,
+    small: nn.Module,
+    example: Any,
+    statistics: Mapping[str, Tensor],
+    rtol: float,
+    coarsest: float,
+) -> None:
+    """Compare on shorter and on padded sequences too, where the model takes them.
+
+    A width that equals the length of the example's sequences would hide errors.
+    """
+    for what, other in other_lengths(example):
+        try:
+            with with_statistics(model, statistics):
+                expected = run(model, other)
+        except Exception:  # the user's forward does not take such sequences
+            continue
+        try:
+            wrong = _difference(expected, run(small, other), rtol, coarsest)
+        except Exception as error:
+            wrong = f"it fails ({str(error).strip()})"
+        if wrong is not None:
+            raise CompactionError(
+                f"The smaller network is not equal to the masked one on {what}: {wrong}, although "
+                f"it is on the example. The forward code probably writes a width down."
+            )
 
 
 def relative_change(before: Any, after: Any) -> float:

@@ -4,10 +4,13 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
-from prunus.coupling.labels import DATA, FIRST, narrowed
+from prunus.coupling.labels import DATA, FIRST, distinct, narrowed, pairs_of
 from prunus.coupling.rules.elementwise import named
 
 __all__ = ["RULES", "product_of_two"]
+
+SHARED = "query heads that stay read it, since heads='query' removes some of each kv head's"
+IN_ALL = "all heads of the attention read it"
 
 
 def fused(trace: Trace, call: Call) -> tuple[Tensor, ...]:
@@ -21,18 +24,89 @@ def fused(trace: Trace, call: Call) -> tuple[Tensor, ...]:
     if axis < 0:
         raise Refused(f"{call.name} without an axis of heads has no rule")
     heads = [
-        trace.labels.column(trace.read(tensor), axis, tensor.shape[axis], call.name)
+        _heads(trace, trace.read(tensor), axis, tensor.shape[axis], call.name)
         for tensor in (query, key, value)
     ]
-    shared = trace.labels.meet(heads[1], heads[2], call.name)
-    shared = shared.repeat_interleave(len(heads[0]) // len(shared))
-    found = trace.labels.meet(heads[0], shared, call.name)
+    shared = [own.repeat_interleave(len(heads[0]) // len(own)) for own in heads[1:]]
+    found = heads[0]
+    for own in shared:
+        found = _joined(trace, found, own, call.name)
     return (spread(found, axis, query.ndim),) + (torch.full((1,), DATA, device="cpu"),) * (
         len(call.outputs) - 1
     )
 
 
 OPERANDS = (("query", "q"), ("key", "k"), ("value", "v"))
+
+
+def _heads(trace: Trace, labels: Tensor, axis: int, heads: int, operation: str) -> Tensor:
+    """One label for each head, which all its entries share.
+
+    Entries that several heads read beside ones of their own (a rotary part that one projection
+    makes for all of them) belong to no head, and stay.
+    """
+    rows = trace.labels.find(labels.movedim(axis, 0))
+    if len(rows) == heads > 1 and rows[0].numel() > 1:
+        flat = rows.reshape(heads, -1)
+        kinds = distinct(flat, dim=0)
+        found, _ = pairs_of(*_places(kinds))
+        several = found[_counts(found) > 1]
+        common = torch.isin(flat, several) & (flat >= FIRST)
+        if bool(common.any()) and not bool(common.all(1).any()):
+            trace.labels.refuse(flat[common], IN_ALL)
+            own = torch.where(common, torch.zeros_like(flat), flat).amax(1, keepdim=True)
+            labels = torch.where(common, own, flat).reshape(rows.shape).movedim(0, axis)
+    return trace.labels.column(labels, axis, heads, operation)
+
+
+def _places(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels that are classes, and the row each stands in."""
+    row = torch.arange(len(rows), device="cpu")[:, None].expand_as(rows)
+    fine = rows >= FIRST
+    return rows[fine], row[fine]
+
+
+def _counts(found: Tensor) -> Tensor:
+    """For each number how often it occurs."""
+    _, place, times = torch.unique(found, return_inverse=True, return_counts=True)
+    counts: Tensor = times[place]
+    return counts
+
+
+def _joined(trace: Trace, queries: Tensor, others: Tensor, operation: str) -> Tensor:
+    """Labels of heads that read others' keys or values.
+
+    Where one of these serves several query heads and these are the units, it stays.
+    """
+    if _stay(trace, queries, others):
+        return torch.where(queries >= FIRST, queries, others)
+    return trace.labels.meet(queries, others, operation)
+
+
+def _read_by(trace: Trace, heads: Tensor, values: Tensor) -> Tensor:
+    """Labels of values that the probabilities of heads weight: a class each, or data."""
+    heads, values = torch.broadcast_tensors(heads, values)  # type: ignore[no-untyped-call]
+    heads, values = trace.labels.find(heads), trace.labels.find(values)
+    first, second = (heads, values) if _stay(trace, heads, values) else (values, heads)
+    if first is values:
+        both = (heads >= FIRST) & (values >= FIRST)
+        trace.labels.unite(heads[both], values[both])
+    return torch.where(first >= FIRST, first, torch.where(second >= FIRST, second, DATA))
+
+
+def _stay(trace: Trace, queries: Tensor, others: Tensor) -> bool:
+    """Note which heads read which; True where query heads alone are the units of these."""
+    queries, others = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+        trace.labels.find(queries), trace.labels.find(others)
+    )
+    both = (queries >= FIRST) & (others >= FIRST)
+    trace.attends(queries[both], others[both])
+    if trace.heads != "query" or not bool(both.any()):
+        return False
+    shared, _ = pairs_of(others[both], queries[both])
+    several = shared[_counts(shared) > 1]
+    trace.labels.refuse(several, SHARED)
+    return len(several) > 0
 
 
 def product_of_two(trace: Trace, left: Tensor, right: Tensor, operation: str) -> Tensor:
@@ -56,13 +130,13 @@ def product_of_two(trace: Trace, left: Tensor, right: Tensor, operation: str) ->
     if one.shape[2] > 1 or other.shape[1] > 1:
         if not all(has):
             raise Refused(f"{operation} sums over it with values that no removable channel makes")
-        left_heads = trace.labels.column(one, 0, batch, operation)
-        right_heads = trace.labels.column(other, 0, batch, operation)
-        result = spread(trace.labels.meet(left_heads, right_heads, operation), 0, 3)
+        left_heads = _heads(trace, one, 0, batch, operation)
+        right_heads = _heads(trace, other, 0, batch, operation)
+        result = spread(_joined(trace, left_heads, right_heads, operation), 0, 3)
+    elif all(has):
+        result = _read_by(trace, one, other)
     else:
         one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
-        both = (one >= FIRST) & (other >= FIRST)
-        trace.labels.unite(one[both], other[both])
         result = torch.where(other >= FIRST, other, torch.where(one >= FIRST, one, DATA))
     return result[0] if left.ndim == 2 else result
 

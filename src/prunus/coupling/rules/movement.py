@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace
-from prunus.coupling.labels import FIRST, WRITTEN, narrowed, written_down
+from prunus.coupling.labels import FIRST, WRITTEN, narrowed, written_at
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.shadow import carries
 
@@ -78,7 +78,11 @@ def picked(trace: Trace, call: Call) -> Tensor:
     if not trace.fixed(index):
         raise Refused(f"{call.name} takes channels by numbers that are computed")
     (result,) = movement(trace, call)
-    trace.labels.written.append(written_down(result))
+    line = torch.arange(inputs.shape[axis], device="cpu")
+    line = line.reshape([-1 if a == axis else 1 for a in range(inputs.ndim)])
+    operation: Any = call.operation
+    places = operation(line.expand(inputs.shape), axis, index.cpu())
+    trace.labels.written.append(written_at(result.expand(places.shape), places))
     return result
 
 
@@ -96,7 +100,8 @@ def indexed(trace: Trace, call: Call) -> Tensor:
             raise Refused(f"{call.name} takes channels by numbers that are computed")
         moved = [None if index is None else index.cpu() for index in indices]
         result: Tensor = torch.ops.aten.index(full(trace, inputs), moved)
-        trace.labels.written.append(written_down(result))
+        places = torch.ops.aten.index(_numbered(inputs.shape, axes), moved)
+        trace.labels.written.append(written_at(result, places))
         return narrowed(result)
     new = [1] * max(index.ndim for index in given)
     rest = [labels.shape[a] for a in range(labels.ndim) if a not in axes]
@@ -105,6 +110,15 @@ def indexed(trace: Trace, call: Call) -> Tensor:
     adjacent = axes == list(range(axes[0], axes[-1] + 1))
     at = axes[0] if adjacent else 0
     return labels.reshape([*rest[:at], *new, *rest[at:]])
+
+
+def _numbered(shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """A number for each position along some axes, the same on all others."""
+    at = torch.zeros((1,) * len(shape), dtype=torch.int64, device="cpu")
+    for axis in axes:
+        line = torch.arange(shape[axis], device="cpu")
+        at = at * shape[axis] + line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return at.expand(tuple(shape))
 
 
 def pad(trace: Trace, call: Call) -> Tensor:
