@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.ambient import plainly
-from prunus.coupling import Group, NotTraceable, coupling_of
+from prunus.coupling import Group, Heads, NotTraceable, coupling_of
 from prunus.modes import copied, private
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
@@ -86,7 +86,7 @@ def compact(
     known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
     with private(module) as own:
         try:
-            heads = getattr(granularity, "heads", "kv")
+            heads: Heads = getattr(granularity, "heads", "kv")
             groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
