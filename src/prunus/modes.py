@@ -130,7 +130,8 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
     results = {
         id(value): value.detach().clone()
         for module in model.modules()
-        for value in vars(module).values()
+        for kept in vars(module).values()
+        for value in (kept if isinstance(kept, list) else (kept,))  # recurrent layers keep a list
         if isinstance(value, Tensor) and not value.is_leaf
     }
     try:
