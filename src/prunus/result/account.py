@@ -230,7 +230,6 @@ def compact_state(
             each = width if isinstance(width, list) else [width]
             good = key in BARE and key in bare[owner] and all(w > 0 for w in each)
             check(good, path, f"{place}.{key}", f"cannot be {width}.")
-    modules = dict(dense.named_modules())
     for owner, numbers in (facts.compact_numbers or {}).items():
         place = f"compact_numbers.{owner}"
         check(owner in modules, path, place, "is no module of the model.")
