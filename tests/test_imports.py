@@ -78,3 +78,14 @@ def test_cli_imports_nothing_heavy(name):
     code = f"import sys, {name}; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_pruning_imports_no_statistics_package_and_no_exporter():
+    """Half a second each, which a first call would pay for nothing."""
+    code = (
+        "import sys, torch; had = set(sys.modules); import prunus; prunus.prune; "
+        "heavy = ('scipy.stats', 'scipy.optimize', 'torch._dynamo', 'altair', 'sklearn'); "
+        "print(sorted(name for name in heavy if name in set(sys.modules) - had))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,5 +1,6 @@
 """Units that a network can lose without changing: nobody reads them, or they emit a constant."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -79,7 +80,8 @@ def dead_units(
     at the consumer on the example and its variants, is the same for all samples and positions.
     Where a norm takes statistics over the group, only a unit all of whose members are zero goes.
     """
-    suspects = [_suspects(model, group, alive[group.name]) for group in groups]
+    state = model.state_dict()
+    suspects = [_suspects(model, state, group, alive[group.name]) for group in groups]
     read = {
         name
         for group, suspect in zip(groups, suspects, strict=True)
@@ -111,11 +113,12 @@ def dead_units(
     return found
 
 
-def _suspects(model: nn.Module, group: Group, alive: Tensor) -> Suspects:
-    zero = {s.parameter: _zero_units(model, group, s) for s in _inputs(group)}
-    state = model.state_dict()
+def _suspects(
+    model: nn.Module, state: Mapping[str, Tensor], group: Group, alive: Tensor
+) -> Suspects:
+    zero = {s.parameter: _zero_units(state, group, s) for s in _inputs(group)}
     rows = {
-        s.parameter: _zero_units(model, group, s)
+        s.parameter: _zero_units(state, group, s)
         for s in group.slots
         if s.role == "out" and s.parameter in state
     }
@@ -237,9 +240,9 @@ def _all_of(group: Group, slot: Slot, entries: Tensor) -> Tensor:
     return result
 
 
-def _zero_units(model: nn.Module, group: Group, slot: Slot) -> Tensor:
+def _zero_units(state: Mapping[str, Tensor], group: Group, slot: Slot) -> Tensor:
     """True for each class whose slices of the parameter are all zero."""
-    tensor = model.state_dict()[slot.parameter]
+    tensor = state[slot.parameter]
     slices = tensor.movedim(slot.axis, 0).reshape(tensor.shape[slot.axis], -1)
     return _all_of(group, slot, (slices == 0).all(dim=1).cpu()[slot.index])
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import scipy.special as special
-import scipy.stats as stats
 from numpy.typing import NDArray
 
 from prunus.check import fraction, positive, whole
@@ -191,6 +190,8 @@ def profile_norm(
 
 def _log_root_moment(log_rate: Array, size: int, chance: float, plus: int) -> Array:
     """ln E exp(λ √(X + plus)) for X ~ Bin(size, chance), the cut-off tails bounded upwards."""
+    from scipy import stats  # half a second that most calls do not need
+
     if chance >= 1 or size == 0:
         exact: Array = log_rate * math.sqrt(size + plus)
         return exact
@@ -324,6 +325,8 @@ def fixed_size_delta(delta: float, total: int, kept: int) -> float:
 
     Conditioning on the count: P_fixed(E) ≤ P_Bernoulli(E) / P(Bin(N, k/N) = k).
     """
+    from scipy import stats  # half a second that most calls do not need
+
     if kept in (0, total):
         return delta
     return delta * math.exp(float(stats.binom.logpmf(kept, total, kept / total)) - 1e-9)

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import scipy.special as special
-import scipy.stats as stats
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -71,6 +70,8 @@ def held_out_quantile(gaps: Any, level: float, delta: float) -> float:
     References:
         Wilks (1941), Annals of Mathematical Statistics 12.
     """
+    from scipy import stats  # half a second that most calls do not need
+
     g = _sample(gaps).sort().values
     fraction("level", level)
     fraction("delta", delta)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy.stats as stats
 
 from prunus.check import fraction, positive
 from prunus.theory.gap.activations import Activation
@@ -160,6 +159,8 @@ def mean_field(
     References:
         Cho & Saul (2009), Kernel methods for deep learning, for the ReLU moment.
     """
+    from scipy import stats  # half a second that most calls do not need
+
     network = random_network(widths, densities, laws=laws, activations=activations, method=method)
     if scope == "global":
         if method != "magnitude" or len(set(network.densities)) != 1:
