@@ -125,13 +125,14 @@ def test_what_killed_savers_made_is_removed(tmp_path):
     save(tmp_path, "one")
     (tmp_path / part(b"lost")).write_bytes(b"lost")
     (tmp_path / "kept.txt").write_text("a user's")
-    (tmp_path / lock.LOCK).write_text(json.dumps([part(b"lost"), part(b"one"), "../x", 3]))
+    written = [json.dumps(name) for name in (part(b"lost"), part(b"one"), "../x", 3, ["kept.txt"])]
+    (tmp_path / lock.LOCK).write_text("\n".join([*written, '"kept.t', "kept.txt", "[" * 9999]))
     (tmp_path.parent / "x").write_text("a user's")
     assert load(tmp_path) == "one"
     save(tmp_path, "two")
     assert names(tmp_path) == sorted([ACCOUNT, part(b"two"), "kept.txt"])
     assert (tmp_path.parent / "x").exists()
-    (tmp_path / lock.LOCK).write_text("[" * 10_000)
+    (tmp_path / lock.LOCK).write_bytes(b"\xff\n\n")
     save(tmp_path, "three")
     assert names(tmp_path) == sorted([ACCOUNT, part(b"three"), "kept.txt"])
 

@@ -89,11 +89,12 @@ class Saving:
 
     def _note(self, names: Collection[str]) -> None:
         """Put names down that may be left over, before they are, for whoever comes after a kill."""
-        if not self._ours.issuperset(names):
-            self._ours |= set(names)
-            os.ftruncate(self._journal, 0)
-            os.lseek(self._journal, 0, os.SEEK_SET)
-            os.write(self._journal, json.dumps(sorted(self._ours)).encode())
+        new = sorted(set(names) - self._ours)
+        if new:
+            self._ours.update(new)
+            os.lseek(self._journal, 0, os.SEEK_END)
+            # Behind a torn line of a dead one too. Nothing that stands there is lost meanwhile.
+            os.write(self._journal, "".join(f"\n{json.dumps(name)}\n" for name in new).encode())
             os.fsync(self._journal)
 
 
@@ -130,12 +131,13 @@ def saving(
 
 
 def _written(journal: int) -> set[str]:
+    """The names in a lock file, a line each; a torn one had not been used yet."""
     os.lseek(journal, 0, os.SEEK_SET)
-    text = os.read(journal, os.fstat(journal).st_size)
-    try:
-        return {name for name in json.loads(text) if _plain(name)}
-    except (ValueError, TypeError, RecursionError):
-        return set()
+    names: list[object] = []
+    for line in os.read(journal, os.fstat(journal).st_size).splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            names.append(json.loads(line))
+    return {name for name in names if isinstance(name, str) and _plain(name)}
 
 
 def _plain(name: object) -> bool:

@@ -1,0 +1,348 @@
+"""Writers that are killed: what was there before stands, and what was done is not lost.
+
+Two ways: at every call to the system in turn, which meets every gap between two of them; and at
+random moments (kill -9), which asks nothing of how a writer works. A new writer is a row.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models
+import prunus
+from killing import at_every_call, at_random
+from prunus import files
+from prunus.bench import Record, RecordWriter, content_id, read_records, run
+from prunus.bench.grid import work
+from prunus.calibration import Calibration, calibrate
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes versions 0, 1, 2, … to one place, and says which one lies there, whole.
+
+    `made` prepares what is written, once; `left` says what may lie in the folder after a write, by
+    patterns; there are `kinds` of versions, and each write of one that `grows` adds one to those
+    before. By default a writer is killed at every so manieth call (`stride`), or at none.
+    """
+
+    made: Callable[[], Any]
+    write: Callable[[Any, Path, int], None]
+    read: Callable[[Any, Path], int]
+    left: tuple[str, ...]
+    kinds: int = 10**9
+    grows: bool = False
+    stride: int = 0
+
+
+def small_network():
+    model, x = models.MLP((6, 8, 4)), torch.randn(16, 6)
+    return model, prunus.prune(model, "magnitude", 0.5, data=x)
+
+
+def save_network(made, place, version):
+    pruned = replace(made[1], seed=version)
+    with torch.no_grad():
+        pruned.model.layers[0].bias.fill_(version)
+    pruned.save(place / "net")
+
+
+def load_network(made, place):
+    found = prunus.load(place / "net", made[0])
+    assert set(found.model.layers[0].bias.tolist()) == {found.seed}
+    return found.seed
+
+
+def calibrations():
+    model, x = models.MLP((6, 8, 4)), torch.randn(16, 6)
+    return [calibrate(model, x[: 4 + i]) for i in range(5)]
+
+
+def save_calibration(made, place, version):
+    made[version % 5].save(place / "net")
+
+
+def load_calibration(made, place):
+    found = Calibration.load(place / "net")
+    version = found.samples - 4
+    assert torch.equal(found["layers.0"].gram, made[version]["layers.0"].gram)
+    return version
+
+
+def write_page(made, place, version):
+    replace(made[1], name=f"version {version}.").report(place / "page.html")
+
+
+def read_page(made, place):
+    text = (place / "page.html").read_text()
+    assert text.rstrip().endswith("</html>")
+    return int(text.partition("Pruned by version ")[2].partition(".")[0])
+
+
+def read_rows(made, place):
+    """Every row once and in order; of a killed writer's torn line nothing."""
+    rows = [json.loads(line) for line in files.whole_lines(place / "rows.jsonl")[0]]
+    assert [row["version"] for row in rows] == list(range(len(rows)))
+    return len(rows) - 1
+
+
+def append(made, place, version):
+    with files.LineFile(place / "rows.jsonl") as file:
+        file.append(files.row_text({"version": version, "text": "x" * 100}))
+
+
+def record(version):
+    return Record(
+        id=content_id(version=version), task="t", recipe="r", recipe_repr="", recipe_hash="",
+        seed=version, density_asked=0.5, density=0.5,
+    )  # fmt: skip
+
+
+def append_record(made, place, version):
+    with RecordWriter(place) as writer:
+        writer.append(record(version))
+
+
+def read_seeds(made, place):
+    seeds = sorted(row.seed for row in read_records(place).rows)
+    assert seeds == list(range(len(seeds)))
+    return len(seeds) - 1
+
+
+def write_parts(made, place, version):
+    parts = {part: f"{part} {version}".encode() for part in ("first", "second")}
+    files.write_folder(place / "net", "own.json", {"version": version}, parts)
+
+
+def read_parts(made, place):
+    facts, parts = files.read_folder(
+        place / "net", "own.json", lambda: json.loads((place / "net" / "own.json").read_text())
+    )
+    assert {part: data.decode() for part, data in parts.items()} == {
+        part: f"{part} {facts['version']}" for part in ("first", "second")
+    }
+    return facts["version"]
+
+
+def write_digits(made, place, version):
+    files.write_text(place / "a", f"{version:9}" * 99)
+
+
+def read_digits(made, place):
+    text = (place / "a").read_text()
+    assert text == text[:9] * 99
+    return int(text[:9])
+
+
+def nothing():
+    return None
+
+
+WRITERS = {
+    "single": Writer(
+        nothing,
+        write_digits,
+        read_digits,
+        ("a",),
+        stride=1,
+    ),
+    "folder": Writer(
+        nothing,
+        write_parts,
+        read_parts,
+        ("net/first-*", "net/own.json", "net/second-*"),
+        stride=7,
+    ),
+    "lines": Writer(nothing, append, read_rows, ("rows.jsonl",), grows=True, stride=2),
+    "records": Writer(nothing, append_record, read_seeds, ("records-*.jsonl",), grows=True),
+    "network": Writer(
+        small_network, save_network, load_network, ("net/pruned.json", "net/weights-*")
+    ),
+    "calibration": Writer(
+        calibrations,
+        save_calibration,
+        load_calibration,
+        ("net/calibration.json", "net/statistics-*"),
+        kinds=5,
+    ),
+    "report": Writer(small_network, write_page, read_page, ("page.html",)),
+}
+
+
+def lies_there(place: Path) -> list[str]:
+    return sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file())
+
+
+def only_its_own(writer: Writer, place: Path) -> None:
+    """Every file fits a pattern, and every pattern has one file, or several where rows are."""
+    for path in lies_there(place):
+        assert any(Path(path).match(pattern) for pattern in writer.left), path
+    for pattern in writer.left:
+        found = list(place.glob(pattern))
+        assert len(found) == 1 or (found and "records" in pattern), (pattern, found)
+
+
+def killed_at_every_call(place, writer, stride):
+    made = writer.made()
+    writer.write(made, place, 0)
+    deaths, outcomes = 0, set()
+    version = 0
+
+    def next_one():
+        writer.write(made, place, version + 1)
+
+    for said in at_every_call(next_one, stride):
+        deaths += 1
+        found = writer.read(made, place)
+        assert found in (version, version + 1), said
+        outcomes.add(found - version)
+        # The next one goes on from there, and leaves nothing of the dead one.
+        version = found + 1 if writer.grows else 0
+        writer.write(made, place, version)
+        assert writer.read(made, place) == version, said
+        only_its_own(writer, place)
+    assert deaths > 4
+    assert outcomes == {0, 1}
+
+
+@pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if writer.stride])
+def test_killed_at_some_calls(tmp_path, name):
+    killed_at_every_call(tmp_path, WRITERS[name], WRITERS[name].stride)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_killed_at_every_call(tmp_path, name):
+    killed_at_every_call(tmp_path, WRITERS[name], 1)
+
+
+def killed_at_random(place, writer, kills):
+    made = writer.made()
+    writer.write(made, place, 0)
+    last = 0
+
+    def work(done):
+        for version in count(last + 1):
+            writer.write(made, place, version % writer.kinds)
+            done(version)
+
+    for done in at_random(work, kills):
+        assert done > last
+        found = writer.read(made, place)
+        assert found in (done % writer.kinds, (done + 1) % writer.kinds)
+        last = done if found == done % writer.kinds else done + 1
+    writer.write(made, place, (last + 1) % writer.kinds)
+    only_its_own(writer, place)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_killed_at_random(tmp_path, name):
+    killed_at_random(tmp_path, WRITERS[name], 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_sixty_random_kills(tmp_path, name):
+    killed_at_random(tmp_path, WRITERS[name], 60)
+
+
+def kill_comparisons(place, kills):
+    model, x = models.MLP((6, 8, 4)), torch.randn(16, 6)
+    module = importlib.import_module("prunus.engine.kept")
+    add, finished = module.Kept.add, []
+
+    def compare(number):
+        return prunus.compare(
+            model, ["magnitude", "wanda", "random-edge"], [0.5, 0.25], data=x, seeds=2,
+            evaluate=lambda net: net(x).square().mean().item(), records=place / f"{number}.jsonl",
+        ).records  # fmt: skip
+
+    def rows():
+        lines = [files.whole_lines(path)[0] for path in place.glob("*.jsonl")]
+        found = [[json.loads(line)["run"] for line in own] for own in lines]
+        assert all(len({*runs}) == len(runs) for runs in found), "a run was done twice"
+        return sum(map(len, found))
+
+    begun = 0
+
+    def work(done):
+        before = rows()
+
+        def counted(self, *args):
+            add(self, *args)
+            finished.append(args)
+            done(before + len(finished))
+
+        module.Kept.add = counted
+        for number in count(begun):
+            compare(number)
+
+    for done in at_random(work, kills):
+        assert rows() in (done, done + 1)
+        begun = max(0, len(list(place.glob("*.jsonl"))) - 1)
+    numbers = sorted(int(path.stem) for path in place.glob("*.jsonl"))
+    assert numbers == list(range(len(numbers)))
+    whole = {n: compare(n) for n in [*numbers[:2], numbers[-1], len(numbers)]}
+    (*_, fresh) = whole.values()  # the last file was new
+    assert {len(found) for found in whole.values()} == {len(fresh)}
+    for found in whole.values():
+        assert [r["metric"] for r in found] == [r["metric"] for r in fresh]
+        assert [r["run"] for r in found] == [r["run"] for r in fresh]
+
+
+def test_comparisons_that_are_killed_go_on(tmp_path):
+    kill_comparisons(tmp_path, 4)
+
+
+@pytest.mark.slow
+def test_sixty_killed_comparisons_go_on(tmp_path):
+    kill_comparisons(tmp_path, 60)
+
+
+@pytest.mark.slow
+def test_sixty_killed_benchmarks_go_on(tmp_path):
+    """One process; workers and clusters are killed in tests/bench/test_kills.py."""
+    grid = {
+        "tasks": ["bench_tiny:tiny"], "recipes": ["magnitude", "wanda+ls"],
+        "densities": [0.5, 0.25], "seeds": 3, "without": ["small-dense"],
+    }  # fmt: skip
+    cache = tmp_path / "cache"
+    whole = run(grid, out=tmp_path / "whole", cache=cache, progress=False)
+    append = work.append
+
+    def rows():
+        found = [read_records(path).rows for path in tmp_path.glob("out*") if any(path.iterdir())]
+        for own in found:
+            assert len({row.id for row in own}) == len(own), "a cell was recorded twice"
+        return sum(map(len, found))
+
+    begun = 0
+
+    def child(done):
+        state = {"rows": rows()}
+
+        def counted(*args):
+            append(*args)
+            state["rows"] += 1
+            done(state["rows"])
+
+        sweep = importlib.import_module("prunus.bench.grid.sweep")
+        work.append = sweep.append = counted
+        for number in count(begun):
+            run(grid, out=tmp_path / f"out{number}", cache=cache, progress=False)
+
+    for done in at_random(child, 60):
+        assert rows() in (done, done + 1)
+        begun = max(0, len(list(tmp_path.glob("out*"))) - 1)
+    expected = {r.id: r.after for r in read_records(tmp_path / "whole").rows}
+    for number in range(begun + 1):
+        out = tmp_path / f"out{number}"
+        assert run(grid, out=out, cache=cache, progress=False).done == len(whole.cells)
+        assert {r.id: r.after for r in read_records(out).rows} == expected
