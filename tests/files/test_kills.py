@@ -141,6 +141,22 @@ def read_digits(made, place):
     return int(text[:9])
 
 
+def write_new_folder(made, place, version):
+    """Such a folder is made once: each version is one of its own."""
+    with files.new_folder(place / f"net{version}") as aside:
+        for name in "ab":
+            (aside / name).write_text(str(version))
+
+
+def read_new_folders(made, place):
+    folders = sorted(place.glob("net*"), key=lambda path: int(path.name[3:]))
+    for version, folder in enumerate(folders):
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {
+            "a": str(version), "b": str(version),
+        }  # fmt: skip
+    return len(folders) - 1
+
+
 def nothing():
     return None
 
@@ -162,6 +178,9 @@ WRITERS = {
     ),
     "lines": Writer(nothing, append, read_rows, ("rows.jsonl",), grows=True, stride=2),
     "records": Writer(nothing, append_record, read_seeds, ("records-*.jsonl",), grows=True),
+    "new folder": Writer(
+        nothing, write_new_folder, read_new_folders, ("net*/a", "net*/b"), grows=True
+    ),
     "network": Writer(
         small_network, save_network, load_network, ("net/pruned.json", "net/weights-*")
     ),
@@ -186,7 +205,7 @@ def only_its_own(writer: Writer, place: Path) -> None:
         assert any(Path(path).match(pattern) for pattern in writer.left), path
     for pattern in writer.left:
         found = list(place.glob(pattern))
-        assert len(found) == 1 or (found and "records" in pattern), (pattern, found)
+        assert len(found) == 1 or (found and writer.grows), (pattern, found)
 
 
 def killed_at_every_call(place, writer, stride):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import prunus
-from prunus.files import new_folder
+from prunus.files import Scratch, new_folder
 
 
 def test_a_folder_is_there_whole(tmp_path):
@@ -70,3 +71,32 @@ def test_what_a_killed_writer_left_goes_and_a_living_ones_stays(tmp_path):
     with new_folder(tmp_path / "second"):
         pass
     assert sorted(os.listdir(tmp_path)) == ["first", "second"]
+
+
+def test_a_scratch_folder_goes_with_its_process(tmp_path):
+    """Closed, forgotten, or killed: then the next one removes it, and leaves what lives."""
+    first = Scratch(tmp_path)
+    (first.path / "a").write_text("1")
+    assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(Path(prunus.__file__).parents[1])!r})\n"
+        f"from prunus.files import Scratch\n"
+        f"kept = Scratch({str(tmp_path)!r}); (kept.path / 'a').write_text('1')\n"
+        f"os.kill(os.getpid(), 9)\n"
+    )
+    dead = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    assert dead == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / "prunus-mine.scratch").mkdir()
+    second = Scratch(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [first.path.name, second.path.name, "prunus-mine.scratch"]
+    )
+    second.close()
+    second.close()
+    assert not second.path.exists()
+    path = first.path
+    assert (path / "a").read_text() == "1"
+    del first
+    assert not path.exists()
+    del path

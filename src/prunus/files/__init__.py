@@ -10,12 +10,13 @@ from prunus.files.lines import LineFile, named_numbers, numbers, row_text, whole
 from prunus.files.lock import locked
 from prunus.files.single import make_folder, new_file, write_bytes, write_text
 from prunus.files.stream import Patient, open_closed
-from prunus.files.whole import new_folder
+from prunus.files.whole import Scratch, new_folder
 
 __all__ = [
     "LineFile",
     "Patient",
     "Saving",
+    "Scratch",
     "locked",
     "make_folder",
     "named_numbers",

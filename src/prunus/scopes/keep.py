@@ -1,6 +1,5 @@
 """Where the inputs of scopes are kept: in memory, or in files of a folder that goes away."""
 
-import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from prunus.files import Scratch
 
 __all__ = ["Files", "Keep", "Memory"]
 
@@ -53,7 +54,10 @@ class Memory:
 
 
 class Files(AbstractContextManager["Files"]):
-    """Values whose tensors lie in files of a new folder, which is removed on any exit."""
+    """Values whose tensors lie in files of a new folder, which is removed on any exit.
+
+    After a kill the next one made there removes it.
+    """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """An empty store.
@@ -61,13 +65,13 @@ class Files(AbstractContextManager["Files"]):
         Args:
             folder: where to make the new folder; the system's place for such where None.
         """
-        self._home = tempfile.TemporaryDirectory(prefix="prunus-", dir=folder)
+        self._home = Scratch(folder)
         self._values: dict[int, tuple[list[Any], TreeSpec, list[Any]]] = {}
 
     @property
     def folder(self) -> Path:
         """The folder."""
-        return Path(self._home.name)
+        return self._home.path
 
     def __enter__(self) -> "Files":
         return self
@@ -78,7 +82,7 @@ class Files(AbstractContextManager["Files"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._home.cleanup()
+        self._home.close()
 
     def put(self, key: int, tree: Any) -> None:
         """Write a value's tensors to a file."""
