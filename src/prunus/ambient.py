@@ -9,17 +9,15 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, _GeneratorContextManager, contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 from torch import nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
-from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "ONE_AT_A_TIME",
-    "block",
     "drawing",
     "mutable",
     "plainly",
@@ -28,11 +26,11 @@ __all__ = [
     "uncompiled",
     "undisturbed",
     "unfused",
+    "unless_interrupted",
 ]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-TRIM = 64  # blocks that a thread may have noted down before those that are over are forgotten
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu")  # those that autocast knows
 # Random numbers, the compiler's stance, leave to change what autograd has saved: one each for the
 # whole process.
@@ -43,13 +41,11 @@ class _Own(threading.local):
     """What this thread has open.
 
     Attributes:
-        blocks: generators behind `block`s, some of them over.
         depth: calls of `plainly`.
         caller: modes in which the outermost of them was called.
     """
 
     def __init__(self) -> None:
-        self.blocks: list[Any] = []
         self.depth = 0
         self.caller: tuple[torch.device, dict[str, torch.dtype]] | None = None
 
@@ -104,7 +100,7 @@ class _Before:
         self.functions = torch._C._len_torch_function_stack()
         self.dispatches = torch._C._len_torch_dispatch_stack()
         self.saved = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        self.blocks, self.caller, self.depth = len(_OWN.blocks), _OWN.caller, _OWN.depth
+        self.caller, self.depth = _OWN.caller, _OWN.depth
         self.stack = ExitStack()
 
     def enter(self, autocast: bool) -> None:
@@ -126,11 +122,8 @@ class _Before:
             self.stack.enter_context(torch.device("cpu"))
 
     def leave(self) -> None:
-        """End what this call began; all but the first line finds nothing to do, unless an
-        interrupt came just before the end of a block."""
-        while len(_OWN.blocks) > self.blocks:
-            _OWN.blocks[-1].close()
-            _OWN.blocks.pop()
+        """End what this call began; beside the stack there is nothing, unless an interrupt came."""
+        _end_suspended(sys.exception())
         self.stack.close()
         torch.set_grad_enabled(self.grad)
         while torch._C._len_torch_function_stack() > self.functions:
@@ -142,29 +135,36 @@ class _Before:
         _OWN.depth, _OWN.caller = self.depth, self.caller
 
 
-def block(function: Callable[P, Iterator[T]]) -> Callable[P, AbstractContextManager[T]]:
-    """`contextmanager` for what must end with the public call that it stands in.
+_END = _GeneratorContextManager.__exit__.__code__
 
-    Where an interrupt comes just before the end of a `with` block, the generator behind it would
-    end when it is collected, any time later, and then take back what is another's.
+
+def _end_suspended(error: BaseException | None) -> None:
+    """End the `with` blocks whose end an interrupt has kept from beginning.
+
+    The generator of such a block would end when it is collected, any time later, and then take
+    back what is another's by then. The traceback knows it.
     """
-    make = contextmanager(function)
-
-    @functools.wraps(function)
-    def opened(*args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[T]:
-        manager: Any = make(*args, **kwargs)
-        if _OWN.depth:
-            if len(_OWN.blocks) % TRIM == 0:  # those at the end are over, but for a few
-                while _OWN.blocks and _OWN.blocks[-1].gi_frame is None:
-                    _OWN.blocks.pop()
-            _OWN.blocks.append(manager.gen)
-        found: AbstractContextManager[T] = manager
-        return found
-
-    return opened
+    while error is not None:
+        frames, trace = [], error.__traceback__
+        while trace is not None:
+            frames.append(trace.tb_frame)
+            trace = trace.tb_next
+        for frame in reversed(frames):
+            if frame.f_code is _END:
+                frame.f_locals["self"].gen.close()
+        error = error.__context__
 
 
-@block
+def unless_interrupted(error: BaseException) -> None:
+    """Raise the interrupt that an error stands for, where one got in the way of a mode's end."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, KeyboardInterrupt):
+            raise found
+        found = found.__context__
+
+
+@contextmanager
 def mutable() -> Iterator[None]:
     """What autograd has saved may be changed in place; it is copied before. One thread at a time.
 
@@ -219,7 +219,7 @@ class _Silence:
             warnings.filters.remove(self.entry)  # type: ignore[attr-defined]
 
 
-@block
+@contextmanager
 def quiet(category: type[Warning] = Warning) -> Iterator[None]:
     """Warnings of this thread are ignored inside the block, and those of no other."""
     silence = _Silence(category)
@@ -305,27 +305,31 @@ def uncompiled(run: Callable[[], T]) -> T:
 
 # -- the fused attention kernels -------------------------------------------------------------------
 
-_FUSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+class _Odd(int):
+    """A number of heads that passes for odd, with which the fused kernels do nothing."""
+
+    def __mod__(self, other: int) -> int:
+        return 1 if other == 2 else int(self) % other
 
 
-class _Unfused(TorchFunctionMode):
-    """Does nothing; attention modules leave their fused kernels alone where such a mode is on."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return function(*args, **(kwargs or {}))
-
-
-@block
+@contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
     """Without the fused attention kernels, which hide the modules inside them from hooks.
 
-    `torch.backends.mha.set_fastpath_enabled` would speak for all threads.
+    `torch.backends.mha.set_fastpath_enabled` would speak for all threads; this speaks for a model,
+    which must be private.
     """
-    held = torch._C._len_torch_function_stack() > 0  # it does the same
-    if held or not any(isinstance(module, _FUSING) for module in model.modules()):
+    before: list[tuple[nn.Module, str, Any]] = []
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            before.append((module, "num_heads", module.num_heads))
+            module.num_heads = _Odd(module.num_heads)
+        elif isinstance(module, nn.TransformerEncoder) and hasattr(module, "use_nested_tensor"):
+            before.append((module, "use_nested_tensor", module.use_nested_tensor))
+            module.use_nested_tensor = False
+    try:
         yield
-        return
-    with _Unfused():
-        yield
+    finally:
+        for module, key, value in before:
+            setattr(module, key, value)

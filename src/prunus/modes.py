@@ -4,13 +4,13 @@ import copy
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import FunctionType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from prunus.ambient import block, unfused
+from prunus.ambient import unfused
 
 __all__ = ["copied", "evaluating", "owned", "private", "twin"]
 
@@ -27,7 +27,7 @@ class _Private(threading.local):
 _PRIVATE = _Private()
 
 
-@block
+@contextmanager
 def private(model: M) -> Iterator[M]:
     """A twin of the caller's model, that nobody else has: modes, hooks and flags are put on it.
 
@@ -47,7 +47,7 @@ def private(model: M) -> Iterator[M]:
         yield own
 
 
-@block
+@contextmanager
 def owned(model: M) -> Iterator[M]:
     """Say of a copy that it is private as long as the block is open."""
     before = _PRIVATE.known.get(id(model))
@@ -79,7 +79,7 @@ def _shared(parameter: Tensor) -> nn.Parameter:
     return nn.Parameter(numbers, requires_grad=parameter.requires_grad)
 
 
-@block
+@contextmanager
 def evaluating(model: nn.Module, *, fused: bool = False) -> Iterator[nn.Module]:
     """A private model in evaluation mode; every module's own flag comes back.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from prunus.ambient import undisturbed
+from prunus.ambient import undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
@@ -42,6 +42,7 @@ def traced(model: nn.Module, example: Any, heads: Heads = "kv") -> LabelTrace:
             try:
                 return _run(model, arguments, grad, heads)
             except Exception as error:  # a user's forward may raise errors of every kind
+                unless_interrupted(error)
                 failure = failure or error
     reason = next((line for line in str(failure).splitlines() if line.strip()), repr(failure))
     raise NotTraceable(f"the model does not run on the example ({reason.strip()})") from failure

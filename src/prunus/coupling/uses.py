@@ -10,7 +10,7 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunus.ambient import plainly, undisturbed
+from prunus.ambient import plainly, undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.trace import leaves
 from prunus.coupling.weights import Book
@@ -70,8 +70,8 @@ def used_elsewhere(model: nn.Module, example: Any) -> dict[str, str]:
         for arguments in (two_samples(whole), whole):
             try:
                 return undisturbed(own, partial(_uses, own, arguments))
-            except Exception:  # whatever the user's forward raises; calibration has its say
-                continue
+            except Exception as error:  # of the user's forward; calibration has its say on that
+                unless_interrupted(error)
     return {}
 
 

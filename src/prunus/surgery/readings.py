@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prunus.ambient import undisturbed
+from prunus.ambient import undisturbed, unless_interrupted
 from prunus.coupling.example import arguments_of, two_samples
 from prunus.inputs import mapped
 from prunus.modes import evaluating
@@ -67,7 +67,8 @@ def read_inputs(
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         try:
             run(model, example)
-        except Exception:  # of any kind: the user's forward
+        except Exception as error:  # of any kind: the user's forward
+            unless_interrupted(error)
             if strict:
                 raise
             return {}
