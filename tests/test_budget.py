@@ -191,8 +191,12 @@ def test_a_plan_comes_back_from_its_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kept: 3", "The plan is no JSON: Expecting value"),
-        ("[1]", 'The plan must be a JSON object with an object "kept" of {layer: count}, got '),
+        ("kept: 3", "The plan is truncated or no JSON (Expecting value"),
+        ("[1]", "The plan must be a JSON object, got [1]."),
+        ("{}", 'The plan must be a JSON object with an object "kept" of {layer: count}, got '),
+        ('{"kept": {"a": 1}, "density": 7}', "The plan: `density` should be less than or equal to"),
+        ('{"kept": {"a": 1, "a": 2}}', "The plan: `a` stands twice in one object."),
+        ('{"kept": {"a": 1}, "rows": "no"}', "The plan: `rows` "),
         ('{"kept": {"a": -1}}', "`kept['a']` must be "),
         ('{"kept": {"a": 1.5}}', "`kept['a']` must be "),
         ('{"kept": {"a": "many"}}', "`kept['a']` must be "),

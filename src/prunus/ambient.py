@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, _GeneratorContextManager, contextmanager, suppress
+from contextlib import ExitStack, _GeneratorContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
@@ -210,24 +210,21 @@ class _Silence:
         del text
         return threading.get_ident() == self.thread
 
-    def begin(self) -> None:
-        warnings.filters.insert(0, self.entry)  # type: ignore[attr-defined]
-
-    def end(self) -> None:
-        self.thread = None
-        with suppress(ValueError):
-            warnings.filters.remove(self.entry)  # type: ignore[attr-defined]
-
 
 @contextmanager
 def quiet(category: type[Warning] = Warning) -> Iterator[None]:
     """Warnings of this thread are ignored inside the block, and those of no other."""
     silence = _Silence(category)
+    filters: Any = warnings.filters
     try:
-        silence.begin()
+        filters.insert(0, silence.entry)
         yield
-    finally:
-        silence.end()
+    finally:  # no call of Python's own in here, into which an interrupt could come
+        silence.thread = None
+        try:  # noqa: SIM105 a function of Python, too
+            filters.remove(silence.entry)
+        except ValueError:  # somebody has emptied the list
+            pass
 
 
 # -- what the process has one of -------------------------------------------------------------------

@@ -5,14 +5,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Int
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from prunus.check import fraction, matches, positive, unknown, whole
 from prunus.counting import count_of
+from prunus.reading import Probability, Schema, Spread, json_object, validated
 from prunus.rows import RowSet
 
 __all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
@@ -130,44 +132,41 @@ class Plan:
         return json.dumps(facts, indent=1) + "\n"
 
     @staticmethod
-    def from_json(text: str) -> "Plan":
+    def from_json(text: str | bytes, source: object = "The plan") -> "Plan":
         """The plan that `to_json` or `prunus plan --out` wrote.
 
         A plan by hand is {"kept": {layer: count, or a list of counts}}.
 
+        Args:
+            text: of the file.
+            source: its name, for messages.
+
         Raises:
-            ValueError: the text is no such plan; what is wrong is said.
+            ValueError: the text is no such plan; the field that is wrong is named.
         """
-        try:
-            facts = json.loads(text)
-        except json.JSONDecodeError as error:
+        facts = json_object(text, source)
+        if not isinstance(facts.get("kept"), dict):
             raise ValueError(
-                f"The plan is no JSON: {error}. Write it with Plan.to_json()."
-            ) from None
-        if not isinstance(facts, dict) or not isinstance(facts.get("kept"), dict):
-            raise ValueError(
-                'The plan must be a JSON object with an object "kept" of {layer: count}, got '
+                f'{source} must be a JSON object with an object "kept" of {{layer: count}}, got '
                 f"{str(text)[:60]!r}."
             )
         known = [f.name for f in fields(Plan)]
         for name in facts:
             if name not in known:
                 raise unknown("entry of a plan", name, known)
-        kept = {}
         for name, counts in facts["kept"].items():
-            each = counts if isinstance(counts, list) else [counts]
-            for count in each:
+            for count in counts if isinstance(counts, list) else [counts]:
                 whole(f"kept[{name!r}]", count, low=0)
-            kept[name] = tuple(each) if isinstance(counts, list) else counts
-        values = {key: facts[key] for key in ("limit", "kind", "feasible") if key in facts}
-        numbers = {key: facts[key] for key in ("density", "value") if facts.get(key) is not None}
-        rows = facts.get("rows")
+        given = validated(facts, _PlanFacts, source)
         return Plan(
-            kept=kept,
-            notes=tuple(facts.get("notes", ())),
-            rows=None if rows is None else RowSet.from_text(rows),
-            **values,
-            **numbers,
+            kept={n: tuple(k) if isinstance(k, list) else k for n, k in given.kept.items()},
+            density=math.nan if given.density is None else given.density,
+            limit=given.limit,
+            kind=given.kind,
+            value=math.nan if given.value is None else given.value,
+            feasible=given.feasible,
+            notes=tuple(given.notes),
+            rows=given.rows,
         )
 
     def summary(self) -> str:
@@ -182,6 +181,23 @@ class Plan:
         if not self.feasible:
             head += ", NOT FEASIBLE"
         return "\n".join([head, *lines, *self.notes])
+
+
+def _rows(text: Any) -> RowSet | None:
+    return None if text is None else RowSet.from_text(text)
+
+
+class _PlanFacts(Schema):
+    """A plan as `to_json` writes it; by hand, `kept` alone."""
+
+    kept: dict[str, Any]
+    density: Probability | None = None
+    limit: Annotated[float, Field(ge=0)] | None = None
+    kind: str = "density"
+    value: Spread | None = None
+    feasible: bool = True
+    notes: list[str] = Field(default_factory=list)
+    rows: Annotated[Any, BeforeValidator(_rows)] = None
 
 
 def _finite(number: float) -> float | None:

@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "read_tensors",
     "stored_json",
+    "text_of",
     "validated",
 ]
 
@@ -211,7 +212,7 @@ def stored_json(path: Path, kind: str, newest: int) -> dict[str, Any]:
         raise FileNotFoundError(
             f"No {path.name} in {path.parent}. Give a folder that prunus saved."
         )
-    facts = json_object(_bytes(path), path)
+    facts = json_object(text_of(path), path)
     number = facts.get("format")
     if facts.get("kind") != kind or isinstance(number, bool) or not isinstance(number, int):
         raise ValueError(f"{path} is no {kind} that prunus saved. Give another folder.")
@@ -223,7 +224,7 @@ def stored_json(path: Path, kind: str, newest: int) -> dict[str, Any]:
     return facts
 
 
-def _bytes(path: Path) -> bytes:
+def text_of(path: Path) -> bytes:
     """What is in a file, or of one that is too large, enough to say so."""
     with path.open("rb") as file:
         return file.read(LARGEST + 1)

@@ -48,9 +48,23 @@ class RowSet:
         return base64.b64encode(self.hashes.numpy().astype("<i8").tobytes()).decode()
 
     @staticmethod
-    def from_text(text: str) -> "RowSet":
-        """The set that `to_text` wrote."""
-        hashes = np.frombuffer(base64.b64decode(text), dtype="<i8").astype(np.int64)
+    def from_text(text: Any) -> "RowSet":
+        """The set that `to_text` wrote.
+
+        Raises:
+            ValueError: it is no such text.
+        """
+        if not isinstance(text, str):
+            raise ValueError("should be hashes in base64")
+        try:
+            data = base64.b64decode(text, validate=True)
+        except ValueError as error:
+            raise ValueError(f"should be hashes in base64 ({error})") from None
+        if len(data) % 8:
+            raise ValueError(f"should be hashes of eight bytes each, has {len(data)} bytes")
+        hashes = np.frombuffer(data, dtype="<i8").astype(np.int64)
+        if bool((hashes[1:] <= hashes[:-1]).any()):
+            raise ValueError("should be different hashes in ascending order")
         return RowSet(torch.from_numpy(hashes))
 
     def among(self, hashes: Int64[Tensor, " samples"]) -> int:

@@ -218,16 +218,14 @@ def _target(
     """A density, {glob: density}, Budget or Plan from the options; None where a recipe fixes it."""
     from prunus.budget import Budget, Plan
     from prunus.check import unknown
+    from prunus.reading import text_of
 
     if sum(bool(given) for given in (density, budget, plan)) > 1:
         raise ValueError("Give --density, --budget or --plan, not both.")
     if plan is not None:
         if not plan.is_file():
             raise FileNotFoundError(f"No plan at {plan}. Write one with prunus plan --out.")
-        try:
-            return Plan.from_json(plan.read_text())
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"--plan {plan}: {error}") from None
+        return Plan.from_json(text_of(plan), f"--plan {plan}")
     if budget is not None:
         name, _, value = budget.partition("=")
         known = ("density", "parameters", "macs", "bytes", "latency", "gap")

@@ -31,11 +31,9 @@ def kept_counts(value: Any) -> int | tuple[int, ...]:
     return tuple(each) if isinstance(value, list) else int(value)
 
 
-def _rows(text: str) -> RowSet:
-    return RowSet.from_text(text)
-
-
-def _recipe(text: str) -> Recipe:
+def _recipe(text: Any) -> Recipe:
+    if not isinstance(text, str):
+        raise ValueError("should be a recipe as Python")
     found = parse(text)
     if not isinstance(found, Recipe):
         raise ValueError("should be a Recipe")
@@ -55,7 +53,7 @@ def _cost(cost: Cost) -> Cost:
 
 Kept = Annotated[int | tuple[int, ...], BeforeValidator(kept_counts)]
 Price = Annotated[Cost, AfterValidator(_cost)]
-Rows = Annotated[Any, BeforeValidator(_rows)]
+Rows = Annotated[Any, BeforeValidator(RowSet.from_text)]
 
 
 class PlanFacts(Schema):

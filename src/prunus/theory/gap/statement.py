@@ -5,7 +5,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from prunus.reading import Probability, Schema, read_json, validated
 
 __all__ = [
     "Certificate",
@@ -18,8 +22,10 @@ __all__ = [
     "warn_vacuous",
 ]
 
+Gap = Annotated[float, Field(ge=0)]
 Kind = Literal["sup", "mean_square", "predicted", "changed", "exceeds", "quantile", "mean"]
 Status = Literal["RIG", "RIG/MC", "PRED"]
+Event = tuple[str, Probability]
 WORDS = {"RIG": "bound", "RIG/MC": "bound (simulated confidence)", "PRED": "prediction"}
 SHOWN = {
     "sup": "largest gap in the ball",
@@ -137,12 +143,12 @@ class Statement:
 
     @staticmethod
     def from_dict(given: Mapping[str, Any]) -> "Statement":
-        """The statement that `to_dict` wrote; a value that it left out is ∞."""
-        fields = {key: value for key, value in given.items() if key != "tightness"}
-        fields["value"] = _unbounded(fields["value"])
-        fields["ledger"] = tuple((str(event), float(share)) for event, share in fields["ledger"])
-        fields["assumptions"] = tuple(fields["assumptions"])
-        return Statement(**fields)
+        """The statement that `to_dict` wrote; a value that it left out is ∞.
+
+        Raises:
+            ValueError: a field is missing, or not what `to_dict` writes; it is named.
+        """
+        return _statement(validated(dict(given), _StatementFacts, "The statement"))
 
 
 def _plain(value: Any) -> Any:
@@ -232,29 +238,75 @@ class Certificate:
         return json.dumps(value, indent=1, ensure_ascii=False)
 
     @staticmethod
-    def from_json(text: str) -> "Certificate":
+    def from_json(text: str | bytes, source: object = "the text") -> "Certificate":
         """The certificate that `to_json` wrote.
 
+        Args:
+            text: of the file.
+            source: its name, for messages.
+
         Raises:
-            ValueError: the text is no such certificate.
+            ValueError: the text is no such certificate; the field that is wrong is named.
         """
-        try:
-            given = json.loads(text)
-            return Certificate(
-                statements=tuple(Statement.from_dict(s) for s in given["statements"]),
-                held_out=tuple(Statement.from_dict(s) for s in given["held_out"]),
-                per_layer={
-                    name: {key: _unbounded(v) for key, v in row.items()}
-                    for name, row in given["per_layer"].items()
-                },
-                gaps=tuple(given["gaps"]),
-                radius=given["radius"],
-                notes=tuple(given["notes"]),
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"the text is no certificate as `to_json` writes it ({error!r})."
-            ) from None
+        told = f"{source} is no certificate as `to_json` writes it"
+        given = read_json(text, _CertificateFacts, told)
+        return Certificate(
+            statements=tuple(map(_statement, given.statements)),
+            held_out=tuple(map(_statement, given.held_out)),
+            per_layer={
+                name: {key: _unbounded(v) for key, v in row.items()}
+                for name, row in given.per_layer.items()
+            },
+            gaps=tuple(given.gaps),
+            radius=given.radius,
+            notes=tuple(given.notes),
+        )
+
+
+class UnsoundFile(UnsoundError, ValueError):
+    """A certificate that was read says that a rigorous value is below what was measured."""
+
+
+class _StatementFacts(Schema):
+    """A statement as `to_dict` writes it."""
+
+    kind: Kind
+    status: Status
+    level: Literal["L1", "L2", "L3", "held-out"]
+    value: Gap | None
+    route: str
+    delta: Probability = 0.0
+    ledger: list[Event] = Field(default_factory=list)
+    measured: Gap | None = None
+    relative: bool = False
+    trivial: Gap | None = None
+    vacuous: bool = False
+    reason: str = ""
+    assumptions: list[str] = Field(default_factory=list)
+    in_sample: bool = False
+    argument: Gap | None = None
+
+
+class _CertificateFacts(Schema):
+    """A certificate as `to_json` writes it."""
+
+    statements: list[_StatementFacts]
+    held_out: list[_StatementFacts]
+    per_layer: dict[str, dict[str, Gap | None]]
+    gaps: list[Gap]
+    radius: Gap | None
+    notes: list[str]
+
+
+def _statement(facts: _StatementFacts) -> Statement:
+    values = dict(facts)
+    values["value"] = _unbounded(facts.value)
+    values["ledger"] = tuple(facts.ledger)
+    values["assumptions"] = tuple(facts.assumptions)
+    try:
+        return Statement(**values)
+    except UnsoundError as error:
+        raise UnsoundFile(str(error)) from None
 
 
 def warn_in_sample() -> None:
