@@ -137,7 +137,9 @@ def class_view(
         else:
             consumers[name] = (layer, columns(group, layer))
             own = layer.classes.get(group.name, {})  # of other heads, where a calibration had them
-            statistics |= {key: value for key, value in own.items() if len(value) == group.size}
+            statistics |= {
+                key: value for key, value in own.items() if value.shape[-1] == group.size
+            }
     return ClassView(
         name=group.name,
         group=group,
