@@ -45,6 +45,6 @@ def test_calls_are_timed_in_turn():
         [tick("a", 0.02), tick("b", 0.01)], seconds=0.4, clock=lambda: now[0]
     )
     assert len(before) == len(after) == 20
-    assert order[6:] == ["a", "b"] * 20
+    assert order[6:] == ["a", "b", "b", "a"] * 10
     found = latency_of(before, 4, 2)
     assert (found.median, found.batch, found.threads) == (pytest.approx(0.02), 4, 2)

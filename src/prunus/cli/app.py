@@ -6,7 +6,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
-from prunus.cli import bench, certify, demo, listing, plan, prune, report, reproduce, theory
+from prunus.cli import bench, certify, demo, export, listing, plan, prune, report, reproduce, theory
 from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
+app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("list")(listing.listing)
@@ -71,7 +72,8 @@ def _run() -> int:
 
 def _expected(error: Exception) -> bool:
     """True where the message is meant for the user: a refused compaction, say, or failed runs."""
+    from prunus.export.check import ExportError
     from prunus.reproduce.harness import FailedRuns
     from prunus.surgery import CompactionError
 
-    return isinstance(error, CompactionError | FailedRuns | MemoryError)
+    return isinstance(error, CompactionError | ExportError | FailedRuns | MemoryError)

@@ -7,5 +7,16 @@ from prunus.export.answer import Check, Export, Timing
 from prunus.export.check import ExportError
 from prunus.export.job import Format
 from prunus.export.run import FORMATS, export
+from prunus.export.sparse import Sparse, sparse_layers
 
-__all__ = ["FORMATS", "Check", "Export", "ExportError", "Format", "Timing", "export"]
+__all__ = [
+    "FORMATS",
+    "Check",
+    "Export",
+    "ExportError",
+    "Format",
+    "Sparse",
+    "Timing",
+    "export",
+    "sparse_layers",
+]

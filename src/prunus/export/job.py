@@ -13,7 +13,17 @@ from prunus.modes import copied
 from prunus.surgery.configs import UnsaidWidths
 from prunus.surgery.verify import CompactionError
 
-__all__ = ["Engine", "Format", "Job", "Shipped", "Written", "answer", "shipped"]
+__all__ = [
+    "Engine",
+    "Format",
+    "Job",
+    "Shipped",
+    "Written",
+    "answer",
+    "entries",
+    "needs_example",
+    "shipped",
+]
 
 IDLE = "Its zeros lie in dense tensors and save no time."
 
@@ -26,11 +36,13 @@ class Job:
         pruned: the result that it comes from.
         path: of the file, or of the folder.
         example: one batch, on the model's device; None where nothing was given.
+        int8: write whole numbers of eight bits beside it, where the format has them.
     """
 
     pruned: Any
     path: Path
     example: Any
+    int8: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +118,16 @@ def shipped(pruned: Any, example: Any) -> Shipped:
     if entries(small) < entries(pruned.model):
         return Shipped(small.eval(), True)
     return Shipped(copied(pruned.model).eval(), False, (IDLE,))
+
+
+def needs_example(job: Job, format: str) -> Any:
+    """The job's example, or a ValueError where there is none."""
+    if job.example is None:
+        raise ValueError(
+            f"The format {format!r} needs an example to run the network on, and this result has "
+            f"none. Pass example=, one batch."
+        )
+    return job.example
 
 
 def entries(model: nn.Module) -> int:

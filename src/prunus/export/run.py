@@ -9,22 +9,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.ambient import plainly
+from prunus.ambient import plainly, quiet
 from prunus.calibration.batches import call, to_device
 from prunus.calibration.place import device_of
 from prunus.check import unknown
 from prunus.cost import compared_times, interleaved, latency_of
 from prunus.export.answer import Export, Timing
 from prunus.export.check import inputs_of
-from prunus.export.job import Engine, Format, Job, answer
+from prunus.export.job import Engine, Format, Job, Shipped, answer, entries
 from prunus.export.to_hf import write_hf
+from prunus.export.to_onnx import write_onnx
+from prunus.export.to_pt2 import write_pt2
 from prunus.export.to_safetensors import write_safetensors
 from prunus.inputs import samples_of
 from prunus.modes import evaluating, private
+from prunus.surgery.alike import rounded
+from prunus.surgery.configs import UnsaidWidths
+from prunus.surgery.verify import CompactionError
 
 __all__ = ["FORMATS", "export", "timed"]
 
-FORMATS: dict[str, Format] = {"hf": write_hf, "safetensors": write_safetensors}
+FORMATS: dict[str, Format] = {
+    "onnx": write_onnx,
+    "pt2": write_pt2,
+    "hf": write_hf,
+    "safetensors": write_safetensors,
+}
+
+ROUND = 8  # entries that vector units take at a time
 
 
 @plainly
@@ -35,6 +47,7 @@ def export(
     *,
     example: Any = None,
     measure: bool = True,
+    int8: bool = False,
     seconds: float = 0.5,
 ) -> Export:
     """Write a pruned network for other software; see `Pruned.export`.
@@ -45,7 +58,9 @@ def export(
         format: a name in `FORMATS`.
         example: one batch; the first samples of the pruning data where None.
         measure: time the written network against the dense one, in torch and in the engine that
-            reads the format, in turn.
+            reads the format, in turn. Where odd widths of the compact network cost time, the
+            notes propose rounder ones, measured too.
+        int8: for "onnx", also write and time weights of eight bits.
         seconds: about how long to time each network in each engine.
 
     Raises:
@@ -58,7 +73,9 @@ def export(
     given = pruned.example if example is None else example
     if given is not None:
         given = to_device(given, device_of(pruned.model))
-    written = FORMATS[format](Job(pruned=pruned, path=Path(path), example=given))
+    if int8 and format != "onnx":
+        raise ValueError(f"Only the format 'onnx' has eight bits, got {format!r}.")
+    written = FORMATS[format](Job(pruned=pruned, path=Path(path), example=given, int8=int8))
     if not measure:
         return answer(format, written, ())
     if given is None or pruned.dense is None:
@@ -68,7 +85,28 @@ def export(
     engines = (torch_engine(written.network.model, given), *written.engines)
     with private(pruned.dense) as dense:
         timings = tuple(timed(engine(dense), given, seconds) for engine in engines)
-    return answer(format, written, timings)
+    return answer(format, written, timings, *_rounder(pruned, written.network, given, seconds))
+
+
+def _rounder(pruned: Any, network: Shipped, example: Any, seconds: float) -> tuple[str, ...]:
+    """What widths that are multiples of eight would gain, measured on units left as zeros."""
+    if not network.compact:
+        return ()
+    try:
+        with quiet(UnsaidWidths):
+            other: nn.Module = pruned.compact(example, spare=rounded(ROUND)).eval()
+    except CompactionError:  # parts that have to be equal
+        return ()
+    if entries(other) == entries(network.model):
+        return ()  # they are
+    gain = timed(torch_engine(other, example)(network.model), example, seconds).gain
+    if gain.verdict != "faster":
+        return ()
+    return (
+        f"Odd widths cost time here: with zero units left so that widths are multiples of {ROUND}, "
+        f"the network is {gain.ratio:.2f}× as fast ({gain.low:.2f} to {gain.high:.2f}). Prune with "
+        f"Node(multiple_of={ROUND}).",
+    )
 
 
 def torch_engine(model: nn.Module, example: Any) -> Callable[[nn.Module], Engine]:

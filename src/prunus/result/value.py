@@ -214,6 +214,7 @@ class Pruned:
         *,
         example: Any = None,
         measure: bool = True,
+        int8: bool = False,
     ) -> Any:
         """Write the network for other software, run what was written, compare it and time it.
 
@@ -226,6 +227,7 @@ class Pruned:
             example: one batch; the first samples of the pruning data where None.
             measure: also time it against the dense network, in torch and in the engine that reads
                 the format; the verdict is "no benefit" where the interval includes 1.
+            int8: for "onnx", also a file with weights of eight bits.
 
         Returns:
             a `prunus.export.Export`: files, checks, latencies, verdict.
@@ -236,7 +238,7 @@ class Pruned:
         """
         from prunus.export import export
 
-        return export(self, path, format, example=example, measure=measure)
+        return export(self, path, format, example=example, measure=measure, int8=int8)
 
     def save_hf(
         self, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunus.coupling import Group
 
-__all__ = ["Family", "Gone", "Spare", "by_blocks", "by_sizes", "levelled", "only"]
+__all__ = ["Family", "Gone", "Spare", "by_blocks", "by_sizes", "levelled", "only", "rounded"]
 
 Gone = Mapping[str, Tensor]  # {group: True where a class can go}
 # From the groups and what of them can go to what does go.
@@ -61,6 +61,20 @@ def only(families: Sequence[Any], family: Family, level: Spare) -> Spare:
             g.name: going[g.name] if family(g) in families else torch.zeros_like(going[g.name])
             for g in groups
         }
+
+    return spare
+
+
+def rounded(multiple: int) -> Spare:
+    """Leave so many dead classes of each group that it keeps a multiple of a number, or all."""
+
+    def spare(groups: Sequence[Group], gone: Gone) -> dict[str, Tensor]:
+        going = {}
+        for group in groups:
+            count = int(gone[group.name].sum())
+            count = max(0, count - (count - group.size) % multiple)
+            going[group.name] = _last(gone[group.name], count, getattr(group, "pools", 1))
+        return going
 
     return spare
 
