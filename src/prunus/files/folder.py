@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from prunus.files.lock import LOCK, is_at, locked
-from prunus.files.single import make_folder, new_file, sweep, sync_folder, write_text
+from prunus.files.single import make_folder, naming, new_file, sweep, sync_folder, write_text
 
 __all__ = ["Saving", "named_parts", "part_names", "read_folder", "saving", "write_folder"]
 
@@ -92,10 +92,12 @@ class Saving:
         new = sorted(set(names) - self._ours)
         if new:
             self._ours.update(new)
-            os.lseek(self._journal, 0, os.SEEK_END)
             # Behind a torn line of a dead one too. Nothing that stands there is lost meanwhile.
-            os.write(self._journal, "".join(f"\n{json.dumps(name)}\n" for name in new).encode())
-            os.fsync(self._journal)
+            text = "".join(f"\n{json.dumps(name)}\n" for name in new)
+            with naming(self.folder):
+                os.lseek(self._journal, 0, os.SEEK_END)
+                os.write(self._journal, text.encode())
+                os.fsync(self._journal)
 
 
 @contextlib.contextmanager

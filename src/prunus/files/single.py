@@ -13,7 +13,7 @@ from typing import IO
 
 from prunus.files.lock import is_at, take, unsupported
 
-__all__ = ["make_folder", "new_file", "sweep", "sync_folder", "write_bytes", "write_text"]
+__all__ = ["make_folder", "naming", "new_file", "sweep", "sync_folder", "write_bytes", "write_text"]
 
 _ASIDE = re.compile(r"\.prunus-[0-9a-f]{16}\.part")
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -45,7 +45,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         OSError: the folder or an existing file cannot be written, or the disk is full; it names
             `path`.
     """
-    with _named(path):
+    with naming(path):
         special = _special(path)
         if special is not None:
             with os.fdopen(special, "wb") as file:
@@ -77,7 +77,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of the system that name no file, or the one aside, name `path`."""
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prunus.files.lock import is_at, take, unsupported
-from prunus.files.single import make_folder, sync_folder
+from prunus.files.single import make_folder, naming, sync_folder
 
 __all__ = ["Scratch", "new_folder"]
 
@@ -36,10 +36,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     make_folder(target.parent)
     aside, lock = _held(target.parent, ".prunus-{}.folder", 0o777)
     try:
-        yield aside
-        _synced(aside)
-        os.replace(aside, target)
-        sync_folder(target.parent)
+        with naming(path):
+            yield aside
+            _synced(aside)
+            os.replace(aside, target)
+            sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
