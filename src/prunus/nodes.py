@@ -1,19 +1,19 @@
-"""Channel classes of a group, with the layers that make and read them."""
+"""What scores and rules see of units: channel classes with their layers, chains of blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from prunus.calibration.classes import columns
 from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
 from prunus.layer import Layer, MissingStatistic, missing
 
-__all__ = ["ClassView", "class_view", "columns", "parameter_masks"]
+__all__ = ["BlockView", "ClassView", "class_view", "columns", "parameter_masks"]
 
 Kernel = Literal["preactivation", "activation"]
 
@@ -105,6 +105,28 @@ class ClassView:
                 f"the other kernel, or exclude the group."
             )
         return total
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BlockView:
+    """A chain of blocks as scores see it.
+
+    Attributes:
+        name: of the chain.
+        blocks: names of the blocks, or of those whose half may go, in order of execution.
+        turned: 1 − E cos(x, x + f(x)) per token of every block's input x and output.
+        gap: mean gap, "kl" or "mse", of the network's output without some blocks, given by their
+            places.
+        going: how many at most will go.
+        generator: for random orders.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    turned: Callable[[], Float[Tensor, " blocks"]]
+    gap: Callable[[Sequence[int], str], float]
+    going: int
+    generator: Generator
 
 
 def class_view(

@@ -9,7 +9,7 @@ from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.courses import Dynamic, GradientGrowth, Gradual, RandomGrowth
-from prunus.granularity import Edge, EdgePerRow, Node
+from prunus.granularity import Blocks, Edge, EdgePerRow, Node
 from prunus.joint import OBS, EdgePopup, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit, Refine
@@ -18,6 +18,8 @@ from prunus.scores import (
     OBD,
     SNIP,
     APoZ,
+    BlockCosine,
+    BlockGap,
     BNScale,
     Constant,
     Gate,
@@ -326,6 +328,18 @@ PRESETS: dict[str, Preset] = {
         ),
         "He et al. (2018), Soft filter pruning for accelerating deep convolutional neural networks",
         "inside training: filters of largest L2 norm; removed ones learn on and may come back",
+    ),
+    "block-cosine": Preset(
+        Recipe(granularity=Blocks(), score=BlockCosine()),
+        "Men et al. (2024), ShortGPT: layers in large language models are more redundant than you "
+        "expect",
+        "whole residual blocks that turn their stream least go; one pass",
+    ),
+    "block-gap": Preset(
+        Recipe(granularity=Blocks(), score=BlockGap()),
+        "Song et al. (2024), SLEB: streamlining LLMs through redundancy verification and "
+        "elimination of transformer blocks",
+        "whole residual blocks, ever the one without which the output changes least",
     ),
 }
 

@@ -21,7 +21,7 @@ from prunus.allocation.growth import (
 )
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
-from prunus.parts import AllocationFacts
+from prunus.parts import BLOCKS, EDGES, NODES, AllocationFacts
 
 __all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
 
@@ -96,6 +96,7 @@ class Uniform(Allocation):
 
     minimum: int = 1
     reads_scores: ClassVar[bool] = False
+    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)

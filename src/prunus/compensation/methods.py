@@ -12,7 +12,7 @@ from prunus.check import positive, unknown
 from prunus.compensation.least_squares import SOLVERS, least_squares
 from prunus.compensation.protocol import Compensation
 from prunus.layer import Layer
-from prunus.parts import FORMERLY, LATER, shown
+from prunus.parts import BLOCKS, EDGES, FORMERLY, LATER, NODES, shown
 
 __all__ = ["LeastSquares", "NoCompensation"]
 
@@ -24,6 +24,7 @@ class NoCompensation(Compensation):
     statistics: ClassVar[tuple[str, ...]] = ()
     refits: ClassVar[bool] = False
     after_joint: ClassVar[bool] = True
+    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
 
     def __call__(
         self, layer: Layer, mask: Bool[Tensor, "out in"]

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from prunus.calibration.batches import to_device
 from prunus.calibration.place import device_of
 from prunus.coupling.run import OUTPUTS
+from prunus.engine.depth import settled_blocks
 from prunus.engine.job import Job, State
 from prunus.engine.settled import settled
+from prunus.parts import BLOCKS
 from prunus.result import Pruned
 from prunus.surgery.connected import connection
 from prunus.weights import weight_at
@@ -55,16 +57,19 @@ def answer(
     assert state.plan is not None  # every schedule has a step that prunes
     assert state.cost_before is not None
     inexact = job.recipe.granularity.inexact
-    cost_after, said = settled(
-        work,
-        job.sizes,
-        tuple(state.results),
-        state.masks,
-        state.groups,
-        state.classes,
-        job.example,
-        inexact=state.groups is not None and inexact,
-    )
+    if job.recipe.units == BLOCKS:
+        cost_after, said = settled_blocks(job, work, state.masks)
+    else:
+        cost_after, said = settled(
+            work,
+            job.sizes,
+            tuple(state.results),
+            state.masks,
+            state.groups,
+            state.classes,
+            job.example,
+            inexact=state.groups is not None and inexact,
+        )
     home = device_of(model)
     return Pruned(
         model=work,

@@ -18,7 +18,7 @@ from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
-from prunus.nodes import ClassView
+from prunus.nodes import BlockView, ClassView
 from prunus.parts import SelectionFacts
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
@@ -168,7 +168,7 @@ def drawn(
     rule: SelectionFacts,
     scores: Float[Tensor, "pools units"],
     kept: Int[Tensor, " pools"],
-    layer: Layer | ClassView,
+    layer: Layer | ClassView | BlockView,
     seed: int,
 ) -> Choice:
     """A selection rule's choice, with the generator of this layer or group.
@@ -193,7 +193,8 @@ def drawn(
         choice = replace(choice, mask=choice.mask | join)
     counts = choice.mask.sum(1).cpu()
     if not torch.equal(counts, kept.cpu()):
-        kind = ("weights of layer", "classes of group")[isinstance(layer, ClassView)]
+        kinds = {ClassView: "classes of group", BlockView: "blocks of"}
+        kind = kinds.get(type(layer), "weights of layer")
         raise ValueError(
             f"The selection kept {int(counts.sum())} {kind} {layer.name!r} where "
             f"{int(kept.sum())} were asked for. Keep exactly the counts given."

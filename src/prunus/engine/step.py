@@ -11,6 +11,7 @@ from prunus.budget import Plan
 from prunus.calibration.batches import to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
+from prunus.engine.depth import block_unit
 from prunus.engine.edges import EdgeUnit
 from prunus.engine.groups import (
     in_all_blocks,
@@ -40,7 +41,7 @@ from prunus.guarantee.family import Family
 from prunus.guarantee.plan import measured_curves, plan_family
 from prunus.joint import is_network
 from prunus.modes import copied
-from prunus.parts import NODES
+from prunus.parts import BLOCKS, NODES
 from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
 from prunus.views import Unclear
@@ -177,6 +178,8 @@ def _by_scopes(
 
 def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
     """What is kept or removed as one."""
+    if recipe.units == BLOCKS:
+        return _blocks(job, recipe, state, work)
     if recipe.units != NODES:
         unit = EdgeUnit(job=job, recipe=recipe, layers=job.names, before={})
         return unit.after(work, state.masks, state.classes)
@@ -218,6 +221,20 @@ def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
         if budget is not None and budget.target == "macs"
         else {},
     )
+
+
+def _blocks(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
+    """Residual blocks; `blocks=` and gap budgets know layers alone."""
+    budget = state.target.budget
+    if job.blocks is not None or (budget is not None and budget.gap is not None):
+        given = f"blocks={job.blocks!r}" if job.blocks is not None else "a gap budget"
+        raise ValueError(
+            f"{recipe.granularity!r} chooses all blocks at once by the network's outputs, which "
+            f"{given} does not. Leave it out, or give a density."
+        )
+    small = sample_of(job.dense, to_device(job.example, job.device))
+    density = None if budget is None or budget.target != "density" else budget.value
+    return block_unit(job, recipe, work, small, density)
 
 
 def _planned_ahead(job: Job, state: State, networks: Callable[[], Family]) -> State:

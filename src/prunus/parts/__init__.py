@@ -1,6 +1,7 @@
 """What the parts of a recipe declare, and how a user's own parts come to declare it."""
 
 from prunus.parts.facts import (
+    BLOCKS,
     EDGES,
     NODES,
     AllocationFacts,
@@ -16,6 +17,7 @@ from prunus.parts.facts import (
 from prunus.parts.own import FORMERLY, LATER, Own, as_part, shown
 
 __all__ = [
+    "BLOCKS",
     "EDGES",
     "FORMERLY",
     "LATER",

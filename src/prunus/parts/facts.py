@@ -15,6 +15,7 @@ from prunus.coupling import Heads
 from prunus.layer import Layer
 
 __all__ = [
+    "BLOCKS",
     "EDGES",
     "NODES",
     "AllocationFacts",
@@ -28,7 +29,7 @@ __all__ = [
     "reason_against",
 ]
 
-EDGES, NODES = "edges", "nodes"
+EDGES, NODES, BLOCKS = "edges", "nodes", "blocks"
 
 
 @runtime_checkable
@@ -59,6 +60,11 @@ class GranularityFacts(Protocol):
     def inexact(self) -> bool:
         """True where units may go although what stays then computes something else."""
         return False
+
+    @property
+    def part(self) -> str:
+        """What of residual blocks is a unit, for units that are blocks: see `Blocks`."""
+        return "block"
 
     @property
     def heads(self) -> Heads:

@@ -19,7 +19,10 @@ from prunus.surgery.attributes import BARE, bare_widths
 from prunus.surgery.following import keeps
 from prunus.weights import weights_of
 
-__all__ = ["Account", "checked_account", "compact_state", "kept_counts", "state_and_masks"]
+__all__ = [
+    "Account", "check_missing", "checked_account", "compact_state", "kept_counts",
+    "state_and_masks",
+]  # fmt: skip
 
 
 def kept_counts(value: Any) -> int | tuple[int, ...]:
@@ -98,6 +101,7 @@ class Account(Schema):
     files: dict[str, str]
     rows: dict[Literal["data", "plan"], Rows] = Field(default_factory=dict)
     compact_widths: dict[str, dict[str, int | list[int]]] | None = None
+    compact_missing: dict[str, int | None] | None = None
     compact_numbers: dict[str, dict[str, Annotated[int, Field(ge=1)]]] | None = None
 
     def counted(self) -> Plan:
@@ -195,6 +199,17 @@ def _same_kind(value: Tensor, own: Tensor, path: Path, key: str) -> None:
     """Numbers may be of another precision than the model's, but of no other kind."""
     alike = value.dtype == own.dtype or (value.is_floating_point() and own.is_floating_point())
     check(alike, path, key, f"is {value.dtype}, the model has {own.dtype}.")
+
+
+def check_missing(facts: Account, model: nn.Module, path: Path) -> None:
+    """Raise a ValueError where a module that the compact network lacks is none of the model's."""
+    modules = dict(model.named_modules())
+    for name, outputs in (facts.compact_missing or {}).items():
+        place = f"compact_missing.{name}"
+        check(bool(name) and name in modules, path, place, "is no module of the model.")
+        home = modules[name.rpartition(".")[0]]
+        good = isinstance(home, nn.ModuleList | nn.Sequential) if outputs is None else outputs >= 0
+        check(good, path, place, "is no member of a list, or gives no number of outputs.")
 
 
 def compact_state(

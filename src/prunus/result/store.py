@@ -18,6 +18,7 @@ from prunus.reading import check, read_tensors, stored_json
 from prunus.result.account import (
     Account,
     LayerFacts,
+    check_missing,
     checked_account,
     compact_state,
     state_and_masks,
@@ -25,6 +26,7 @@ from prunus.result.account import (
 from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
 from prunus.surgery.attributes import bare_widths
+from prunus.surgery.depth import missing_of, take_out
 from prunus.surgery.following import told
 from prunus.surgery.resize import resize
 from prunus.weights import weight_at
@@ -84,7 +86,12 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     if example is not None:
         small = pruned.compact(example)
         facts["compact_widths"] = bare_widths(small)
-        facts["compact_numbers"] = told(pruned.model, small)
+        facts["compact_missing"] = missing_of(pruned.model, pruned, example)
+        same = pruned.model
+        if facts["compact_missing"]:
+            same = copied(pruned.model)
+            take_out(same, facts["compact_missing"])
+        facts["compact_numbers"] = told(same, small)
         smaller = {k: v.detach().cpu() for k, v in small.state_dict().items()}
         parts["compact"] = save_tensors(apart(smaller))
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
@@ -152,9 +159,13 @@ def _compact(
     if "compact" not in files:
         return None
     tensors = read_tensors(files["compact"], source, "compact")
-    widths = compact_state(facts, tensors, dense, source)
+    whole = copied(dense)
+    if facts.compact_missing:
+        check_missing(facts, dense, source)
+        take_out(whole, facts.compact_missing)
+    widths = compact_state(facts, tensors, whole, source)
     try:
-        return resize(copied(dense), tensors, widths, facts.compact_numbers)
+        return resize(whole, tensors, widths, facts.compact_numbers)
     except (RuntimeError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{source}: the compact network has widths that do not go together ({error}). Save "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from prunus.check import fraction, unknown, whole
-from prunus.parts import ScheduleFacts
+from prunus.parts import BLOCKS, EDGES, NODES, ScheduleFacts
 
 __all__ = [
     "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
@@ -59,6 +59,7 @@ class OneShot(Schedule):
     """Prune once; where a `train` function is given, train once afterwards."""
 
     single: ClassVar[bool] = True
+    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
 
     def __call__(self) -> Iterator[Step]:
         """The only step."""

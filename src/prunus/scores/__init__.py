@@ -8,6 +8,7 @@ that scores whole classes.
 from collections.abc import Callable
 
 from prunus.scores.activation import APoZ, MeanActivation
+from prunus.scores.blocks import BlockCosine, BlockGap, BlockShapley
 from prunus.scores.bn_scale import BNScale
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
@@ -35,6 +36,9 @@ __all__ = [
     "SNIP",
     "APoZ",
     "BNScale",
+    "BlockCosine",
+    "BlockGap",
+    "BlockShapley",
     "Constant",
     "Gate",
     "GraSP",
@@ -70,6 +74,9 @@ SCORES: dict[str, Callable[..., Score]] = {
     "Sensitivity": Sensitivity,
     "FPGM": FPGM,
     "BNScale": BNScale,
+    "BlockCosine": BlockCosine,
+    "BlockGap": BlockGap,
+    "BlockShapley": BlockShapley,
     "APoZ": APoZ,
     "MeanActivation": MeanActivation,
     "ThiNet": ThiNet,

@@ -1,6 +1,6 @@
 """How a score is called, for weights and for classes of nodes."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +25,10 @@ class Score(ScoreFacts, Protocol):
         raise ValueError(
             f"{self!r} scores whole nodes, got the weights of layer {layer.name!r}. Use Node()."
         )
+
+    def blocks(self, view: Any) -> Float[Tensor, " blocks"] | None:
+        """One number per residual block of a chain, a `BlockView`; None where it scores others."""
+        return None
 
     def classes(self, view: ClassView) -> Float[Tensor, " classes"] | None:
         """One number per class; None where the numbers of the weights are to be reduced."""

@@ -33,7 +33,7 @@ class Choice:
 class Selection(SelectionFacts, Protocol):
     """The call of every selection rule; ties go to the lower index.
 
-    `layer` is a `Layer` for edges and a `ClassView` for nodes.
+    `layer` is a `Layer` for edges, a `ClassView` for nodes and a `BlockView` for blocks.
     """
 
     def __call__(
@@ -41,7 +41,7 @@ class Selection(SelectionFacts, Protocol):
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Layer | ClassView,
+        layer: Any,  # of the kinds that it serves
         generator: Generator,
     ) -> Choice: ...
 

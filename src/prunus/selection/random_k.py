@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from prunus.layer import Layer
-from prunus.nodes import ClassView
+from prunus.nodes import BlockView, ClassView
+from prunus.parts import BLOCKS, EDGES, NODES
 from prunus.selection.choice import Choice, Selection
 from prunus.selection.top_k import top_k_mask
 
@@ -25,13 +26,14 @@ class RandomK(Selection):
 
     rescaled: bool = False
     random: ClassVar[bool] = True
+    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
 
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Layer | ClassView,
+        layer: Layer | ClassView | BlockView,
         generator: Generator,
     ) -> Choice:
         """The mask of a uniform draw in each pool."""

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from prunus.layer import Layer
-from prunus.nodes import ClassView
+from prunus.nodes import BlockView, ClassView
+from prunus.parts import BLOCKS, EDGES, NODES
 from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
@@ -50,13 +51,14 @@ class TopK(Selection):
     """Deterministic selection of the best units."""
 
     random: ClassVar[bool] = False
+    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
 
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Layer | ClassView,
+        layer: Layer | ClassView | BlockView,
         generator: Generator,
     ) -> Choice:
         """The mask of the best units of each pool."""

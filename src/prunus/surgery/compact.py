@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from prunus.ambient import plainly
 from prunus.coupling import Group, Heads, NotTraceable, coupling_of
 from prunus.modes import copied, private
+from prunus.parts import BLOCKS
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
+from prunus.surgery.depth import gone_parts, without
 from prunus.surgery.verify import CompactionError, verify_equal
 
 __all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
@@ -80,10 +82,14 @@ def compact(
             the message names the first layer where it does.
     """
     module: nn.Module = model if isinstance(model, nn.Module) else model.model
-    granularity = getattr(getattr(model, "recipe", None), "granularity", None)
+    granularity: Any = getattr(getattr(model, "recipe", None), "granularity", None)
     if inexact is None:
         inexact = bool(getattr(granularity, "inexact", False))
     known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
+    if getattr(granularity, "units", None) == BLOCKS:
+        with private(module) as own:
+            gone = gone_parts(own, model.masks, granularity.part, example)
+            return without(own, gone, granularity.part, example, rtol=rtol)
     with private(module) as own:
         try:
             heads: Heads = getattr(granularity, "heads", "kv")
