@@ -7,8 +7,6 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from prunus.layer import Layer
-from prunus.nodes import ClassView
 from prunus.parts import SelectionFacts
 
 __all__ = ["Choice", "Selection", "checked_counts", "is_selection"]
