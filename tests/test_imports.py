@@ -17,12 +17,13 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "counting", "host", "rng", "inputs", "rows", "inclusion",
     "reading", "files", "progress", "ambient", "modes",
+    "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
     "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
-    "result", "engine", "training", "bench", "reproduce", "cli",
+    "result", "engine", "folder", "training", "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

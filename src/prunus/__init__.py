@@ -19,10 +19,13 @@ _PLACES = {
     "compact": "prunus.surgery.compact",
     "compare": "prunus.engine",
     "load": "prunus.result",
+    "perplexity": "prunus.likelihood",
     "plan": "prunus.guarantee",
     "prune": "prunus.engine",
+    "prune_folder": "prunus.folder",
     "recipes": "prunus.presets",
     "sparsify": "prunus.training",
+    "text": "prunus.tokens",
 }
 
 __all__ = sorted([*_PLACES, *_SUBPACKAGES])

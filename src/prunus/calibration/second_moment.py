@@ -1,6 +1,5 @@
 """Sums of outer products, of which only one triangle is computed."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,6 +28,11 @@ def add_second_moment(
 
 
 def mirror(total: Float[Tensor, "groups in in"]) -> Float[Tensor, "groups in in"]:
-    """The symmetric matrices whose upper triangles `add_second_moment` has summed."""
-    upper = total.triu()
-    return upper + upper.transpose(1, 2) - torch.diag_embed(upper.diagonal(dim1=1, dim2=2))
+    """Symmetric matrices, in new memory, of upper triangles that `add_second_moment` has summed."""
+    whole, width = total.clone(), total.shape[1]
+    for start in range(0, width, PANEL):  # no more than a panel is held beside it
+        stop = min(start + PANEL, width)
+        corner = whole[:, start:stop, start:stop].triu()
+        whole[:, start:stop, start:stop] = corner + corner.triu(1).transpose(1, 2)
+        whole[:, stop:, start:stop] = whole[:, start:stop, stop:].transpose(1, 2)
+    return whole

@@ -6,7 +6,19 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import typer
 
-from prunus.cli import bench, certify, demo, export, listing, plan, prune, report, reproduce, theory
+from prunus.cli import (
+    bench,
+    certify,
+    demo,
+    export,
+    folder,
+    listing,
+    plan,
+    prune,
+    report,
+    reproduce,
+    theory,
+)
 from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
@@ -24,6 +36,7 @@ app.command("prune")(prune.prune)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)
+app.command("perplexity")(folder.perplexity)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("list")(listing.listing)

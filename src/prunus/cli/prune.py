@@ -12,7 +12,8 @@ def prune(
     model: Annotated[
         str,
         typer.Argument(
-            help="`package.module:factory`, or a folder that this command wrote (with --factory)."
+            help="`package.module:factory`, a folder that this command wrote (with --factory), or "
+            "a language model's folder with a config.json (with --text)."
         ),
     ],
     recipe: Annotated[
@@ -77,6 +78,32 @@ def prune(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    text: Annotated[
+        Path | None, typer.Option(help="Of a language model's folder: UTF-8 text that calibrates.")
+    ] = None,
+    evaluate_on: Annotated[
+        Path | None,
+        typer.Option("--evaluate", help="Likewise: text for the perplexity before and after."),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Likewise: tokens in a calibration window.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Likewise: tokens in a window that is scored.")
+    ] = None,
+    inputs: Annotated[
+        str, typer.Option(help="Likewise: calibrate behind pruned blocks, or dense ones.")
+    ] = "pruned",
+    within: Annotated[
+        str, typer.Option(help="Likewise: all statistics of a block at once, or by layers.")
+    ] = "block",
+    aim: Annotated[
+        str, typer.Option(help="Likewise: least squares aims at own outputs, or the dense ones.")
+    ] = "own",
+    memory: Annotated[
+        float | None, typer.Option(help="Likewise: GB that may be used beside the libraries.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Likewise: windows that run together.")] = 1,
 ) -> None:
     """Prune a network, print what it cost, and save it with a report.
 
@@ -90,7 +117,42 @@ def prune(
 
     prunus prune prunus.bench.zoo:digits_cnn --recipe importance-node+ls --density 0.3
     --data digits --train prunus.bench.zoo:retrain_digits --rounds 3 --out smaller
+
+    prunus prune Llama-folder --recipe sparsegpt --density 0.5 --text book.txt --out sparse
     """
+    if ":" not in model and (Path(model) / "config.json").is_file():
+        from prunus.cli.folder import prune_saved
+        from prunus.recipe import parse
+
+        others = {"--budget": budget, "--data": data, "--weights": weights, "--train": train,
+                  "--factory": factory, "--blocks": blocks, "--certify": certify}  # fmt: skip
+        unfit = [option for option, given in others.items() if given]
+        if unfit:
+            raise ValueError(
+                f"{model} is a language model's folder, for which {unfit[0]} does not serve. See "
+                f"`prunus prune --help` for what does."
+            )
+        prune_saved(
+            Path(model),
+            out,
+            parse(recipe) if "(" in recipe else recipe,
+            _target(density, None, plan, None, kind, delta),
+            score=evaluate_on,
+            window=window,
+            text=text,
+            samples=128 if samples is None else samples,
+            length=length,
+            inputs=inputs,
+            within=within,
+            aim=aim,
+            memory=None if memory is None else round(memory * 1e9),
+            batch=batch,
+            layers=layers or None,
+            exclude=exclude or None,
+            device=device,
+            seed=seed,
+        )
+        return
     import warnings
     from dataclasses import replace
 

@@ -75,7 +75,8 @@ class EdgeUnit:
                 scores = scores.masked_fill(~self.before[name].to(scores.device), -torch.inf)
             own = pooled(self.recipe.granularity, layer, scores)
             idle = ~filled_in(self.recipe, layer).to(scores.device)
-            pools[name] = own.masked_fill(idle & ~idle.all(1, keepdim=True), -torch.inf)
+            first = idle & ~idle.all(1, keepdim=True)
+            pools[name] = own.masked_fill(first, -torch.inf) if bool(first.any()) else own
         return pools
 
     def blank(self, layers: Layers) -> Pools:

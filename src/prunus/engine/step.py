@@ -46,7 +46,7 @@ from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
 from prunus.views import Unclear
 
-__all__ = ["levelled", "prune_step", "unit_of"]
+__all__ = ["counts_for", "levelled", "prune_step", "unit_of"]
 
 
 def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
@@ -97,7 +97,7 @@ def _at_once(
         targets = {name: state.aims[name] for name in layers} if state.aims else layers
     pools = unit.pools(layers)
     state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
-    state, kept = _plan(state, unit, found.layers, pools, part)
+    state, kept = counts_for(state, unit, found.layers, pools, part)
     choices = _network_choices(job, work, targets, kept) or {
         key: unit.choose(key, seen, pools[key], kept[key], remembered=not state.steps)
         for key in unit.due(sorted(unit.layers, key=job.position))
@@ -160,7 +160,7 @@ def _by_scopes(
         pools = unit.pools(found.layers)
     else:
         pools = pools_by_scopes(job, work, unit, found.layers, calls, parts)
-    state, kept = _plan(state, unit, found.layers, pools, part)
+    state, kept = counts_for(state, unit, found.layers, pools, part)
     wanted: Wanted = job.recipe.statistics
     if not early:
         wanted, notes = measurable(found.layers, wanted)
@@ -260,7 +260,7 @@ def _planned_ahead(job: Job, state: State, networks: Callable[[], Family]) -> St
     return state
 
 
-def _plan(
+def counts_for(
     state: State, unit: Unit, layers: Layers, pools: Pools, part: float
 ) -> tuple[State, Kept]:
     """Whole numbers for this step."""

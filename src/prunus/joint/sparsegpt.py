@@ -159,15 +159,18 @@ def _upper_factor(gram: Tensor, ridge: float) -> Tensor:
         return torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     damped = gram.clone()
     damped.diagonal().add_(positive("ridge", ridge) * scale)
-    upper: Tensor
-    factor, fault = torch.linalg.cholesky_ex(damped)
+    # Each step lets go of what it has read, so that two matrices are held beside the Gram.
+    matrix, fault = torch.linalg.cholesky_ex(damped)
+    del damped
     if int(fault) == 0:
-        upper, fault = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
+        matrix = torch.cholesky_inverse(matrix)
+        matrix, fault = torch.linalg.cholesky_ex(matrix, upper=True)
     if int(fault) != 0:
         raise ValueError(
             f"`gram` is not positive definite with ridge {ridge:.0e}. "
             f"Collect it in float64, or pass a larger ridge."
         )
+    upper: Tensor = matrix
     return upper
 
 

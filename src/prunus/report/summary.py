@@ -2,7 +2,7 @@
 
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -166,6 +166,16 @@ def comparison_summary(comparison: Any) -> str:
             )
         table.add_row(recipe, *cells)
     return _render(table)
+
+
+def aligned(head: str, rows: list[dict[str, Any]], lines: Sequence[str]) -> str:
+    """A line, a table of records, and further lines, as text."""
+    table = Table()
+    for number, column in enumerate(rows[0] if rows else ()):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else _number(v) for v in row.values()))
+    return _render(head, table, *lines)
 
 
 def _mean(mean: float, error: float | None) -> str:

@@ -1,15 +1,17 @@
 """The statistics of one scope's layers, from the passes of a source."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import nn
 
 from prunus.calibration.gather import Gatherer
-from prunus.calibration.sequential import TOWARDS_DENSE, carried
+from prunus.calibration.sequential import TOWARDS_DENSE, beside, carried
 from prunus.calibration.statistics import Statistic, resolved
 from prunus.layer import Layer
-from prunus.scopes.source import Source
-from prunus.weights import weight_at
+from prunus.scopes.source import Pass, Source
+from prunus.views import LinearView
+from prunus.weights import Weight, weight_at
 
 __all__ = ["scope_layers"]
 
@@ -21,13 +23,15 @@ def scope_layers(
     base: Mapping[str, Layer],
     model: nn.Module,
     wanted: Iterable[str | Statistic],
+    combine: Callable[[Gatherer], None] | None = None,
 ) -> dict[str, Layer]:
     """Layers with the statistics of a scope, which go when the answer goes.
 
     Where the source has a network that is being pruned, the statistics are those of its inputs x
     (and outputs); where the Gram matrix is among them, `cross` is E[x_dense xᵀ], and `dense_gram`
     and `dense_mean` are the dense network's. Weights are those of `base`, and so are statistics of
-    the whole network, such as gradients.
+    the whole network, such as gradients. Layers that take one and the same tensor in every pass, as
+    the projections to queries, keys and values do, have one sum, and hold the same statistics.
 
     Args:
         source: of the inputs; read once.
@@ -35,6 +39,7 @@ def scope_layers(
         base: the layers of the dense network.
         model: a network with their modules.
         wanted: statistics, by name or as instances.
+        combine: called with the sums when the source is read, to add those of other processes.
 
     Raises:
         ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
@@ -42,20 +47,57 @@ def scope_layers(
     every = resolved(wanted)
     if source.paired and "gram" in every:
         every = resolved([*every.values(), *TOWARDS_DENSE])
-    if not any(s.reads.sequential for s in every.values()):
+    sequential = {key: s for key, s in every.items() if s.reads.sequential}
+    if not sequential:
         return {name: base[name] for name in names}  # nothing that a pass would show
     weights = {name: weight_at(model, name) for name in names}
-    gatherer = Gatherer(base, {key: s for key, s in every.items() if s.reads.sequential})
+    gatherer = Gatherer(base, sequential)
     outputs = bool(gatherer.reading("outputs"))
+    alike = all(s.reads.inputs_only for s in sequential.values())
+    first: dict[str, str] = {}  # of the layers that have taken the same inputs so far
     for seen in source.passes(names, outputs=outputs):
         gatherer.padding = seen.padding
-        for name, weight in weights.items():
-            if seen.pruned is None:
-                for inputs in seen.dense[name]:
-                    gatherer.inputs(weight, inputs)
-            else:
-                for before, inputs in zip(seen.dense[name], seen.pruned[name], strict=True):
-                    gatherer.both(weight, before, inputs)
-            for answer in seen.outputs[name] if outputs else ():
-                gatherer.outputs(weight, answer)
-    return {name: carried(base[name], gatherer, every, base[name]) for name in names}
+        now = _first_alike(seen, weights) if alike else {name: name for name in names}
+        for name in [n for n in names if first.get(n, now[n]) != now[n]]:
+            if first[name] != name:  # from here on it has a sum of its own
+                gatherer.sums[name] = copy.deepcopy(gatherer.sums[first[name]])
+            now[name] = name
+        first = now
+        for name in [n for n in names if first[n] == n]:
+            _take(gatherer, seen, weights[name], outputs)
+    if combine is not None:
+        combine(gatherer)
+    found: dict[str, Layer] = {}
+    for name in names:
+        one = first.get(name, name)
+        if one == name:
+            found[name] = carried(base[name], gatherer, every, base[name])
+            gatherer.sums.pop(name, None)  # as large as what has become of them
+        else:
+            found[name] = beside(base[name], found[one], every)
+    return found
+
+
+def _take(gatherer: Gatherer, seen: Pass, weight: Weight, outputs: bool) -> None:
+    """Add what a layer saw in one pass."""
+    if seen.pruned is None:
+        for inputs in seen.dense[weight.name]:
+            gatherer.inputs(weight, inputs)
+    else:
+        for before, inputs in zip(seen.dense[weight.name], seen.pruned[weight.name], strict=True):
+            gatherer.both(weight, before, inputs)
+    for answer in seen.outputs[weight.name] if outputs else ():
+        gatherer.outputs(weight, answer)
+
+
+def _first_alike(seen: Pass, weights: Mapping[str, Weight]) -> dict[str, str]:
+    """For each layer the first one that took the same tensors, and reads them in the same way."""
+    found: dict[str, str] = {}
+    known: dict[tuple[object, ...], str] = {}
+    for name, weight in weights.items():
+        found[name] = name
+        if isinstance(weight.view, LinearView) and weight.source.groups == 1:
+            streams = (seen.dense[name], [] if seen.pruned is None else seen.pruned[name])
+            key = tuple(id(tensor) for stream in streams for tensor in stream)
+            found[name] = known.setdefault(key, name) if key else name
+    return found

@@ -60,7 +60,7 @@ class Seen:
     """What some layers saw in one pass: a tensor for each call, copied.
 
     Attributes:
-        inputs: by layer.
+        inputs: by layer; layers that were called with one tensor have one copy of it.
         outputs: by layer; empty where they were not asked for.
     """
 
@@ -141,6 +141,8 @@ class Replay(AbstractContextManager["Replay"]):
         self._wanted: frozenset[int] = frozenset()
         self._found = Seen({}, {})
         self._last: dict[str, list[Tensor]] = {}  # of what was asked for, what comes last in a call
+        # {a tensor as it was when a layer took it: (the tensor, so that its place stays, the copy)}
+        self._taken: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._seen: dict[int, int] = {}
 
     def __enter__(self) -> "Replay":
@@ -198,7 +200,7 @@ class Replay(AbstractContextManager["Replay"]):
         self._wanted = frozenset(id(self._weights[name].module) for name in names)
         self._found = Seen({n: [] for n in names}, {n: [] for n in names} if outputs else {})
         self._last = self._found.outputs if outputs else self._found.inputs
-        self._seen = {}
+        self._seen, self._taken = {}, {}
         if not self._remember:
             self._forget(self._tape, 0)
         else:
@@ -227,7 +229,7 @@ class Replay(AbstractContextManager["Replay"]):
         except _Anew:
             self._forget(self._tape, 0)
         finally:
-            self._running = False
+            self._running, self._taken = False, {}
             for hook in hooks:
                 hook.remove()
         return self._run(part, names, outputs)
@@ -254,7 +256,16 @@ class Replay(AbstractContextManager["Replay"]):
             found.append(inputs.detach())
         self._stop()
         if inputs is not None:  # what goes on may change it in place
-            found[-1] = found[-1].clone()
+            found[-1] = self._copy_of(inputs)
+
+    def _copy_of(self, inputs: Tensor) -> Tensor:
+        """A copy, one for all layers that take the tensor as it is now."""
+        if inputs.is_inference():  # torch does not count what is written to it
+            return inputs.detach().clone()
+        place = (inputs.data_ptr(), inputs._version, inputs.shape, inputs.stride(), inputs.dtype)
+        if place not in self._taken:
+            self._taken[place] = inputs, inputs.detach().clone()
+        return self._taken[place][1]
 
     def _answer(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._running and isinstance(output, Tensor):

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
@@ -13,6 +14,8 @@ from prunus.parts import BLOCKS, EDGES, NODES
 from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
+
+AT_A_TIME = 2**20  # units whose pools are ranked together
 
 
 def top_k_mask(
@@ -27,6 +30,10 @@ def top_k_mask(
     checked_counts(scores, kept)
     if not scores.numel():
         return scores.bool()
+    if len(scores) > 1 and scores.numel() > AT_A_TIME:  # several times the scores' memory else
+        rows = max(1, AT_A_TIME // scores.shape[1])
+        pieces = zip(torch.split(scores, rows), torch.split(kept, rows), strict=True)
+        return torch.cat([top_k_mask(part, count) for part, count in pieces])
     kept = kept.to(scores.device)
     ordered = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     worst = _worst_kept(ordered, kept)

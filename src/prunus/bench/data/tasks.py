@@ -11,6 +11,7 @@ import torch
 from torch import Generator, nn
 
 from prunus.ambient import drawing
+from prunus.bench.data import language
 from prunus.bench.data.models import (
     cifar10_mlp,
     cifar10_resnet20,
@@ -79,7 +80,7 @@ class Task:
         model: makes an untrained network.
         train: trains it from the start.
         retrain: trains it on after pruning.
-        evaluate: scores on the test part; the key `test_error` or `accuracy` leads.
+        evaluate: scores on the test part; the key `test_error`, `accuracy` or `perplexity` leads.
         definition: what else, beside the network's architecture, the data and the seed, decides
             the trained weights; part of the checkpoint's identity.
     """
@@ -166,6 +167,16 @@ TASKS: dict[str, Task] = {
                _COLOUR, _COLOUR_AGAIN),
         _named("cifar10-vgg", "CIFAR-10, small VGG with BN", "cifar10", cifar10_vgg,
                _COLOUR, _COLOUR_AGAIN),
+        Task(
+            name="tiny-llama",
+            title="Python's language reference, Llama of 4 blocks, width 128",
+            data=language.python_text,
+            model=language.tiny_llama,
+            train=partial(language.train, steps=1500, learning_rate=4e-3),
+            retrain=partial(language.train, steps=200, learning_rate=5e-4),
+            evaluate=language.score,
+            definition="1500 steps of 8 windows, rate 4e-3",
+        ),
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ class Absolute:
     """E|x| over samples and positions, (in,) or (groups, in); after a ReLU the mean."""
 
     name: ClassVar[str] = "absolute"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         value = reading.values.abs().sum(0, dtype=torch.float64)

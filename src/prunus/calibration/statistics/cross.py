@@ -16,7 +16,7 @@ class Cross:
     """E[x_dense xᵀ], shaped as `gram`, where the inputs x come from a pruned model."""
 
     name: ClassVar[str] = "cross"
-    reads: ClassVar[Reads] = Reads(source="pair", axis="group")
+    reads: ClassVar[Reads] = Reads(source="pair", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Pair, layer: Layer) -> Tensor:
         dense = reading.dense.values.transpose(0, 1)

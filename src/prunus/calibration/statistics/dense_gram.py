@@ -17,7 +17,7 @@ class DenseGram:
     """E[x_dense x_denseᵀ], shaped as `gram`, beside `cross`."""
 
     name: ClassVar[str] = "dense_gram"
-    reads: ClassVar[Reads] = Reads(source="pair", axis="group")
+    reads: ClassVar[Reads] = Reads(source="pair", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Pair, layer: Layer) -> Tensor:
         if total is None:

@@ -16,7 +16,7 @@ class DenseMean:
     """E[x_dense], shaped as `mean`, beside `cross`."""
 
     name: ClassVar[str] = "dense_mean"
-    reads: ClassVar[Reads] = Reads(source="pair", axis="group")
+    reads: ClassVar[Reads] = Reads(source="pair", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Pair, layer: Layer) -> Tensor:
         dense = reading.dense.total

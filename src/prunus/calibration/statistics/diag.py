@@ -16,7 +16,7 @@ class Diag:
     """E[x²] over samples and positions, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "diag"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         value = reading.values.square().sum(0)

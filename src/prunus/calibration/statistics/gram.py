@@ -20,7 +20,9 @@ class Gram:
     """
 
     name: ClassVar[str] = "gram"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", covers=("diag",))
+    reads: ClassVar[Reads] = Reads(
+        source="inputs", axis="group", covers=("diag",), inputs_only=True
+    )
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         if total is None:
@@ -33,7 +35,7 @@ class Gram:
         return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
-        return mirror(total) / count
+        return mirror(total).div_(count)
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide**2

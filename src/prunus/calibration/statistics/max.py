@@ -17,7 +17,7 @@ class Max:
     """max |x| over samples and positions, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "max"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         top = reading.values.abs().amax(0)

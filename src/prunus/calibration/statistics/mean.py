@@ -16,7 +16,7 @@ class Mean:
     """E[x] over samples and positions, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "mean"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         return reading.total if total is None else total + reading.total

@@ -41,6 +41,8 @@ class Reads:
         merges: False where the whole is no function of its parts, so that calibrations on
             different data cannot be added.
         covers: other statistics that can be read off this one, and need not be collected beside it.
+        inputs_only: True where `add` reads nothing of the layer, so that layers which take the same
+            inputs have the same sums.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Reads:
     signal: Signal = "loss"
     merges: bool = True
     covers: tuple[str, ...] = ()
+    inputs_only: bool = False
 
     @property
     def sequential(self) -> bool:

@@ -17,7 +17,7 @@ class Zeros:
     """Share of inputs that are exactly 0, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "zeros"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group", inputs_only=True)
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         value = (reading.values == 0).sum(0).to(torch.float64)

@@ -1,0 +1,7 @@
+"""Language models in folders, pruned block by block in bounded memory."""
+
+from prunus.folder.needs import Needs
+from prunus.folder.prune import prune_folder
+from prunus.folder.result import BlockResult, FolderResult, LayerAccount
+
+__all__ = ["BlockResult", "FolderResult", "LayerAccount", "Needs", "prune_folder"]

@@ -1,0 +1,314 @@
+"""One block of a folder pruned by the engine, from the streams that go into it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.calibration.batches import call, first_of, to_device
+from prunus.calibration.gather import Gatherer
+from prunus.calibration.view_check import blind_layers, check_views
+from prunus.check import matches
+from prunus.engine.job import Job, State, job_of
+from prunus.engine.scoped import Sweep
+from prunus.engine.statistics import bare_layers, counted, measurable, with_weights
+from prunus.engine.step import counts_for, unit_of
+from prunus.engine.target import Target
+from prunus.engine.unit import Unit
+from prunus.folder.result import BlockResult, LayerAccount
+from prunus.folder.skeleton import BlockNet
+from prunus.modes import copied, evaluating
+from prunus.recipe import Recipe
+from prunus.scopes import Files, Replay, Replayed, rehearsed
+from prunus.weights import weight_at, weights_of
+
+__all__ = ["Order", "PrunedBlock", "prune_block", "selected", "target_within"]
+
+NEVER_RAN = "its forward never ran on the first batch"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Order:
+    """How the blocks of a folder are pruned; one for all of them.
+
+    Attributes:
+        recipe: the method; its `inputs` say whose inputs calibrate.
+        name: its name.
+        target: what is asked for.
+        layers: names or globs to prune, or None.
+        exclude: names or globs to leave alone.
+        within: "block", or "layers" where each layer sees those before it pruned.
+        aim: "own" outputs of each layer on its inputs, or the "dense" network's.
+        alone: statistics of one input at a time, a pass for each.
+        seed: of all random draws.
+        device: where blocks are.
+        scratch: a folder for what a block keeps in between.
+        combine: adds the sums of other processes, or None.
+        measure: collect Gram matrices for layer errors alone.
+    """
+
+    recipe: Recipe
+    name: str
+    target: Target
+    layers: Sequence[str] | None
+    exclude: Sequence[str] | None
+    within: str
+    aim: str
+    alone: bool
+    seed: int
+    device: torch.device
+    scratch: Path
+    combine: Callable[[Gatherer], None] | None
+    measure: bool
+
+    @property
+    def paired(self) -> bool:
+        """True where a dense block runs beside the one that is pruned."""
+        return self.recipe.inputs == "pruned" and (self.within == "layers" or self.aim == "dense")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrunedBlock:
+    """A block after pruning.
+
+    Attributes:
+        account: what was done.
+        outputs: the stream behind it, by batch.
+        dense_outputs: the dense network's, where it goes on beside; else None.
+    """
+
+    account: BlockResult
+    outputs: Callable[[int], torch.Tensor]
+    dense_outputs: Callable[[int], torch.Tensor] | None
+
+
+def prune_block(
+    net: BlockNet,
+    order: Order,
+    stream: Sequence[Any],
+    dense_stream: Sequence[Any] | None,
+    stack: ExitStack,
+) -> PrunedBlock:
+    """Prune a block in place.
+
+    Args:
+        net: the block with its dense weights.
+        order: how.
+        stream: what goes into it; the dense network's where the recipe's inputs are dense.
+        dense_stream: the dense network's beside it, where new values aim at that.
+        stack: holds open what the outputs are computed from.
+
+    Raises:
+        ValueError: no layer is selected, or inputs are NaN or infinite (the layer is named).
+    """
+    begun = time.perf_counter()
+    names = tuple(weights_of(net))
+    if not selected(names, order):
+        left = BlockResult(layers={}, not_pruned=dict.fromkeys(names, "not selected"))
+        outputs = _runs(net, order, stream)
+        beside = outputs if dense_stream is None else _runs(net, order, dense_stream)
+        return PrunedBlock(
+            account=left, outputs=outputs, dense_outputs=beside if order.aim == "dense" else None
+        )
+    job, notes = _job(net, order, stream[0], names)
+    unit, calls, refused = _unit(job, order, net, stream[0])
+    state = State(
+        target=target_within(order.target, unit.layers),
+        planner=order.recipe,
+        not_pruned={**job.not_pruned, **refused},
+        notes=notes,
+    )
+    bare = bare_layers(net, unit.layers)
+    state, kept = counts_for(state, unit, bare, unit.blank(bare), 1.0)
+    wanted: Any = order.recipe.statistics
+    if order.measure:
+        wanted, said = measurable(bare, wanted)
+        state = state.noted(*said)
+    # A dense block beside it is read after the first layers have changed.
+    apart = order.paired or order.alone
+    dense = copied(net) if apart else net
+    source = _source(job, order, net, dense, calls, stream, dense_stream, stack)
+    sweep = Sweep(
+        net,
+        unit,
+        kept,
+        wanted,
+        source=source,
+        eyes=source,
+        base=with_weights(bare, dense),
+        seen=None,
+        present=dense,
+        combine=order.combine,
+    )
+    accounts: dict[str, LayerAccount] = {}
+    for scope in _scopes(job, order, source, unit):
+        for result in sweep.scope(scope):
+            accounts[result.name] = LayerAccount(
+                kept=int(result.mask.sum()),
+                total=result.mask.numel(),
+                error=result.error,
+                ridge=result.ridge,
+            )
+    after, dense_after = _outputs(order, source, net, stream)
+    account = BlockResult(
+        layers={name: accounts[name] for name in sorted(accounts, key=job.position)},
+        not_pruned={n: why for n, why in state.not_pruned.items() if n not in accounts},
+        notes=state.notes,
+        seconds=time.perf_counter() - begun,
+    )
+    return PrunedBlock(account=account, outputs=after, dense_outputs=dense_after)
+
+
+def target_within(target: Target, names: Sequence[str]) -> Target:
+    """The part of what is asked for that these layers' pools have to do with."""
+    if target.by_name is not None:
+        own = {g: d for g, d in target.by_name.items() if any(matches(n, g) for n in names)}
+        return Target(by_name=own or {names[0]: 1.0})
+    if target.plan is not None:
+        kept = {n: k for n, k in target.plan.kept.items() if n in names}
+        return Target(plan=replace(target.plan, kept=kept))
+    return target
+
+
+def selected(names: Sequence[str], order: Order) -> list[str]:
+    """Those of the layers that are to be pruned."""
+    chosen = names if order.layers is None else [n for n in names if _meant(n, order.layers)]
+    return [n for n in chosen if not _meant(n, order.exclude or ())]
+
+
+def _meant(name: str, globs: Sequence[str]) -> bool:
+    return any(matches(name, glob) for glob in globs)
+
+
+def _job(
+    net: BlockNet, order: Order, first: Any, names: Sequence[str]
+) -> tuple[Job, tuple[str, ...]]:
+    def here(globs: Sequence[str]) -> list[str]:  # the others speak of other blocks
+        return [g for g in globs if any(matches(n, g) for n in names)]
+
+    return job_of(
+        net,
+        order.recipe,
+        order.name,
+        [first],
+        layers=None if order.layers is None else here(order.layers),
+        exclude=here(order.exclude or ()) or None,
+        verifying=None,
+        loss=None,
+        seed=order.seed,
+        device=order.device,
+        progress=False,
+        memo=None,
+        blocks=None,
+        keep=order.scratch,
+    )
+
+
+def _unit(
+    job: Job, order: Order, net: BlockNet, first: Any
+) -> tuple[Unit, Mapping[str, int], dict[str, str]]:
+    """What is kept or removed as one, how often layers are called, and what is left whole."""
+    state = State(target=order.target, planner=order.recipe, not_pruned={})
+    unit = unit_of(job, order.recipe, state, net)
+    weights = [weight_at(net, name) for name in unit.layers]
+    check_views(net, weights, first, order.device)
+    refused = dict(blind_layers(net, weights, first, order.device))
+    with counted(net, unit.layers) as calls, evaluating(net), torch.no_grad():
+        call(net, to_device(first, order.device))
+    refused |= {n: NEVER_RAN for n in unit.layers if not calls[n] and n not in refused}
+    refused = {**unit.refused, **refused}
+    unit = unit.among([n for n in unit.layers if n not in refused])
+    return unit, {n: calls[n] for n in unit.layers}, refused
+
+
+def _source(
+    job: Job,
+    order: Order,
+    net: BlockNet,
+    dense: nn.Module,
+    calls: Mapping[str, int],
+    stream: Sequence[Any],
+    dense_stream: Sequence[Any] | None,
+    stack: ExitStack,
+) -> Replayed:
+    name = net.__dict__["_skeleton"].block_name(net.index)
+    whole = order.within == "block" and not order.alone
+    remember, loose = True, frozenset[str]()
+    if not whole:
+        small = [first_of(stream[0], 2), first_of(stream[len(stream) - 1], 2)]
+        habits = rehearsed(
+            net,
+            small,
+            device=order.device,
+            weights={n: weight_at(net, n) for n in sorted(calls, key=job.position)},
+            calls=calls,
+            chain=(),
+        )
+        remember, loose = habits.remember, habits.loose
+
+    def replay(model: nn.Module, parts: Sequence[Any], *, finish: bool) -> Replay:
+        return stack.enter_context(
+            Replay(
+                model,
+                parts,
+                device=order.device,
+                weights={n: weight_at(model, n) for n in sorted(calls, key=job.position)},
+                calls=calls,
+                loose=loose,
+                closed=(name,) if whole else (),
+                finish=finish,
+                keep=stack.enter_context(Files(order.scratch)),
+                remember=remember,
+            )
+        )
+
+    goes_on = order.recipe.inputs == "dense" or order.aim == "dense"
+    parts = stream if dense_stream is None else dense_stream
+    first = replay(dense, parts, finish=goes_on and whole)
+    work = replay(net, stream, finish=False) if order.paired else None
+    return Replayed(first, work, stream, order.device)
+
+
+def _scopes(job: Job, order: Order, source: Replayed, unit: Unit) -> list[tuple[str, ...]]:
+    """All layers together, or those that share an input one after the other."""
+    names = sorted(unit.layers, key=job.position)
+    if order.within == "block" and not order.alone:
+        return [tuple(names)]
+    seen = source.dense.seen(0, names).inputs
+    found: list[list[str]] = []
+    for name in names:
+        own = [id(tensor) for tensor in seen[name]]
+        if found and own == [id(tensor) for tensor in seen[found[-1][0]]]:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return [tuple(scope) for scope in found]
+
+
+def _outputs(
+    order: Order, source: Replayed, net: nn.Module, stream: Sequence[Any]
+) -> tuple[Callable[[int], torch.Tensor], Callable[[int], torch.Tensor] | None]:
+    """The stream behind the block, and the dense one where it goes on beside."""
+    if order.recipe.inputs == "dense":
+        return source.dense.output, None  # kept, or run again by the dense block
+    beside = source.dense.output if order.aim == "dense" else None
+    if source.pruned is not None:
+        return source.pruned.output, beside
+
+    return _runs(net, order, stream), beside
+
+
+def _runs(net: nn.Module, order: Order, stream: Sequence[Any]) -> Callable[[int], torch.Tensor]:
+    """The outputs of a block that is run anew for each batch."""
+
+    def run(index: int) -> torch.Tensor:
+        with evaluating(net), torch.no_grad():
+            found: torch.Tensor = call(net, to_device(stream[index], order.device))
+        return found
+
+    return run

@@ -1,0 +1,200 @@
+"""A folder in Hugging Face's layout, read tensor by tensor through maps of its files."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunus.folder.tensors import TYPES, Shape
+
+__all__ = ["Checkpoint", "Stored", "open_checkpoint"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PROBES = 64  # places of a file that its fingerprint reads
+PROBE = 4096  # bytes at each
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one tensor lies.
+
+    Attributes:
+        file: name of the file in the folder.
+        dtype: its type.
+        shape: its shape.
+    """
+
+    file: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files were found whole; no weight is read yet.
+
+    Attributes:
+        folder: the folder.
+        config: what `config.json` says.
+        tensors: {name: where it lies}.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, Stored]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files with tensors, in order."""
+        return tuple(sorted({stored.file for stored in self.tensors.values()}))
+
+    def shape(self, name: str) -> Shape:
+        """Type and shape of a tensor."""
+        stored = self.tensors[name]
+        return stored.dtype, stored.shape
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) in the order given; the tensors are maps of the files."""
+        with self._opened() as opened:
+            for name in names:
+                yield name, opened(name)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from safetensors import safe_open
+
+        maps: dict[str, Any] = {}
+
+        def tensor(name: str) -> Tensor:
+            file = self.tensors[name].file
+            if file not in maps:
+                maps[file] = safe_open(self.folder / file, framework="pt")
+            found: Tensor = maps[file].get_tensor(name)
+            return found
+
+        yield tensor
+
+    def fingerprint(self) -> str:
+        """A hash of the configuration, the files' tables, sizes and samples of their bytes.
+
+        Sixteen hexadecimal digits. A file is read at 64 places, so that folders of any size take
+        milliseconds; other weights of a trained network differ in nearly every byte.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name in self.files:
+            path = self.folder / name
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = int.from_bytes(file.read(8), "little")
+                digest.update(f"{name}{size}".encode() + file.read(head))
+                for i in range(PROBES):
+                    file.seek(8 + head + (size - 8 - head) * i // PROBES)
+                    digest.update(file.read(PROBE))
+        return digest.hexdigest()[:16]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A folder with `config.json` and safetensors files, checked to be whole.
+
+    Raises:
+        FileNotFoundError: no folder, no configuration, no weights, or a file that the index names.
+        ValueError: a file is truncated or no safetensors, the checkpoint is quantised, or its code
+            comes with it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Give one in Hugging Face's layout.")
+    config = _json(folder / "config.json")
+    kind = config.get("quantization_config")
+    if kind is not None:
+        method = kind.get("quant_method", "?") if isinstance(kind, dict) else kind
+        raise ValueError(f"{folder} is quantised ({method}). Prune the float checkpoint.")
+    if config.get("auto_map"):
+        raise ValueError(
+            f"{folder} needs code that comes with it (`auto_map` in config.json), which is not "
+            f"run. Convert it to an architecture of transformers."
+        )
+    tensors: dict[str, Stored] = {}
+    for file in _files(folder):
+        tensors.update(_table(folder / file))
+    index = folder / INDEX
+    if index.is_file():
+        named = _json(index).get("weight_map", {})
+        lost = [name for name in named if name not in tensors]
+        if lost:
+            raise ValueError(
+                f"{index} names the tensor {lost[0]!r} in {named[lost[0]]}, which has no such "
+                f"tensor. Fetch the folder again."
+            )
+        tensors = {name: stored for name, stored in tensors.items() if name in named}
+    return Checkpoint(folder, config, tensors)
+
+
+def _files(folder: Path) -> list[str]:
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / SINGLE).is_file():
+            return [SINGLE]
+        other = sorted(p.name for p in folder.glob("*.bin"))
+        advice = (
+            f" It has {other[0]}, which may hold code: load it with transformers and save it again."
+            if other
+            else " Give a folder that `save_pretrained` wrote."
+        )
+        raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}.{advice}")
+    files = sorted(set(_json(index).get("weight_map", {}).values()))
+    for file in files:
+        if Path(file).name != file:
+            raise ValueError(f"{index} names {file!r}, which is no file of the folder.")
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{index} names {file}, which is missing. Fetch it again.")
+    return files
+
+
+def _table(path: Path) -> dict[str, Stored]:
+    """The tensors of a file whose table and size fit."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = int.from_bytes(file.read(8), "little")
+        try:
+            table = json.loads(file.read(head) if 0 < head <= size - 8 else b"")
+            entries = {n: e for n, e in table.items() if n != "__metadata__"}
+            end = max((e["data_offsets"][1] for e in entries.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path} is truncated, or no safetensors file.") from None
+    if size != 8 + head + end:
+        raise ValueError(
+            f"{path} is truncated: its table speaks of {8 + head + end} bytes, it has {size}. "
+            f"Fetch it again."
+        )
+    found = {}
+    for name, entry in entries.items():
+        if entry["dtype"] not in TYPES:
+            raise ValueError(
+                f"{path}: tensor {name!r} is of type {entry['dtype']}. Prune the float checkpoint."
+            )
+        found[name] = Stored(path.name, TYPES[entry["dtype"]], tuple(entry["shape"]))
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing. Give a folder that `save_pretrained` wrote.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}). Fetch it again.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object. Fetch it again.")
+    return found

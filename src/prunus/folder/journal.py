@@ -1,0 +1,75 @@
+"""What of a folder is done: settings, accounts and files, so that a killed run goes on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prunus.files import write_text
+from prunus.folder.result import BlockResult
+
+__all__ = ["Journal"]
+
+NAME = "progress.json"
+FORMAT = 1
+
+
+class Journal:
+    """The journal of a folder under way.
+
+    A block counts as done when the journal says so, which is written last: after its weights and
+    after the stream behind it. Work that a killed run has begun is done again from the same files,
+    and comes out the same.
+
+    Attributes:
+        blocks: accounts of those that are done, in order.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Begin, or go on where an earlier run with the same settings was stopped.
+
+        Raises:
+            ValueError: there is a run with other settings, or `resume` is False and there is one.
+        """
+        self._path = folder / NAME
+        self._settings = json.loads(json.dumps(settings))
+        self.blocks: list[BlockResult] = []
+        if not self._path.is_file():
+            self._write()
+            return
+        if not resume:
+            raise ValueError(
+                f"{folder} holds an unfinished pruning. Resume it, or remove the folder."
+            )
+        try:
+            facts = json.loads(self._path.read_text())
+            known, done = facts["settings"], facts["blocks"]
+            blocks = [BlockResult.from_json(entry) for entry in done]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{self._path} is no journal of this version. Remove the folder {folder}."
+            ) from None
+        differing = [
+            f"{key} (was {known.get(key)!r}, is {self._settings.get(key)!r})"
+            for key in {**known, **self._settings}
+            if known.get(key) != self._settings.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} holds an unfinished pruning with other settings: "
+                f"{'; '.join(differing)}. Resume with the same, or remove the folder."
+            )
+        self.blocks = blocks
+
+    def done(self, block: BlockResult) -> None:
+        """Note that one more block is done."""
+        self.blocks.append(block)
+        self._write()
+
+    def _write(self) -> None:
+        facts = {
+            "format": FORMAT,
+            "settings": self._settings,
+            "blocks": [block.to_json() for block in self.blocks],
+        }
+        write_text(self._path, json.dumps(facts, indent=1) + "\n")

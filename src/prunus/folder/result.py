@@ -1,0 +1,124 @@
+"""What `prune_folder` answers: what became of every layer, and what it took."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prunus.folder.needs import Needs
+from prunus.tokens import TokenSet
+
+__all__ = ["BlockResult", "FolderResult", "LayerAccount"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAccount:
+    """What pruning did to one layer.
+
+    Attributes:
+        kept: weights that are left.
+        total: weights there were.
+        error: E‖(W x + b) − (W′ x + b′)‖² on the calibration inputs, squared output units; None
+            where no Gram matrix was collected.
+        ridge: largest relative damping that a row needed, or None.
+    """
+
+    kept: int
+    total: int
+    error: float | None = None
+    ridge: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockResult:
+    """What pruning did to one block.
+
+    Attributes:
+        layers: {layer: account}.
+        not_pruned: {name: reason}.
+        notes: what the reader should know.
+        seconds: that it took.
+    """
+
+    layers: Mapping[str, LayerAccount]
+    not_pruned: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> "BlockResult":
+        """What `to_json` gave."""
+        layers = {name: LayerAccount(**own) for name, own in facts["layers"].items()}
+        return BlockResult(**{**facts, "layers": layers})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FolderResult:
+    """A pruned folder and the account of its pruning.
+
+    Attributes:
+        folder: where it lies; `from_pretrained` loads it.
+        recipe: the method, as Python.
+        name: its name in `prunus.recipes`, or one made of its digest.
+        seed: of all random draws.
+        layers: {layer: account}, in order of execution.
+        not_pruned: {name: reason} of what was left whole.
+        tokens: that calibrated.
+        seen: the text that calibrated, for `prunus.perplexity(..., seen=)`.
+        needs: memory, disk and time as said before the start.
+        seconds: that the blocks took, over all runs.
+        resumed: blocks that an earlier, interrupted run had done.
+        notes: what the reader should know.
+    """
+
+    folder: Path
+    recipe: str
+    name: str
+    seed: int
+    layers: Mapping[str, LayerAccount]
+    not_pruned: Mapping[str, str]
+    tokens: int
+    seen: TokenSet = field(repr=False)
+    needs: Needs
+    seconds: float
+    resumed: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> int:
+        """Weights left in the pruned layers."""
+        return sum(layer.kept for layer in self.layers.values())
+
+    @property
+    def total(self) -> int:
+        """Weights there were in them."""
+        return sum(layer.total for layer in self.layers.values())
+
+    @property
+    def density(self) -> float:
+        """Kept / total of the pruned layers."""
+        return self.kept / self.total
+
+    def summary(self) -> str:
+        """What was kept, what it took, and what was left whole, as text."""
+        from prunus.report.folder import folder_summary
+
+        return folder_summary(self)
+
+    def report(
+        self, path: str | os.PathLike[str], *, scores: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write one self-contained HTML page; needs the extra `report`.
+
+        Args:
+            path: of the page.
+            scores: {stage: `Perplexity`}, such as of the dense and of the pruned network.
+        """
+        from prunus.report.folder import write_folder_report
+
+        return write_folder_report(self, path, scores)

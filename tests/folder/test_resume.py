@@ -1,0 +1,147 @@
+"""A run that is stopped, however, goes on and gives the same bytes."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tests.folder.conftest import llama
+
+from prunus.files import single
+from prunus.folder import prune_folder
+
+
+def contents(folder):
+    """The bytes of every file, the account's times left out."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "prunus.json"}
+
+
+class Stopped(BaseException):
+    """As a kill: nothing that catches errors sees it."""
+
+
+def stopping(monkeypatch, at):
+    """Stop at the `at`-th renaming of a file to its final name, or as the next one begins."""
+    count = [0]
+    real = os.replace
+
+    def replace(*args, **kwargs):
+        count[0] += 1
+        if count[0] > at:
+            raise Stopped
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(single.os, "replace", replace)
+    return count
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 9])
+def test_a_stopped_run_goes_on(source, ids, tmp_path, monkeypatch, at):
+    whole = prune_folder(source, tmp_path / "whole", "wanda", 0.5, data=ids)
+    with monkeypatch.context() as patch:
+        stopping(patch, at)
+        with pytest.raises(Stopped):
+            prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    assert not (tmp_path / "out").exists()
+    result = prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert result.layers == whole.layers
+    # Journal, stream, then for each block its weights, the stream behind it, and the journal.
+    assert result.resumed == max(0, (at - 2) // 3)
+
+
+def test_other_settings_refuse_and_say_what_differs(source, ids, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stopping(patch, 5)
+        with pytest.raises(Stopped):
+            prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    with pytest.raises(ValueError, match=r"other settings: density \(was '0.5', is '0.25'\)"):
+        prune_folder(source, tmp_path / "out", "wanda", 0.25, data=ids)
+    with pytest.raises(ValueError, match=r"other settings: text \("):
+        prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids[:2])
+    with pytest.raises(ValueError, match="holds an unfinished pruning"):
+        prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids, resume=False)
+    other = llama(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"other settings: source \("):
+        prune_folder(other, tmp_path / "out", "wanda", 0.5, data=ids)
+
+
+def test_a_finished_folder_is_answered_and_not_made_again(source, ids, tmp_path):
+    first = prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    stamp = (tmp_path / "out" / "prunus.json").stat().st_mtime_ns
+    again = prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    assert (again.layers, again.needs) == (first.layers, first.needs)
+    assert (tmp_path / "out" / "prunus.json").stat().st_mtime_ns == stamp
+    with pytest.raises(FileExistsError, match="exists already, pruned with other settings"):
+        prune_folder(source, tmp_path / "out", "wanda", 0.25, data=ids)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError, match=r"exists already\. Name another"):
+        prune_folder(source, tmp_path / "mine", "wanda", 0.5, data=ids)
+
+
+def test_a_full_disk_is_said_before_and_survived_later(source, ids, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        patch.setattr("prunus.folder.prune.shutil.disk_usage", lambda path: usage)
+        with pytest.raises(OSError, match="are needed for the output and the hidden states"):
+            prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    with monkeypatch.context() as patch:
+        count, real = [0], os.fsync
+
+        def full(handle):
+            count[0] += 1
+            if count[0] == 12:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(handle)
+
+        patch.setattr(single.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
+    prune_folder(source, tmp_path / "whole", "wanda", 0.5, data=ids)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+CHILD = """
+import sys, torch
+from prunus.folder import prune_folder
+torch.set_num_threads(1)
+rows = torch.randint(0, 64, (12, 20), generator=torch.Generator().manual_seed(1))
+print("begun", flush=True)
+prune_folder(sys.argv[1], sys.argv[2], "sparsegpt", 0.5, data=list(rows.split(4)))
+"""
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tmp_path, kills):
+    src = llama(tmp_path / "src", blocks=12 if kills > 1 else 3, width=64, ffn=160)
+    rows = torch.randint(0, 64, (12, 20), generator=torch.Generator().manual_seed(1))
+    begun = time.perf_counter()
+    prune_folder(src, tmp_path / "whole", "sparsegpt", 0.5, data=list(rows.split(4)))
+    seconds = time.perf_counter() - begun
+    draws = random.Random(0)
+    killed = 0
+    for _ in range(2 * kills):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(src), str(tmp_path / "out")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        time.sleep(draws.random() * seconds / max(1, kills / 4))
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+        child.stdout.close()
+        if (tmp_path / "out").exists() or killed == kills:
+            break
+    assert killed
+    prune_folder(src, tmp_path / "out", "sparsegpt", 0.5, data=list(rows.split(4)))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out.part").exists()
