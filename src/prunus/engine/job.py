@@ -55,6 +55,7 @@ class Job:
         memo: choices remembered over several calls, or None.
         blocks: scopes asked for: None, "auto" or a glob.
         keep: folder for the inputs that are kept; None keeps them in memory.
+        measure: layer errors that the recipe's own statistics do not give.
     """
 
     dense: nn.Module
@@ -75,6 +76,7 @@ class Job:
     memo: Memo | None
     blocks: str | None
     keep: Path | None
+    measure: bool = True
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -150,6 +152,7 @@ def job_of(
     memo: Memo | None,
     blocks: str | None,
     keep: Path | None,
+    measure: bool = True,
 ) -> tuple[Job, tuple[str, ...]]:
     """The checked job, and what the reader should know of it.
 
@@ -224,6 +227,7 @@ def job_of(
         memo=memo,
         blocks=blocks,
         keep=keep,
+        measure=measure,
     )
     return job, notes
 

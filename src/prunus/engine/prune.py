@@ -51,6 +51,7 @@ def prune(
     blocks: str | None = None,
     keep: str | os.PathLike[str] | None = None,
     memo: dict[Any, Any] | None = None,
+    measure: bool = True,
 ) -> Pruned:
     """Prune a copy of a network by a recipe; the input model is untouched.
 
@@ -80,6 +81,9 @@ def prune(
             where None.
         memo: a dict that remembers choices over several calls with the same model and data, so
             that recipes that differ in their compensation alone share their masks' work.
+        measure: False leaves layer errors out that the recipe's own statistics do not give. They
+            cost a recipe that reads no data (`magnitude`, `l1-filter`) a second forward pass, one
+            that reads the data otherwise a Gram matrix of every layer.
 
     Returns:
         a `Pruned`.
@@ -132,6 +136,7 @@ def prune(
             memo=memo,
             blocks=blocks,
             keep=None if keep is None else Path(keep),
+            measure=measure,
         )
         state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
         metrics: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
 from prunus.engine.depth import block_unit
 from prunus.engine.edges import EdgeUnit
+from prunus.engine.errors import measure_errors, seen_whole
 from prunus.engine.groups import (
     in_all_blocks,
     living,
@@ -78,7 +79,8 @@ def _at_once(
     """All layers from statistics of the network as it is before the step."""
     notes: tuple[str, ...] = ()
     wanted: Wanted = job.recipe.statistics
-    if not early and job.batches is not None:
+    later = not early and _measured_later(job, work, unit)
+    if not early and not later and job.measure and job.batches is not None:
         wanted, notes = measurable(bare_layers(work, unit.layers), wanted)
     try:
         found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
@@ -102,7 +104,17 @@ def _at_once(
         key: unit.choose(key, seen, pools[key], kept[key], remembered=not state.steps)
         for key in unit.due(sorted(unit.layers, key=job.position))
     }
+    before = work
+    if later:  # errors are those of the network as it was; the dense one is at hand
+        before = copied(work) if state.steps else job.dense
     masks, results = write(work, unit, targets, choices)
+    if later:
+        try:
+            done = measure_errors(job, before, results, measure=job.measure)
+            results = done.results
+            state = replace(state, fingerprint=done.fingerprint, rows=done.rows)
+        except Unclear as reason:
+            state = state.noted(f"layer errors were not measured: {reason}")
     return replace(
         state,
         masks={**state.masks, **masks},
@@ -111,6 +123,19 @@ def _at_once(
         cost_before=unit.cost_before,
         groups=unit.cut,
     )
+
+
+def _measured_later(job: Job, work: nn.Module, unit: Unit) -> bool:
+    """True where layer errors take a pass of their own: no statistic has read the data before.
+
+    A Gram matrix of every layer costs far more than the network itself, only to be read once.
+    """
+    recipe = job.recipe
+    if job.batches is None or recipe.statistics or is_network(recipe.selection):
+        return False
+    if recipe.schedule.before_training or recipe.schedule.renews:  # these aim at other outputs
+        return False
+    return seen_whole(job, work, unit.layers)
 
 
 def _aimed(job: Job, state: State, layers: Layers) -> State:
@@ -162,7 +187,7 @@ def _by_scopes(
         pools = pools_by_scopes(job, work, unit, found.layers, calls, parts)
     state, kept = counts_for(state, unit, found.layers, pools, part)
     wanted: Wanted = job.recipe.statistics
-    if not early:
+    if not early and job.measure:
         wanted, notes = measurable(found.layers, wanted)
         state = state.noted(*notes)
     done = by_scopes(job, work, unit, found.layers, kept, wanted, calls, parts)

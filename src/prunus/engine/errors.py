@@ -1,0 +1,177 @@
+"""Layer errors without Gram matrices: the data run once more, through what each layer has lost."""
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.calibration.batches import Fingerprint, call, first_of, parts, to_device
+from prunus.calibration.layout import layout_of
+from prunus.calibration.padding import Padding, padding_of
+from prunus.calibration.vectors import responses_of
+from prunus.engine.job import Job
+from prunus.engine.statistics import counted
+from prunus.modes import evaluating
+from prunus.parts import NODES
+from prunus.progress import progress_bar
+from prunus.result import LayerResult
+from prunus.rows import RowSet
+from prunus.views import known_exactly
+from prunus.weights import Weight, weight_at
+
+__all__ = ["Measured", "measure_errors", "seen_whole", "shows_its_outputs"]
+
+PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+FINITE = "received NaN or infinite inputs. Check the data and the layers before."
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The results with their errors, and what the pass over the data has seen of these."""
+
+    results: dict[str, LayerResult]
+    fingerprint: str
+    rows: RowSet
+
+
+def shows_its_outputs(weight: Weight) -> bool:
+    """True for our linear layers and convolutions, whose forward is W x + b and nothing else."""
+    return weight.source.alone and type(weight.module) in PLAIN and known_exactly(weight.module)
+
+
+def seen_whole(job: Job, model: nn.Module, names: Collection[str]) -> bool:
+    """True where every layer shows its outputs and runs on the example already."""
+    if not all(shows_its_outputs(weight_at(model, name)) for name in names):
+        return False
+    with counted(model, names) as calls, evaluating(model), torch.no_grad():
+        call(model, to_device(first_of(job.example, 2), job.device))
+    return all(calls.values())
+
+
+def measure_errors(
+    job: Job,
+    before: nn.Module,
+    results: Mapping[str, LayerResult],
+    *,
+    measure: bool = True,
+) -> Measured:
+    """E‖(W − W′) x + b − b′‖² of every layer, over the outputs that count, in one pass.
+
+    The products are those of the network's own type, the squares are summed in float64: beside an
+    error from a Gram matrix, the rounding of single products stays (1e-7 of each in float32).
+
+    Args:
+        job: whose data run.
+        before: the network before the step, with its weights of then.
+        results: the layers, with their weights of now.
+        measure: False reads the data for their fingerprint alone; errors stay None.
+
+    Raises:
+        ValueError: the data are empty or unfit, or an input is NaN or infinite; the layer is named.
+        Unclear: a mask does not say what of a layer is padding.
+    """
+    assert job.batches is not None  # the caller has data
+    fingerprint, tally = Fingerprint(), _Tally()
+    lost = {name: _lost(weight_at(before, name), result) for name, result in results.items()}
+    columns = {
+        name: result.mask.any(1)
+        for name, result in results.items()
+        if job.recipe.units == NODES  # removed outputs are no error
+    }
+    with progress_bar("measuring layers", None, progress=job.progress) as advance:
+        first = to_device(job.batches.peek(), job.device)
+        layout = layout_of(before, first) if measure else None
+        with evaluating(before), torch.no_grad(), _watching(lost, columns, tally):
+            for batch in job.batches:
+                for part in parts(batch):
+                    fingerprint.add(part)
+                    if measure:
+                        on_device = to_device(part, job.device)
+                        tally.padding = padding_of(on_device, layout)
+                        call(before, on_device)
+                advance(1)
+    done = {
+        name: replace(result, error=tally.mean(name)) if measure else result
+        for name, result in results.items()
+    }
+    return Measured(results=done, fingerprint=fingerprint.value, rows=fingerprint.rows)
+
+
+class _Tally:
+    """Sums of squares by layer, and how many vectors they are of."""
+
+    def __init__(self) -> None:
+        self.padding: Padding | None = None
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, weight: Weight, outputs: Tensor, inputs: Tensor, rows: Tensor | None) -> None:
+        """Take in what a layer answers otherwise."""
+        for values in responses_of(weight, outputs, self.padding):
+            flat = values.flatten(1).to(torch.float64)
+            if rows is not None:
+                flat = flat[:, rows.to(flat.device)]
+            total = float(flat.square().sum())
+            if not math.isfinite(total) and not bool(torch.isfinite(inputs).all()):
+                raise ValueError(f"Layer {weight.name!r} {FINITE}")
+            self.sums[weight.name] = self.sums.get(weight.name, 0.0) + total
+            self.counts[weight.name] = self.counts.get(weight.name, 0) + len(flat)
+
+    def mean(self, name: str) -> float | None:
+        """Over all vectors; None where none came."""
+        count = self.counts.get(name, 0)
+        return self.sums[name] / count if count else None
+
+
+def _lost(weight: Weight, result: LayerResult) -> tuple[Weight, nn.Module]:
+    """The weight, and a module without hooks that computes (W − W′) x + b − b′."""
+    own, bias = weight.module, weight.bias()
+    module = copy.copy(own)
+    module.__dict__ = {
+        **own.__dict__,
+        **{key: type(hooks)() for key, hooks in own.__dict__.items() if key.endswith("_hooks")},
+        "_parameters": {},
+    }
+    values = weight.parameter.detach()
+    gone = weight.matrix() - result.weight.to(values)
+    shift = None
+    if bias is not None and result.bias is not None:
+        shift = bias - result.bias.to(bias)
+    module._parameters = {
+        "weight": nn.Parameter(weight.view.parameter(own, gone), requires_grad=False),
+        "bias": None if shift is None else nn.Parameter(shift, requires_grad=False),
+    }
+    return weight, module
+
+
+@contextmanager
+def _watching(
+    lost: Mapping[str, tuple[Weight, nn.Module]],
+    columns: Mapping[str, Tensor],
+    tally: _Tally,
+) -> Iterator[None]:
+    """While this is open, calls of the layers go through what they have lost as well."""
+    handles = []
+
+    def before(name: str) -> Any:
+        weight, module = lost[name]
+
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs = weight.inputs(args, kwargs)
+            if inputs is not None:
+                tally.add(weight, module.forward(inputs), inputs, columns.get(name))
+
+        return hook
+
+    try:
+        for name, (weight, _) in lost.items():
+            handles.append(weight.module.register_forward_pre_hook(before(name), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
