@@ -1,6 +1,7 @@
 """The trainer, the tasks and the cache of trained networks."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from prunus.bench import (
     task,
     trained,
 )
+from prunus.bench.data.cache import trainings
 from prunus.bench.data.models import mlp
 from prunus.bench.data.train import flip_and_crop
 from prunus.rng import generator_for
@@ -251,3 +253,31 @@ def test_unwritable_cache(tmp_path):
 def test_training_refuses(wrong, message):
     with pytest.raises(ValueError, match=message):
         Training(**{"learning_rate": 1e-3, **wrong})
+
+
+def test_a_full_disk_does_not_cost_the_training(tmp_path, monkeypatch, capsys):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):  # as the folder is made
+            trained(BLOBS, blobs(), seed=0, cache=tmp_path / "new")
+        (tmp_path / "trained").mkdir()
+        first = trained(BLOBS, blobs(), seed=0, cache=tmp_path)
+    assert "could not be written (No space left on device)" in capsys.readouterr().err
+    assert list((tmp_path / "trained").iterdir()) == []
+    again = trained(BLOBS, blobs(), seed=0, cache=tmp_path)
+    assert (first.cached, again.cached) == (False, False)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_tasks_of_any_name_have_a_file_each(tmp_path):
+    names = ["x" * 300, "x" * 299 + "y", "of/a folder:ä" + "ö" * 200]
+    tasks = [replace(BLOBS, name=name) for name in names]
+    found = {trained(chosen, blobs(), seed=0, cache=tmp_path).path for chosen in tasks}
+    assert len(list((tmp_path / "trained").iterdir())) == len(found) == 3
+    for chosen in tasks:
+        assert trained(chosen, blobs(), seed=0, cache=tmp_path).cached
+        assert len(trainings(chosen, tmp_path)[0]) == 1

@@ -12,6 +12,8 @@ from killing import FORK
 from writers import WRITERS, only_its_own
 
 PAGE = 4096
+SLOW = ("report", "calibration")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WRITERS]
 NEW_MOUNTS, PRIVATE, READ_ONLY, AGAIN = 0x20000, 0x44000, 1, 32
 
 
@@ -63,9 +65,7 @@ def refusal(writer, made, place, version):
     return None
 
 
-@pytest.mark.parametrize(
-    "name", [n if n != "report" else pytest.param(n, marks=pytest.mark.slow) for n in WRITERS]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_loses_nothing_wherever_it_is_met(tmp_path, name):
     """With room for no page more, for one, for two, …, until the write comes through.
 
@@ -97,7 +97,7 @@ def test_a_full_disk_loses_nothing_wherever_it_is_met(tmp_path, name):
     on_a_disk_of_its_own(tmp_path, "8m", test)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_disk_that_cannot_be_written_is_named(tmp_path, name):
     writer = WRITERS[name]
     made = writer.made()
@@ -114,7 +114,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path, name):
     on_a_disk_of_its_own(tmp_path, "8m", test)
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_folder_that_vanished_is_made_again(tmp_path, name):
     writer = WRITERS[name]
     made, place = writer.made(), tmp_path / "place"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model
-from prunus.files import write_bytes
+from prunus.files import make_folder, write_bytes
 from prunus.rng import generator_for
 
 __all__ = ["Checkpoint", "cache_folder", "trained", "trainings"]
@@ -62,10 +62,10 @@ def trained(
     The file's name is a hash of the task's definition, the architecture, the seed, the data's
     fingerprint and the versions of prunus and torch. Files appear whole, so several processes may
     ask at once: each may train, all get the same weights. A damaged file is said so on standard
-    error and made again.
+    error and made again; one that cannot be written after the training (a full disk) too.
 
     Raises:
-        OSError: the cache folder cannot be written.
+        OSError: the cache folder cannot be made.
     """
     model = fresh_model(chosen, seed)
     identity = {
@@ -85,14 +85,17 @@ def trained(
         try:
             return _read(path, model, key)
         except _Damaged as damage:
-            with contextlib.suppress(OSError):
-                print(f"prunus: {path} is damaged ({damage}); training again", file=sys.stderr)
+            _say(f"{path} is damaged ({damage}); training again")
+    make_folder(path.parent)  # said now, not after the training
     begun = time.perf_counter()
     generator = generator_for(seed, "training", chosen.name)
     chosen.train(model, data, generator=generator, hold=None, progress=progress)
     seconds = time.perf_counter() - begun
     metrics = {name: float(value) for name, value in chosen.evaluate(model, data).items()}
-    _write(path, model, key, text, metrics, seconds)
+    try:
+        _write(path, model, key, text, metrics, seconds)
+    except OSError as error:
+        _say(f"{path} could not be written ({error.strerror}); the network is not kept")
     return Checkpoint(
         model=model.eval(), metrics=metrics, key=key, path=path, cached=False, seconds=seconds
     )
@@ -121,8 +124,15 @@ def trainings(chosen: Task, cache: str | Path | None = None) -> tuple[list[float
     return taken, seeds
 
 
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"prunus: {text}", file=sys.stderr)
+
+
 def _stem(chosen: Task) -> str:
-    return chosen.name.replace(":", ".")
+    """The task's name as far as a file's name has room for it; the hash tells tasks apart."""
+    name = chosen.name.replace(":", ".").replace("/", ".")
+    return name.encode()[:180].decode(errors="ignore")
 
 
 class _Damaged(Exception):
