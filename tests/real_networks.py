@@ -5,6 +5,7 @@ one has another length or size where the network takes that. What is found in th
 written down, so that new kinds of units show themselves.
 """
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def conv(wide: int, out: int, size: int = 3, **options: Any) -> nn.Module:
 
 
 def convolutions(run: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> Net:
-    return Net(lambda: Functional(run, **layers), images(8, 12))
+    return Net(lambda: Functional(run, **copy.deepcopy(layers)), images(8, 12))
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
@@ -354,6 +355,13 @@ SECTION_0 = (*ONE_OPERATION, *FAMILIES)  # the 39 networks of the first comparis
 NETWORKS: dict[str, Net] = {**ONE_OPERATION, **OTHERS, **FAMILIES, **MORE_FAMILIES}
 
 
+def _enlarged(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        if parameter.ndim > 1:
+            with torch.no_grad():
+                parameter.mul_(5 if float(parameter.std()) < 0.05 else 1)
+
+
 def build(name: str, *, seed: int = 0) -> tuple[nn.Module, tuple[Any, ...]]:
     """A network in evaluation mode, its norms and biases as after training, and its examples."""
     net = NETWORKS[name]
@@ -361,6 +369,11 @@ def build(name: str, *, seed: int = 0) -> tuple[nn.Module, tuple[Any, ...]]:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = net.make().eval()
+        for module in model.modules():  # made once, or so small that attention is uniform
+            if not net.hugging_face and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif net.hugging_face and not any(module.children()):
+                _enlarged(module)
         for module in model.modules():
             if "Norm" in type(module).__name__ and isinstance(
                 weight := getattr(module, "weight", None), Tensor

@@ -1,0 +1,278 @@
+"""Networks as people have them: what prunus and Torch-Pruning 1.6.1 make of each.
+
+Every network runs in a process of its own with a time limit, once for each library. Both remove
+about 40 % of the units. "works": the smaller network runs, and equals the one whose removed units
+are zero; "wrong": it runs and does not; "crashes", "hangs": as it says; "nothing": no unit was
+found, with the reason where one is given. Torch-Pruning is given what its examples give it: which
+layers make queries, keys and values, the numbers of heads, the last layer as one to leave alone,
+and after pruning the attributes of attention modules are set. It also prunes channels over which
+a norm takes its statistics; there nothing can be equal, so it is judged on a second run without
+those groups, and "inexact" stands where it has no others.
+
+    pip install --target FOLDER --no-deps torch-pruning==1.6.1
+    python benchmarks/real_networks.py --peer FOLDER
+"""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LIMIT = 90  # seconds of one network and library
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "src")]
+
+
+def quiet() -> None:
+    import warnings
+
+    import torch
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+    except ImportError:
+        pass
+
+
+def ours(name: str) -> dict[str, Any]:
+    """What prunus makes of a network."""
+    from real_checks import judge
+    from real_networks import build
+
+    model, examples = build(name)
+    begun = time.process_time()
+    found = judge(model, examples)
+    verdict = "nothing" if found.refusal else "works"
+    if found.wrong or any(change > 1e-4 for change in found.change):
+        verdict = "wrong"
+    return {
+        "verdict": verdict,
+        "groups": found.groups,
+        "removed": found.removed,
+        "probed": found.probed,
+        "change": max(found.change, default=None),
+        "parameters": found.parameters,
+        "reasons": dict(found.reasons),
+        "refusal": found.refusal,
+        "seconds": time.process_time() - begun,
+    }
+
+
+QUERIES = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "q",
+           "k", "v", "query_proj", "key_proj", "value_proj")  # fmt: skip
+FUSED = ("qkv_proj", "query_key_value", "c_attn", "qkv")
+
+
+def heads_of(model: Any) -> dict[Any, int]:
+    """Layers that make queries, keys and values, with their numbers of heads."""
+    found: dict[Any, int] = {}
+    for module in model.modules():
+        wide = next((int(v) for key in ("head_dim", "attention_head_size", "d_kv",
+                     "key_value_proj_dim") if isinstance(v := getattr(module, key, None), int)),
+                    0)  # fmt: skip
+        for leaf, child in module.named_children():
+            out = getattr(child, "out_features", getattr(child, "nf", 0))
+            if leaf in (*QUERIES, *FUSED) and wide and out and out % wide == 0:
+                found[child] = out // wide
+    return found
+
+
+def set_attributes(model: Any) -> None:
+    """What users set after pruning heads, as the peer's examples do."""
+    for module in model.modules():
+        query = next((c for leaf, c in module.named_children() if leaf in QUERIES), None)
+        wide = getattr(module, "head_dim", getattr(module, "attention_head_size", None))
+        if query is None or not isinstance(wide, int):
+            continue
+        for key in ("num_attention_heads", "num_heads", "n_heads"):
+            if isinstance(getattr(module, key, None), int):
+                setattr(module, key, query.out_features // wide)
+        for key in ("all_head_size", "embed_dim", "inner_dim"):
+            if isinstance(getattr(module, key, None), int):
+                setattr(module, key, query.out_features)
+
+
+def peers(name: str) -> dict[str, Any]:
+    """What Torch-Pruning makes of the same network, its groups one after the other."""
+    import torch
+    import torch_pruning as tp
+    from torch import nn
+
+    from prunus.inputs import arguments
+    from real_checks import compared, size
+    from real_networks import build
+
+    begun = time.process_time()
+    found: dict[str, Any] = {}
+    for exact in (False, True):
+        model, examples = build(name)
+        if hasattr(getattr(model, "config", None), "use_cache"):
+            model.config.use_cache = False
+        args, keywords = arguments(examples[0])
+        dense = copy.deepcopy(model)
+        last = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1:]
+        heads = heads_of(model)
+        given = {
+            "num_heads": heads, "prune_num_heads": True, "head_pruning_ratio": 0.5,
+            "prune_head_dims": False,  # they would change what the attributes say
+        }  # fmt: skip
+        pruner = tp.pruner.BasePruner(
+            model, keywords or args[0], importance=tp.importance.MagnitudeImportance(p=1),
+            pruning_ratio=0.4, ignored_layers=last, **(given if heads else {}),
+        )  # fmt: skip
+        names = {module: key for key, module in model.named_modules()}
+        zeroed = 0
+        for group in pruner.step(interactive=True):
+            if exact and any(changes_norms(item.dep.target.module) for item in group):
+                continue
+            for item in group:
+                zeroed += zero(
+                    dense, names.get(item.dep.target.module), item.dep.handler.__name__, item.idxs
+                )
+            group.prune()
+        set_attributes(model)
+        with torch.no_grad():
+            change = max(compared(dense, model, batch) for batch in examples)
+        if not exact:
+            found = {"parameters": (size(dense), size(model)), "change_with_norms": change}
+            removed = size(dense) - size(model)
+        else:
+            found["change"] = change
+            found["parameters_exact"] = size(model)
+            found["verdict"] = "wrong" if change > 1e-4 else "works" if zeroed else "inexact"
+        if not removed:
+            found["verdict"] = "nothing"
+            break
+    return {**found, "seconds": time.process_time() - begun}
+
+
+def changes_norms(module: Any) -> bool:
+    """Whether a norm over channels is pruned with a group, so that nothing can be equal."""
+    from torch import nn
+
+    return "Norm" in type(module).__name__ and not isinstance(
+        module, nn.modules.batchnorm._BatchNorm
+    )
+
+
+def zero(dense: Any, name: str | None, fn: str, idxs: Any) -> int:
+    """Zero in the dense network what a group takes out of one of its modules."""
+    import torch
+    from torch import nn
+
+    if name is None:
+        return 0
+    module = dense.get_submodule(name)
+    weight = getattr(module, "weight", None)
+    if weight is None or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return 0
+    with torch.no_grad():
+        if fn == "prune_in_channels" and weight.ndim > 1 and getattr(module, "groups", 1) == 1:
+            weight[:, list(idxs)] = 0  # the consumers are enough: nobody reads the rest
+            return len(idxs)
+    return 0
+
+
+def run_one(name: str, side: str) -> None:
+    quiet()
+    print("RESULT " + json.dumps(ours(name) if side == "ours" else peers(name)))
+
+
+def guarded(name: str, side: str, peer: Path) -> dict[str, Any]:
+    """One network and library in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, "--side", side, "--peer", str(peer)]
+    begun = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"verdict": "hangs", "seconds": time.monotonic() - begun}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if lines:
+        found: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
+        return found
+    said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return {"verdict": "crashes", "error": said[:300], "seconds": time.monotonic() - begun}
+
+
+def units(row: dict[str, Any]) -> str:
+    """What of a network prunus removed, in words."""
+    names = row.get("removed") or {}
+    if not names:
+        return row.get("refusal", "").partition(". ")[0] or row.get("error", "")
+    heads = [
+        n for n in names if row["groups"][n] <= 4 and any(k in n for k in ("att", "q_", "qkv"))
+    ]
+    other = len(names) - len(heads)
+    return ", ".join(
+        [f"heads in {len(heads)} groups"] * bool(heads)
+        + [f"channels in {other} groups"] * bool(other)
+    )
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown."""
+    lines = [
+        "| network | prunus | what it removed | classes probed | compact = masked | parameters | "
+        "Torch-Pruning 1.6.1 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        own, peer = row["ours"], row["peer"]
+        change = "–" if own.get("change") is None else f"{own['change']:.0e}"
+        counts = own.get("parameters") or (0, 0)
+        said = peer["verdict"]
+        if "error" in peer:
+            said += f": `{peer['error'][:70]}`".replace("|", "/")
+        elif peer["verdict"] == "wrong":
+            said += f", outputs differ by {peer['change']:.0e}"
+        lines.append(
+            f"| {row['network']} | {own['verdict']} | {units(own)} | {own.get('probed', '–')} | "
+            f"{change} | {counts[0]:,} → {counts[1]:,} | {said} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, required=True, help="Folder that holds torch_pruning.")
+    parser.add_argument("--networks", nargs="*")
+    parser.add_argument("--one")
+    parser.add_argument("--side", choices=("ours", "peer"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "real_networks.json")
+    options = parser.parse_args()
+    sys.path.append(str(options.peer))
+    if options.one:
+        run_one(options.one, options.side)
+        return
+    from importlib.metadata import distributions
+
+    from prunus.host import versions
+    from real_networks import SECTION_0
+
+    rows = []
+    for name in options.networks or SECTION_0:
+        row = {"network": name}
+        row |= {side: guarded(name, side, options.peer) for side in ("ours", "peer")}
+        rows.append(row)
+        print(
+            name, row["ours"]["verdict"], "|", row["peer"]["verdict"], file=sys.stderr, flush=True
+        )
+    peer = [d.version for d in distributions(path=[str(options.peer)]) if d.name == "torch-pruning"]
+    facts = {"benchmark": "real_networks", "versions": {**versions(), "torch-pruning": peer[0]},
+             "limit_seconds": LIMIT, "rows": rows}  # fmt: skip
+    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+    print(page(rows))
+
+
+if __name__ == "__main__":
+    main()
