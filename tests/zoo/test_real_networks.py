@@ -76,8 +76,8 @@ def test_every_class_is_right_and_what_stays_has_a_reason(name, tmp_path):
     ]
     assert not silent, "neither pruned nor refused"
     assert all(reason.strip() for reason in found.reasons.values())
-    folder = found.pruned.save(tmp_path / "net", example=examples[0])
     with quiet():  # configurations that cannot say the widths are told by `save_hf`
+        folder = found.pruned.save(tmp_path / "net", example=examples[0])
         again = prunus.load(folder, copy.deepcopy(model))
         small = again.compact()
     for batch in examples:
