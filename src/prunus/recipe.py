@@ -21,6 +21,8 @@ from prunus.selection import SELECTIONS, Selection, TopK
 __all__ = ["Recipe", "parse"]
 
 VERSION = 1
+LONGEST = 20_000  # characters of a recipe as Python
+DEEPEST = 40  # of its nodes inside each other
 METHODS: dict[type, tuple[str, ...]] = {  # what a family cannot do without, beside its call
     Granularity: ("pool", "unpool"),
     Course: ("density",),
@@ -154,12 +156,27 @@ def parse(text: str) -> Any:
     Raises:
         ValueError: the text is no such expression, or names a part that no table knows.
     """
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"{text[:40]!r}… has {len(text)} characters, more than the {LONGEST} of any recipe."
+        )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ValueError(f"{text!r} is no recipe: {reason}. Write e.g. TopK().") from None
+    except (RecursionError, MemoryError):
+        raise _deep(text) from None
+    level: list[ast.AST] = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise _deep(text)
     return _build(tree, text)
+
+
+def _deep(text: str) -> ValueError:
+    return ValueError(f"{text[:40]!r}… is nested too deeply for a recipe.")
 
 
 def _tables() -> dict[str, Any]:
@@ -181,11 +198,11 @@ def _build(node: ast.expr, text: str) -> Any:
         kwargs = {str(k.arg): _build(k.value, text) for k in node.keywords}
         try:
             return known[node.func.id](*args, **kwargs)
-        except TypeError as error:
+        except (TypeError, AttributeError, ArithmeticError, LookupError) as error:
             raise ValueError(f"{ast.unparse(node)}: {error}.") from None
     try:
         return ast.literal_eval(node)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(
             f"{ast.unparse(node)!r} in {text!r} is neither a number, a word in quotes, nor a part "
             f"such as TopK()."

@@ -27,7 +27,7 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
-from prunus.schedules import Step
+from prunus.schedules import Step, steps_of
 
 __all__ = ["Comparison", "compare"]
 
@@ -222,7 +222,7 @@ def _data_for(
     method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
 ) -> Calibration | Batches:
     """The shared statistics, or the batches where a recipe or a plan reads them itself."""
-    several = len(list(method.schedule())) > 1
+    several = len(steps_of(method.schedule)) > 1
     planned = method.allocation.measures_curves or (
         isinstance(density, Budget) and density.gap is not None
     )

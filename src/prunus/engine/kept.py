@@ -12,6 +12,7 @@ from torch import nn
 
 import prunus
 from prunus.files import LineFile, numbers, row_text, whole_lines
+from prunus.reading import json_object
 from prunus.recipe import Recipe
 from prunus.result import weights_digest
 
@@ -104,10 +105,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(whole_lines(path)[0], start=1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("a record is an object")
-        except (ValueError, RecursionError) as error:
+            row = json_object(line, "it")
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {number} is no record ({error}). Remove the line, or name another "
                 f"file."

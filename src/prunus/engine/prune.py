@@ -27,7 +27,7 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
-from prunus.schedules import Step
+from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, held
 
 __all__ = ["prune"]
@@ -196,7 +196,7 @@ def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None)
 
 def _steps(name: str, recipe: Recipe) -> list[Step]:
     """All turns of the schedule, or a ValueError where none of them prunes."""
-    steps = list(recipe.schedule())
+    steps = steps_of(recipe.schedule)
     if all(step.budget is None for step in steps):
         raise ValueError(
             f"The schedule of {name!r} has no step that prunes: {len(steps)} steps, none with a "

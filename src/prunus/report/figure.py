@@ -1,14 +1,12 @@
 """One way to draw theory (solid), bound (dashed) and measurement (points with a band)."""
 
-import csv
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prunus.files import write_bytes, write_text
+from prunus.report.plain import plain_json, table_csv
 
 __all__ = ["PALETTE", "figure", "require", "save_figure"]
 
@@ -111,12 +109,7 @@ def save_figure(
     Needs no browser and no network. Raises ImportError without the extra `report`.
     """
     converter = require("vl_convert", "report")
-    spec = chart.to_json()
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    spec = plain_json(chart.to_dict())
     base = Path(stem)
 
     def beside(suffix: str) -> Path:
@@ -125,6 +118,6 @@ def save_figure(
     return [
         write_text(beside(".svg"), converter.vegalite_to_svg(spec)),
         write_bytes(beside(".png"), converter.vegalite_to_png(spec, scale=2)),
-        write_text(beside(".csv"), table.getvalue()),
-        write_text(beside(".json"), json.dumps([dict(r) for r in records], indent=1) + "\n"),
+        write_text(beside(".csv"), table_csv(records)),
+        write_text(beside(".json"), plain_json([dict(r) for r in records], indent=1) + "\n"),
     ]

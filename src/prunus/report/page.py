@@ -1,10 +1,8 @@
 """One HTML file that holds everything: text, tables, interactive charts and their numbers."""
 
 import base64
-import csv
 import html
-import io
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +10,22 @@ from importlib import resources
 from typing import Any
 
 from prunus.report.figure import require
+from prunus.report.plain import columns_of, plain_json, table_csv
 
-__all__ = ["Block", "Chart", "Drawing", "Heading", "Section", "Table", "Text", "page", "table_csv"]
+__all__ = [
+    "Block",
+    "Chart",
+    "Drawing",
+    "Heading",
+    "Section",
+    "Table",
+    "Text",
+    "page",
+    "table_csv",
+]
 
 # The palette's dark colours, lightened for a dark page.
+NOT_FINITE = {"nan": "NaN", "inf": "∞", "-inf": "−∞"}
 ON_DARK = {"#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E"}
 Rows = Sequence[Mapping[str, Any]]
 
@@ -139,11 +149,11 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str
     scripts = ""
     if charts:
         bundle = require("vl_convert", "report").javascript_bundle()
-        specs = json.dumps({c.name: _spec(c.chart) for c in charts}, sort_keys=True)
+        specs = plain_json({c.name: _spec(c.chart) for c in charts}, sort_keys=True)
         scripts = (
             f"<script>{_inside_script(bundle)}</script>\n"
-            f'<script type="application/json" id="charts">{_inside_script(specs)}</script>\n'
-            f'<script type="application/json" id="on-dark">{json.dumps(ON_DARK)}</script>\n'
+            f'<script type="application/json" id="charts">{specs}</script>\n'
+            f'<script type="application/json" id="on-dark">{plain_json(ON_DARK)}</script>\n'
             f"<script>{_asset('page.js')}</script>"
         )
     return (
@@ -159,15 +169,6 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str
     )
 
 
-def table_csv(rows: Rows) -> str:
-    """The rows as CSV with a header, full precision, lines ending in a newline."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, _columns(rows), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def _asset(name: str) -> str:
     return resources.files("prunus.report").joinpath(name).read_text(encoding="utf-8")
 
@@ -179,16 +180,12 @@ def _flat(blocks: Sequence[Block | Sequence[Block]]) -> list[Block]:
     return flat
 
 
-def _columns(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
-
-
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _inside_script(text: str) -> str:
-    """Text that cannot end the script element it stands in."""
+    """Code that cannot end the script element it stands in."""
     return re.sub(r"</(?=script)|<!(?=--)", lambda m: f"<\\{m[0][1]}", text, flags=re.IGNORECASE)
 
 
@@ -265,7 +262,7 @@ def _csv_link(block: Table | Chart) -> str:
 
 
 def _table(rows: Rows, titles: Mapping[str, str]) -> str:
-    columns = _columns(rows)
+    columns = columns_of(rows)
     numeric = {c for c in columns if all(isinstance(r.get(c), int | float | None) for r in rows)}
     head = "".join(
         f"<th{_right(c in numeric)}>{html.escape(titles.get(c, c.replace('_', ' ')))}</th>"
@@ -294,11 +291,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", " ")
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if math.isfinite(value) else NOT_FINITE[str(value)]
     return html.escape(str(value))
 
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'"
 )

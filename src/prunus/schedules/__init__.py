@@ -9,8 +9,10 @@ from prunus.schedules.steps import (
     Rewinding,
     Schedule,
     Step,
+    steps_of,
 )
 
 __all__ = [
     "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
+    "steps_of",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Schedules as iterators of steps."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from prunus.parts import BLOCKS, EDGES, NODES, ScheduleFacts
 
 __all__ = [
     "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
+    "steps_of",
 ]  # fmt: skip
 
 
@@ -151,6 +153,24 @@ class Refine(Schedule):
         for i in range(self.rounds):
             last = i == self.rounds - 1
             yield Step(index=i, last=last, budget=(i + 1) / self.rounds, train=last)
+
+
+MOST = 10_000  # turns of a schedule that are listed
+
+
+def steps_of(schedule: Schedule) -> list[Step]:
+    """All turns of a schedule.
+
+    Raises:
+        ValueError: there are more than anybody runs.
+    """
+    found = list(itertools.islice(schedule(), MOST + 1))
+    if len(found) > MOST:
+        raise ValueError(
+            f"{schedule!r} has more than {MOST} steps, each of which prunes or trains. Give it "
+            f"fewer rounds."
+        )
+    return found
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {

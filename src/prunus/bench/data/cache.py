@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import prunus
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model
+from prunus.check import positive
 from prunus.files import make_folder, write_bytes
+from prunus.reading import Schema, json_object, validated
 from prunus.rng import generator_for
 
 __all__ = ["Checkpoint", "cache_folder", "trained", "trainings"]
@@ -113,10 +115,10 @@ def trainings(chosen: Task, cache: str | Path | None = None) -> tuple[list[float
         try:
             with safe_open(path, framework="pt") as stored:
                 metadata = stored.metadata() or {}
-            identity, seconds = json.loads(metadata["identity"]), float(metadata["seconds"])
+            identity = json_object(metadata["identity"], path)
+            seconds, seed = _seconds(metadata), int(identity["seed"])
             found = tuple(identity[key] for key in ("task", "definition", "prunus", "torch"))
-            seed = int(identity["seed"])
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError):
+        except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, OSError):
             continue  # `trained` says what is damaged and makes it again
         if found == (chosen.name, chosen.definition, prunus.__version__, torch.__version__):
             taken.append(seconds)
@@ -129,10 +131,21 @@ def _say(text: str) -> None:
         print(f"prunus: {text}", file=sys.stderr)
 
 
+def _seconds(metadata: Mapping[str, str]) -> float:
+    seconds = float(metadata["seconds"])
+    return positive("seconds", seconds, zero=True)
+
+
 def _stem(chosen: Task) -> str:
     """The task's name as far as a file's name has room for it; the hash tells tasks apart."""
     name = chosen.name.replace(":", ".").replace("/", ".")
     return name.encode()[:180].decode(errors="ignore")
+
+
+class _Scores(Schema):
+    """The scores of a network."""
+
+    scores: dict[str, float]
 
 
 class _Damaged(Exception):
@@ -174,12 +187,24 @@ def _read(path: Path, model: nn.Module, key: str) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        metrics = {n: float(v) for n, v in json.loads(metadata["metrics"]).items()}
-        seconds = float(metadata["seconds"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+            if metadata.get("key") != key:
+                raise _Damaged("its contents do not fit their checksum")
+            own, names = model.state_dict(), stored.keys()
+            if set(names) != set(own):
+                raise _Damaged("its tensors are not those of the network")
+            for name, value in own.items():
+                if stored.get_slice(name).get_shape() != list(value.shape):
+                    raise _Damaged(f"{name!r} has not the shape that the network's has")
+            tensors = {name: stored.get_tensor(name) for name in names}
+        if any(tensors[name].dtype != value.dtype for name, value in own.items()):
+            raise _Damaged("its tensors are not of the network's types")
+        metrics = dict(
+            validated({"scores": json_object(metadata["metrics"], path)}, _Scores, path).scores
+        )
+        seconds = _seconds(metadata)
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise _Damaged(f"{type(error).__name__}: {error}") from None
-    if metadata.get("key") != key or metadata.get("digest") != _digest(tensors):
+    if metadata.get("digest") != _digest(tensors):
         raise _Damaged("its contents do not fit their checksum")
     model.load_state_dict(tensors)
     return Checkpoint(

@@ -2,13 +2,17 @@
 
 import gzip
 import io
+import lzma
+import math
 import pickle
+import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,6 +30,12 @@ SITES = {
     "fashion-mnist": "https://github.com/zalandoresearch/fashion-mnist",
     "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
 }
+LARGEST = 2**34  # bytes of a file's arrays
+SMALL, TIGHTEST = (
+    2**24,
+    200,
+)  # larger ones are refused where they unpack to so many times their size
+BATCH = 2**26  # bytes of a batch of CIFAR-10, which has half of that
 # What the pickles of CIFAR-10 hold beside plain values, under numpy's old and new names.
 PICKLED = {
     ("numpy", "ndarray"),
@@ -45,19 +55,26 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         ValueError: the file is no IDX file, or shorter or longer than its header says.
     """
+    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opened(path, "rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES:
+                raise ValueError(f"{path} is no IDX file: it begins with {head!r}. Fetch it again.")
+            dtype, axes = np.dtype(IDX_TYPES[head[2]]), head[3]
+            sizes = file.read(4 * axes)
+            shape = tuple(int(n) for n in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">i4"))
+            wanted = math.prod(shape) * dtype.itemsize
+            fits = len(shape) == axes and min(shape, default=0) >= 0 and wanted <= LARGEST
+            # A byte more than the header says, so that what is packed can say no more than that.
+            values = file.read(wanted + 1) if fits else b""
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no whole gzip file ({error}). Fetch it again.") from None
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in IDX_TYPES:
-        raise ValueError(f"{path} is no IDX file: it begins with {raw[:4]!r}. Fetch it again.")
-    dtype, axes = np.dtype(IDX_TYPES[raw[2]]), raw[3]
-    shape = tuple(int(n) for n in np.frombuffer(raw[4 : 4 + 4 * axes], ">i4"))
-    values = raw[4 + 4 * axes :]
-    if len(shape) != axes or len(values) != int(np.prod(shape)) * dtype.itemsize:
+    if not fits or len(values) != wanted:
+        held = f"more than {wanted}" if len(values) > wanted else str(len(values))
         raise ValueError(
             f"{path} is cut off or damaged: its header says shape {shape}, "
-            f"it holds {len(values)} bytes of values. Fetch it again."
+            f"it holds {held} bytes of values. Fetch it again."
         )
     return np.frombuffer(values, dtype).reshape(shape)
 
@@ -116,13 +133,77 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             f"There is no file {path}. Save one with numpy.savez(path, x=, y=)."
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, zlib.error, KeyError) as error:
+        with zipfile.ZipFile(path) as stored:
+            _check_sizes(stored)
+            return {
+                entry.filename.removesuffix(".npy"): _array(stored, entry)
+                for entry in stored.infolist()
+            }
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is no readable .npz file of plain arrays ({error}). "
             f"Save it with numpy.savez(path, x=inputs, y=labels)."
         ) from None
+
+
+UNREADABLE = (
+    ValueError, TypeError, SyntaxError, KeyError, EOFError, OSError, RuntimeError,
+    NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error, lzma.LZMAError,
+    zipfile.BadZipFile, tokenize.TokenError,
+)  # fmt: skip
+
+
+def _check_sizes(stored: zipfile.ZipFile) -> None:
+    """Refuse an archive before it is unpacked, by what it says of itself.
+
+    Raises:
+        ValueError: more bytes than are read, or packed as no data are; or a name twice.
+    """
+    entries = stored.infolist()
+    names = [entry.filename for entry in entries]
+    if len(set(names)) < len(names):
+        raise ValueError("an array's name stands twice")
+    total = sum(entry.file_size for entry in entries)
+    if total > LARGEST:
+        raise ValueError(f"its arrays have {total} bytes, more than the {LARGEST} that are read")
+    for entry in entries:
+        if entry.file_size > SMALL and entry.file_size > TIGHTEST * entry.compress_size:
+            raise ValueError(
+                f"{entry.filename} unpacks from {entry.compress_size} bytes to {entry.file_size}"
+            )
+
+
+def _array(stored: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """One array, whose header must say as many bytes as there are.
+
+    Raises:
+        ValueError: it does not, or the array holds objects, which would be pickles.
+    """
+    with stored.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read is None:
+            raise ValueError(f"{entry.filename} has version {version} of the format")
+        shape, fortran, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename} holds objects, not numbers")
+        wanted = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or wanted != entry.file_size - file.tell():
+            raise ValueError(
+                f"{entry.filename} says shape {shape} of {dtype}, and has "
+                f"{entry.file_size - file.tell()} bytes"
+            )
+        values = np.empty(wanted, np.uint8)
+        view, reader, got = memoryview(values.data), io.BufferedReader(cast(Any, file)), 0
+        while got < wanted and (more := reader.readinto(view[got:])):
+            got += more
+        if got < wanted:
+            raise ValueError(f"{entry.filename} is cut off")
+    array: np.ndarray = np.frombuffer(values, dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
 
 def checked_pair(
@@ -198,6 +279,9 @@ def _missing(name: str, wanted: str, places: list[Path]) -> FileNotFoundError:
     )
 
 
+BROKEN = (pickle.UnpicklingError, AttributeError, IndexError, RecursionError)
+
+
 class _Plain(pickle.Unpickler):
     """An unpickler that makes arrays and plain values and refuses everything else."""
 
@@ -214,13 +298,19 @@ def _open_batch(path: Path) -> dict[str, np.ndarray]:
         return _batch(file.read, path)
 
 
-def _batch(read: Callable[[], bytes], path: Path) -> dict[str, np.ndarray]:
+def _batch(read: Callable[[int], bytes], path: Path) -> dict[str, np.ndarray]:
     try:
-        stored = _Plain(io.BytesIO(read()), encoding="bytes").load()
-        pixels, labels = stored[b"data"], stored[b"labels"]
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        data = read(BATCH + 1)
+        if len(data) > BATCH:
+            raise ValueError(f"more than {BATCH} bytes")
+        stored = _Plain(io.BytesIO(data), encoding="bytes").load()
+        pixels, labels = np.asarray(stored[b"data"]), np.asarray(stored[b"labels"])
+        x, y = pixels.reshape(-1, 3, 32, 32), labels.astype(np.uint8)
+        if pixels.dtype != np.uint8 or not np.array_equal(labels, y) or y.shape != x.shape[:1]:
+            raise ValueError(f"images {pixels.shape} of {pixels.dtype}, labels {labels.shape}")
+    except UNREADABLE + BROKEN as error:
         raise ValueError(f"{path} is no batch of CIFAR-10 ({error}). Fetch it again.") from None
-    return {"x": np.asarray(pixels).reshape(-1, 3, 32, 32), "y": np.asarray(labels, np.uint8)}
+    return {"x": x, "y": y}
 
 
 def _join(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from prunus.report.figure import require
 
 __all__ = ["DaskExecutor", "RayExecutor"]
 
+LOOPBACK = "127.0.0.1"
 STORE = 100 << 20  # bytes of Ray's object store: jobs pass a few words to and fro
 
 
@@ -33,6 +35,8 @@ class RayExecutor:
     Raises:
         ImportError: Ray is not installed.
         OSError: no cluster answers.
+        ValueError: a cluster started here would take work from anyone: Ray is too old for tokens,
+            or they are switched off.
     """
 
     isolated = True
@@ -48,14 +52,19 @@ class RayExecutor:
     ) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning less
+        if address is None and "ray" not in sys.modules:  # it reads this as it is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         self._ray = ray = require("ray", "ray")
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._own = not ray.is_initialized()
+        if self._own and address is None:
+            _check_token(ray.__version__)
         if self._own:
             size = {} if address else {
                 "num_cpus": (workers or 1) * threads,
                 "object_store_memory": STORE,
                 "include_dashboard": False,
+                "_node_ip_address": LOOPBACK,
             }  # fmt: skip
             settings = {"log_to_driver": False, "logging_level": logging.ERROR, **size, **options}
             self._loud = _silence(ray)
@@ -151,6 +160,7 @@ class DaskExecutor:
         with config.set(settings):
             if address is None:
                 self._cluster = distributed.LocalCluster(
+                    host=LOOPBACK,
                     n_workers=workers or 1,
                     threads_per_worker=1,
                     processes=True,
@@ -207,6 +217,22 @@ class DaskExecutor:
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+def _check_token(version: str) -> None:
+    """Refuse to start a Ray that runs whatever anyone on the network sends.
+
+    Ray's processes listen on all addresses of the machine, whichever it is given.
+    """
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdecimal()]
+    off = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
+    if numbers < [2, 52] or off:
+        why = "RAY_AUTH_MODE switches its tokens off" if off else f"Ray {version} knows no tokens"
+        raise ValueError(
+            f"Ray listens on all addresses of this machine, and {why}: anyone who reaches it "
+            f"could run code here. {'Unset it' if off else 'Install ray>=2.52'}, or use "
+            f"executor local."
+        )
 
 
 def _knock(address: str | None) -> None:

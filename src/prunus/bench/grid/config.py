@@ -1,5 +1,6 @@
 """A grid of cells from a YAML file, checked as a whole before anything runs."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from prunus.bench.grid.cell import (
     recipe_of,
     schedule_of,
 )
+from prunus.bench.grid.yaml_text import NoYaml, read_yaml
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
 from prunus.parts import NODES
 from prunus.presets import resolve
+from prunus.reading import text_of
 from prunus.schedules import OneShot
 from prunus.weights import Weight
 
@@ -65,6 +68,8 @@ def _schedule(text: Any) -> str:
 
 def _seeds(value: Any) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
+        if value > MOST:
+            raise ValueError(f"`seeds` must be at most {MOST}, got {value}")
         return tuple(range(whole("seeds", value, low=1)))
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ValueError(f"seeds are how many, or a list of which, got {value!r}")
@@ -102,6 +107,9 @@ def _device(value: Any) -> str:
         first = str(error).splitlines()[0]
         raise ValueError(f"no device {value!r} here ({first})") from None
     return str(value)
+
+
+MOST = 100_000  # cells of a grid, and seeds
 
 
 class Grid(BaseModel):
@@ -159,13 +167,8 @@ def load_grid(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()) 
         ValueError: with every mistake at once, each with its line and its place in the file.
         FileNotFoundError: no such file.
     """
-    text = "" if path is None else Path(path).read_text(encoding="utf-8")
     source = "grid" if path is None else str(path)
-    try:
-        values = yaml.safe_load(text) if text else {}
-        tree = yaml.compose(text) if text else None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is no YAML: {' '.join(str(error).split())}") from None
+    values, tree = ({}, None) if path is None else read_yaml(text_of(Path(path)), source)
     if not isinstance(values, dict):
         raise ValueError(f"{source} must hold keys such as tasks and recipes, got {values!r:.60}.")
     changed = [_change(values, change) for change in changes]
@@ -194,6 +197,13 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         device=grid.device,
         threads=threads,
     )
+    budgets = max(1, len(grid.densities) + len(grid.budgets))
+    sizes = [len(grid.tasks), len(grid.recipes), budgets, len(grid.schedules), len(grid.seeds)]
+    if math.prod(sizes) > MOST:
+        raise ValueError(
+            f"The grid has {' × '.join(map(str, sizes))} cells (tasks, recipes, budgets, "
+            f"schedules, seeds), more than {MOST}. Cut it into several."
+        )
     asked: dict[str, Cell] = {}
     for name in grid.tasks:
         for seed in grid.seeds:
@@ -346,13 +356,13 @@ def _change(values: dict[str, Any], change: str) -> str:
     try:
         for part in parts[:-1]:
             target = target[int(part)] if isinstance(target, list) else target[part]
-        value = yaml.safe_load(text)
+        value, _ = read_yaml(text.encode(), "it")
         if isinstance(target, list):
             target[int(parts[-1])] = value
         else:
             target[parts[-1]] = value
+    except NoYaml:
+        raise ValueError(f"--set {change}: {text!r:.80} is no value.") from None
     except (KeyError, IndexError, ValueError, TypeError):
         raise ValueError(f"--set {change}: the grid has no place {key!r} to change.") from None
-    except yaml.YAMLError:
-        raise ValueError(f"--set {change}: {text!r} is no value.") from None
     return key

@@ -29,7 +29,7 @@ from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.rng import generator_for
-from prunus.schedules import Step
+from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, emitting
 
 __all__ = ["ROLES", "Bench", "data_of", "dense_of"]
@@ -137,7 +137,7 @@ def _prune(
     source: Any = data.batches(limit=cell.settings.calibration)
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
-    if fits and not from_start and method.inputs == "dense" and len(list(schedule())) == 1:
+    if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
         source = _calibration(
             cell.task,

@@ -8,11 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunus.check import unknown
 from prunus.files import named_numbers, numbers
+from prunus.reading import check, validated
 
 __all__ = ["Metrics", "Record", "content_id"]
 
 SCORES = ("before", "after", "retrained", "layer_error", "layer_density")
+COUNTS = ("parameters", "macs", "bytes")  # dense and pruned
+STATUS = ("done", "failed")
+FOREIGN = "The row is no record of prunus"
 FORMAT = 1  # raised when a field changes its meaning
 Metrics = Mapping[str, float]
 
@@ -116,21 +121,26 @@ class Record:
         """
         values = dict(row)
         number = values.pop("format", None)
-        if not isinstance(number, int) or number > FORMAT:
+        if isinstance(number, bool) or not isinstance(number, int) or number > FORMAT:
             raise ValueError(
                 f"The row has format {number!r}; this version of prunus reads up to {FORMAT}. "
                 f"Update prunus."
             )
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{FOREIGN}: {unknown('field', str(name), known)}")
         for name in (*SCORES, "density", "density_whole", "seconds"):
             if name in values:
                 values[name] = numbers(values[name])
-        for name in ("parameters", "macs", "bytes"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"The row is no record of prunus: {error}.") from None
+        found: Record = validated(values, cls, FOREIGN)
+        for name in (*COUNTS, "seed", "model_seed", "seconds", "peak_memory"):
+            value = getattr(found, name)
+            each = value if isinstance(value, tuple) else (value,)
+            for number in each:
+                check(number is None or not number < 0, FOREIGN, name, f"is {value}.")
+        check(found.status in STATUS, FOREIGN, "status", f"is none of {', '.join(STATUS)}.")
+        return found
 
 
 def content_id(**identity: Any) -> str:

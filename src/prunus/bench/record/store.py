@@ -14,6 +14,7 @@ from typing import Self
 from prunus.bench.record.parquet import parquet_rows
 from prunus.bench.record.row import Record
 from prunus.files import LineFile, whole_lines
+from prunus.reading import json_object
 
 __all__ = [
     "RecordIndex",
@@ -99,11 +100,12 @@ def _take(file: Path, begin: int, known: dict[str, str]) -> int:
     whole = text.rfind(b"\n") + 1
     for line in text[:whole].splitlines():
         try:
-            row = json.loads(line)
-            if known.get(row["id"]) != "done":
-                known[row["id"]] = row["status"]
-        except (ValueError, KeyError, TypeError):
+            row = json_object(line, file)
+        except ValueError:
             continue
+        name, status = row.get("id"), row.get("status")
+        if isinstance(name, str) and isinstance(status, str) and known.get(name) != "done":
+            known[name] = status
     return whole
 
 
@@ -167,12 +169,14 @@ def read_records(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             torn.append(file)
         for number, line in enumerate(lines, start=1):
             try:
-                rows.append(Record.from_row(json.loads(line)))
-            except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+                row = json_object(line, "it")
+            except ValueError as error:
                 raise ValueError(
-                    f"{file}, line {number} is damaged ({error}). Remove the line to go on "
+                    f"{file}, line {number} is damaged ({error}) Remove the line to go on "
                     f"without it."
                 ) from None
+            try:
+                rows.append(Record.from_row(row))
             except ValueError as error:
                 raise ValueError(f"{file}, line {number}: {error}") from None
     return Records(tuple(rows), tuple(torn))
