@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from prunus.files.lock import Handle
+
 CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "replace", "unlink", "close", "mkdir")
 WRITING = ("write", "pwrite")
 FORK = multiprocessing.get_context("fork")
@@ -70,6 +72,8 @@ def _run(action, number, when, writer):
 
     for name in CALLS:
         setattr(os, name, wrapped(name, getattr(os, name)))
+    for name in ("__init__", "close"):  # which open and close files in C
+        setattr(Handle, name, wrapped(name, getattr(Handle, name)))
     try:
         action()
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from prunus.files.lock import LOCK, is_at, locked
+from prunus.files.lock import LOCK, Handle, is_at, locked
 from prunus.files.single import make_folder, naming, new_file, sweep, sync_folder, write_text
 
 __all__ = ["Saving", "named_parts", "part_names", "read_folder", "saving", "write_folder"]
@@ -24,7 +24,7 @@ _PART = re.compile("[a-z]+")
 class Saving:
     """The files of one saving; they count once `publish` has replaced the account."""
 
-    def __init__(self, folder: Path, account: str, named: Named, journal: int) -> None:
+    def __init__(self, folder: Path, account: str, named: Named, journal: Handle) -> None:
         self.folder = folder
         self._account = folder / account
         self._named = named
@@ -95,9 +95,8 @@ class Saving:
             # Behind a torn line of a dead one too. Nothing that stands there is lost meanwhile.
             text = "".join(f"\n{json.dumps(name)}\n" for name in new)
             with naming(self.folder):
-                os.lseek(self._journal, 0, os.SEEK_END)
-                os.write(self._journal, text.encode())
-                os.fsync(self._journal)
+                os.write(self._journal.fileno(), text.encode())
+                os.fsync(self._journal.fileno())
 
 
 @contextlib.contextmanager
@@ -132,11 +131,11 @@ def saving(
                 made.tidy()
 
 
-def _written(journal: int) -> set[str]:
+def _written(journal: Handle) -> set[str]:
     """The names in a lock file, a line each; a torn one had not been used yet."""
-    os.lseek(journal, 0, os.SEEK_SET)
+    journal.seek(0)
     names: list[object] = []
-    for line in os.read(journal, os.fstat(journal).st_size).splitlines():
+    for line in journal.readall().splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             names.append(json.loads(line))
     return {name for name in names if isinstance(name, str) and _plain(name)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from prunus.files.lock import held, is_at
+from prunus.files.lock import Handle, held, is_at
 from prunus.files.single import make_folder, sync_folder
 
 __all__ = ["LineFile", "named_numbers", "numbers", "row_text", "whole_lines"]
@@ -37,9 +37,10 @@ class LineFile:
         make_folder(self.path.parent)
         if self.path.exists() and not self.path.is_file():
             raise OSError(errno.EINVAL, "This is no file that lines can be added to", str(path))
-        flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if new else 0)
-        self._file = os.open(self.path, flags, 0o666)
-        sync_folder(self.path.parent)
+        there = self.path.exists()
+        self._file = Handle(self.path, "x+" if new else "a+")
+        if not there:
+            sync_folder(self.path.parent)
 
     def append(self, line: str) -> None:
         """Write one line and flush it to disk.
@@ -48,16 +49,16 @@ class LineFile:
             OSError: the disk is full, or the file was taken away. The lines before stay whole, and
                 the torn part of this one is cut off again.
         """
-        data = memoryview(line.encode() + b"\n")
+        data, number = memoryview(line.encode() + b"\n"), self._file.fileno()
         with held(self._file):
             end = self._mended()
             try:
                 written = 0
                 while written < len(data):
-                    written += os.pwrite(self._file, data[written:], end + written)
-                os.fsync(self._file)
+                    written += os.pwrite(number, data[written:], end + written)
+                os.fsync(number)
             except BaseException as error:  # an interruption too, or the next would join a torn one
-                os.ftruncate(self._file, end)
+                os.ftruncate(number, end)
                 if isinstance(error, OSError) and error.filename is None:
                     raise OSError(error.errno, error.strerror, str(self.path)) from None
                 raise
@@ -68,26 +69,27 @@ class LineFile:
 
     def _mended(self) -> int:
         """Where the whole lines end, what is torn behind them cut off."""
-        size = os.fstat(self._file).st_size
+        number = self._file.fileno()
+        size = os.fstat(number).st_size
         begin, tail = size, b""
         while begin > 0 and b"\n" not in tail:
             step = min(begin, 1 << 16)
             begin -= step
-            tail = os.pread(self._file, step, begin) + tail
+            tail = os.pread(number, step, begin) + tail
             if tail.endswith(b"\n"):
                 return size
         rest = tail[tail.rfind(b"\n") + 1 :]
         if not rest:
             return size
         if _is_json(rest):  # whole, written by somebody who ends no line
-            os.pwrite(self._file, b"\n", size)
+            os.pwrite(number, b"\n", size)
             return size + 1
-        os.ftruncate(self._file, size - len(rest))
+        os.ftruncate(number, size - len(rest))
         return size - len(rest)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self

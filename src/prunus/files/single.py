@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from prunus.files.lock import is_at, take, unsupported
+from prunus.files.lock import Handle, is_at, take, unsupported
 
 __all__ = ["make_folder", "naming", "new_file", "sweep", "sync_folder", "write_bytes", "write_text"]
 
@@ -48,32 +49,31 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     with naming(path):
         special = _special(path)
         if special is not None:
-            with os.fdopen(special, "wb") as file:
+            with io.BufferedWriter(special) as file:
                 yield file
                 file.flush()
-                _sync(special)
+                _sync(special.fileno())
             return
         target = Path(os.path.realpath(path))
         make_folder(target.parent)
         sweep(target.parent)
-        handle, aside = _aside(target.parent)
+        aside = target.parent
         try:
+            handle, aside = _aside(target.parent)
             _like_old(handle, target)
-            with _closing(os.fdopen(handle, "wb", closefd=False)) as file:
+            with _closing(os.fdopen(handle.fileno(), "wb", closefd=False)) as file:
                 yield file
-            os.fsync(handle)
+            os.fsync(handle.fileno())
             if unsupported():  # there an open file cannot be renamed either
-                os.close(handle)
-                handle = -1
+                handle.close()
             os.replace(aside, target)
+            handle.close()
             sync_folder(target.parent)
         except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
+            if aside != target.parent:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(aside)
             raise
-        finally:
-            if handle >= 0:
-                os.close(handle)
 
 
 @contextlib.contextmanager
@@ -101,19 +101,19 @@ def _closing(file: IO[bytes]) -> Iterator[IO[bytes]]:
             file.close()
 
 
-def _special(path: str | os.PathLike[str]) -> int | None:
-    """An open descriptor where `path` is no regular file but can be written to."""
+def _special(path: str | os.PathLike[str]) -> Handle | None:
+    """The open file where `path` is no regular file but can be written to."""
     own = _descriptor(path)
     if own is not None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()  # what was printed before stands before
-        return os.dup(own)
+        return Handle(os.dup(own), "w")
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return None
-    return None if stat.S_ISREG(mode) else os.open(path, os.O_WRONLY)
+    return None if stat.S_ISREG(mode) else Handle(path, "w")
 
 
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
@@ -130,30 +130,30 @@ def _descriptor(path: str | os.PathLike[str]) -> int | None:
     return None
 
 
-def _aside(folder: Path) -> tuple[int, Path]:
+def _aside(folder: Path) -> tuple[Handle, Path]:
     """A new file, locked as long as its writer lives."""
     while True:
         aside = folder / f".prunus-{secrets.token_hex(8)}.part"  # short, whatever the target's name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        handle = os.open(aside, flags, 0o666)  # the system takes the umask off
+        handle = Handle(aside, "x")  # the system takes the umask off its mode
         if take(handle) is not False and is_at(handle, aside):
             return handle, aside
-        os.close(handle)  # another writer held it for one of a dead writer, and removed it
+        handle.close()  # another writer held it for one of a dead writer, and removed it
 
 
-def _like_old(handle: int, target: Path) -> None:
+def _like_old(handle: Handle, target: Path) -> None:
     """Give the new file owner and mode of the old one, which must be one that may be written."""
     try:
         old = target.stat()
-        os.close(os.open(target, os.O_WRONLY))
     except FileNotFoundError:
         return
-    new = os.fstat(handle)
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    new = os.fstat(handle.fileno())
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
         with contextlib.suppress(PermissionError):
-            os.chown(handle, old.st_uid, old.st_gid)
+            os.chown(handle.fileno(), old.st_uid, old.st_gid)
     if hasattr(os, "fchmod"):
-        os.fchmod(handle, stat.S_IMODE(old.st_mode))
+        os.fchmod(handle.fileno(), stat.S_IMODE(old.st_mode))
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
@@ -175,23 +175,25 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_dead(aside: Path) -> None:
-    handle = os.open(aside, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    try:
+    if aside.is_symlink():
+        return
+    with Handle(aside, "r+") as handle:
         if take(handle) and is_at(handle, aside):
             aside.unlink()
-    finally:
-        os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to disk, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    handles: list[int] = []
     try:
-        _sync(handle)
+        # In one call of C, so that no interrupt comes between opening and keeping it.
+        handles.extend(map(os.open, (folder,), (os.O_RDONLY | os.O_DIRECTORY,)))
+        _sync(handles[0])
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
 
 
 def _sync(handle: int) -> None:
