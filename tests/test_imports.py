@@ -23,7 +23,7 @@ ORDER = [
     "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
-    "result", "engine", "folder", "training", "bench", "reproduce", "cli",
+    "result", "engine", "folder", "training", "integrations", "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = ("dpp", "theory", "bench", "export", "training")
+_SUBPACKAGES = ("dpp", "theory", "bench", "export", "integrations", "training")
 _PLACES = {
     "Budget": "prunus.budget",
     "Calibration": "prunus.calibration",

@@ -64,6 +64,13 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
     found: dict[str, Weight] = {}
     refused: dict[str, str] = {}
     known = weights_of(model)
+    adapters = tuple(
+        f"{name}.{part}."
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "base_layer", None), nn.Module)
+        for part, _ in module.named_children()
+        if part != "base_layer"
+    )
     seen = {weight.owner for weight in known.values()}
     for name, weight in known.items():
         why = obstacle(weight.module, weight.source.parameter)
@@ -75,6 +82,11 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
             why = (
                 f"the matrices of {type_name(weight.module)} are pruned where `layers` names them, "
                 f"as layers={place!r} does"
+            )
+        if why is None and f"{weight.owner}.".startswith(adapters):
+            why = (
+                "it belongs to an adapter of PEFT, which stays dense; the layer under it is "
+                "pruned, and prunus.integrations.merge_adapters merges without losing zeros"
             )
         if why is None:
             check_round_trip(weight)
