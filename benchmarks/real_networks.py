@@ -1,13 +1,13 @@
 """Networks as people have them: what prunus and Torch-Pruning 1.6.1 make of each.
 
 Every network runs in a process of its own with limited processor time, once for each library.
-Both remove about 40 % of the units. "works": the smaller network runs, and equals the one whose removed units
-are zero; "wrong": it runs and does not; "crashes", "hangs": as it says; "nothing": no unit was
-found, with the reason where one is given. Torch-Pruning is given what its examples give it: which
-layers make queries, keys and values, the numbers of heads, the last layer as one to leave alone,
-and after pruning the attributes of attention modules are set. It also prunes channels over which
-a norm takes its statistics; there nothing can be equal, so it is judged on a second run without
-those groups, and "inexact" stands where it has no others.
+Both remove about 40 % of the units. "works": the smaller network runs, and equals the one whose
+removed units are zero; "wrong": it runs and does not; "crashes", "hangs": as it says; "nothing": no
+unit was found, with the reason where one is given. Torch-Pruning is given what its examples give
+it: which layers make queries, keys and values, the numbers of heads, the last layer as one to leave
+alone, and after pruning the attributes of attention modules are set. It also prunes channels over
+which a norm takes its statistics; there nothing can be equal, so it is judged on a second run
+without those groups, and "inexact" stands where it has no others.
 
     pip install --target FOLDER --no-deps torch-pruning==1.6.1
     python benchmarks/real_networks.py --peer FOLDER

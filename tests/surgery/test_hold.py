@@ -148,3 +148,32 @@ def test_an_optimizer_with_closures_and_several_groups():
         for _ in range(3):
             optimizer.step(closure)
             assert not broken(pruned.model, pruned.masks)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's: of the class, without its hooks, and with the real one inside."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+def test_an_optimizer_inside_others_is_found():
+    model, x = models.MLP().eval(), torch.randn(8, 12)
+    pruned = prunus.prune(model, "magnitude", 0.3, data=x)
+    inner = torch.optim.SGD(pruned.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    outer = Wrapper(Wrapper(inner))
+    with pruned.hold(outer):
+        for _ in range(3):
+            pruned.model(x).square().mean().backward()
+            outer.step()
+            for name, mask in pruned.masks.items():
+                assert not bool(pruned.model.get_parameter(name)[~mask].any())
+    with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer, .* got Linear\. Pass"):
+        pruned.hold(torch.nn.Linear(2, 2))

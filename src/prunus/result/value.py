@@ -100,7 +100,7 @@ class Pruned:
     coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
 
-    def hold(self, optimizer: torch.optim.Optimizer) -> Hold:
+    def hold(self, optimizer: Any) -> Hold:
         """Re-apply the masks after every step of `optimizer`, until `.remove()` on the answer.
 
         Works against gradients, momentum and weight decay; also as a context manager.

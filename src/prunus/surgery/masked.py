@@ -62,16 +62,20 @@ def emitting(model: nn.Module, masks: Masks) -> nn.Module:
     return kept
 
 
-def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
+def hold(model: nn.Module, masks: Masks, optimizer: Any) -> Hold:
     """Zero the masked entries now and after every step of `optimizer` (of any, where None).
+
+    One that wraps another, as accelerate's do in the Trainer of transformers, is followed to it.
 
     Gradients of masked entries are zeroed as they arrive, so that clipping by a norm does not
     count them; momentum and weight decay are undone after the step.
 
     Raises:
+        TypeError: `optimizer` is none of torch's, nor wraps one.
         ValueError: the optimizer owns none of the parameters that have zeros to hold and learn.
     """
     if optimizer is not None:
+        optimizer = _innermost(optimizer)
         _check_owner(model, masks, optimizer)
     apply_masks(model, masks)
     removers: list[Callable[[], None]] = []
@@ -92,6 +96,20 @@ def hold(model: nn.Module, masks: Masks, optimizer: Optimizer | None) -> Hold:
     claim(model)
     removers.append(lambda: release(model))
     return Hold(removers)
+
+
+def _innermost(optimizer: Any) -> Optimizer:
+    """torch's optimizer inside wrappers that keep it as `optimizer`."""
+    found, seen = optimizer, set[int]()
+    while getattr(found, "optimizer", None) is not None and id(found) not in seen:
+        seen.add(id(found))
+        found = found.optimizer
+    if not isinstance(found, Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a torch.optim.Optimizer, or wrap one as its `optimizer`, got "
+            f"{type(optimizer).__name__}. Pass the one whose step changes the parameters."
+        )
+    return found
 
 
 def claim(model: nn.Module) -> None:
