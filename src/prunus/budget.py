@@ -151,12 +151,16 @@ class Plan:
                 f"{str(text)[:60]!r}."
             )
         known = [f.name for f in fields(Plan)]
-        for name in facts:
-            if name not in known:
-                raise unknown("entry of a plan", name, known)
-        for name, counts in facts["kept"].items():
-            for count in counts if isinstance(counts, list) else [counts]:
-                whole(f"kept[{name!r}]", count, low=0)
+        try:
+            for name in facts:
+                if name not in known:
+                    raise unknown("entry of a plan", name, known)
+            for name, counts in facts["kept"].items():
+                for count in counts if isinstance(counts, list) else [counts]:
+                    whole(f"kept[{name!r}]", count, low=0)
+        except ValueError as error:
+            said = str(error) if source == "The plan" else f"{source}: {error}"
+            raise ValueError(said) from None
         given = validated(facts, _PlanFacts, source)
         return Plan(
             kept={n: tuple(k) if isinstance(k, list) else k for n, k in given.kept.items()},

@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "as_float64",
+    "brief",
     "by_reason",
     "finite",
     "fraction",
@@ -121,6 +122,11 @@ def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is in no table: near matches first, else all known names."""
     names = sorted(known)
-    near = near_matches(name, names)
+    near = near_matches(name, names) if len(name) <= 200 else []
     advice = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(names)}."
-    return ValueError(f"Unknown {kind} {name!r}. {advice}")
+    return ValueError(f"Unknown {kind} {brief(repr(name))}. {advice}")
+
+
+def brief(text: str, most: int = 200) -> str:
+    """A text as far as a message has room for it."""
+    return text if len(text) <= most else f"{text[:most]}…"

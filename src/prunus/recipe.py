@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from prunus.allocation import ALLOCATIONS, Allocation, Uniform
 from prunus.calibration.statistics import Statistic, combined, resolved
-from prunus.check import unknown
+from prunus.check import brief, unknown
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
 from prunus.courses import COURSES, GROWTHS, Course
 from prunus.granularity import GRANULARITIES, Edge, Granularity
@@ -21,6 +21,7 @@ from prunus.selection import SELECTIONS, Selection, TopK
 __all__ = ["Recipe", "parse"]
 
 VERSION = 1
+SHOWN = 400  # characters of one in a message
 LONGEST = 20_000  # characters of a recipe as Python
 DEEPEST = 40  # of its nodes inside each other
 METHODS: dict[type, tuple[str, ...]] = {  # what a family cannot do without, beside its call
@@ -164,7 +165,7 @@ def parse(text: str) -> Any:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ValueError(f"{text!r} is no recipe: {reason}. Write e.g. TopK().") from None
+        raise ValueError(f"{_said(text)} is no recipe: {reason}. Write e.g. TopK().") from None
     except (RecursionError, MemoryError):
         raise _deep(text) from None
     level: list[ast.AST] = [tree]
@@ -173,6 +174,10 @@ def parse(text: str) -> Any:
     if level:
         raise _deep(text)
     return _build(tree, text)
+
+
+def _said(code: str) -> str:
+    return brief(repr(code), SHOWN)
 
 
 def _deep(text: str) -> ValueError:
@@ -194,16 +199,19 @@ def _build(node: ast.expr, text: str) -> Any:
             raise unknown("part of a recipe", node.func.id, known)
         args = [_build(a, text) for a in node.args]
         if any(k.arg is None for k in node.keywords):
-            raise ValueError(f"{ast.unparse(node)!r} unpacks a mapping. Write every field out.")
+            raise ValueError(
+                f"{_said(ast.unparse(node))} unpacks a mapping. Write every field out."
+            )
         kwargs = {str(k.arg): _build(k.value, text) for k in node.keywords}
         try:
             return known[node.func.id](*args, **kwargs)
         except (TypeError, AttributeError, ArithmeticError, LookupError) as error:
-            raise ValueError(f"{ast.unparse(node)}: {error}.") from None
+            said = brief(str(error), SHOWN)
+            raise ValueError(f"{brief(ast.unparse(node), SHOWN)}: {said}.") from None
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(
-            f"{ast.unparse(node)!r} in {text!r} is neither a number, a word in quotes, nor a part "
-            f"such as TopK()."
+            f"{_said(ast.unparse(node))} in {_said(text)} is neither a number, a word in quotes, "
+            f"nor a part such as TopK()."
         ) from None

@@ -14,6 +14,7 @@ from torch import Tensor
 from prunus.calibration.doubted import StoredFacts, checked_layer, checked_sums
 from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.sums import Sums
+from prunus.check import brief
 from prunus.files import named_parts, read_folder, write_folder
 from prunus.layer import Layer
 from prunus.reading import Fault, check, read_tensors, stored_json, validated
@@ -191,8 +192,8 @@ def _statistics(path: Path, facts: StoredFacts, own: Iterable[Statistic]) -> dic
                 raise Fault(path, f"options.{name}", f"are none of it ({error}).") from None
         else:
             raise ValueError(
-                f"{path.parent} holds the statistic {name!r}, which is in no table. Pass the "
-                f"instance: Calibration.load(folder, statistics=[...])."
+                f"{path.parent} holds the statistic {brief(repr(name))}, which is in no table. "
+                f"Pass the instance: Calibration.load(folder, statistics=[...])."
             )
     return found
 

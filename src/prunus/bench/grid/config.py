@@ -77,13 +77,13 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _baseline(name: Any) -> str:
-    if name not in BASELINES:
+    if not isinstance(name, str) or name not in BASELINES:
         raise unknown("baseline", str(name), BASELINES)
     return str(name)
 
 
 def _rescore(name: Any) -> str:
-    if name not in RESCORES:
+    if not isinstance(name, str) or name not in RESCORES:
         raise unknown("way to score masks", str(name), RESCORES)
     return str(name)
 
@@ -256,7 +256,8 @@ def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str])
         for item in error.errors():
             place = ".".join(map(str, item["loc"]))
             mistakes.append(f"{_where(tree, item['loc'], changed)}{place}: {_words(item)}")
-    needs = [_recipe_budgets(entry) for entry in values.get("recipes") or []]
+    recipes = values.get("recipes")
+    needs = [_recipe_budgets(entry) for entry in recipes] if isinstance(recipes, list) else []
     if not values.get("densities") and not values.get("budgets") and not all(needs):
         mistakes.append("densities: missing. Give densities, budgets or both.")
     if grid is not None and not mistakes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunus.check import unknown
+from prunus.check import brief, unknown
 from prunus.files import named_numbers, numbers
 from prunus.reading import check, validated
 
@@ -123,8 +123,8 @@ class Record:
         number = values.pop("format", None)
         if isinstance(number, bool) or not isinstance(number, int) or number > FORMAT:
             raise ValueError(
-                f"The row has format {number!r}; this version of prunus reads up to {FORMAT}. "
-                f"Update prunus."
+                f"The row has format {brief(repr(number))}; this version of prunus reads up to "
+                f"{FORMAT}. Update prunus."
             )
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
