@@ -311,7 +311,6 @@ def test_what_is_not_known_is_refused_by_name():
     reasons = {}
     for name, layer in {
         "own": Scaled(4, 6),
-        "projected": nn.LSTM(4, 8, proj_size=6),
         "computed": parametrizations.weight_norm(nn.LSTM(4, 6), "weight_hh_l0"),
     }.items():
         coupling = couple(wrapped(layer), x)
@@ -321,7 +320,6 @@ def test_what_is_not_known_is_refused_by_name():
         assert all(coupling.refused[key] == reasons[name] for key in own)
     assert reasons == {
         "own": "a recurrent layer (Scaled) has no rule",
-        "projected": "a recurrent layer that projects its hidden state (proj_size) has no rule",
         "computed": "its weights are computed in the forward pass",
     }
 

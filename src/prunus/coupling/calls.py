@@ -77,6 +77,15 @@ class Trace(Protocol):
     def fixed(self, tensor: Tensor) -> bool:
         """True for constants of the model's code and its buffers, which no input changes."""
 
+    def tied(self, weight: Weight) -> str | None:
+        """The linear layer that reads this table, which is an embedding's; None for all others."""
+
+    def table(self, weight: Weight) -> Tensor:
+        """Classes of a table's columns, rows of which are looked up by number."""
+
+    def computed(self, one: Tensor, other: Tensor | None = None) -> Tensor:
+        """Labels of values computed from entries of one or two parameters, position by position."""
+
     def layer_of(self, weight: Weight) -> str:
         """Name of the layer whose own weight this is, or Refused."""
 

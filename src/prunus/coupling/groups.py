@@ -71,6 +71,10 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     table = _table(trace)
     reasons = _reasons(trace, table)
     producers = {name: n for (kind, name), n in table.uses.items() if kind == "producer"}
+    makers = {**producers}
+    for (use, name), numbers in table.uses.items():  # where no layer makes them
+        if use == "embedding":
+            makers.setdefault(name, numbers)
     why: dict[str, str] = {}
     for name, numbers in producers.items():
         said = [reasons[i] for i in numbers.tolist() if i in reasons]
@@ -79,17 +83,17 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
 
     fine = torch.ones_like(table.roots, dtype=torch.bool)
     fine[list(reasons)] = False
-    first = torch.full_like(table.roots, len(producers))
-    for i, numbers in reversed(list(enumerate(producers.values()))):
+    first = torch.full_like(table.roots, len(makers))
+    for i, numbers in reversed(list(enumerate(makers.values()))):
         first[numbers] = i
-    fine &= first < len(producers)
+    fine &= first < len(makers)
     written = table.marked(trace.labels.tied_down())
     inexact = table.marked(trace.labels.inexact())
     heads = _Heads(trace)
     headed = torch.isin(table.roots, heads.queries)
     kind = table.kinds(written, inexact, headed)
 
-    told = list(producers)
+    told = list(makers)
     ranked: list[tuple[int, int, Tensor]] = []
     for number in distinct(kind[fine]).tolist():
         members = ((kind == number) & fine).nonzero().flatten()
@@ -119,6 +123,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
                 producers=tuple(name for kind, name in use if kind == "producer"),
                 consumers=tuple(name for kind, name in use if kind == "consumer"),
                 norms=tuple(name for kind, name in use if kind == "norm"),
+                embeddings=tuple(name for kind, name in use if kind == "embedding"),
                 exact=not bool(inexact[members[0]]),
                 written=bool(written[members[0]]),
                 heads=heads.kind(table.roots[members]),
@@ -127,8 +132,14 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         )
     removable = {producer for group in groups for producer in group.producers}
     made_anew = computed_weights(trace.book.model)
+    tables = {
+        linear: f"its weight is the table `{table}` of an embedding, whose rows are no channels"
+        for table in trace.book.tied
+        if (linear := trace.book.reader(table)) is not None
+    }
     refused = {
         name: made_anew.get(name)
+        or tables.get(name)
         or trace.refused.get(name)
         or why.get(name)
         or "no linear or convolution operation uses its weight on the example"
@@ -198,7 +209,7 @@ def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
             reasons.setdefault(i, reason)
     read = torch.zeros_like(table.roots, dtype=torch.bool)
     for (kind, _), numbers in table.uses.items():
-        if kind == "consumer":
+        if kind in ("consumer", "tied"):
             read[numbers] = True
     for i in (~read).nonzero().flatten().tolist():
         reasons.setdefault(i, "no linear or convolution layer reads it")

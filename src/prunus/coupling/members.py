@@ -98,8 +98,7 @@ def _entries(
     labels, book = trace.labels, trace.book
     if not labels.met:
         return {}
-    atoms = torch.cat([a for a, _ in labels.met])
-    touched = torch.cat([c for _, c in labels.met])
+    atoms, touched = trace.met()
     owner = book.at(-1 - atoms)
     found: dict[Place, tuple[Tensor, Tensor]] = {}
     for number in distinct(owner).tolist():

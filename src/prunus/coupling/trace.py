@@ -9,6 +9,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.coupling.calls import Call, Refused
+from prunus.coupling.computed import Computed
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
@@ -29,6 +30,9 @@ def leaves(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         return [tensor for part in value.values() for tensor in leaves(part)]
     return []
+
+
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -57,7 +61,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attended: list[tuple[Tensor, Tensor]] = []
         self.labels = Labels()
         self.book = Book(model)
-        self.shadows = Shadows(self.book.total)
+        self.shadows = Shadows(2 * self.book.total)
         self.members: list[tuple[str, int, str, Tensor, Tensor]] = []
         self.layers: list[tuple[str, str, Tensor]] = []
         self.refused: dict[str, str] = {}
@@ -65,6 +69,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parts = Parts(self.read)
         self.opaque = 0
         self._rows: dict[tuple[str, int], Tensor] = {}
+        self._computed = Computed(self.book.total)
 
     # What the rules ask and tell (see `calls.Trace`).
 
@@ -118,6 +123,22 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def fixed(self, tensor: Tensor) -> bool:
         return not self.shadows.known(tensor)
 
+    def tied(self, weight: Weight) -> str | None:
+        return self.book.reader(weight.name)
+
+    def table(self, weight: Weight) -> Tensor:
+        """Classes of a table's columns, which are its rows' channels."""
+        made = self.made(weight, len(weight.axes) - 1)
+        along = weight.axes[-1]
+        assert along is not None  # `made` has refused anything else
+        self.member(weight.name, along.axis, "out", along.index, made)
+        if isinstance(self.book.model.get_submodule(weight.name.rpartition(".")[0]), TABLES):
+            self.layer("embedding", weight.name.rpartition(".")[0], made)
+        return made
+
+    def computed(self, one: Tensor, other: Tensor | None = None) -> Tensor:
+        return self._computed.of(one, other)
+
     def layer_of(self, weight: Weight) -> str:
         owner = self.book.owner(weight.name)
         if owner is None:
@@ -151,8 +172,15 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def pin(self, tensor: Tensor, reason: str) -> None:
         atoms = self.atoms(tensor)
         if atoms is not None:
-            for number in distinct(self.book.at(atoms[atoms < 0])).tolist():
+            numbers = -1 - atoms[atoms < 0]
+            _, numbers = self._computed.expanded(numbers, numbers)
+            for number in distinct(self.book.at(-1 - numbers)).tolist():
                 self.pinned.setdefault(self.book.entries[number].name, reason)
+
+    def met(self) -> tuple[Tensor, Tensor]:
+        """Entries of parameters by number, and the classes that they act on."""
+        parts = [self._computed.met(a, c) for a, c in self.labels.met]
+        return torch.cat([a for a, _ in parts]), torch.cat([c for _, c in parts])
 
     # What drives them.
 

@@ -78,6 +78,7 @@ class Group:
         written: True where the model's code writes the width down: the classes meet positions
             that a padding or a constant of fixed size fills. They can be masked, but no module
             attribute makes them narrower.
+        embeddings: names of the embeddings whose columns belong to the classes.
         heads: "kv" where a class is a head of attention, with all query heads that it serves;
             "query" where it is one of several query heads of a kv head, which stays; else None.
         pools: the classes fall into that many runs of equal length that have to keep the same
@@ -92,6 +93,7 @@ class Group:
     norms: tuple[str, ...]
     exact: bool
     written: bool = False
+    embeddings: tuple[str, ...] = ()
     heads: Heads | None = None
     pools: int = 1
 

@@ -77,7 +77,9 @@ class Book:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.twins = twins(model)
+        self.tied = _tied(model)
+        together = {name: names for names in self.tied.values() for name in names}
+        self.twins = {n: o for n, o in twins(model).items() if n not in together}
         self.entries: list[Entry] = []
         self._by_storage: dict[int, list[Entry]] = {}
         self._firsts: list[int] = []
@@ -140,6 +142,8 @@ class Book:
         """What a tensor with labels of its own is, where these are one parameter's entries."""
         if labels.numel() == 0 or bool((labels >= 0).any()):
             return None
+        if int(labels.min()) < -self.total:
+            return None  # computed from parameters
         found = self.at(labels)
         if bool((found != found.flatten()[0]).any()):
             return None
@@ -163,6 +167,11 @@ class Book:
         turned = isinstance(module, TRANSPOSED) or getattr(view_of(module), "transposed", False)
         return {"in": 0, "out": 1} if turned else {"in": 1, "out": 0}
 
+    def reader(self, name: str) -> str | None:
+        """The linear layer that shares an embedding's table, by the table's name; or None."""
+        linear = (n.rpartition(".")[0] for n in self.tied.get(name, ()))
+        return next((m for m in linear if isinstance(self.model.get_submodule(m), LAYERS)), None)
+
     def owner(self, name: str) -> str | None:
         """The layer whose own weight a parameter is, or None."""
         module, _, leaf = name.rpartition(".")
@@ -171,6 +180,25 @@ class Book:
         found = self.model.get_submodule(module)
         known = isinstance(found, LAYERS) or view_of(found) is not None
         return module if known else None
+
+
+def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """{the name of a table: all its names} of tables that embeddings and linear layers share.
+
+    The table is the first embedding's, whose columns are channels; its rows, tokens, never are.
+    """
+    owners: dict[int, list[tuple[str, nn.Module]]] = {}
+    for prefix, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((f"{prefix}.{leaf}", module))
+    first = {id(p): name for name, p in model.named_parameters()}
+    found = {}
+    for key, own in owners.items():
+        known = all(isinstance(module, nn.Embedding | nn.Linear) for _, module in own)
+        if len(own) > 1 and known and any(isinstance(m, nn.Embedding) for _, m in own):
+            found[first[key]] = tuple(name.removeprefix(".") for name, _ in own)
+    return found
 
 
 def _weight(entry: Entry, shape: tuple[int, ...], lines: list[Tensor]) -> Weight:

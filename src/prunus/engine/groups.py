@@ -1,6 +1,6 @@
 """Groups of channel classes that can lose some, and what so many classes cost."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,6 +97,7 @@ def selected_groups(
     *,
     inexact: bool,
     others: Mapping[str, str] | None = None,
+    tables: Collection[str] = (),
 ) -> tuple[tuple[Group, ...], dict[str, str]]:
     """Groups that can be cut, all of whose producers are selected; {layer: reason} of others.
 
@@ -113,8 +114,14 @@ def selected_groups(
     for group in coupling.groups:
         outside = [name for name in group.producers if name not in selected]
         whole = [name for name in group.consumers if name in asked_for and name not in selected]
+        streams = [n for n in group.embeddings if n not in tables and group.heads is None]
         if outside:
             reason: str | None = f"shares its channels with {', '.join(outside)}, not selected"
+        elif streams:
+            reason = (
+                f"shares its channels with the embedding {', '.join(streams)}, pruned only where "
+                f"`layers` names it, as layers='*' does"
+            )
         elif whole:
             reason = f"is read by {', '.join(whole)}, pruned only where `layers` names it"
         else:

@@ -14,6 +14,7 @@ from prunus.budget import Plan
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
 from prunus.calibration.select import matching, prunable
+from prunus.check import matches
 from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
 from prunus.engine.shared import unfit
@@ -21,12 +22,15 @@ from prunus.engine.target import Target
 from prunus.joint import is_network
 from prunus.layer import Layer
 from prunus.modes import evaluating
+from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.weights import weight_at
 
 __all__ = ["Job", "State", "job_of"]
+
+TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 Loss = Callable[[Any, Any], Tensor]
 Memo = MutableMapping[Any, Any]
@@ -56,6 +60,7 @@ class Job:
         blocks: scopes asked for: None, "auto" or a glob.
         keep: folder for the inputs that are kept; None keeps them in memory.
         measure: layer errors that the recipe's own statistics do not give.
+        tables: embeddings that `layers` names, whose columns may go with their stream.
     """
 
     dense: nn.Module
@@ -77,6 +82,7 @@ class Job:
     blocks: str | None
     keep: Path | None
     measure: bool = True
+    tables: tuple[str, ...] = ()
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -161,7 +167,8 @@ def job_of(
             where the recipe reads the data again.
     """
     modules, refused = prunable(dense, asked=layers is not None)
-    names = matching(modules, layers, exclude, refused)
+    tables = _tables(dense, layers, exclude) if recipe.units == NODES else ()
+    names = matching(modules, _without(layers, tables), exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work
     calibration = source if isinstance(source, Calibration) else None
@@ -228,8 +235,33 @@ def job_of(
         blocks=blocks,
         keep=keep,
         measure=measure,
+        tables=tables,
     )
     return job, notes
+
+
+def _globs(given: str | Sequence[str] | None) -> list[str]:
+    return [] if given is None else [given] if isinstance(given, str) else list(given)
+
+
+def _tables(
+    model: nn.Module, layers: str | Sequence[str] | None, exclude: str | Sequence[str] | None
+) -> tuple[str, ...]:
+    """The embeddings that are asked for."""
+
+    def meant(name: str, globs: str | Sequence[str] | None) -> bool:
+        return any(matches(name, glob) for glob in _globs(globs))
+
+    found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
+    return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))
+
+
+def _without(
+    layers: str | Sequence[str] | None, tables: Sequence[str]
+) -> str | Sequence[str] | None:
+    """The layers that are asked for beside embeddings by their names."""
+    left = [glob for glob in _globs(layers) if glob not in tables]
+    return left if layers is not None and left else layers
 
 
 def _same_weights(model: nn.Module, calibration: Calibration) -> None:

@@ -216,6 +216,7 @@ def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
         job.names,
         inexact=recipe.granularity.inexact,
         others=job.not_pruned,
+        tables=job.tables,
     )
     groups, more, alike = tried_groups(
         job.dense, groups, small, level=budget is None or budget.gap is None

@@ -69,6 +69,8 @@ def _embedding(module: Any, cuts: Cuts) -> None:
 def _recurrent(module: Any, cuts: Cuts) -> None:
     module.input_size = module.weight_ih_l0.shape[1]
     module.hidden_size = module.weight_hh_l0.shape[1]
+    if module.proj_size:
+        module.proj_size, module.hidden_size = module.weight_hr_l0.shape
     module._init_flat_weights()  # the kernels read a list of their own, one piece on GPUs
 
 
@@ -89,6 +91,7 @@ ROWS: dict[type, Update] = {
     nn.RMSNorm: _layer_norm,
     nn.PReLU: _prelu,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding,
     nn.RNNBase: _recurrent,
     nn.RNNCellBase: _cell,
 }

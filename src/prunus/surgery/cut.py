@@ -87,6 +87,12 @@ def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], e
         for name, axes in removed.items()
         for axis, gone_there in axes.items()
     }
+    twins: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        twins[id(parameter)].append(name)
+    for (name, axis), lengths in list(cuts.items()):  # a table that a linear layer shares
+        for other in twins.get(id(_tensor(model, name)), ()):
+            cuts[other, axis] = lengths
     folding = [n for n in across if f"{n}.weight" in removed and is_rms(model.get_submodule(n))]
     statistics = {
         name: _stays(before[f"{name}.weight"][0], removed[f"{name}.weight"][0])

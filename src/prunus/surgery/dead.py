@@ -134,10 +134,11 @@ def _suspects(
         none = torch.zeros_like(alive)
         return Suspects(zero=zero, unread=unread, silent=none, cut=none)
     sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
+    sources += group.embeddings
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
     silent = torch.stack([rows[f"{p}.weight"] for p in sources]).all(dim=0) & alive & ~unread
     cut = torch.zeros_like(alive)
-    if len(sources) == 1:
+    if len(sources) == 1 and not group.embeddings:
         stops = [rows[f"{p}.weight"] for p in behind if f"{p}.weight" in rows]
         cut = torch.stack([cut, *stops]).any(dim=0) & alive & ~unread & ~silent
     return Suspects(zero=zero, unread=unread, silent=silent, cut=cut)

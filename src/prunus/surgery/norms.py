@@ -40,7 +40,29 @@ def is_rms(module: nn.Module) -> bool:
     if getattr(module, "weight", None) is None:
         return False
     named = type(module).__name__.endswith("RMSNorm") and _epsilon(module) is not None
-    return isinstance(module, nn.RMSNorm) or named
+    return isinstance(module, nn.RMSNorm) or named or _acts_as_rms(module)
+
+
+def _acts_as_rms(module: Any) -> bool:
+    """Whether a module written by hand computes x √d / ‖x‖ γ, with an epsilon that it keeps."""
+    weight, epsilon = module.weight, _epsilon(module)
+    own = list(module.parameters())
+    if len(own) != 1 or weight.ndim != 1 or epsilon is None or any(module.children()):
+        return False
+    line = torch.linspace(-1.0, 2.0, len(weight), dtype=weight.dtype, device=weight.device)
+    for x in (line[None], line.flip(0)[None] * 1e-2):
+        try:
+            with torch.no_grad():
+                found = module(x)
+        except Exception:  # a user's code, which may take something else
+            return False
+        scale = (x.square().mean(-1, keepdim=True) + getattr(module, epsilon)).rsqrt()
+        expected = x * scale * (weight + rms_offset(module))
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            return False
+        if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5):
+            return False
+    return True
 
 
 def norms_across(model: nn.Module, group: Group) -> list[str]:

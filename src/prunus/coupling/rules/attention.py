@@ -31,9 +31,24 @@ def fused(trace: Trace, call: Call) -> tuple[Tensor, ...]:
     found = heads[0]
     for own in shared:
         found = _joined(trace, found, own, call.name)
+    bias = call.get("attn_mask", "attn_bias")
+    if bias is not None and bias.ndim > 2 and bool((trace.read(bias) >= FIRST).any()):
+        _added(trace, bias, found, call.name)
     return (spread(found, axis, query.ndim),) + (torch.full((1,), DATA, device="cpu"),) * (
         len(call.outputs) - 1
     )
+
+
+def _added(trace: Trace, bias: Tensor, heads: Tensor, operation: str) -> None:
+    """A bias that is added to the scores: what makes a head's goes with the head."""
+    axis = bias.ndim - 3
+    if bias.shape[axis] != len(heads):
+        trace.labels.refuse(trace.read(bias), IN_ALL)
+        return
+    own = trace.labels.column(trace.read(bias), axis, len(heads), operation)
+    both = (own >= FIRST) & (heads >= FIRST)
+    trace.labels.unite(own[both], heads[both])
+    trace.labels.refuse(own[~both], f"{operation} adds it to heads that stay")
 
 
 OPERANDS = (("query", "q"), ("key", "k"), ("value", "v"))

@@ -10,6 +10,10 @@ from prunus.coupling.labels import CONSTANT, DATA, FIRST, WRITTEN, broadcast
 
 __all__ = ["RULES", "after_constant_map", "constant", "elementwise", "fixed", "named"]
 
+# Maps of one parameter, or sums of two, that make no infinity of the zeros of a removed channel.
+FINITE_AT_ZERO = tuple(
+    f"aten.{name}" for name in ("add", "sub", "rsub", "mul", "neg", "sigmoid", "tanh", "exp")
+)
 LINEAR_IN_EACH = ("aten.add", "aten.sub", "aten.rsub", "aten.mul")
 
 
@@ -35,7 +39,13 @@ def elementwise(trace: Trace, call: Call) -> Tensor:
     """
     tensors = call.tensors()
     parts = [trace.read_statistics(tensor) for tensor in tensors]
-    if not (call.name in LINEAR_IN_EACH and len(parts) > 1):
+    if (
+        call.name in FINITE_AT_ZERO
+        and len(parts) <= 2
+        and all(bool((part < 0).any()) for part in parts)
+    ):
+        parts = _computed(trace, parts)
+    elif not (call.name in LINEAR_IN_EACH and len(parts) > 1):
         parts = [
             after_constant_map(trace, tensor, part, call.name)
             for tensor, part in zip(tensors, parts, strict=True)
@@ -48,6 +58,24 @@ def elementwise(trace: Trace, call: Call) -> Tensor:
     if call.name in LINEAR_IN_EACH and not bool((labels < 0).any()):
         _pin_computed(trace, tensors, parts, labels, call.name)
     return labels
+
+
+def _computed(trace: Trace, parts: list[Tensor]) -> list[Tensor]:
+    """Labels in which entries of parameters that are mapped, or meet one another, go on."""
+    if len(parts) == 1:
+        (part,) = parts
+        entries = part < 0
+        found = part.clone()
+        found[entries] = trace.computed(part[entries])
+        return [found]
+    one, other = torch.broadcast_tensors(*parts)  # type: ignore[no-untyped-call]
+    both = (one < 0) & (other < 0)
+    if not bool(both.any()):
+        return parts
+    one, other = one.clone(), other.clone()
+    one[both] = trace.computed(one[both], other[both])
+    other[both] = CONSTANT
+    return [one, other]
 
 
 def _met(
@@ -152,7 +180,8 @@ RULES: dict[str, Rule] = {
     **named("copy", copied),
     **named("glu", glu),
     **named("_prelu_kernel prelu", prelu),
-    **named("zeros_like ones_like full_like new_zeros new_ones new_full fill zero", constant),
+    **named("zeros_like ones_like full_like", fixed),
+    **named("new_zeros new_ones new_full fill zero", constant),
     **named("rand_like randn_like randint_like bernoulli normal uniform", constant),
     **named("empty empty_like new_empty empty_strided new_empty_strided", unset),
 }

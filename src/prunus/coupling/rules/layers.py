@@ -26,6 +26,8 @@ def product(trace: Trace, call: Call) -> Tensor:
         result = _linear(trace, turned, weight, left.ndim - 1, left, call.out.ndim)
         result = result.transpose(-1, -2) if result.ndim > 1 else result
     else:
+        for operand in (left, right):
+            trace.pin(operand, f"{call.name} reads values computed from it")
         result = product_of_two(trace, left, right, call.name)
     added = call.arguments.get("input", call.arguments.get("self"))
     if call.name in ADDING and added is not None:
@@ -56,6 +58,9 @@ def _linear(
     trace: Trace, inputs: Tensor, weight: Weight, inner: int, operand: Tensor, ndim: int
 ) -> Tensor:
     """Classes on the last axis of the inputs are read, and one is made for each row."""
+    tied = trace.tied(weight)
+    if tied is not None:
+        return _tied_head(trace, inputs, weight, inner, tied, ndim)
     name = trace.layer_of(weight)
     reads = weight.axes[inner]
     if reads is None:
@@ -72,6 +77,39 @@ def _linear(
     trace.member(weight.name, along.axis, "out", along.index, made)
     trace.layer("producer", name, made)
     return spread(made, -1, max(2, ndim)) if ndim > 1 else made
+
+
+def _tied_head(
+    trace: Trace, inputs: Tensor, weight: Weight, inner: int, name: str, ndim: int
+) -> Tensor:
+    """A linear layer whose weight is an embedding's table: it reads its columns' classes.
+
+    What it makes are tokens, which are never classes.
+    """
+    reads = weight.axes[inner]
+    if reads is None or reads.axis != 1:
+        raise Refused(f"`{name}` reads the table `{weight.name}` by its tokens")
+    classes = trace.labels.column(trace.read(inputs), -1, inputs.shape[-1], f"`{name}`")
+    classes = trace.labels.meet(trace.made(weight, inner), classes, f"`{name}`")
+    trace.member(weight.name, 1, "in", reads.index, classes)
+    trace.layer("tied", name, classes)
+    return torch.full((1,) * ndim, DATA, device="cpu")
+
+
+def embedding(trace: Trace, call: Call) -> Tensor:
+    """Rows of a table looked up by number: a class for each of its columns."""
+    weight = trace.weight(call.arguments["weight"])
+    if weight is None or len(weight.axes) != 2:
+        raise Refused("its table is computed in the forward pass")
+    return spread(trace.table(weight), -1, call.out.ndim)
+
+
+def bag(trace: Trace, call: Call) -> tuple[Tensor, ...]:
+    """Sums, means or maxima of looked up rows."""
+    weight = trace.weight(call.arguments["weight"])
+    if weight is None or len(weight.axes) != 2:
+        raise Refused("its table is computed in the forward pass")
+    return (spread(trace.table(weight), -1, call.out.ndim),)
 
 
 def convolution(trace: Trace, call: Call) -> Tensor:
@@ -112,14 +150,14 @@ def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
     """A transposed convolution, whose weight is (in, out, taps)."""
     a: Any = call.arguments
     inputs, out = a["input"], call.out
-    if a["groups"] > 1:
+    wide, filters, groups = inputs.shape[1], out.shape[1], a["groups"]
+    if groups > 1:
         raise Refused("a transposed convolution in groups has no rule")
-    classes = trace.labels.column(trace.read(inputs), 1, inputs.shape[1], f"`{name}`")
-    rows = torch.arange(inputs.shape[1], device="cpu")
-    trace.member(weight.name, 0, "in", rows, classes)
+    classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
+    trace.member(weight.name, 0, "in", torch.arange(wide, device="cpu"), classes)
     trace.layer("consumer", name, classes)
     made = trace.made(weight, 1)
-    trace.member(weight.name, 1, "out", torch.arange(out.shape[1], device="cpu"), made)
+    trace.member(weight.name, 1, "out", torch.arange(filters, device="cpu"), made)
     trace.layer("producer", name, made)
     return made
 
@@ -135,5 +173,7 @@ def _plus_bias(trace: Trace, made: Tensor, bias: Tensor | None, ndim: int) -> Te
 
 RULES: dict[str, Rule] = {
     **named("mm addmm bmm baddbmm mv addmv dot", product),
+    **named("embedding", embedding),
+    **named("_embedding_bag _embedding_bag_forward_only", bag),
     **named("convolution _convolution convolution_overrideable", convolution),
 }

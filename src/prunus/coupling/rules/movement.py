@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.calls import Call, Refused, Rule, Trace
+from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
 from prunus.coupling.labels import FIRST, WRITTEN, narrowed, written_at
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.shadow import carries
@@ -72,6 +72,10 @@ def picked(trace: Trace, call: Call) -> Tensor:
     """
     inputs, index = call.arguments["self"], call.arguments["index"]
     axis = call.arguments["dim"] % inputs.ndim
+    if call.name == "aten.index_select" and axis == 0:
+        found = _table(trace, inputs)
+        if found is not None:
+            return spread(found, -1, call.out.ndim)
     labels = trace.labels.find(trace.read(inputs))
     if labels.shape[axis] == 1 or not bool((labels >= FIRST).any()):
         return labels.narrow(axis, 0, 1) if labels.shape[axis] > 1 else labels
@@ -94,6 +98,8 @@ def indexed(trace: Trace, call: Call) -> Tensor:
     given = [index for index in indices if index is not None]
     if any(index.dtype in (torch.bool, torch.uint8) for index in given):
         raise Refused(f"{call.name} takes positions by a mask")
+    if axes == [0] and (found := _table(trace, inputs)) is not None:
+        return spread(found, -1, call.out.ndim)
     labels = trace.labels.find(trace.read(inputs))
     if bool((labels >= FIRST).any()) and any(labels.shape[a] > 1 for a in axes):
         if not all(trace.fixed(index) for index in given):
@@ -110,6 +116,44 @@ def indexed(trace: Trace, call: Call) -> Tensor:
     adjacent = axes == list(range(axes[0], axes[-1] + 1))
     at = axes[0] if adjacent else 0
     return labels.reshape([*rest[:at], *new, *rest[at:]])
+
+
+def put(trace: Trace, call: Call) -> Tensor:
+    """Values written to, or added at, positions by number along axes on which classes stay."""
+    target: Tensor = call.arguments["self"]
+    source = call.get("source", "src", "values", "value")
+    if call.name == "aten.index_put":
+        indices = call.arguments["indices"]
+        axes = [a for a, index in enumerate(indices) if index is not None]
+        if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+            raise Refused(f"{call.name} takes positions by a mask")
+    else:
+        axes = [call.arguments["dim"] % target.ndim]
+    one = trace.labels.find(trace.read(target))
+    if any(one.shape[a] > 1 for a in axes):
+        raise Refused(f"{call.name} writes to channels by number")
+    if not isinstance(source, Tensor):
+        return one
+    other = trace.labels.find(trace.read(source))
+    if call.name == "aten.index_put":  # its positions come first, or where the axes lie together
+        rest = target.ndim - len(axes)
+        if axes != list(range(len(axes))):
+            raise Refused(f"{call.name} writes behind other axes")
+        other = other.reshape([1] * (rest - other.ndim) + list(other.shape))
+        lead = other.shape[: other.ndim - rest]
+        if any(n > 1 for n in lead):
+            raise Refused(f"{call.name} writes different channels to different places")
+        other = other.reshape([1] * len(axes) + list(other.shape[other.ndim - rest :]))
+    elif any(other.shape[a] > 1 for a in axes if other.ndim == target.ndim):
+        raise Refused(f"{call.name} writes different channels to different places")
+    return trace.labels.meet(one, other, call.name)
+
+
+def _table(trace: Trace, inputs: Tensor) -> Tensor | None:
+    """Classes of the columns of a table of parameters; None for anything else."""
+    weight = trace.weight(inputs) if inputs.ndim == 2 else None
+    whole = weight is not None and [a and a.axis for a in weight.axes] == [0, 1]
+    return trace.table(weight) if weight is not None and whole else None
 
 
 def _numbered(shape: Sequence[int], axes: Sequence[int]) -> Tensor:
@@ -152,6 +196,7 @@ RULES: dict[str, Rule] = {
     **named("unbind_copy slice_copy select_copy permute_copy expand_copy", movement),
     **named("index_select gather take_along_dim", picked),
     **named("index _unsafe_index", indexed),
+    **named("index_add index_copy scatter_add scatter index_put", put),
     **named("cat concatenate", concatenate),
     **named("stack", stack),
     **named("constant_pad_nd", pad),

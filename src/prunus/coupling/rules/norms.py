@@ -39,6 +39,8 @@ def layer_norm(trace: Trace, call: Call) -> Tensor:
     window = tuple(call.arguments["normalized_shape"])
     lead = labels.shape[: labels.ndim - len(window)]
     rows = trace.labels.find(labels.expand(*lead, *window)).reshape(-1, math.prod(window))
+    if call.arguments.get("weight") is not None:
+        rows = _beside_classes(trace, rows)
     result = _shared_statistics(trace, rows).reshape(*lead, *window)
     for key in ("weight", "bias"):
         parameter = call.arguments.get(key)
@@ -48,6 +50,17 @@ def layer_norm(trace: Trace, call: Call) -> Tensor:
             result = trace.labels.meet(result, own, call.name)
             trace.norm(parameter, labels)
     return result
+
+
+def _beside_classes(trace: Trace, rows: Tensor) -> Tensor:
+    """Entries of parameters (a token of its own) as the classes that other rows have there.
+
+    The norm's weight acts on a channel at all positions, so that it is one class at all of them.
+    """
+    above = rows.amax(0, keepdim=True).expand_as(rows)
+    entries = (rows < 0) & (above >= FIRST)
+    trace.labels.meet_atoms(rows[entries], above[entries])
+    return torch.where(entries, above, rows)
 
 
 def group_norm(trace: Trace, call: Call) -> Tensor:

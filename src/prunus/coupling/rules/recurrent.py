@@ -7,6 +7,8 @@ the same classes, and the first states belong to them. A unit without rows emits
 from a state of zero: an LSTM c = ½ c + ½ tanh 0, a GRU h = ½ h + ½ tanh 0, an RNN tanh 0 or relu 0.
 
 A module has one `hidden_size`, so that unit h of all its layers and directions is one class.
+Where it projects its hidden state (`proj_size`), what is read is a class of its own: a row of every
+`weight_hr` and a column of `weight_hh`; a cell unit is read by its column of `weight_hr` alone.
 Cells are layers of one step.
 """
 
@@ -34,25 +36,36 @@ def recurrent(
     """`nn.LSTM`, `nn.GRU` and `nn.RNN` of any number of layers and directions, and their cells."""
     ends, ways = _layers(module)
     leaves = ("weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if module.bias else ()))
-    found = {leaf + end: _own(trace, module, leaf + end) for end in ends for leaf in leaves}
+    narrow = ("weight_hr",) if getattr(module, "proj_size", 0) else ()
+    every = (*leaves, *narrow)
+    found = {leaf + end: _own(trace, module, leaf + end) for end in ends for leaf in every}
     first = found["weight_hh" + ends[0]]
     units = trace.made(first, 0)[: module.hidden_size]
+    states = trace.made(found["weight_hr" + ends[0]], 0) if narrow else units
     inputs = _values(args[0] if args else keywords["input"])
     below = trace.labels.column(trace.read(inputs), -1, module.input_size, f"`{first.name}`")
     for i, end in enumerate(ends):
         if i and i % ways == 0:
-            below = units.repeat(ways)
-        for leaf, read in (("weight_ih", below), ("weight_hh", units)):
+            below = states.repeat(ways)
+        for leaf, read in (("weight_ih", below), ("weight_hh", states)):
             _consumes(trace, found[leaf + end], read)
         for leaf in leaves:
             _makes(trace, found[leaf + end], units)
-    for state in _tensors(args[1] if len(args) > 1 else keywords.get("hx")):
-        trace.labels.meet(spread(units, -1, state.ndim), trace.read(state), f"`{first.name}`")
+        for leaf in narrow:
+            _consumes(trace, found[leaf + end], units)
+            _makes(trace, found[leaf + end], states)
+    kinds = (states, units)  # of a hidden and of a cell state
+    before = _tensors(args[1] if len(args) > 1 else keywords.get("hx"))
+    for state, own in zip(before, kinds, strict=False):
+        trace.labels.meet(spread(own, -1, state.ndim), trace.read(state), f"`{first.name}`")
     sequence, last = (None, given) if isinstance(module, nn.RNNCellBase) else given
-    labels = [(tensor, spread(units, -1, tensor.ndim)) for tensor in _tensors(last)]
+    labels = [
+        (tensor, spread(own, -1, tensor.ndim))
+        for tensor, own in zip(_tensors(last), kinds, strict=False)
+    ]
     if sequence is not None:
         outputs = _values(sequence)
-        labels.append((outputs, spread(units.repeat(ways), -1, outputs.ndim)))
+        labels.append((outputs, spread(states.repeat(ways), -1, outputs.ndim)))
     return labels
 
 
@@ -60,8 +73,6 @@ def _layers(module: Any) -> tuple[list[str], int]:
     """How the names of the parameters of each layer and direction end, and how many directions."""
     if isinstance(module, nn.RNNCellBase):
         return [""], 1
-    if module.proj_size:
-        raise Refused("a recurrent layer that projects its hidden state (proj_size) has no rule")
     ways = ("", "_reverse") if module.bidirectional else ("",)
     return [f"_l{layer}{way}" for layer in range(module.num_layers) for way in ways], len(ways)
 
