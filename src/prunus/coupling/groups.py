@@ -72,8 +72,8 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     reasons = _reasons(trace, table)
     producers = {name: n for (kind, name), n in table.uses.items() if kind == "producer"}
     makers = {**producers}
-    for (use, name), numbers in table.uses.items():  # where no layer makes them
-        if use == "embedding":
+    for (sort, name), numbers in table.uses.items():  # where no layer makes them
+        if sort == "embedding":
             makers.setdefault(name, numbers)
     why: dict[str, str] = {}
     for name, numbers in producers.items():
