@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -139,6 +140,25 @@ def test_a_failing_cell_is_recorded_and_can_be_retried(tmp_path, monkeypatch):
     again = run(grid, out=out, cache=cache, retry_failed=True)
     assert (again.ran, again.done, again.failed) == (4, 8, 0)
     assert len(unique(read_records(out).rows)) == 8
+
+
+def test_a_folder_that_vanishes_stops_the_run(tmp_path, monkeypatch):
+    """Its records would go where nobody finds them."""
+    append, calls = work.append, []
+
+    def vanishing(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            shutil.rmtree(tmp_path / "r")
+        append(*args)
+
+    monkeypatch.setattr(work, "append", vanishing)
+    with pytest.raises(OSError, match=r"could not be written to .*r \(The file was taken away"):
+        run(GRID, out=tmp_path / "r", progress=False)
+    assert len(calls) == 3
+    monkeypatch.undo()
+    found = run({**GRID, "seeds": 1}, out=tmp_path / "r", progress=False)
+    assert found.done == len(found.cells)
 
 
 def test_scores_that_are_no_numbers_are_kept_and_named(tmp_path, monkeypatch, capsys):

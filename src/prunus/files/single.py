@@ -57,7 +57,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         target = Path(os.path.realpath(path))
         make_folder(target.parent)
         sweep(target.parent)
-        aside = target.parent
+        aside: Path | None = None
         try:
             handle, aside = _aside(target.parent)
             _like_old(handle, target)
@@ -70,7 +70,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             handle.close()
             sync_folder(target.parent)
         except BaseException:
-            if aside != target.parent:
+            if aside is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(aside)
             raise
