@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ ACCOUNT = "calibration.json"
 # 1: version 0.1, one count per layer and no statistics of channel classes; 2: one fixed file
 FORMAT = 3
 OLD_FILE = "statistics.safetensors"
+FORM = re.compile(r"statistics(-[0-9a-f]{12})?\.safetensors")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,7 +92,12 @@ def save_sums(folder: str | os.PathLike[str], stored: Stored) -> Path:
     }
     parts = {"statistics": save(apart(tensors))}
     return write_folder(
-        folder, ACCOUNT, facts, parts, older=lambda old: (OLD_FILE,) if _is_old(old) else ()
+        folder,
+        ACCOUNT,
+        facts,
+        parts,
+        older=lambda old: (OLD_FILE,) if _is_old(old) else (),
+        form=FORM,
     )
 
 

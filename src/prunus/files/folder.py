@@ -19,17 +19,26 @@ Facts = Mapping[str, Any]
 Named = Callable[[Facts], Collection[str]]
 _HASH = re.compile("[0-9a-f]{64}")
 _PART = re.compile("[a-z]+")
+_FORM = re.compile(r"[a-z]+-[0-9a-f]{12}\.safetensors")  # of the names that `write_folder` gives
 
 
 class Saving:
     """The files of one saving; they count once `publish` has replaced the account."""
 
-    def __init__(self, folder: Path, account: str, named: Named, journal: Handle) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        account: str,
+        named: Named,
+        form: re.Pattern[str],
+        journal: Handle,
+    ) -> None:
         self.folder = folder
         self._account = folder / account
         self._named = named
+        self._form = form
         self._journal = journal
-        self._ours = _written(journal)  # what a saver put down who was killed
+        self._ours = self._written()  # what a saver put down who was killed
         self.tidy()
         self._note(self._kept())
 
@@ -38,10 +47,10 @@ class Saving:
         """A new file of the folder to be written, as `new_file` opens one.
 
         Raises:
-            ValueError: the name is no plain one, or the account's.
+            ValueError: the name has not the form of the folder's files.
         """
-        if not _plain(name) or name == self._account.name:
-            raise ValueError(f"A file of a saved folder needs a plain name, got {name!r}.")
+        if not self._form.fullmatch(name):
+            raise ValueError(f"No file of this folder may be called {name!r}.")
         if not (self.folder / name).exists():  # or it is not ours to remove
             self._note({name})
         with new_file(self.folder / name) as file:
@@ -83,9 +92,18 @@ class Saving:
         except (FileNotFoundError, ValueError, RecursionError):
             return set()
         try:
-            return {name for name in self._named(facts) if _plain(name)}
+            return set(filter(self._form.fullmatch, self._named(facts)))
         except (ValueError, TypeError, KeyError, AttributeError):  # not ours: it names nothing
             return set()
+
+    def _written(self) -> set[str]:
+        """The names in the lock file, a line each; a torn one had not been used yet."""
+        self._journal.seek(0)
+        names: list[object] = []
+        for line in self._journal.readall().splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                names.append(json.loads(line))
+        return {n for n in names if isinstance(n, str) and self._form.fullmatch(n)}
 
     def _note(self, names: Collection[str]) -> None:
         """Put names down that may be left over, before they are, for whoever comes after a kill."""
@@ -101,7 +119,12 @@ class Saving:
 
 @contextlib.contextmanager
 def saving(
-    folder: str | os.PathLike[str], account: str, named: Named, *, wait: float = 60.0
+    folder: str | os.PathLike[str],
+    account: str,
+    named: Named,
+    *,
+    form: re.Pattern[str] = _FORM,
+    wait: float = 60.0,
 ) -> Iterator[Saving]:
     """Save files that belong together into `folder`: all of them, or none.
 
@@ -114,6 +137,8 @@ def saving(
         folder: made if missing.
         account: the name of the JSON file.
         named: the files that an account names.
+        form: of their names, which holds no separator. No file of another form is ever removed,
+            whatever an account or a lock file says.
         wait: seconds to wait for another saver; 0 refuses at once.
 
     Raises:
@@ -123,26 +148,12 @@ def saving(
     target = make_folder(folder)
     with locked(target, wait=wait) as journal:
         sweep(target)
-        made = Saving(target, account, named, journal)
+        made = Saving(target, account, named, form, journal)
         try:
             yield made
         finally:
             if target.is_dir():
                 made.tidy()
-
-
-def _written(journal: Handle) -> set[str]:
-    """The names in a lock file, a line each; a torn one had not been used yet."""
-    journal.seek(0)
-    names: list[object] = []
-    for line in journal.readall().splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            names.append(json.loads(line))
-    return {name for name in names if isinstance(name, str) and _plain(name)}
-
-
-def _plain(name: object) -> bool:
-    return isinstance(name, str) and os.path.basename(name) == name and name not in ("", ".", "..")
 
 
 def part_names(facts: Facts) -> dict[str, str]:
@@ -168,6 +179,7 @@ def write_folder(
     parts: Mapping[str, bytes],
     *,
     older: Named = lambda facts: (),
+    form: re.Pattern[str] = _FORM,
 ) -> Path:
     """Save safetensors files and the account that names them; see `saving`.
 
@@ -177,10 +189,15 @@ def write_folder(
         facts: what stands in it; `files` is added, {part: hash}.
         parts: {part: content}, each in a file `PART-HASH.safetensors`.
         older: names of files in accounts of older versions.
+        form: of the names of all those files.
     """
     own = {**facts, "files": {part: hashlib.sha256(d).hexdigest() for part, d in parts.items()}}
     names = part_names(own)
-    with saving(folder, account, lambda old: {*part_names(old).values(), *older(old)}) as made:
+
+    def all_named(facts: Facts) -> set[str]:
+        return {*part_names(facts).values(), *older(facts)}
+
+    with saving(folder, account, all_named, form=form) as made:
         for part, data in parts.items():
             made.put(names[part], data)
         made.publish(json.dumps(own, indent=1, default=str) + "\n")

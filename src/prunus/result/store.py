@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = ["load", "save", "weights_digest"]
 
 FORMAT = 2  # 1 stored every mask
 ACCOUNT = "pruned.json"
+FORM = re.compile(r"(weights|compact)-[0-9a-f]{12}\.safetensors")
 
 
 def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
@@ -97,7 +99,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     used = {"data": pruned.data_rows, "plan": pruned.plan.rows}
     # In the account, so that the bytes of the tensors' files are those of the networks.
     facts["rows"] = {n: known.to_text() for n, known in used.items() if known is not None}
-    return write_folder(folder, ACCOUNT, facts, parts)
+    return write_folder(folder, ACCOUNT, facts, parts, form=FORM)
 
 
 def load(
