@@ -16,7 +16,7 @@ ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
     "check", "counting", "host", "rng", "inputs", "rows", "inclusion",
-    "reading", "files", "progress", "ambient", "modes",
+    "reading", "files", "progress", "ambient", "modes", "threads",
     "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",

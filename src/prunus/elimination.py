@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunus.check import finite, positive, whole
 from prunus.dpp.cholesky import eliminate, smallest_loss
+from prunus.threads import single_threaded
 
 __all__ = [
     "ObsTrace",
@@ -109,6 +110,7 @@ def priced_weights(weight: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]
     return w
 
 
+@single_threaded
 def obs_trace(
     weight: Float[Tensor, "out in"],
     gram: Float[Tensor, "in in"],

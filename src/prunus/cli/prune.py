@@ -77,6 +77,9 @@ def prune(
         typer.Option(help="Calibrate and prune block by block: auto, or a glob of modules."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of torch and BLAS; what they are set to by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     text: Annotated[
         Path | None, typer.Option(help="Of a language model's folder: UTF-8 text that calibrates.")
@@ -194,6 +197,7 @@ def prune(
         seed=seed,
         device=device,
         blocks=blocks,
+        threads=threads,
     )
     # First of all: what follows may fail, and the training took hours.
     pruned.save(out)

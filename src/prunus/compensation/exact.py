@@ -8,6 +8,7 @@ from scipy.linalg import lapack
 from torch import Tensor
 
 from prunus.compensation.complement import pays, removed_cost, solve_by_removed
+from prunus.threads import single_threaded
 
 __all__ = ["RIDGE_LIMIT", "cost_of", "solve_exactly"]
 
@@ -26,6 +27,7 @@ def cost_of(mask: Tensor, *, full_rows: bool) -> float:
     return cost
 
 
+@single_threaded
 def solve_exactly(
     g: Tensor, target: Tensor, mask: Tensor, ridge: float | None, *, full_rows: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:

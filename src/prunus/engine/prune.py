@@ -29,6 +29,7 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, held
+from prunus.threads import pinned
 
 __all__ = ["prune"]
 
@@ -52,6 +53,7 @@ def prune(
     keep: str | os.PathLike[str] | None = None,
     memo: dict[Any, Any] | None = None,
     measure: bool = True,
+    threads: int | None = None,
 ) -> Pruned:
     """Prune a copy of a network by a recipe; the input model is untouched.
 
@@ -84,6 +86,8 @@ def prune(
         measure: False leaves layer errors out that the recipe's own statistics do not give. They
             cost a recipe that reads no data (`magnitude`, `l1-filter`) a second forward pass, one
             that reads the data otherwise a Gram matrix of every layer.
+        threads: of torch and BLAS while this runs; what they are set to where None. Rows and other
+            small systems are solved by one thread whatever is set.
 
     Returns:
         a `Pruned`.
@@ -116,6 +120,7 @@ def prune(
     evaluate = None if evaluate is None else theirs(evaluate)
     train = None if train is None else theirs(train)
     with ExitStack() as stack:
+        stack.enter_context(pinned(threads))
         work = stack.enter_context(owned(copied(model).to(where)))
         if where == home:
             dense = stack.enter_context(private(model))

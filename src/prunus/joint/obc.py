@@ -15,10 +15,12 @@ from prunus.elimination import damped_inverse, priced_weights
 from prunus.granularity import Granularity
 from prunus.joint.protocol import Joint, JointResult
 from prunus.layer import Layer
+from prunus.threads import single_threaded
 
 __all__ = ["OBC", "obc_block_masks", "obc_pattern_masks"]
 
 
+@single_threaded
 def obc_pattern_masks(
     weight: Float[Tensor, "out in"],
     gram: Float[Tensor, "in in"],
@@ -81,6 +83,7 @@ def obc_pattern_masks(
     return torch.from_numpy(mask).to(weight.device)
 
 
+@single_threaded
 def obc_block_masks(
     weight: Float[Tensor, "out in"],
     gram: Float[Tensor, "in in"],

@@ -14,6 +14,7 @@ from prunus.layer import Layer
 from prunus.nodes import ClassView
 from prunus.parts import Composition
 from prunus.selection.choice import Choice, checked_counts
+from prunus.threads import single_threaded
 
 __all__ = [
     "EXACT_ITEMS",
@@ -127,6 +128,7 @@ def reason_without_kernel(rule: object, recipe: Composition) -> str | None:
     )
 
 
+@single_threaded
 def each_pool(
     scores: Float[Tensor, "pools units"],
     kept: Int[Tensor, " pools"],

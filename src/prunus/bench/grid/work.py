@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from prunus.bench.grid.cell import Cell, baselines, recipe_of
 from prunus.bench.grid.roles import ROLES, Bench, data_of, dense_of
 from prunus.bench.record import Record, RecordIndex, RecordWriter
 from prunus.host import host_facts, versions
+from prunus.threads import pinned
 
 __all__ = [
     "Bench",
@@ -42,20 +43,6 @@ _alone = threading.Lock()  # a cluster's worker may have threads; cells set the 
 
 class StoreError(OSError):
     """A record could not be written; going on would lose results."""
-
-
-@contextlib.contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """So many threads for torch and for BLAS, whose sums depend on it; the old numbers return."""
-    from threadpoolctl import threadpool_limits
-
-    before = torch.get_num_threads()
-    with threadpool_limits(limits=threads):
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 @functools.cache

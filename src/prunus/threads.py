@@ -1,0 +1,97 @@
+"""How many threads torch and BLAS take: one for loops over small systems, else as asked for."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from prunus.check import whole
+
+__all__ = ["pinned", "single_threaded"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Thread(threading.local):
+    """What this thread of the process has pinned, None at the start."""
+
+    count: int | None = None
+
+
+class _Blas:
+    """BLAS libraries have one number for the process, or one for each thread.
+
+    What stood when the first block began is what every thread goes back to, so that blocks of
+    several threads, however they overlap, leave no limit behind.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.open = 0
+        self.before: Any = None
+
+    def begin(self, count: int) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self.lock:
+            limits = threadpool_limits(limits=count)
+            if self.open == 0:
+                self.before = limits
+            self.open += 1
+
+    def end(self, outer: int | None) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self.lock:
+            self.open -= 1
+            if outer is None:
+                self.before.restore_original_limits()
+            else:
+                threadpool_limits(limits=outer)
+            if self.open == 0:
+                self.before = None
+
+
+_OWN, _BLAS = _Thread(), _Blas()
+
+
+@contextmanager
+def pinned(count: int | None) -> Iterator[None]:
+    """So many threads for torch and for BLAS inside the block; the old numbers return.
+
+    Args:
+        count: at least 1; None leaves everything as it is.
+    """
+    if count is None or count == _OWN.count:
+        yield
+        return
+    count = whole("threads", count, low=1)
+    before, outer = torch.get_num_threads(), _OWN.count
+    _BLAS.begin(count)
+    _OWN.count = count
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        _OWN.count = outer
+        _BLAS.end(outer)
+        torch.set_num_threads(before)
+
+
+def single_threaded(function: Callable[P, T]) -> Callable[P, T]:
+    """A function of many small systems, each solved by the calling thread alone.
+
+    A pool of threads costs more to wake than a system of a few hundred unknowns takes, and where
+    other processes run, threads that wait for each other make it hundreds of times slower.
+    """
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        with pinned(1):
+            return function(*args, **kwargs)
+
+    return run
