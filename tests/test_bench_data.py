@@ -6,6 +6,7 @@ import os
 import pickle
 import tarfile
 import urllib.error
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from prunus.bench import load_data, stratified_split
 from prunus.bench.data import sets as data_module
-from prunus.bench.data.formats import read_idx
+from prunus.bench.data.formats import read_idx, read_npz
 from prunus.rng import generator_for
 
 
@@ -260,3 +261,34 @@ def test_the_real_mnist():
     ]  # fmt: skip
     assert float(data.x_train.mean()) == pytest.approx(0, abs=1e-3)
     assert float(data.x_train.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_archives_are_not_unpacked_beyond_what_they_say(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as stored:
+        stored.writestr("x.npy", b"\0" * 2**25)
+    with pytest.raises(ValueError, match=r"bomb\.npz is no readable .* unpacks from \d+ bytes to"):
+        read_npz(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**5, 10**5)}
+    )
+    with zipfile.ZipFile(path, "w") as stored:
+        stored.writestr("x.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"says shape \(100000, 100000\) .* and has 0 bytes"):
+        read_npz(path)
+    packed = tmp_path / "x.gz"
+    packed.write_bytes(gzip.compress(b"\0\0\x08\x01" + bytes([0, 0, 0, 4]) + bytes(2**25)))
+    with pytest.raises(ValueError, match=r"header says shape \(4,\), it holds more than 4 bytes"):
+        read_idx(packed)
+
+
+def test_arrays_of_every_order_come_back(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.arange(6).reshape(2, 3)),
+              "s": np.array(3), "e": np.zeros((0, 4))}  # fmt: skip
+    np.savez_compressed(tmp_path / "d.npz", **arrays)
+    found = read_npz(tmp_path / "d.npz")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        found[name][...] = 1  # and may be written to

@@ -1,6 +1,7 @@
 """The trainer, the tasks and the cache of trained networks."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -281,3 +282,17 @@ def test_tasks_of_any_name_have_a_file_each(tmp_path):
     for chosen in tasks:
         assert trained(chosen, blobs(), seed=0, cache=tmp_path).cached
         assert len(trainings(chosen, tmp_path)[0]) == 1
+
+
+def test_a_checkpoint_of_other_shapes_is_made_again(tmp_path, capsys):
+    """Its bytes are right, its header says another shape with as many entries."""
+    first = trained(BLOBS, blobs(), seed=0, cache=tmp_path)
+    data = first.path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    name = next(n for n, entry in header.items() if len(entry.get("shape", ())) == 2)
+    header[name]["shape"].reverse()
+    text = json.dumps(header).encode()
+    first.path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    assert not trained(BLOBS, blobs(), seed=0, cache=tmp_path).cached
+    assert f"{name!r} has not the shape" in capsys.readouterr().err

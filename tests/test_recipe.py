@@ -259,3 +259,17 @@ def test_schedules_end_at_the_whole_budget(name):
     if name != "OneShot":
         with pytest.raises(ValueError, match=r"^`rounds` must be a whole number >= 1, got 0\.$"):
             SCHEDULES[name](rounds=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 5000, "TopK(" * 200 + ")" * 200, "-" * 3000 + "1", "[" * 100 + "]" * 100, "9" * 30_000],
+)
+def test_texts_too_long_or_deep_are_refused(text):
+    with pytest.raises(ValueError, match=r"nested too deeply|more than the 20000|is no recipe"):
+        parse(text)
+
+
+def test_every_preset_is_within_the_limits():
+    for name, recipe in prunus.recipes.items():
+        assert parse(repr(recipe)) == recipe, name

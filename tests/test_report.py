@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
@@ -15,7 +16,7 @@ import torch
 
 import browser
 from prunus.report import charts, network
-from prunus.report.figure import PALETTE
+from prunus.report.figure import PALETTE, figure, save_figure
 from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
 from prunus.rng import generator_for
 
@@ -295,3 +296,53 @@ def test_dark_page_has_lighter_lines(opened):
     opened.look(1280, dark=True)
     opened.wait(f"{colours}.includes('#4A86E8')")
     assert PALETTE[0] not in opened.run(colours)
+
+
+def hostile_page():
+    """What data can hold: comments, tags, formulas, and numbers that are none."""
+    rows = [
+        {"method": "<!--<script>", "density": 0.1, "compensation": "none", "mean": math.nan,
+         "low": 0.1, "high": math.inf, "seeds": 1},
+        {"method": "=HYPERLINK(1)", "density": 0.5, "compensation": "none", "mean": 0.2,
+         "low": 0.1, "high": 0.3, "seeds": 1},
+    ]  # fmt: skip
+    chart = charts.curves(rows, x="density", x_title="kept", y_title="error")
+    return page("</script><!--", [Section("s", [Chart("c", chart, rows), Table("t", rows)])])
+
+
+def test_numbers_that_are_none_are_null_in_charts_and_words_in_tables():
+    text = hostile_page()
+    specs = re.search(r'id="charts">(.*?)</script>', text, re.S)[1]
+    assert json.loads(specs, parse_constant=pytest.fail)["c"]
+    assert "null" in specs
+    assert '<td class="n">NaN</td>' in text
+    assert '<td class="n">∞</td>' in text
+
+
+def test_no_character_of_data_begins_a_tag():
+    text = hostile_page()
+    specs = re.search(r'id="charts">(.*?)</script>', text, re.S)[1]
+    assert "<" not in specs
+    assert "\\u003c!--\\u003cscript>" in specs
+    assert "<!--<script>" not in text
+    assert "<title>&lt;/script&gt;&lt;!--</title>" in text
+    assert "base-uri 'none'; form-action 'none'" in text
+
+
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1", "=cmd|' /C calc'!A0"]
+)
+def test_no_text_of_a_csv_file_is_a_formula(cell):
+    rows = list(csv.reader(io.StringIO(table_csv([{cell: cell, "n": -1.5}]), newline="")))
+    text = f"'{cell}".replace("\r", "\n")
+    assert rows == [[text, "n"], [text, "-1.5"]]
+
+
+def test_figures_of_numbers_that_are_none_are_written(tmp_path):
+    rows = [
+        {"x": 1.0, "y": math.nan, "series": "=a", "kind": "measured"},
+        {"x": 2.0, "y": 1.0, "series": "=a", "kind": "measured"},
+    ]
+    paths = save_figure(figure(rows, x="x", y="y", x_title="x", y_title="y"), tmp_path / "f", rows)
+    assert json.loads(paths[3].read_text(), parse_constant=pytest.fail)[0]["y"] is None
+    assert "'=a" in paths[2].read_text()

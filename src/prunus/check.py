@@ -75,7 +75,7 @@ def whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
         number = operator.index(value)
     except TypeError:
         raise ValueError(
-            f"`{name}` must be a whole number {limits}, got {value!r}. Pass an int."
+            f"`{name}` must be a whole number {limits}, got {brief(repr(value))}. Pass an int."
         ) from None
     if number < low or (high is not None and number > high):
         raise ValueError(f"`{name}` must be a whole number {limits}, got {number}.")

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from prunus.check import brief
+
 __all__ = [
     "Count",
     "Fault",
@@ -260,4 +262,4 @@ def read_tensors(data: bytes, source: object, part: str) -> dict[str, Any]:
         return load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{source}: {part} is no safetensors file ({said}).") from None
+        raise ValueError(f"{source}: {part} is no safetensors file ({brief(said)}).") from None

@@ -195,3 +195,27 @@ def test_a_missing_engine_names_its_extra(tmp_path, monkeypatch, name):
     extra = {"ray": "ray", "distributed": "dask"}[name]
     with pytest.raises(ImportError, match=rf"{name} is not installed.*'prunus\[{extra}\]'"):
         run(GRID, out=tmp_path / "r", cache=tmp_path / "c", executor=extra)
+
+
+@pytest.mark.parametrize(
+    ("version", "mode", "said"),
+    [
+        ("2.30.0", None, "Ray 2.30.0 knows no tokens"),
+        ("2.60.0", "disabled", "RAY_AUTH_MODE switches its tokens off"),
+        ("2.52.0", None, None),
+        ("3.0.0", "token", None),
+    ],
+)
+def test_a_ray_without_tokens_is_not_started(version, mode, said, monkeypatch):
+    from prunus.bench.grid.clusters import _check_token
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if said is None:
+        _check_token(version)
+        return
+    with pytest.raises(
+        ValueError, match=f"Ray listens on all addresses of this machine, and {said}"
+    ):
+        _check_token(version)

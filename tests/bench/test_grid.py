@@ -355,3 +355,32 @@ def test_rescored_metrics_are_compared_with_every_baseline(tmp_path, monkeypatch
 def test_layers_that_are_not_there_are_said_before_the_run(changes, message):
     with pytest.raises(ValueError, match=message):
         make_grid({**LAYERED, **changes})
+
+
+BOMB = "a: &a0 [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"b{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, r"line \d+ unfolds to more than 100000 values"),
+        ("tasks: &a [*a]", "line 1 holds an alias of itself"),
+        ("tasks: [digits-mlp]\ntasks: [digits-mlp]", "line 2 has the key 'tasks' again"),
+        ("[" * 5000, "nested too deeply"),
+        ("seeds: 1000000000", "`seeds` must be at most 100000, got 1000000000"),
+        ("tasks: !!python/name:os.system", "is no YAML"),
+        ("seeds: " + "9" * 5000, "is no YAML"),
+        ("x" * 2**21, "more than the 1048576 bytes"),
+    ],
+)
+def test_grids_that_nobody_writes(text, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        load_grid(write(tmp_path, text))
+
+
+def test_a_grid_of_too_many_cells(tmp_path):
+    text = "tasks: [digits-mlp]\nrecipes: [magnitude]\nseeds: 60000\ndensities: [0.1, 0.2]\n"
+    with pytest.raises(ValueError, match=r"1 × 1 × 2 × 1 × 60000 cells .* more than 100000"):
+        load_grid(write(tmp_path, text))

@@ -9,8 +9,8 @@ from torch import nn
 import models
 import prunus
 from prunus.granularity import Edge, EdgePerRow, Node
-from prunus.recipe import Recipe
-from prunus.schedules import AtInit, Iterative, OneShot, Rewinding
+from prunus.recipe import Recipe, parse
+from prunus.schedules import AtInit, Iterative, OneShot, Refine, Rewinding, steps_of
 from prunus.scores import Constant, RemovalError
 from prunus.selection import KDPP, RandomK, TopK
 
@@ -185,3 +185,17 @@ def test_at_init_scores_before_any_training():
     assert next(OneShot()()).last
     with pytest.raises(ValueError, match="`rounds` must be a whole number >= 1, got 0"):
         Iterative(rounds=0)
+
+
+@pytest.mark.parametrize("kind", ["Iterative", "Rewinding", "AtInit", "Refine"])
+def test_schedules_that_nobody_runs_are_refused_where_they_would_be_listed(kind):
+    schedule = parse(f"{kind}(rounds={10**9})")
+    with pytest.raises(ValueError, match="has more than 10000 steps"):
+        steps_of(schedule)
+    assert len(steps_of(parse(f"{kind}(rounds=50)"))) in (50, 51)
+
+
+def test_a_recipe_of_a_billion_rounds_is_refused():
+    recipe = Recipe(schedule=Refine(rounds=10**9))
+    with pytest.raises(ValueError, match="Give it fewer rounds"):
+        prunus.prune(nn.Sequential(nn.Linear(3, 3)), recipe, 0.5)

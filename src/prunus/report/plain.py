@@ -35,9 +35,10 @@ def table_csv(rows: Rows) -> str:
 
 
 def _literal(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(FORMULAS):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # `csv` would not quote it
+    return f"'{text}" if text.startswith(FORMULAS) else text
 
 
 def plain_json(value: Any, **options: Any) -> str:

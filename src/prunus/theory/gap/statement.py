@@ -148,7 +148,7 @@ class Statement:
         Raises:
             ValueError: a field is missing, or not what `to_dict` writes; it is named.
         """
-        return _statement(validated(dict(given), _StatementFacts, "The statement"))
+        return _statement(validated(dict(given), _StatementFacts, "The statement"), "The statement")
 
 
 def _plain(value: Any) -> Any:
@@ -251,8 +251,8 @@ class Certificate:
         told = f"{source} is no certificate as `to_json` writes it"
         given = read_json(text, _CertificateFacts, told)
         return Certificate(
-            statements=tuple(map(_statement, given.statements)),
-            held_out=tuple(map(_statement, given.held_out)),
+            statements=tuple(_statement(facts, told) for facts in given.statements),
+            held_out=tuple(_statement(facts, told) for facts in given.held_out),
             per_layer={
                 name: {key: _unbounded(v) for key, v in row.items()}
                 for name, row in given.per_layer.items()
@@ -298,7 +298,7 @@ class _CertificateFacts(Schema):
     notes: list[str]
 
 
-def _statement(facts: _StatementFacts) -> Statement:
+def _statement(facts: _StatementFacts, source: str) -> Statement:
     values = dict(facts)
     values["value"] = _unbounded(facts.value)
     values["ledger"] = tuple(facts.ledger)
@@ -306,7 +306,7 @@ def _statement(facts: _StatementFacts) -> Statement:
     try:
         return Statement(**values)
     except UnsoundError as error:
-        raise UnsoundFile(str(error)) from None
+        raise UnsoundFile(f"{source}: {error}") from None
 
 
 def warn_in_sample() -> None:
