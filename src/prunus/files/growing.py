@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ class Growing:
     """The folder aside.
 
     Attributes:
-        folder: where it lies until it is whole: the final name with `.part`.
+        folder: where it lies until it is whole: the final name with `.part`, if there is room.
         target: its final name.
     """
 
@@ -48,6 +49,14 @@ class Growing:
         return self.target
 
 
+def _aside(name: str) -> str:
+    """The name with `.part`, or by its hash where that would be too long for a file system."""
+    longer = f"{name}.part"
+    if len(os.fsencode(longer)) <= 255:
+        return longer
+    return f".prunus-{hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()}.growing"
+
+
 @contextlib.contextmanager
 def growing(target: str | os.PathLike[str]) -> Iterator[Growing]:
     """The folder aside for `target`, locked; what an earlier process left there is there.
@@ -57,7 +66,7 @@ def growing(target: str | os.PathLike[str]) -> Iterator[Growing]:
         OSError: it cannot be written.
     """
     final = Path(os.path.abspath(target))
-    aside = make_folder(final.with_name(f"{final.name}.part"))
+    aside = make_folder(final.with_name(_aside(final.name)))
     with locked(aside, wait=0):
         sweep(aside)
         yield Growing(final, aside)
