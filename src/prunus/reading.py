@@ -54,7 +54,7 @@ class Fault(ValueError):
     """A field of a file that is not what it must be."""
 
     def __init__(self, source: object, field: str, said: str) -> None:
-        super().__init__(f"{source}: `{field}` {said}")
+        super().__init__(f"{source}: `{brief(field)}` {brief(said, 600)}")
 
 
 def check(good: bool, source: object, field: str, said: str) -> None:
