@@ -29,7 +29,7 @@ NAMES = [
     and not recipe.schedule.inside  # tests/training
     and not n.startswith("bn-scale")
 ]
-EDGES = [n for n in NAMES if not isinstance(prunus.recipes[n].granularity, Node)]
+EDGES = [n for n in NAMES if prunus.recipes[n].units == "edges"]  # blocks: test_blocks.py
 NODES = [n for n in NAMES if isinstance(prunus.recipes[n].granularity, Node)]
 
 

@@ -23,7 +23,7 @@ from prunus.engine import compare, prune
 from prunus.files import make_folder, write_text
 from prunus.host import host_facts, versions
 from prunus.layer import layer_of
-from prunus.parts import NODES
+from prunus.parts import BLOCKS, NODES
 from prunus.presets import recipes
 from prunus.progress import progress_bar
 from prunus.report.comparison import comparison_page, network_section
