@@ -170,8 +170,12 @@ def run_demo(
 
 def trained_recipes() -> list[str]:
     """Names of the recipes for trained networks, and not before or inside their training."""
-    schedules = {name: recipes[name].schedule for name in recipes}
-    return [n for n, s in schedules.items() if not s.before_training and not s.inside]
+    known = {name: recipe for name, recipe in recipes.items() if recipe.units != BLOCKS}
+    return [
+        name
+        for name, recipe in known.items()
+        if not recipe.schedule.before_training and not recipe.schedule.inside
+    ]
 
 
 def _runs(

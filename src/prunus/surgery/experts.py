@@ -224,12 +224,11 @@ def _cut(model: nn.Module, mixture: Mixture, stays: Tensor) -> None:
                 setattr(module, name, count)
         if module is home:
             continue
-        for store in (module._parameters, module._buffers):
+        stores: Any = (module._parameters, module._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is not None and tensor.ndim and len(tensor) == mixture.count:
                     less = tensor.detach()[stays.to(tensor.device)]
-                    store[name] = (
-                        nn.Parameter(less, requires_grad=tensor.requires_grad)
-                        if isinstance(tensor, nn.Parameter)
-                        else less
-                    )  # type: ignore[assignment]
+                    learned = isinstance(tensor, nn.Parameter)
+                    flag = tensor.requires_grad
+                    store[name] = nn.Parameter(less, requires_grad=flag) if learned else less
