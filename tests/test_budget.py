@@ -127,7 +127,7 @@ def test_plan_summary():
 def test_densities_by_glob():
     names = ["fc1", "fc2", "head"]
     found = densities_of({"fc1": 0.1, "fc*": 0.5}, names)
-    assert found == {"fc1": 0.1, "fc2": 0.5, "head": 1.0}  # the first that matches counts
+    assert found == {"fc1": 0.1, "fc2": 0.5, "head": 1.0}  # a name before a glob
     with pytest.raises(
         ValueError, match=exactly("Unknown layer or glob 'fc3'. Did you mean fc2, fc1?")
     ):
@@ -161,7 +161,7 @@ def test_densities_of_layers_apply_to_their_groups():
     found = densities_of({"c*": 0.2, "*": 0.9}, names, members=members)
     assert found == {"a": 0.9, "a#2": 0.9, "stem": 0.2, "d": 0.9}
     found = densities_of({"*": 0.9, "c2": 0.2}, names, members=members)
-    assert found["stem"] == 0.9  # the first that matches counts
+    assert found["stem"] == 0.2  # a name before a glob
     with pytest.raises(ValueError, match=r"'stem', 'c2' share their channels.*'stem': 0.5, 'c2'"):
         densities_of({"stem": 0.5, "c2": 0.25}, names, members=members)
     assert densities_of({"stem": 0.5, "c2": 0.5}, names, members=members)["stem"] == 0.5
@@ -206,3 +206,26 @@ def test_a_plan_comes_back_from_its_text():
 def test_a_text_that_is_no_plan_is_refused(text, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"*": 0.2, "fc1": 0.9}, [0.9, 0.2, 0.2]),  # a name before a glob, wherever it stands
+        ({"fc1": 0.9, "*": 0.2}, [0.9, 0.2, 0.2]),
+        ({"*": 0.2, "fc*": 0.4}, [0.4, 0.4, 0.2]),  # the nearer glob
+        ({"fc*": 0.4, "*": 0.2}, [0.4, 0.4, 0.2]),
+        ({"fc?": 0.4, "fc*": 0.5, "head": 1.0, "fc[2]": 0.3, "fc1": 0.6, "*": 0.1}, None),
+        ({"fc[2]": 0.3, "fc?": 0.4}, [0.4, 0.3, 1.0]),
+    ],
+)
+def test_the_nearest_density_counts(given, expected):
+    names = ["fc1", "fc2", "head"]
+    if expected is None:  # what nothing is left for is an error, not a silent loss
+        message = (
+            "density['fc?'] reaches no layer: each that it matches has a nearer entry. Remove it."
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            densities_of(given, names)
+        return
+    assert list(densities_of(given, names).values()) == expected

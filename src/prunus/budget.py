@@ -12,14 +12,15 @@ from jaxtyping import Int
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from prunus.check import fraction, matches, positive, unknown, whole
+from prunus.check import closeness, fraction, matches, positive, unknown, whole
 from prunus.counting import count_of
 from prunus.reading import Probability, Schema, Spread, json_object, validated
 from prunus.rows import RowSet
 
-__all__ = ["Budget", "Plan", "count_of", "densities_of", "share"]
+__all__ = ["RESOURCES", "Budget", "Plan", "count_of", "densities_of", "share"]
 
 TARGETS = ("density", "parameters", "macs", "bytes", "latency", "gap")
+RESOURCES = ("parameters", "macs", "bytes", "latency")  # of the whole network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,14 @@ class Plan:
     feasible: bool = True
     notes: tuple[str, ...] = ()
     rows: RowSet | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        met = "" if self.feasible else ", NOT FEASIBLE"
+        limit = "" if self.limit is None else f", limit {self.limit:.4g}, reached {self.value:.4g}"
+        return (
+            f"Plan({len(self.kept)} layers or groups by {self.kind}, density {self.density:.4g}"
+            f"{limit}{met}; .kept, .summary())"
+        )
 
     def to_json(self) -> str:
         """The plan as JSON, which `from_json` and `prunus prune --plan` read."""
@@ -292,7 +301,10 @@ def densities_of(
     refused: Mapping[str, str] | None = None,
     shared: bool = True,
 ) -> dict[str, float]:
-    """A density per name from {glob: density}; the first glob that matches counts, others stay 1.
+    """A density per name from {name or glob: density}; what nothing matches stays 1.
+
+    An exact name counts before every glob, of globs the nearer one (`check.closeness`), of equally
+    near ones the first.
 
     Args:
         density: by layer name or glob.
@@ -303,8 +315,8 @@ def densities_of(
         shared: the members of a group share what is kept, and cannot have two densities.
 
     Raises:
-        ValueError: a density outside (0, 1], a glob that matches nothing, or two layers of one
-            group with different densities.
+        ValueError: a density outside (0, 1], a glob that matches nothing or only what others are
+            nearer to, or two layers of one group with different densities.
     """
     aliases = {name: dict.fromkeys((name, *(members or {}).get(name, ()))) for name in names}
     known = list(dict.fromkeys(alias for own in aliases.values() for alias in own))
@@ -317,15 +329,24 @@ def densities_of(
         if not any(matches(name, glob) for name in known):
             raise unknown("layer or glob", glob, known)
     found = {}
+    reached = set()
     for name, own in aliases.items():
-        first = next((g for g in checked if any(matches(alias, g) for alias in own)), None)
+        fitting = [glob for glob in checked if any(matches(alias, glob) for alias in own)]
+        first = max(fitting, key=lambda g: (g in own, closeness(g)), default=None)
         found[name] = 1.0 if first is None else checked[first]
+        reached |= {first, *(glob for glob in fitting if glob in own)}
         others = [alias for alias in own if checked.get(alias, found[name]) != found[name]]
         if shared and first in own and others:
             given = ", ".join(f"{alias!r}: {checked[alias]:g}" for alias in (first, *others))
             raise ValueError(
                 f"The layers {', '.join(map(repr, (first, *others)))} share their channels, and "
                 f"can only have one density, got {{{given}}}. Give one of them."
+            )
+    for glob in checked:
+        if glob not in reached:
+            raise ValueError(
+                f"density[{glob!r}] reaches no layer: each that it matches has a nearer entry. "
+                f"Remove it."
             )
     return found
 

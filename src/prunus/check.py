@@ -4,6 +4,7 @@ import difflib
 import fnmatch
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "as_float64",
     "brief",
     "by_reason",
+    "closeness",
     "finite",
     "fraction",
     "matches",
@@ -104,6 +106,14 @@ def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) 
 def matches(name: str, glob: str) -> bool:
     """Whether a glob stands for a name; a name in brackets, `experts.proj[3]`, is no class."""
     return name == glob or fnmatch.fnmatchcase(name, glob)
+
+
+def closeness(glob: str) -> tuple[int, int, int, int]:
+    """How near to one name a glob is: by its letters, then its sets, `?` and fewer `*`."""
+    sets = re.findall(r"\[[^\]]+\]", glob)
+    rest = re.sub(r"\[[^\]]+\]", "", glob)
+    letters = len(rest.replace("*", "").replace("?", ""))
+    return letters, len(sets), rest.count("?"), -rest.count("*")
 
 
 def near_matches(name: str, known: Iterable[str]) -> list[str]:

@@ -112,6 +112,11 @@ class Layer:
         for key, value in own.items():
             object.__setattr__(self, key, value)
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.weight.shape))
+        known = ", ".join(self.statistics) or "no statistics"
+        return f"Layer({self.name!r}: {shape}, {self.samples:,} input vectors; {known})"
+
     def __getattr__(self, name: str) -> Tensor | None:
         if name.startswith("_") or "statistics" not in self.__dict__:  # copying, pickling
             raise AttributeError(name)

@@ -13,12 +13,12 @@ from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
 from prunus.courses import COURSES, GROWTHS, Course
 from prunus.granularity import GRANULARITIES, Edge, Granularity
 from prunus.joint import JOINTS, Joint, NetworkJoint
-from prunus.parts import as_part, reason_against, shown
+from prunus.parts import EDGES, Written, as_part, reason_against, shown
 from prunus.schedules import SCHEDULES, OneShot, Schedule
 from prunus.scores import SCORES, Magnitude, Score
 from prunus.selection import SELECTIONS, Selection, TopK
 
-__all__ = ["Recipe", "parse"]
+__all__ = ["Recipe", "as_written", "parse"]
 
 VERSION = 1
 SHOWN = 400  # characters of one in a message
@@ -182,6 +182,41 @@ def _said(code: str) -> str:
 
 def _deep(text: str) -> ValueError:
     return ValueError(f"{text[:40]!r}… is nested too deeply for a recipe.")
+
+
+def as_written(text: str, units: str = EDGES) -> Recipe:
+    """The recipe of a saved result, where a user's own parts are `Written`: their text alone.
+
+    Its `repr`, and so its digest, is the text; to prune with it again, put the part itself in the
+    place of a `Written` one.
+
+    Args:
+        text: the `repr` of a recipe.
+        units: of its granularity, for one of the user's own.
+
+    Raises:
+        ValueError: the text is no recipe's.
+    """
+    try:
+        known = parse(text)
+    except ValueError:
+        known = None
+    if isinstance(known, Recipe):
+        return known
+    found: dict[str, Any] = {}
+    rest = text
+    names = [f.name for f in fields(Recipe)]
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        opening = f"Recipe({name}=" if name == names[0] else f"{name}="
+        part, mark, after = rest.partition(f", {following}=" if following else ")")
+        if not part.startswith(opening) or not mark:
+            raise ValueError(f"{text[:200]!r} is no recipe, which begins 'Recipe(granularity='.")
+        try:
+            found[name] = parse(part.removeprefix(opening))
+        except ValueError:
+            found[name] = Written(part.removeprefix(opening), units)
+        rest = f"{following}={after}"
+    return Recipe(**found)
 
 
 def _tables() -> dict[str, Any]:

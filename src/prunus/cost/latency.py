@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 PLACEMENT = 0.02  # what two copies of one network may differ by, wherever they lie
+LEAST = 1.05  # a smaller ratio is no claim: the machine's own drifts reach it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +61,22 @@ class Speedup:
         ratio: median time before over median time after.
         low: lower end of its interval, from the ends of both latencies' intervals.
         high: upper end of it.
-        verdict: "faster", "slower", or "no benefit" where the interval includes 1.
+        verdict: "faster", "slower", or "no benefit" where the interval includes 1 or the ratio is
+            less than 5 % from it.
     """
 
     ratio: float
     low: float
     high: float
     verdict: str
+
+    @property
+    def words(self) -> str:
+        """The verdict as a sentence's end, with the ratio and its interval."""
+        found = f"({self.ratio:.2f}×, {self.low:.2f} to {self.high:.2f})"
+        if self.verdict == "no benefit":
+            return f"not told apart from the dense network {found}"
+        return f"{self.verdict} than the dense network {found}"
 
 
 def speedup(before: Latency, after: Latency) -> Speedup:
@@ -76,11 +86,12 @@ def speedup(before: Latency, after: Latency) -> Speedup:
 
 
 def _speedup(ratio: float, low: float, high: float) -> Speedup:
+    told = max(ratio, 1 / ratio) >= LEAST
     return Speedup(
         ratio=ratio,
         low=low,
         high=high,
-        verdict="faster" if low > 1 else "slower" if high < 1 else "no benefit",
+        verdict="faster" if told and low > 1 else "slower" if told and high < 1 else "no benefit",
     )
 
 

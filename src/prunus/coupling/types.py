@@ -97,6 +97,15 @@ class Group:
     heads: Heads | None = None
     pools: int = 1
 
+    def __repr__(self) -> str:
+        what = f"{self.heads} heads" if self.heads else "classes"
+        kind = "exact" if self.exact else "inexact"
+        written = ", width written in the code" if self.written else ""
+        return (
+            f"Group({self.name!r}: {self.size} {what}, made by {_few(self.producers)}, read by "
+            f"{_few(self.consumers)}; {kind}{written})"
+        )
+
     def balanced(self, units: Bool[Tensor, " classes"]) -> Bool[Tensor, " classes"]:
         """The first of some classes, as many in every pool as the pool with fewest has."""
         rows = units.view(self.pools, -1)
@@ -132,3 +141,8 @@ class Coupling:
 
     groups: tuple[Group, ...]
     refused: dict[str, str]
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "no layer") + more

@@ -88,6 +88,10 @@ class KDPP:
         if self.floor is not None:
             positive("floor", self.floor)
 
+    def __repr__(self) -> str:
+        floor = "" if self.floor is None else f", floor {self.floor:g}"
+        return f"KDPP({self.n} items{floor}; .sample(k), .log_prob(S))"
+
     @cached_property
     def _spectrum(self) -> Spectrum:
         return spectrum(self.L, self._rounding)

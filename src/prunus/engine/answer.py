@@ -15,6 +15,7 @@ from prunus.engine.job import Job, State
 from prunus.engine.settled import settled
 from prunus.parts import BLOCKS
 from prunus.result import Pruned
+from prunus.rows import state_sum
 from prunus.surgery.connected import connection
 from prunus.weights import weight_at
 
@@ -95,6 +96,7 @@ def answer(
         notes=state.noted(*said).notes,
         masks={key: mask.to(home) for key, mask in state.masks.items()},
         dense=model,
+        dense_state=state_sum(model),
         example=job.example,
         coupling=None if state.groups is None else job.coupling,
     )

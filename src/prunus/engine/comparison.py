@@ -37,6 +37,15 @@ class Comparison:
     latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
     pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        """A line for the terminal; `summary()` has the table."""
+        densities = dict.fromkeys(str(record["density"]) for record in self.records)
+        return (
+            f"Comparison({len(self.recipes)} recipes × {len(densities)} densities, "
+            f"{len(self.records)} runs, {self.metric} {self.dense[self.metric]:.4g} dense; "
+            f".summary(), .report(path))"
+        )
+
     def table(self) -> list[dict[str, Any]]:
         """Mean and standard error over seeds of the metric, a row per recipe and density."""
         rows: dict[tuple[str, Any], list[float]] = {}

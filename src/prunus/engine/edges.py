@@ -263,20 +263,27 @@ def edge_result(
     else:
         mask = unpooled(recipe.granularity, layer, choice.mask)
     fit = fitted(layer, mask, choice, recipe)
-    return result_of(layer.name, fit, output_error(layer, fit.weight, fit.bias))
+    return result_of(layer, fit, output_error(layer, fit.weight, fit.bias))
 
 
-def result_of(name: str, fit: Fit, error: float | None) -> LayerResult:
+def result_of(layer: Layer, fit: Fit, error: float | None) -> LayerResult:
     """The account of one layer."""
+    notes = dict(fit.notes)
+    kept = int(fit.mask.sum(1).max()) if fit.mask.numel() else 0
+    if fit.ridge is not None and error is not None and 0 < layer.samples < kept:
+        notes["interpolates"] = (
+            f"{layer.samples} samples for up to {kept} weights of an output: the new values fit "
+            f"these samples, and the error says nothing of others"
+        )
     return LayerResult(
-        name=name,
+        name=layer.name,
         mask=fit.mask,
         weight=fit.weight,
         bias=fit.bias,
         error=error,
         scale=fit.scale,
         ridge=fit.ridge,
-        notes=fit.notes,
+        notes=notes,
     )
 
 

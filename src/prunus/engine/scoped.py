@@ -298,7 +298,8 @@ class Sweep:
         unit = self._unit
         for name in [n for n in self._held if unit.complete(n, self._decided)]:
             fit = replace(self._fits.pop(name), mask=mask_of(self._work, name, self.masks))
-            fit, error = unit.measured(self._held.pop(name), fit, self.masks)
+            layer = self._held.pop(name)
+            fit, error = unit.measured(layer, fit, self.masks)
             if unit.cut is None:  # a joint method's choice holds weights, which are written
                 self.choices.pop(name, None)
-            yield result_of(name, fit, error)
+            yield result_of(layer, fit, error)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from prunus.allocation import Pools
-from prunus.budget import Plan
+from prunus.budget import RESOURCES, Plan
 from prunus.calibration.batches import to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
@@ -301,6 +301,12 @@ def counts_for(
             if (value := getattr(whole, key)) is not None
         }
     plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
+    if not plan.feasible and plan.kind in RESOURCES:
+        raise ValueError(
+            f"No plan meets the budget of {plan.kind}: with the least that every pool keeps, the "
+            f"network has {plan.value:.4g} and {plan.limit:.4g} was asked for. Ask for more, "
+            f"prune further layers, or let an allocation keep fewer (`minimum`)."
+        )
     plan, level = levelled(unit, plan, kept)
     return replace(state, plan=plan), level
 

@@ -79,7 +79,8 @@ class Target:
             total = sum(sum(own) for own in sizes.values())
             asked = sum(densities[name] * sum(own) for name, own in sizes.items()) / total
             wanted = None if cost.nodes else sum(counts.values())
-            plan = plan_of(kept, cost, Budget(density=min(1.0, asked)), asked=wanted)
+            notes = () if recipe.allocation.equal_shares else (_set_aside(recipe),)
+            plan = plan_of(kept, cost, Budget(density=min(1.0, asked)), notes, asked=wanted)
             return plan, kept
         assert self.budget is not None  # `target_of` sets exactly one
         budget = self.budget.step(part, dense.get(self.budget.target))
@@ -140,6 +141,13 @@ def _on_the_way(
     full = torch.tensor(sizes, dtype=torch.float64)
     between = full ** (1 - part) * counts.to(torch.float64).clamp_min(1) ** part
     return torch.maximum(between.round().to(torch.int64), counts)
+
+
+def _set_aside(recipe: Recipe) -> str:
+    return (
+        f"densities were given layer by layer, so that {recipe.allocation!r} shared nothing out "
+        f"between layers"
+    )
 
 
 def _known(names: Mapping[str, Any], pools: Pools, members: Mapping[str, Sequence[str]]) -> None:

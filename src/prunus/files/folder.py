@@ -200,8 +200,20 @@ def write_folder(
     with saving(folder, account, all_named, form=form) as made:
         for part, data in parts.items():
             made.put(names[part], data)
-        made.publish(json.dumps(own, indent=1, default=str) + "\n")
+        made.publish(json.dumps(_as_json(own), indent=1) + "\n")
     return Path(folder)
+
+
+def _as_json(value: Any) -> Any:
+    """A value as JSON has it: numbers of any library as numbers, whatever else as its text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    number = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    return number if isinstance(number, bool | int | float) else str(value)
 
 
 def named_parts(facts: Facts) -> dict[str, tuple[str, str]]:

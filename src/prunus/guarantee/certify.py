@@ -18,7 +18,7 @@ from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
 from prunus.guarantee.rules import AVAILABLE, reason_of
 from prunus.modes import private
-from prunus.rows import RowSet, row_hashes
+from prunus.rows import RowSet, row_hashes, state_sum
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
 from prunus.theory.gap.from_data import data_statements
@@ -26,6 +26,8 @@ from prunus.theory.gap.statement import warn_vacuous
 
 __all__ = ["certify"]
 
+# Modules that compute something else in training mode.
+DIFFERENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 DISTINCT = 0.9  # share of the rows below which repeated ones are mentioned
 LARGEST = 4096  # samples of which statements are made; more would not tighten them much
 
@@ -103,7 +105,31 @@ def _certified(
             f"{distinct} of {len(hashes)} rows are distinct, and held-out statements take them as "
             f"independent draws"
         )
-    return replace(certificate, notes=(*certificate.notes, *notes))
+    cautions = _cautions(model, pruned)
+    return replace(certificate, notes=(*certificate.notes, *notes), cautions=cautions)
+
+
+def _cautions(model: nn.Module, pruned: Any) -> tuple[str, ...]:
+    """What of the networks themselves makes a certificate one of something else."""
+    found = []
+    then = getattr(pruned, "dense_state", None)
+    if then is not None and then != state_sum(model):
+        found.append(
+            "the dense network is not the one that was pruned: its weights have changed since. "
+            "The gap is that to the network as it is now."
+        )
+    training = [
+        name or "the model itself"
+        for name, module in model.named_modules()
+        if module.training and isinstance(module, DIFFERENT)
+    ]
+    if training:
+        more = f" and {len(training) - 3} more" if len(training) > 3 else ""
+        found.append(
+            f"the model is in training mode, and {', '.join(training[:3])}{more} compute something "
+            f"else there. The gap is that of both networks in evaluation mode."
+        )
+    return tuple(found)
 
 
 def _outputs(model: nn.Module, pruned: nn.Module, batches: list[Any]) -> tuple[Tensor, Tensor]:

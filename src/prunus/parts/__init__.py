@@ -14,7 +14,7 @@ from prunus.parts.facts import (
     SelectionFacts,
     reason_against,
 )
-from prunus.parts.own import FORMERLY, LATER, Own, as_part, shown
+from prunus.parts.own import FORMERLY, LATER, Own, Written, as_part, shown
 
 __all__ = [
     "BLOCKS",
@@ -31,6 +31,7 @@ __all__ = [
     "ScheduleFacts",
     "ScoreFacts",
     "SelectionFacts",
+    "Written",
     "as_part",
     "reason_against",
     "shown",

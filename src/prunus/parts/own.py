@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, cast
 
-__all__ = ["Own", "as_part", "shown"]
+__all__ = ["Own", "Written", "as_part", "shown"]
 
 Family = TypeVar("Family")
 LATER = "later"  # in a field's metadata: added to a part whose older form is written in records
@@ -49,6 +49,36 @@ class Own:
 
     def __repr__(self) -> str:
         return shown(self.part)
+
+
+class Written:
+    """A user's own part of which a saved recipe keeps the text.
+
+    Attributes:
+        text: what `shown` gave of it.
+        units: of a granularity.
+    """
+
+    def __init__(self, text: str, units: str) -> None:
+        self.text, self.units = text, units
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing: the code is the user's."""
+        raise ValueError(
+            f"This recipe was read from a file, and {self.text} is a part of your own, of which "
+            f"files keep the name alone. Put the part itself in its place, by dataclasses.replace."
+        )
+
+    pool = unpool = __call__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Written) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def as_part(

@@ -10,7 +10,8 @@ from prunus.files import write_text
 from prunus.report.charts import COLOURS, bars, filling
 from prunus.report.figure import require
 from prunus.report.page import Block, Chart, Section, Table, Text, page
-from prunus.theory.gap.statement import SHOWN, WORDS, Certificate, Statement
+from prunus.theory.gap.statement import WORDS, Certificate, Statement
+from prunus.theory.gap.words import SHOWN
 
 __all__ = ["certificate_page", "certificate_sections", "gap_histogram", "write_certificate"]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from prunus.check import by_reason
 from prunus.cost import speedup
+from prunus.parts import NODES
 
 __all__ = [
     "comparison_summary",
@@ -62,7 +63,12 @@ def latency_note(pruned: Any) -> str:
     if before is None or after is None:
         return "latency: not measured; `measured()` adds it"
     gain = speedup(before, after)
-    found = f"{gain.verdict}, {gain.ratio:.2f} times as fast [{gain.low:.2f}, {gain.high:.2f}]"
+    found = gain.words
+    if pruned.recipe.units != NODES:
+        found = (
+            f"no gain: the zeros lie inside dense tensors, which take a dense network's time "
+            f"({gain.ratio:.2f}×, {gain.low:.2f} to {gain.high:.2f})"
+        )
     how = f"median of {before.runs} calls each, {before.level:.0%} intervals"
     return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
 
@@ -71,6 +77,8 @@ def selection_notes(pruned: Any) -> list[str]:
     """How layers were drawn where that is not exact, and kernels that say little, in words."""
     found: dict[str, list[str]] = {}
     for name, layer in pruned.layers.items():
+        if "interpolates" in layer.notes:
+            found.setdefault("layer error of fewer samples than weights", []).append(name)
         draw, kernel = layer.notes.get("draw"), layer.notes.get("kernel")
         if draw is not None and draw != "exact":
             found.setdefault(f"drawn by {draw}", []).append(name)
@@ -107,10 +115,18 @@ def summary(pruned: Any) -> str:
         for why, names in by_reason(pruned.not_pruned).items()
     ]
     lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
-    parts: list[Any] = [head, table, costs]
+    parts: list[Any] = [head, *_not_met(pruned), table, costs]
     if pruned.metrics:
         parts.append(_metrics(pruned.metrics))
     return _render(*parts, *lines)
+
+
+def _not_met(pruned: Any) -> list[str]:
+    """The head of a result whose budget no plan meets."""
+    plan = pruned.plan
+    if plan.feasible:
+        return []
+    return [f"NOT MET: {plan.kind} {plan.limit:.4g} was asked for, {plan.value:.4g} is the least"]
 
 
 def metric_rows(metrics: Any) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from prunus.budget import Plan
 from prunus.cost import Cost
 from prunus.parts import EDGES
 from prunus.reading import Count, Schema, Shape, Spread, check, validated
-from prunus.recipe import Recipe, parse
+from prunus.recipe import Recipe, as_written
 from prunus.result.packing import unbits, unpacked
 from prunus.rows import RowSet
 from prunus.surgery.attributes import BARE, bare_widths
@@ -34,13 +34,10 @@ def kept_counts(value: Any) -> int | tuple[int, ...]:
     return tuple(each) if isinstance(value, list) else int(value)
 
 
-def _recipe(text: Any) -> Recipe:
+def _recipe(text: Any, info: Any) -> Recipe:
     if not isinstance(text, str):
         raise ValueError("should be a recipe as Python")
-    found = parse(text)
-    if not isinstance(found, Recipe):
-        raise ValueError("should be a Recipe")
-    return found
+    return as_written(text, info.data.get("units", EDGES))
 
 
 def _cost(cost: Cost) -> Cost:
@@ -83,6 +80,7 @@ class Account(Schema):
     """`pruned.json`."""
 
     format: Count
+    units: str = EDGES
     recipe: Annotated[Any, BeforeValidator(_recipe)]
     name: str
     seed: Annotated[int, Field(ge=0)]

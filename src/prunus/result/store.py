@@ -26,6 +26,7 @@ from prunus.result.account import (
 )
 from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
+from prunus.rows import state_sum
 from prunus.surgery.attributes import bare_widths
 from prunus.surgery.depth import missing_of, take_out
 from prunus.surgery.following import told
@@ -55,6 +56,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
         "format": FORMAT,
         "kind": "pruned",
         "recipe": repr(pruned.recipe),
+        "units": pruned.recipe.units,
         "recipe_digest": pruned.recipe.digest,
         "name": pruned.name,
         "seed": pruned.seed,
@@ -79,7 +81,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
         "data_fingerprint": pruned.data_fingerprint,
         "metrics": dict(pruned.metrics),
         "notes": list(pruned.notes),
-        "dense": None if pruned.dense is None else weights_digest(pruned.dense),
+        "dense": _dense_digest(pruned),
         "shapes": {k: list(v.shape) for k, v in pruned.model.state_dict().items()},
         "dtypes": {k: str(v.dtype) for k, v in pruned.model.state_dict().items()},
         "mask_shapes": {k: list(v.shape) for k, v in pruned.masks.items()},
@@ -149,6 +151,7 @@ def load(
         notes=tuple(facts.notes),
         masks=masks,
         dense=dense if is_dense else None,
+        dense_state=state_sum(dense) if is_dense else None,
         stored_compact=_compact(facts, files, dense, source),
     )
     return replace(result, layers=_layers(pruned, masks, facts.layers))
@@ -206,6 +209,14 @@ def _layers(
             notes=entry.notes,
         )
     return found
+
+
+def _dense_digest(pruned: Pruned) -> str | None:
+    """Of the dense network, where it still is the one that was pruned."""
+    dense = pruned.dense
+    if dense is None or pruned.dense_state not in (None, state_sum(dense)):
+        return None
+    return weights_digest(dense)
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

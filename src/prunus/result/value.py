@@ -51,6 +51,11 @@ class LayerResult:
     ridge: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.mask.shape))
+        error = "" if self.error is None else f", error {self.error:.4g}"
+        return f"LayerResult({self.name!r}: {shape}, density {self.density:.4g}{error})"
+
     @property
     def density(self) -> float:
         """Kept / total of this layer's weights."""
@@ -77,6 +82,7 @@ class Pruned:
         notes: what the reader should know.
         masks: True where an entry is kept, for every parameter that has zeros to hold.
         dense: the input model, where it is at hand.
+        dense_state: a checksum of its state when it was pruned (`rows.state_sum`).
         example: the first samples of the data, for tracing and timing.
         coupling: which channels go together, where nodes were pruned; `compact` follows it.
     """
@@ -96,9 +102,25 @@ class Pruned:
     notes: tuple[str, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     dense: nn.Module | None = field(default=None, repr=False)
+    dense_state: str | None = field(default=None, repr=False)
     example: Any = field(default=None, repr=False)
     coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        """Two lines; `summary()` has the rest."""
+        before, after = self.cost_before, self.cost_after
+        lines = [
+            f"Pruned by {self.name!r}, seed {self.seed}: {len(self.layers)} layers, density "
+            f"{after.density:.4g}, parameters {before.parameters:,} → {after.parameters:,}, bytes "
+            f"{before.bytes:,} → {after.bytes:,}"
+        ]
+        if not self.plan.feasible:
+            lines.append("  the budget is NOT MET: " + "; ".join(self.plan.notes))
+        lines.append(
+            "  .model, .compact(), .summary(), .report(path), .save(folder), .certify(data)"
+        )
+        return "\n".join(lines)
 
     def hold(self, optimizer: Any) -> Hold:
         """Re-apply the masks after every step of `optimizer`, until `.remove()` on the answer.

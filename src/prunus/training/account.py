@@ -31,7 +31,7 @@ def account(model: nn.Module, chooser: Chooser, chosen: Chosen, notes: tuple[str
         notes=notes,
     )
     # The network as it was at the start is gone.
-    return replace(answer(job, state, model, model, {}), dense=None)
+    return replace(answer(job, state, model, model, {}), dense=None, dense_state=None)
 
 
 def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:
@@ -42,4 +42,4 @@ def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:
         weight=weight.matrix().clone(),
         bias=None if bias is None else bias.clone(),
     )
-    return result_of(name, fit, None)
+    return result_of(weight.layer(), fit, None)

@@ -43,6 +43,13 @@ class Dataset:
     fingerprint: str
     note: str = field(default="")
 
+    def __repr__(self) -> str:
+        classes = len(torch.unique(self.y_train))
+        return (
+            f"Dataset({self.name!r}: {len(self.x_train):,} + {len(self.x_test):,} samples of shape "
+            f"{tuple(self.x_train.shape[1:])}, {classes} classes; {self.note or 'not scaled'})"
+        )
+
     def batches(self, size: int = 1000, *, limit: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """The first `limit` training samples (None: all) as (inputs, labels) batches."""
         count = len(self.x_train) if limit is None else min(limit, len(self.x_train))

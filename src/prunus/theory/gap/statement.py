@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from prunus.reading import Probability, Schema, read_json, validated
+from prunus.theory.gap.words import SHOWN, text_of
 
 __all__ = [
     "Certificate",
@@ -27,15 +28,6 @@ Kind = Literal["sup", "mean_square", "predicted", "changed", "exceeds", "quantil
 Status = Literal["RIG", "RIG/MC", "PRED"]
 Event = tuple[str, Probability]
 WORDS = {"RIG": "bound", "RIG/MC": "bound (simulated confidence)", "PRED": "prediction"}
-SHOWN = {
-    "sup": "largest gap in the ball",
-    "mean_square": "root mean square gap",
-    "predicted": "root mean square gap",
-    "changed": "share of changed predictions",
-    "exceeds": "share of inputs above t",
-    "quantile": "quantile of the gap",
-    "mean": "mean gap",
-}
 
 
 class UnsoundError(RuntimeError):
@@ -184,6 +176,7 @@ class Certificate:
         gaps: measured gap per sample, for the histogram.
         radius: of the input ball, or None.
         notes: in words.
+        cautions: what the reader must know before anything else.
     """
 
     statements: tuple[Statement, ...]
@@ -192,6 +185,7 @@ class Certificate:
     gaps: tuple[float, ...] = ()
     radius: float | None = None
     notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -210,15 +204,8 @@ class Certificate:
         return tuple(s for s in (*self.statements, *self.held_out) if s.kind == kind)
 
     def summary(self) -> str:
-        """Bounds, predictions and measurements side by side, as text."""
-        lines = [statement.summary() for statement in (*self.statements, *self.held_out)]
-        shared = dict.fromkeys(a for s in (*self.statements, *self.held_out) for a in s.assumptions)
-        if any(s.delta for s in (*self.statements, *self.held_out)):
-            lines.append("each statement holds on its own with probability ≥ 1 − its δ")
-        if shared:
-            lines.append("assumed: " + "; ".join(shared))
-        lines += self.notes
-        return "\n".join(lines)
+        """What is of use in one sentence, then all statements side by side, as text."""
+        return text_of(self)
 
     def to_json(self) -> str:
         """Everything but the raw gaps' order, as a JSON text."""
@@ -234,6 +221,7 @@ class Certificate:
             },
             "gaps": list(self.gaps),
             "notes": list(self.notes),
+            "cautions": list(self.cautions),
         }
         return json.dumps(value, indent=1, ensure_ascii=False)
 
@@ -260,6 +248,7 @@ class Certificate:
             gaps=tuple(given.gaps),
             radius=given.radius,
             notes=tuple(given.notes),
+            cautions=tuple(given.cautions),
         )
 
 
@@ -296,6 +285,7 @@ class _CertificateFacts(Schema):
     gaps: list[Gap]
     radius: Gap | None
     notes: list[str]
+    cautions: list[str] = Field(default_factory=list)
 
 
 def _statement(facts: _StatementFacts, source: str) -> Statement:

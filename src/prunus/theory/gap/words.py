@@ -1,0 +1,125 @@
+"""A certificate in words: what is of use first, then every statement, what says nothing last."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["SHOWN", "headline", "text_of"]
+
+WORDS = {"RIG": "≤", "RIG/MC": "≤", "PRED": "≈"}
+SHOWN = {
+    "sup": "largest gap in the ball",
+    "mean_square": "root mean square gap",
+    "predicted": "root mean square gap",
+    "changed": "share of changed predictions",
+    "exceeds": "share of inputs above t",
+    "quantile": "quantile of the gap",
+    "mean": "mean gap",
+}
+SHARES = ("changed", "exceeds")
+WIDTH = 80
+
+
+def headline(certificate: Any) -> str:
+    """The one sentence that a reader needs: what fresh data show, else what holds in the ball."""
+    fresh = [s for s in certificate.of("changed") if s.level == "held-out"]
+    if any(s.in_sample for s in (*certificate.statements, *certificate.held_out)):
+        seen = [s.measured for s in fresh if s.measured is not None]
+        shown = f": {_percent(seen[0])} of predictions changed on them" if seen else ""
+        return (
+            f"These data made the pruning, so that nothing they show is a guarantee{shown}. Give "
+            f"data that neither trained, calibrated nor planned."
+        )
+    found = []
+    useful = [s for s in fresh if not s.vacuous and s.value < 1]
+    if useful:
+        best = min(useful, key=lambda s: s.value)
+        found.append(f"at most {_percent(best.value, up=True)} of predictions change")
+    moves = [s for s in certificate.of("quantile") if math.isfinite(s.value)]
+    if moves:
+        least = min(moves, key=lambda s: s.argument)
+        found.append(f"{_percent(least.argument)} of outputs move by less than {least.value:.4g}")
+    if found:
+        delta = max(s.delta for s in (*useful, *moves))
+        each = "each " if len(found) > 1 else ""
+        return f"With {1 - delta:.0%} confidence {each}on inputs like these: {'; '.join(found)}."
+    bounds = [s for s in certificate.of("sup") if s.status != "PRED" and not s.vacuous]
+    if bounds:
+        value = min(s.value for s in bounds)
+        ball = "" if certificate.radius is None else f" of radius {certificate.radius:.4g}"
+        return f"No input in the ball{ball} moves the output by more than {value:.4g}."
+    return (
+        "Nothing that is of use can be guaranteed from the weights alone. Give data that neither "
+        "trained, calibrated nor planned: their statements hold for inputs like them."
+    )
+
+
+def text_of(certificate: Any) -> str:
+    """Cautions, the headline, a table of all statements, what they assume, notes."""
+    every = [*certificate.statements, *certificate.held_out]
+    said = [s for s in every if not s.vacuous]
+    nothing = [s for s in every if s.vacuous]
+    lines = [_wrapped(f"CAUTION: {caution}") for caution in certificate.cautions]
+    lines += [_wrapped(headline(certificate)), "", *_table(said)]
+    if nothing:
+        lines += ["", "true, but saying nothing (VACUOUS):", *_table(nothing, head=False)]
+        lines += [_wrapped(f"{SHOWN[s.kind]}: {s.reason}", "  ") for s in nothing]
+    lines.append("")
+    if any(s.in_sample for s in every):
+        lines.append("IN-SAMPLE: no guarantee")
+    if any(s.delta for s in every):
+        lines.append("each statement holds on its own with probability ≥ 1 − its δ")
+    assumed = dict.fromkeys(a for s in every for a in s.assumptions)
+    if assumed:
+        lines.append(_wrapped("assumed: " + "; ".join(assumed)))
+    return "\n".join([*lines, *map(_wrapped, certificate.notes)]).strip()
+
+
+def _table(statements: Sequence[Any], *, head: bool = True) -> list[str]:
+    """A row a statement: what, its value, what was measured, value / measured; then by what."""
+    rows = [("statement", "value", "measured", "ratio")] if head else []
+    by = ["by"] if head else []
+    for s in statements:
+        shown = _percent if s.kind in SHARES else "{:.4g}".format
+        what = SHOWN[s.kind]
+        if s.kind == "quantile":
+            what = f"{_percent(s.argument)} of gaps below"
+        elif s.argument is not None:
+            what = f"share of gaps above {s.argument:.4g}"
+        value = _percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
+        measured = "" if s.measured is None else shown(s.measured)
+        ratio = "" if s.tightness is None else f"{s.tightness:.3g}"
+        rows.append((what, f"{WORDS[s.status]} {value}", measured, ratio))
+        kind = {"RIG": "bound", "RIG/MC": "simulated bound", "PRED": "prediction"}[s.status]
+        by.append(", ".join(p for p in (kind, s.level, _delta(s), s.route) if p))
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    left = sum(widths) + 8
+    lines = []
+    for row, note in zip(rows, by, strict=True):
+        cells = [
+            row[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+        ]
+        folded = textwrap.wrap(note, max(20, WIDTH - left)) or [""]
+        lines.append(f"{'  '.join(cells)}  {folded[0]}")
+        lines += [" " * left + more for more in folded[1:]]
+    return lines
+
+
+def _delta(statement: Any) -> str:
+    return f"δ = {statement.delta:.3g}" if statement.delta else ""
+
+
+def _percent(value: float, *, up: bool = False) -> str:
+    """A share as a percentage; a bound is rounded up."""
+    if not math.isfinite(value):
+        return f"{value:.4g}"
+    tenths = 1000 * value
+    return f"{(math.ceil(tenths - 1e-9) if up else round(tenths)) / 10:g} %"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent="  " + indent)
