@@ -9,7 +9,7 @@ import torch
 
 import models
 import prunus
-from prunus.granularity import Edge, Node
+from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.parts import Written
 from prunus.recipe import Recipe, as_written
 from prunus.scores import Magnitude
@@ -82,7 +82,7 @@ def test_a_network_of_own_parts_is_saved_and_loads(kind, tmp_path):
 
 def test_own_parts_that_were_read_say_so_when_they_are_asked():
     recipe = as_written(repr(Recipe(score=Power(2.0))))
-    assert isinstance(recipe.score.part, Written)
+    assert isinstance(recipe.score.wrapped, Written)
     with pytest.raises(ValueError, match=r"^This recipe was read from a file, and Power\(by=2"):
         prunus.prune(models.MLP((4, 3)), recipe, 0.5)
     whole = replace(recipe, score=Power(2.0))
@@ -109,3 +109,31 @@ def test_the_kind_of_units_of_an_own_granularity():
     text = repr(Recipe(granularity=Mine()))
     assert as_written(text, "nodes").units == "nodes"
     assert repr(as_written(text)) == text
+
+
+def test_no_fact_of_a_family_takes_the_place_of_the_part_itself():
+    """A granularity of one's own is called as itself, whatever its family comes to declare."""
+
+    class Rows(EdgePerRow):
+        calls = 0
+
+        def pool(self, layer, values):
+            Rows.calls += 1
+            return super().pool(layer, values)
+
+    class Plain:
+        def __init__(self):
+            self.inner = Rows()
+
+        def pool(self, layer, values):
+            return self.inner.pool(layer, values)
+
+        def unpool(self, layer, pools):
+            return self.inner.unpool(layer, pools)
+
+        def __call__(self):
+            raise AssertionError
+
+    mine = Plain()
+    assert Recipe(granularity=mine).granularity.wrapped is mine
+    assert Recipe(granularity=mine) == Recipe(granularity=mine)

@@ -18,14 +18,14 @@ class Own:
     Equal to the part itself and to another wrapping of it, hashed and written like it.
 
     Attributes:
-        part: what the user gave.
+        wrapped: what the user gave.
     """
 
-    part: Callable[..., Any]
+    wrapped: Callable[..., Any]
 
     def __init__(self, part: Any, family: type) -> None:
         """Take over what the part says, and the family's defaults for the rest."""
-        self.part = part
+        self.wrapped = part
         for name in _declared(family):
             if hasattr(part, name):
                 setattr(self, name, getattr(part, name))
@@ -36,19 +36,19 @@ class Own:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the user's part answers."""
-        return self.part(*args, **kwargs)
+        return self.wrapped(*args, **kwargs)
 
     def __eq__(self, other: object) -> bool:
-        return bool(self.part == (other.part if isinstance(other, Own) else other))
+        return bool(self.wrapped == (other.wrapped if isinstance(other, Own) else other))
 
     def __hash__(self) -> int:
         try:
-            return hash(self.part)
+            return hash(self.wrapped)
         except TypeError:  # a dataclass that is not frozen
             return hash(repr(self))
 
     def __repr__(self) -> str:
-        return shown(self.part)
+        return shown(self.wrapped)
 
 
 class Written:
