@@ -278,6 +278,9 @@ def test_slices_of_one_parameter(experts, tmp_path):
             torch.testing.assert_close(pruned.model[1].gate_up_proj[i].T, alone.model.weight)
             assert result.error == pytest.approx(alone.layers[""].error)
         assert pruned.cost_after.density == pytest.approx((20 + 6 + 12 + 18) / 92)
+        # every slice's zeros save their multiply-adds, not the last one's alone
+        costs = pruned.cost_before.macs, pruned.cost_after.macs
+        assert costs[1] - 20 == pytest.approx((costs[0] - 20) * 36 / 72, abs=1)
     pruned.save(tmp_path)
     again = prunus.load(tmp_path, model)
     for name in names:

@@ -222,6 +222,24 @@ def test_exact_size_masks_are_covered():
     assert violations <= stats.binom.isf(1e-6, 400, 0.1)
 
 
+@pytest.mark.parametrize("delta", [0.3, 0.01, 1e-9])
+def test_concentration_of_one_entry_is_covered(delta):
+    """A matrix of one entry ±1 among many: its norm is what the bound is about, nearly attained."""
+    assert c.concentrated_norm(2.0, 3.0, delta) == pytest.approx(
+        2 + 3 * math.sqrt(2 * math.log(1 / delta)), rel=1e-12
+    )
+    # a sum of n signs over √n tends to a normal, of which the bound covers the tail
+    n = 400
+    tail = math.sqrt(2 * math.log(1 / delta))
+    assert stats.binom.sf(math.floor((tail * math.sqrt(n) + n) / 2), n, 0.5) <= delta
+
+
+@pytest.mark.parametrize(("total", "kept"), [(10, 3), (100, 50), (7, 0), (7, 7)])
+def test_exact_sizes_pay_the_probability_of_their_count(total, kept):
+    chance = stats.binom.pmf(kept, total, kept / total)
+    assert c.fixed_size_delta(0.05, total, kept) == pytest.approx(0.05 * chance, rel=1e-6)
+
+
 def test_monotone_in_everything():
     law = laws.uniform(1)
     base = c.layer_norm(30, 20, law, 0.05, density=0.9).value

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prunus.theory.gap.convolution import Geometry, circular_norm, conv_norm, reshape_norm, tap_norm
-from prunus.theory.gap.norms import spectral_norm
+from prunus.theory.gap.norms import lanczos, spectral_norm
 from reference.gap import circular_matrix, conv_matrix
 
 KERNEL = torch.sin(1 + torch.arange(108, dtype=torch.float64)).reshape(4, 3, 3, 3)
@@ -48,6 +48,26 @@ def test_never_below_the_norm(method):
 def test_lanczos_refuses_too_few_steps():
     with pytest.raises(ValueError, match="prove nothing"):
         spectral_norm(torch.eye(5), method="lanczos", generator=torch.Generator())
+
+
+@pytest.mark.parametrize(("steps", "proves"), [(12, False), (13, True)])
+def test_the_least_number_of_lanczos_steps(steps, proves):
+    """√ε = ln(1.648 √n / δ) / (2k − 1) < 1: 23.5 / 23 proves nothing, 23.5 / 25 does."""
+    spread = torch.linspace(1, 2, 10_000, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+
+    def bound():
+        return lanczos(
+            lambda x: spread * x, 10_000, steps=steps, delta=1e-8, generator=generator
+        ).value
+
+    if not proves:
+        with pytest.raises(ValueError, match="12 Lanczos steps prove nothing"):
+            bound()
+        return
+    root = math.log(1.648 * 100 / 1e-8) / 25
+    least, most = (math.sqrt(theta / (1 - root**2)) for theta in (1.9, 2.0))
+    assert least < bound() <= most * 1.001
 
 
 def test_circular_norms_are_exact():

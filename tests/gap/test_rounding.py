@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.theory.gap.rounding import rounding_error
+from prunus.theory.gap.stages import LinearPair
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -33,3 +35,27 @@ def test_batch_norm_that_cancels_a_large_bias_does_not_beat_the_certificate() ->
         computed = float((model(x) - pruned(x)).norm(dim=1).max())
     assert computed > 2 * exact  # rounding dominates, or the test shows nothing
     assert computed <= certificate.statements[0].value
+
+
+def test_both_networks_round():
+    """Each by its own weights: a pair is the mean of what two of either come to."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        [
+            s * torch.randn(n, m, dtype=torch.float64, generator=generator)
+            for n, m in ((9, 6), (4, 9))
+        ]
+        for s in (1.0, 30.0)
+    )
+
+    def error(one, other):
+        stages = [
+            LinearPair(name=f"fc{i}", weight=a, pruned_weight=b)
+            for i, (a, b) in enumerate(zip(one, other, strict=True))
+        ]
+        return rounding_error(stages, 2.0, torch.zeros(1, 6, dtype=torch.float64), 2.0**-24)
+
+    mixed = error(small, large)
+    assert mixed == pytest.approx((error(small, small) + error(large, large)) / 2)
+    assert mixed == pytest.approx(error(large, small))
+    assert error(small, small) < mixed / 100
