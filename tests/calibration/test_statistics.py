@@ -11,8 +11,10 @@ from torch import nn
 
 from models import build
 from prunus.calibration import calibrate
+from prunus.calibration.statistics.cross import Cross
+from prunus.calibration.statistics.protocol import Pair, Vectors
 from prunus.calibration.vectors import vectors_of
-from prunus.layer import view_of
+from prunus.layer import Layer, view_of
 from prunus.weights import weight_at
 from reference import moments as slow
 
@@ -295,3 +297,17 @@ def test_float32_data_are_summed_in_float64():
     assert gram.dtype == torch.float64
     torch.testing.assert_close(gram, exact, rtol=1e-13, atol=0)
     assert not np.allclose((x.T @ x / 20_000).double(), exact, rtol=1e-9)  # float32 would not do
+
+
+def test_the_cross_moment_has_the_dense_inputs_first():
+    """E[x_dense xᵀ] from its definition, which its transpose is not."""
+    torch.manual_seed(0)
+    dense, pruned = torch.randn(2, 40, 3, 5, dtype=torch.float64)
+    pair = Pair(Vectors(dense, dense.sum(0)), Vectors(pruned, pruned.sum(0)))
+    layer = Layer(name="fc", weight=torch.zeros(6, 5), groups=3)
+    total = Cross().add(Cross().add(None, pair, layer), pair, layer)
+    expected = torch.stack(
+        [sum(torch.outer(dense[n, g], pruned[n, g]) for n in range(40)) / 40 for g in range(3)]
+    )
+    torch.testing.assert_close(Cross().finish(total, 80), expected)
+    assert not torch.allclose(expected, expected.transpose(1, 2))

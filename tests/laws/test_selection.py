@@ -270,3 +270,19 @@ def test_strata_by_sign_need_units_with_a_sign():
         Proportional(by_sign=1)
     assert repr(Proportional()) == "Proportional(smallest=0.05, rescaled=True)"
     assert repr(Proportional(by_sign=True)).endswith("rescaled=True, by_sign=True)")
+
+
+def test_every_pair_of_a_systematic_sample_can_occur():
+    """The order is drawn: of four units at 1/2 all six pairs come, each in a sixth of the draws.
+
+    In a fixed order two pairs come. A pair of probability 1/6 is outside 100 ± 45 of 600 draws
+    (4.9 standard deviations) in less than one of 100 000 runs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    half = torch.full((4,), 0.5, dtype=torch.float64)
+    seen: dict[tuple[int, ...], int] = {}
+    for _ in range(600):
+        pair = tuple(systematic_sample(half, 2, generator=generator).tolist())
+        seen[pair] = seen.get(pair, 0) + 1
+    assert len(seen) == 6
+    assert all(55 <= count <= 145 for count in seen.values())
