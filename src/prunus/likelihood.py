@@ -9,8 +9,9 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from prunus.ambient import plainly
 from prunus.check import whole
-from prunus.modes import evaluating
+from prunus.modes import evaluating, private
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
 from prunus.tokens import TokenSet
@@ -56,6 +57,7 @@ class Perplexity:
         )
 
 
+@plainly(autocast=True)
 def perplexity(
     model: nn.Module,
     ids: Any,
@@ -104,14 +106,15 @@ def perplexity(
     counts = torch.zeros(len(starts), dtype=torch.int64)
     known = 0
     with (
-        evaluating(model, fused=True),
+        private(model) as own,
+        evaluating(own, fused=True),
         torch.no_grad(),
         progress_bar("perplexity", len(starts), progress=progress) as advance,
     ):
         for first in range(0, len(starts), batch):
             for chosen in _alike(starts[first : first + batch], len(tokens), window):
                 rows = torch.stack([tokens[s : min(s + window, len(tokens))] for s in chosen])
-                losses = _losses(model, rows.to(device))
+                losses = _losses(own, rows.to(device))
                 known += 0 if seen is None else seen.among(rows)
                 for row, start in zip(losses, chosen, strict=True):
                     place = start // stride

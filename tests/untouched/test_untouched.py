@@ -31,6 +31,29 @@ def test_the_model_never_runs_and_nothing_of_it_or_around_it_changes(name):
     assert torch.equal(x, given)
 
 
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 6), nn.Linear(6, 11)
+        self.drop = nn.Dropout(0.5)
+        self.home = 0
+
+    def forward(self, input_ids):
+        assert id(self) != self.home, "the user's own model ran"
+        return self.head(self.drop(self.embedding(input_ids)))
+
+
+def test_a_language_model_never_runs_itself():
+    model = Words()
+    model.home = id(model)
+    before, around = state_of(model), surroundings()
+    ids = torch.arange(64) % 11
+    found = prunus.perplexity(model, ids, window=8)
+    assert found.value == prunus.perplexity(model, ids, window=8).value  # without dropout
+    assert same(state_of(model), before)
+    assert same(surroundings(), around)
+
+
 def test_a_private_twin_shares_numbers_and_nothing_else():
     model, x, _ = home()
     with private(model) as own, private(own) as again:
