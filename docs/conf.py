@@ -17,6 +17,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     # Only examples that need no data sets and seconds are run; the others are shown.
     "filename_pattern": "sampling_dpps",
+    "ignore_pattern": r"__init__|_shipping",
     "write_computation_times": False,
     "plot_gallery": True,
 }
