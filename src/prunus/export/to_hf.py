@@ -116,6 +116,8 @@ def _candidates(pruned: Any, example: Any) -> Iterator[Shipped]:
         return
     if _builds(exact):
         yield Shipped(exact, True, ("All blocks have the widths that the configuration says.",))
+    if not seen:  # blocks went, which are alike or not
+        return
     groups, gone = seen[0]
     for spare, what in _paddings(pruned, example, groups, gone):
         padded = _building(pruned, example, spare)

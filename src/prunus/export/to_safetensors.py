@@ -1,5 +1,7 @@
 """Our own folder: safetensors and JSON, read by `prunus.load`."""
 
+import tempfile
+
 from prunus.export.answer import Check
 from prunus.export.check import held, output_of
 from prunus.export.job import Job, Written, shipped
@@ -14,12 +16,12 @@ def write_safetensors(job: Job) -> Written:
         ExportError: what was read is another network.
     """
     network = shipped(job.pruned, job.example)
-    folder = job.pruned.save(job.path, example=job.example if network.compact else None)
-    again = job.pruned.reloaded(folder)
-    model = again.compact() if network.compact else again.model
-
+    example = job.example if network.compact else None
     checked: tuple[Check, ...] = ()
     if job.example is not None:
+        with tempfile.TemporaryDirectory() as aside:
+            again = job.pruned.reloaded(job.pruned.save(aside, example=example))
+        model = again.compact() if network.compact else again.model
         checked = held(
             network.model,
             lambda batch: output_of(model, batch),
@@ -27,6 +29,7 @@ def write_safetensors(job: Job) -> Written:
             engine="torch",
             limit=1e-6,
         )
+    folder = job.pruned.save(job.path, example=example)
     files = tuple(sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors")))
     return Written(
         network=network,

@@ -45,9 +45,7 @@ def levelled(family: Family, step: Callable[[int], int] = lambda size: 1) -> Spa
             count = int(gone[group.name].sum())
             count -= count % step(group.size)
             least[family(group)] = min(count, least.get(family(group), count))
-        return {
-            g.name: _last(gone[g.name], least[family(g)], getattr(g, "pools", 1)) for g in groups
-        }
+        return {g.name: _last(gone[g.name], least[family(g)], g.pools) for g in groups}
 
     return spare
 
@@ -73,7 +71,7 @@ def rounded(multiple: int) -> Spare:
         for group in groups:
             count = int(gone[group.name].sum())
             count = max(0, count - (count - group.size) % multiple)
-            going[group.name] = _last(gone[group.name], count, getattr(group, "pools", 1))
+            going[group.name] = _last(gone[group.name], count, group.pools)
         return going
 
     return spare
