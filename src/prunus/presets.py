@@ -12,7 +12,7 @@ from prunus.courses import Dynamic, GradientGrowth, Gradual, RandomGrowth
 from prunus.granularity import Blocks, Edge, EdgePerRow, Node
 from prunus.joint import OBS, EdgePopup, SparseGPT
 from prunus.recipe import Recipe
-from prunus.schedules import AtInit, Refine
+from prunus.schedules import AtInit, Refine, Rewinding
 from prunus.scores import (
     FPGM,
     OBD,
@@ -72,12 +72,14 @@ class Preset:
         paper: the publication that proposes it.
         says: what it does, in one line.
         measured: what it left of one layer, or None.
+        least_squares: False where `+ls` would say nothing: new values do not last.
     """
 
     recipe: Recipe
     paper: str
     says: str
     measured: Measured | None = None
+    least_squares: bool = True
 
 
 UAI = "Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning"
@@ -283,6 +285,13 @@ PRESETS: dict[str, Preset] = {
         "one sweep over the columns that prunes and makes up for it to the right",
         Measured(1.94, 1.78, 8.7e-3),
     ),
+    "lottery": Preset(
+        Recipe(allocation=Global(), schedule=Rewinding(rounds=5)),
+        "Frankle and Carbin (2019), The lottery ticket hypothesis: finding sparse, trainable "
+        "neural networks",
+        "largest weights of all layers, in 5 rounds, each trained from the initial weights",
+        least_squares=False,
+    ),
     "gradual": Preset(
         Recipe(allocation=Global(), schedule=Gradual()),
         ZHU,
@@ -387,6 +396,8 @@ class Recipes(Mapping[str, Recipe]):
         found = {}
         for name, preset in PRESETS.items():
             found[name] = preset.recipe
+            if not preset.least_squares:
+                continue
             try:
                 found[f"{name}+ls"] = replace(preset.recipe, compensation=LeastSquares())
             except ValueError:  # refused by a part, with its reason

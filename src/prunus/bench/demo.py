@@ -169,13 +169,9 @@ def run_demo(
 
 
 def trained_recipes() -> list[str]:
-    """Names of the recipes for trained networks, and not before or inside their training."""
-    known = {name: recipe for name, recipe in recipes.items() if recipe.units != BLOCKS}
-    return [
-        name
-        for name, recipe in known.items()
-        if not recipe.schedule.before_training and not recipe.schedule.inside
-    ]
+    """Names of the recipes for trained networks, which are not part of their training."""
+    known = {name: recipe.schedule for name, recipe in recipes.items() if recipe.units != BLOCKS}
+    return [n for n, s in known.items() if not (s.before_training or s.inside or s.trains)]
 
 
 def _runs(

@@ -150,7 +150,7 @@ def prune(
         steps = _steps(name, method)
         start: dict[str, Tensor] = {}
         if any(step.rewind for step in steps):
-            start = {key: value.detach().clone() for key, value in work.state_dict().items()}
+            start = _copied(work)
         with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
             for step in steps:
                 if step.budget is not None:
@@ -167,6 +167,8 @@ def prune(
                         train(work, step)
                     for module, flag in flags:
                         module.training = flag
+                if step.snapshot:
+                    start = _copied(work)
                     if evaluate is not None and step.last:
                         metrics["trained"] = evaluate(work)
                 advance(1)
@@ -208,6 +210,11 @@ def _steps(name: str, recipe: Recipe) -> list[Step]:
             f"`budget`. Give its last step budget=1."
         )
     return steps
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of a model as it is now."""
+    return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 def _rewind(model: nn.Module, start: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:

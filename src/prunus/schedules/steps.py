@@ -2,11 +2,11 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from prunus.check import fraction, unknown, whole
-from prunus.parts import BLOCKS, EDGES, NODES, ScheduleFacts
+from prunus.parts import BLOCKS, EDGES, LATER, NODES, ScheduleFacts, shown
 
 __all__ = [
     "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
@@ -27,6 +27,7 @@ class Step:
             None or False where they go on.
         span: the part of a full training that `train` is to carry out, as shares of its length; a
             `train` that does not read it trains in full.
+        snapshot: True where later steps rewind to what this one leaves, and not to the start.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Step:
     train: bool
     rewind: Literal["weights"] | bool | None = False
     span: tuple[float, float] = (0.0, 1.0)
+    snapshot: bool = False
 
     def __post_init__(self) -> None:
         if self.rewind not in (None, True, False, "weights"):
@@ -91,25 +93,62 @@ class Iterative(Schedule):
 
 @dataclass(frozen=True)
 class Rewinding(Schedule):
-    """Train, prune, rewind the kept weights to their start, train again, `rounds` times.
+    """Train, prune, rewind the kept weights, train again, `rounds` times: lottery tickets.
+
+    Weights are ranked as training has left them, and only then rewound. Rewound are all parameters
+    and buffers; the optimizer is the `train` function's own, and so is the order of the data. With
+    `early` > 0, or what="rate", `train` has to carry out the part of a training that `step.span`
+    names; one that does not read it trains in full.
+
+    Attributes:
+        rounds: how often it is pruned; the budget falls geometrically.
+        early: the share of a training after which the weights are those that are returned to; 0 is
+            the initialisation.
+        what: "weights" go back to that moment and train on from there; "rate": weights stay, and
+            the part of the training after it is repeated, so that its learning rates come again.
 
     References:
-        Frankle and Carbin (2019), The lottery ticket hypothesis.
+        Frankle and Carbin (2019), The lottery ticket hypothesis, for early=0; Frankle et al.
+        (2020), Linear mode connectivity and the lottery ticket hypothesis, for early > 0; Renda,
+        Frankle, Carbin (2020), Comparing rewinding and fine-tuning in neural network pruning, for
+        "rate".
     """
 
     rounds: int = 3
+    early: float = field(default=0.0, metadata={LATER: True})
+    what: Literal["weights", "rate"] = field(default="weights", metadata={LATER: True})
     trains: ClassVar[bool] = True
+    __repr__ = shown
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds, low=1)
+        if not 0 <= self.early < 1:
+            raise ValueError(
+                f"`early` must be a share of the training in [0, 1), got {self.early!r}."
+            )
+        if self.what not in ("weights", "rate"):
+            raise unknown("what of Rewinding", str(self.what), ["weights", "rate"])
 
     def __call__(self) -> Iterator[Step]:
         """A dense training, then `rounds` steps of pruning, rewinding and training."""
-        yield Step(index=0, last=False, budget=None, train=True)
-        for i in range(self.rounds):
-            last = i == self.rounds - 1
+        weights, again = self.what == "weights", (self.early, 1.0)
+        first = 0
+        if weights and self.early > 0:
             yield Step(
-                index=i + 1, last=last, budget=(i + 1) / self.rounds, train=True, rewind=True
+                index=0, last=False, budget=None, train=True, span=(0.0, self.early), snapshot=True
+            )
+            yield Step(index=1, last=False, budget=None, train=True, span=again)
+            first = 1
+        else:
+            yield Step(index=0, last=False, budget=None, train=True)
+        for i in range(1, self.rounds + 1):
+            yield Step(
+                index=first + i,
+                last=i == self.rounds,
+                budget=i / self.rounds,
+                train=True,
+                rewind=weights,
+                span=again,
             )
 
 

@@ -56,7 +56,10 @@ class Load(Protocol):
 
 @runtime_checkable
 class Train(Protocol):
-    """Trains a model in place; `hold` is called with the optimizer."""
+    """Trains a model in place; `hold` is called with the optimizer.
+
+    Where it takes a `span` too, schedules may ask it for a part of its training.
+    """
 
     def __call__(
         self,
@@ -102,9 +105,10 @@ def _train(
     training: Training,
     generator: Generator,
     hold: Callable[[torch.optim.Optimizer], Any] | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
     progress: bool | None = None,
 ) -> nn.Module:
-    return fit(model, data, training, generator=generator, hold=hold, progress=progress)
+    return fit(model, data, training, generator=generator, hold=hold, span=span, progress=progress)
 
 
 def _named(

@@ -1,5 +1,6 @@
 """A small deterministic trainer, and what a network scores on a test set."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,6 +58,7 @@ def fit(
     generator: Generator,
     hold: Callable[[torch.optim.Optimizer], Any] | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
+    span: tuple[float, float] = (0.0, 1.0),
     progress: bool | None = None,
 ) -> nn.Module:
     """Train `model` in place on the training part of `data`; the mode it came in is restored.
@@ -70,6 +72,8 @@ def fit(
         hold: called once with the optimizer, for example `pruned.hold`, which then keeps masks
             through every step.
         after_step: called with the model after every step.
+        span: the part of the training that is carried out, as shares of its steps, with the samples
+            and learning rates that this part has in the whole. The optimizer begins anew.
         progress: as in `progress_bar`.
 
     Returns:
@@ -97,15 +101,22 @@ def fit(
         hold(optimizer)
     count = len(data.x_train)
     steps = training.epochs * (count // training.batch if count >= training.batch else 1)
+    first, end = (round(share * steps) for share in span)
     schedule = None
     if training.decay == "cosine" and steps:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")
+            for _ in range(first):  # what comes before the span
+                schedule.step()
     was_training = model.training
     model.train()
     try:
-        with progress_bar("training", steps, progress=progress) as advance:
+        with progress_bar("training", end - first, progress=progress) as advance:
             for epoch in range(training.epochs):
-                for chosen in _epoch(count, training.batch, generator):
+                for i, chosen in enumerate(_epoch(count, training.batch, generator)):
+                    if not first <= epoch * (steps // training.epochs) + i < end:
+                        continue
                     x, y = data.x_train[chosen], data.y_train[chosen]
                     if training.augment:
                         x = flip_and_crop(x, generator=generator)

@@ -3,11 +3,13 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import TypeGuard
 
 import prunus
 from prunus.allocation import Uniform
 from prunus.bench.data.tasks import task
 from prunus.bench.grid.budgets import budget_of, words
+from prunus.bench.grid.tickets import CONTROLS
 from prunus.bench.record import content_id
 from prunus.budget import Budget
 from prunus.compensation import NoCompensation
@@ -28,6 +30,7 @@ BASELINES = {
     "small-dense": "a dense network with as many parameters, trained from the start",
     "no-compensation": "the same masks without compensation",
     "no-retraining": "the same pruning without retraining",
+    **CONTROLS,
 }
 
 
@@ -149,6 +152,11 @@ def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
     return found, True, isinstance(found, AtInit | Rewinding)
 
 
+def is_ticket(schedule: Schedule) -> TypeGuard[Rewinding]:
+    """True where kept weights return to an earlier moment, so that fresh ones compare."""
+    return isinstance(schedule, Rewinding) and schedule.what == "weights"
+
+
 def random_twin(recipe: Recipe) -> Recipe:
     """Uniform random choice with the granularity of `recipe`."""
     if isinstance(recipe.granularity, Edge | EdgePerRow):
@@ -168,6 +176,8 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
     - `small-dense`: a dense network with as many parameters, trained from the start and, where the
       cell retrains, as long again.
     - `no-compensation`: the recipe with `NoCompensation()`; a joint method has no such twin.
+    - `re-initialised`, `shuffled`: of a lottery ticket, where weights are rewound: its masks on
+      fresh weights, and its weights under other masks, trained once in full.
     - `no-retraining`: the recipe on the trained network, without training afterwards. For the
       schedule `retrain` that is the score of the very same run before it trains on, so the cell
       itself is named.
@@ -192,6 +202,10 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
         name = resolve(bare)[0]
         label = name if not name.startswith("recipe-") else f"{cell.label}, not compensated"
         found["no-compensation"] = replace(cell, label=label, recipe=repr(bare))
+    schedule, _, _ = schedule_of(cell.schedule)
+    if is_ticket(schedule) and recipe.granularity.units != NODES:
+        for role in CONTROLS:
+            found[role] = replace(cell, label=f"{cell.label}, {role}", role=role)
     if cell.schedule == "retrain":
         found["no-retraining"] = cell
     elif cell.schedule != "none":

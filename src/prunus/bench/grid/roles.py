@@ -16,7 +16,8 @@ from prunus.bench.data.cache import Checkpoint, trained
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model, task
 from prunus.bench.grid.budgets import Target, budget_of
-from prunus.bench.grid.cell import Cell, recipe_of, schedule_of
+from prunus.bench.grid.cell import Cell, is_ticket, recipe_of, schedule_of
+from prunus.bench.grid.tickets import CONTROLS, begun, part_of_training, trained_again
 from prunus.bench.record import Record
 from prunus.budget import Budget
 from prunus.calibration import Calibration, Statistic, calibrate
@@ -155,7 +156,8 @@ def _prune(
             if step.last and evaluated is not None:
                 evaluated.update(_scores(cell, model, data))
             generator = generator_for(cell.seed, "retraining", cell.task, step.index)
-            fit(model, data, generator=generator, hold=None, progress=False)
+            part = part_of_training(fit, step.span)
+            fit(model, data, generator=generator, hold=None, progress=False, **part)
 
     return prune(
         model.eval(),
@@ -345,8 +347,36 @@ def _digest(masks: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@functools.lru_cache(maxsize=1)
+def _ticket(bench: Bench, cell: Cell) -> Pruned:
+    """A ticket; all its controls, which come one after another, ask for its masks."""
+    return _prune(bench, cell, recipe_of(cell.recipe), budget_of(cell.budget))
+
+
+def _control(bench: Bench, cell: Cell, record: Record) -> Record:
+    """A ticket's mask on other weights, or its weights under another mask, trained in full."""
+    chosen, data = task(cell.task), data_of(cell.task, bench.data_dir)
+    dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
+    schedule, _, _ = schedule_of(cell.schedule)
+    assert is_ticket(schedule)  # `baselines` names controls nowhere else
+    ticket = _ticket(bench, replace(cell, role="prune", label=""))
+    model, own = begun(chosen, data, cell.role, schedule, ticket.masks, cell.seed)
+    model = model.to(cell.settings.device)
+    after = _scores(cell, model, data)
+    trained_again(chosen, data, cell.role, model, own, cell.seed)
+    return replace(
+        _costs(record, ticket),  # as many weights in every layer
+        before=dict(dense.metrics),
+        after=after,
+        retrained=_scores(cell, model, data),
+        data="",
+        extra={**record.extra, "masks": _digest(own), "plan_feasible": True},
+    )
+
+
 ROLES: Mapping[str, Callable[[Bench, Cell, Record], Record]] = {
     "prune": _pruned,
     "random-layers": _random_layers,
     "small-dense": _small_dense,
+    **dict.fromkeys(CONTROLS, _control),
 }
