@@ -124,6 +124,31 @@ def test_what_presets_say_was_measured_is_what_was_recorded():
         assert f"{mean(label, 157, 'layer_error'):.1e}".replace("e-0", "e-") in said
 
 
+def test_what_the_advice_says_of_the_digits_cnn_is_what_was_recorded():
+    said = " ".join(ADVICE)
+
+    def mean(folder: str, recipe: str, budget: str) -> str:
+        lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        own = [
+            100 * r["after"]["test_error"]
+            for r in rows
+            if (r["recipe"], r["budget"]) == (recipe, f"Budget(density={budget})")
+        ]
+        assert len(own) == 5
+        return f"{statistics.mean(own):.2f}"
+
+    for recipe in ("obs-global", "magnitude-global+ls", "obd+ls"):
+        three = [mean("digits_cnn_edges", recipe, d) for d in ("0.2", "0.1", "0.05")]
+        assert f"{three[0]}, {three[1]} and {three[2]} %" in said
+    nodes = "digits_cnn_nodes"
+    assert f"{mean(nodes, 'taylor-2017+ls', '0.25')} against " in said
+    assert f"against {mean(nodes, 'random-node+ls', '0.25')} %" in said
+    assert f"between {mean(nodes, 'mean-activation+ls', '0.5')} and 1.42 %" in said
+    assert mean(nodes, "random-node+ls", "0.5") == "1.42"
+    assert f"({mean(nodes, 'thinet', '0.5')} and {mean(nodes, 'thinet', '0.25')} %)" in said
+
+
 def test_what_the_advice_says_of_repulsion_is_what_was_recorded():
     said = " ".join(ADVICE)
     edges = [r for r in recorded("repulsion") if r["kernel"] == "edge"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -19,9 +19,10 @@ from prunus.allocation.growth import (
     short_of,
     spent_of,
 )
+from prunus.allocation.priced import checked_cost, priced_growth, priced_scores
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
-from prunus.parts import BLOCKS, EDGES, NODES, AllocationFacts
+from prunus.parts import BLOCKS, EDGES, LATER, NODES, AllocationFacts, shown
 
 __all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
 
@@ -133,16 +134,30 @@ class Global(Allocation):
     Attributes:
         minimum: units that every pool keeps at least, met inside the total; 0 lets layers
             collapse.
+        per: rank by the score over what the unit costs at the present plan: its "macs",
+            "parameters" or, for nodes, "latency"; None ranks by the score alone.
     """
 
     minimum: int = 1
+    per: str | None = field(default=None, metadata={LATER: True})
+    __repr__ = shown
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)
+        checked_cost(self.per)
 
     def __call__(self, pools: Pools, cost: CostOf, budget: Budget) -> Plan:
-        """The plan for a budget."""
-        plan_at, low, high = ranked_growth(pools, self.minimum)
+        """The plan for a budget.
+
+        Raises:
+            ValueError: ranked by cost, a negative score, or a cost that is not known.
+        """
+        if self.per is not None and not cost.nodes:
+            pools = priced_scores(pools, cost, self.per)
+        if self.per is not None and cost.nodes:
+            plan_at, low, high = priced_growth(pools, self.minimum, cost, self.per)
+        else:
+            plan_at, low, high = ranked_growth(pools, self.minimum)
         asked = None
         if budget.target == "density" and not cost.nodes:
             asked = count_of(budget.value, high)

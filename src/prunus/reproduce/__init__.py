@@ -62,6 +62,14 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Acharyya et al. (2021): pruned students: published, closed form, simulated",
         small="95 s",
     ),
+    "frankle2019-mnist": Known(
+        module="prunus.reproduce.frankle2019_mnist",
+        says="Frankle and Carbin (2019): lottery tickets, their controls, every claim judged",
+        data="MNIST",
+        small="2 min",
+        full="about 4 h",
+        resumes=True,
+    ),
     "gap-independence": Known(
         module="prunus.reproduce.gap_independence",
         says="Qian and Klabjan (2021): their independent weights against trained layers",

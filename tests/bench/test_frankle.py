@@ -1,0 +1,102 @@
+"""Lottery tickets by the paper's protocol, made small: rounds, controls, records, verdicts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from prunus.reproduce import REPRODUCTIONS, frankle2019_mnist, save
+from prunus.reproduce.frankle2019_mnist import FULL, ROLES, SMALL, account, claims, runs_of, verdict
+from prunus.reproduce.harness import Harness
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+TINY = replace(SMALL, epochs=1, check=5, exponents=(7, 15), reported=(7, 15), seeds=2, early=0.2)
+TRAININGS = 1 + 3 * 2 + 4 * 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    return folder, runs_of(TINY, 0, folder, None, False)
+
+
+def test_every_role_is_trained_at_every_density(made):
+    _, rows = made
+    assert len(rows) == 2 * (1 + len(ROLES) * 2 + 2)
+    for seed in (0, 1):
+        own = [r for r in rows if r["seed"] == seed]
+        for n in (7, 15):
+            found = {r["role"]: r for r in own if r["n"] == n}
+            assert set(found) == {*ROLES, "barrier"}
+            total, out = 64 * 300 + 300 * 100, 100 * 10
+            kept = 0.8**n * total + 0.9**n * out
+            for row in found.values():
+                assert row["density"] == pytest.approx(kept / (total + out), abs=3e-5)
+        (dense,) = [r for r in own if r["role"] == "dense"]
+        assert dense["stop"] in (5, 10, 15, 20)
+        assert 0 < dense["error"] <= 100
+
+
+def test_kept_records_are_read_and_others_are_not(made, monkeypatch):
+    folder, rows = made
+    monkeypatch.setattr(frankle2019_mnist, "_seed", None)  # nothing is trained again
+    assert runs_of(TINY, 0, folder, None, False) == rows
+    assert {json.loads(p.read_text())["seed"] for p in folder.iterdir()} == {0, 1}
+    with pytest.raises(TypeError):  # another protocol has no records
+        runs_of(replace(TINY, epochs=2), 0, folder, None, False)
+
+
+def test_the_account_is_saved_whole(made, tmp_path):
+    pytest.importorskip("altair", reason="figures are the extra `report`")
+    result = account(TINY, made[1])
+    save(result, tmp_path)
+    assert len(result.rows) == 2 * len(ROLES)
+    assert len({tuple(row) for row in result.rows}) == 1
+    text = (tmp_path / "frankle2019-mnist.md").read_text()
+    assert "| re-initialised |" in text
+    assert "not told apart" in text or "reproduced" in text
+    assert {row["verdict"] for row in claims(made[1])} <= {
+        "reproduced", "not told apart", "contradicted",
+    }  # fmt: skip
+
+
+def claimed(gap):
+    """Rows in which the ticket's error at 13.5 % lies `gap` points from dense, seed by seed."""
+    rows = []
+    for seed, extra in enumerate(gap):
+        own = {"seed": seed, "stop": 10, "last_error": 0.0}
+        rows.append({**own, "role": "dense", "n": 0, "error": 2.0, "density": 1.0})
+        rows.append({**own, "role": "ticket", "n": 9, "error": 2.0 + extra, "density": 0.135})
+    return claims(rows)
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [
+        ([-0.4, -0.3, -0.35], "reproduced"),
+        ([0.4, 0.3, 0.35], "contradicted"),
+        ([-0.4, 0.3, 0.1], "not told apart"),
+        ([-0.4], "not told apart"),
+    ],
+)
+def test_verdicts_follow_the_interval(gap, said):
+    (row,) = claimed(gap)
+    assert row["claim"].startswith("a ticket at 13.5 % is more accurate")
+    assert row["verdict"] == said
+    assert verdict({"low": 0.1, "high": 0.2, "mean": 0.15, "p": 0.0}, 0.3) == "reproduced"
+    assert verdict({"low": None, "high": None, "mean": -1.0, "p": 0.03}, 0.0) == "reproduced"
+    assert verdict({"low": None, "high": None, "mean": 1.0, "p": 0.03}, 0.0) == "contradicted"
+
+
+def test_full_scale_takes_every_round_of_the_paper():
+    assert FULL.exponents == tuple(range(1, 16))
+    assert set(FULL.reported) <= set(FULL.exponents)
+    assert frankle2019_mnist.densities(FULL, 1) == {"fc1": 0.8, "fc2": 0.8, "fc3": 0.9}
+    assert REPRODUCTIONS["frankle2019-mnist"].resumes
+
+
+def test_workers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^frankle2019-mnist runs in this process alone"):
+        frankle2019_mnist.reproduce(
+            scale="small", seed=0, data_dir=None, progress=False, harness=Harness(workers=2)
+        )
