@@ -373,8 +373,8 @@ ADVICE: tuple[str, ...] = (
     "1.20, 1.91 and 15.08 % test error at 20, 10 and 5 % of the weights, magnitude-global+ls 1.60, "
     "11.62 and 72.55 %, obd+ls in one shot 1.95, 21.46 and 74.50 %.",
     "Of nodes the score matters little once +ls is on: at half of the digits CNN's weights all lie "
-    "between 0.89 and 1.42 %, random-node+ls being the 1.42 %; at a quarter taylor-2017+ls alone is "
-    "told apart from it (1.73 against 3.02 %). Without +ls thinet leaves least (2.84 and 29.58 %).",
+    "between 0.89 and 1.42 %, random-node+ls being the 1.42 %; at a quarter taylor-2017+ls is told "
+    "apart from it (1.73 against 3.02 %). Without +ls thinet leaves least (2.84 and 29.58 %).",
     "Bandwidths of the literature are off the scale of the data: at 10/60000 per sum the node "
     "kernel is the identity to 1e-12, so that DIVNET draws uniformly, and the edge kernel is 0.90 "
     "off its diagonal on average. 'median', the default, is on it.",

@@ -5,9 +5,9 @@ from typing import Any
 
 from prunus.integrations.adapters import Merged, MergedLayer, merge_adapters
 
-__all__ = ["LightningCallback", "Merged", "MergedLayer", "TrainerCallback", "merge_adapters"]
+__all__ = ["Merged", "MergedLayer", "merge_adapters"]
 
-_MADE = {
+_MADE = {  # not in `__all__`: to look at them is to import their framework
     "LightningCallback": "prunus.integrations.lightning_callback",
     "TrainerCallback": "prunus.integrations.trainer_callback",
 }
