@@ -16,12 +16,12 @@ import prunus
 from laws.families import ARGUMENTS
 from prunus.allocation import ALLOCATIONS
 from prunus.compensation import COMPENSATIONS
-from prunus.granularity import GRANULARITIES, NM, Edge, EdgePerRow, Node, pooled
+from prunus.granularity import GRANULARITIES, NM, Blocks, Edge, EdgePerRow, Node, pooled
 from prunus.joint import JOINTS
 from prunus.layer import layer_of
 from prunus.recipe import Recipe
 from prunus.schedules import SCHEDULES, Iterative
-from prunus.scores import SCORES
+from prunus.scores import SCORES, BlockCosine
 from prunus.selection import SELECTIONS
 
 TABLES = {
@@ -46,7 +46,34 @@ CONTEXTS = {
     "edges of grouped convolutions": ("grouped", Edge()),
     "blocks of grouped convolutions": ("grouped", NM(2, 4)),
     "nodes of grouped convolutions": ("grouped", Node()),
+    "residual blocks": ("residual", Blocks()),
 }
+
+
+class Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Tower(nn.Module):
+    """Four residual blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.blocks = nn.ModuleList(Residual() for _ in range(4))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
 
 
 def part_of(field, name):
@@ -63,6 +90,9 @@ def network(kind):
                 nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
                 nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4),
             )  # fmt: skip
+            x = torch.randn(24, 8, dtype=torch.float64) + 0.3
+        elif kind == "residual":
+            model = Tower()
             x = torch.randn(24, 8, dtype=torch.float64) + 0.3
         else:
             model = nn.Sequential(
@@ -83,6 +113,8 @@ def recipe_of(field, name, context, inputs, steps):
     if steps == 2:
         fields["schedule"] = Iterative(rounds=2)
     fields[field] = part_of(field, name)
+    if fields["granularity"].units == "blocks":
+        fields.setdefault("score", BlockCosine())
     try:
         return Recipe(**fields)
     except ValueError:
@@ -100,6 +132,8 @@ def test_every_part_in_every_context_it_serves(field, name, context):
             continue
         if field == "granularity" and CONTEXTS[context][1] != Edge():
             continue  # it stands in the context's own place: once for each network
+        if recipe.units == "blocks" and CONTEXTS[context][0] != "residual":
+            continue  # the others have none
         if recipe.allocation.measures_curves and (inputs == "pruned" or steps == 2):
             continue  # refused by `prune`: tests/engine/test_prune.py
         held(recipe, model, x, y)

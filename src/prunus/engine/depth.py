@@ -201,10 +201,12 @@ class BlockUnit:
         return drawn(self.recipe.selection, scores, kept, self._view(key), self.job.seed)
 
     def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
-        """Zeros in all that blocks which go write to the stream."""
+        """All or nothing of what each block writes to the stream."""
         stays = choice.mask[0].tolist()
-        gone = [p for p, kept in zip(self.chains[key], stays, strict=True) if not kept]
-        return zeros_of(model, gone)
+        found: dict[str, Tensor] = {}
+        for part, kept in zip(self.chains[key], stays, strict=True):
+            found |= {name: mask | kept for name, mask in zeros_of(model, [part]).items()}
+        return found
 
     def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
         """The layer as it is, or zeros."""
