@@ -4,13 +4,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 import bench_tiny
 from prunus import Budget, Plan
-from prunus.bench import BASELINES, cells, load_grid, read_records, run
+from prunus.bench import BASELINES, cells, load_data, load_grid, read_records, run
 from prunus.bench.grid.budgets import budget_of, density_text, words
 from prunus.bench.grid.cell import baselines, recipe_of
 from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.roles import _batches, _draw_of
 from prunus.bench.statistics.paired import against_baselines, differences, group_rows
 from prunus.cli.app import main
 from prunus.selection import RandomK
@@ -384,3 +386,21 @@ def test_a_grid_of_too_many_cells(tmp_path):
     text = "tasks: [digits-mlp]\nrecipes: [magnitude]\nseeds: 60000\ndensities: [0.1, 0.2]\n"
     with pytest.raises(ValueError, match=r"1 × 1 × 2 × 1 × 60000 cells .* more than 100000"):
         load_grid(write(tmp_path, text))
+
+
+def test_one_network_for_all_seeds():
+    values = {
+        "tasks": ["digits-mlp"], "recipes": ["wanda"], "densities": [0.5], "seeds": 3,
+        "calibration": 20, "without": list(BASELINES),
+    }  # fmt: skip
+    own, one = cells(make_grid(values)), cells(make_grid({**values, "network": 1}))
+    assert [cell.model_seed for cell in own] == [0, 1, 2]
+    assert [cell.model_seed for cell in one] == [1, 1, 1]
+    assert not {cell.id for cell in own} & {cell.id for cell in one}
+    assert [_draw_of(cell) for cell in own] == [None] * 3
+    data = load_data("digits")
+    drawn = [_batches(data, 20, _draw_of(cell))[0][0] for cell in one]
+    assert all(len(x) == 20 for x in drawn)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], _batches(data, 20, 0)[0][0])
+    assert torch.equal(_batches(data, 20, None)[0][0], data.x_train[:20])

@@ -52,7 +52,7 @@ def test_a_stopped_run_goes_on(source, ids, tmp_path, monkeypatch, at):
     result = prune_folder(source, tmp_path / "out", "wanda", 0.5, data=ids)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert result.layers == whole.layers
-    # Journal, stream, then for each block its weights, the stream behind it, and the journal.
+    # Journal, stream, then for each block the stream behind it, its weights, and the journal.
     assert result.resumed == max(0, (at - 2) // 3)
 
 

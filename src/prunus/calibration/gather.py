@@ -23,6 +23,8 @@ class Gatherer:
 
     Attributes:
         padding: of the batch that is about to run, or None; set it before.
+        layers: without statistics, by name.
+        statistics: by name.
         sums: {name: sums} of the layers that ran.
         blind: names of layers some call of which did not show what the weight multiplies.
     """
@@ -36,13 +38,13 @@ class Gatherer:
         self.padding: Padding | None = None
         self.sums: dict[str, Sums] = {}
         self.blind: set[str] = set()
-        self._layers = layers
-        self._statistics = statistics
+        self.layers = layers
+        self.statistics = statistics
         self._drawn = drawn or {}
 
     def reading(self, source: Source) -> list[Statistic]:
         """The statistics that read so."""
-        return [s for s in self._statistics.values() if s.reads.source == source]
+        return [s for s in self.statistics.values() if s.reads.source == source]
 
     def inputs(self, weight: Weight, inputs: Tensor) -> None:
         """Take in what a layer is called with."""
@@ -105,7 +107,7 @@ class Gatherer:
         block = reading.pruned if isinstance(reading, Pair) else reading
         sums.counts[source] = sums.counts.get(source, 0) + len(block.values)
         for s in wanted:
-            sums.totals[s.name] = s.add(sums.totals.get(s.name), reading, self._layers[name])
+            sums.totals[s.name] = s.add(sums.totals.get(s.name), reading, self.layers[name])
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from prunus.engine.statistics import (
 )  # fmt: skip
 from prunus.engine.unit import Fit, Kept, Layers, Picked, Unit
 from prunus.engine.write import Masks, merged, new_values
+from prunus.host import return_memory
 from prunus.layer import Layer
 from prunus.modes import copied, evaluating
 from prunus.result import LayerResult
@@ -35,6 +36,8 @@ from prunus.surgery.masked import apply_masks
 from prunus.weights import weight_at
 
 __all__ = ["Done", "Sweep", "by_scopes", "first_found", "pools_by_scopes"]
+
+LARGE = 2**20  # weights of a layer behind which freed memory is given back to the system
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -254,6 +257,8 @@ class Sweep:
         for own, written in turns:
             paths |= self._write(own, written, layers, seen)
             yield from self._complete()
+            if any(layers[name].weight.numel() > LARGE for name in written):
+                return_memory()
         self._source.changed(sorted(paths))
 
     def _statistics(

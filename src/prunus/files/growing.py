@@ -22,8 +22,8 @@ class Growing:
         target: its final name.
     """
 
-    def __init__(self, target: Path, folder: Path) -> None:
-        self.target, self.folder = target, folder
+    def __init__(self, target: Path) -> None:
+        self.target, self.folder = target, target.with_name(_aside(target.name))
 
     def forget(self, name: str) -> None:
         """Remove a file that is no longer needed; none is no error."""
@@ -66,10 +66,11 @@ def growing(target: str | os.PathLike[str]) -> Iterator[Growing]:
         OSError: it cannot be written.
     """
     final = Path(os.path.abspath(target))
-    aside = make_folder(final.with_name(_aside(final.name)))
-    with locked(aside, wait=0):
-        sweep(aside)
-        yield Growing(final, aside)
+    made = Growing(final)
+    make_folder(made.folder)
+    with locked(made.folder, wait=0):
+        sweep(made.folder)
+        yield made
     # The lock's file goes with the folder: its name changed, so it is removed there.
     with contextlib.suppress(OSError):
         (final / ".prunus.lock").unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from prunus.folder.skeleton import BlockNet
 from prunus.modes import copied, evaluating
 from prunus.recipe import Recipe
 from prunus.scopes import Files, Replay, Replayed, rehearsed
+from prunus.surgery.compact import compact_groups
 from prunus.weights import weight_at, weights_of
 
 __all__ = ["Order", "PrunedBlock", "prune_block", "selected", "target_within"]
@@ -78,11 +79,13 @@ class PrunedBlock:
 
     Attributes:
         account: what was done.
+        small: makes the block without the classes that went, when nobody watches it any more.
         outputs: the stream behind it, by batch.
         dense_outputs: the dense network's, where it goes on beside; else None.
     """
 
     account: BlockResult
+    small: Callable[[], nn.Module]
     outputs: Callable[[int], torch.Tensor]
     dense_outputs: Callable[[int], torch.Tensor] | None
 
@@ -113,7 +116,10 @@ def prune_block(
         outputs = _runs(net, order, stream)
         beside = outputs if dense_stream is None else _runs(net, order, dense_stream)
         return PrunedBlock(
-            account=left, outputs=outputs, dense_outputs=beside if order.aim == "dense" else None
+            account=left,
+            small=lambda: net,
+            outputs=outputs,
+            dense_outputs=beside if order.aim == "dense" else None,
         )
     job, notes = _job(net, order, stream[0], names)
     unit, calls, refused = _unit(job, order, net, stream[0])
@@ -154,6 +160,14 @@ def prune_block(
                 error=result.error,
                 ridge=result.ridge,
             )
+    groups = unit.cut
+
+    def small() -> nn.Module:
+        if groups is None:
+            return net
+        example = to_device(first_of(stream[0], 8), order.device)
+        return compact_groups(net, groups, example, inexact=order.recipe.granularity.inexact).model
+
     after, dense_after = _outputs(order, source, net, stream)
     account = BlockResult(
         layers={name: accounts[name] for name in sorted(accounts, key=job.position)},
@@ -161,7 +175,7 @@ def prune_block(
         notes=state.notes,
         seconds=time.perf_counter() - begun,
     )
-    return PrunedBlock(account=account, outputs=after, dense_outputs=dense_after)
+    return PrunedBlock(account=account, small=small, outputs=after, dense_outputs=dense_after)
 
 
 def target_within(target: Target, names: Sequence[str]) -> Target:
@@ -188,6 +202,11 @@ def _meant(name: str, globs: Sequence[str]) -> bool:
 def _job(
     net: BlockNet, order: Order, first: Any, names: Sequence[str]
 ) -> tuple[Job, tuple[str, ...]]:
+    skeleton = net.__dict__["_skeleton"]
+    if isinstance(first, torch.Tensor):  # what calls look like is found before anything is traced
+        for rows in {min(rows, len(first)) for rows in (1, 2, 8)}:
+            skeleton.calls(rows, first.shape[1])
+
     def here(globs: Sequence[str]) -> list[str]:  # the others speak of other blocks
         return [g for g in globs if any(matches(n, g) for n in names)]
 
@@ -221,9 +240,8 @@ def _unit(
     with counted(net, unit.layers) as calls, evaluating(net), torch.no_grad():
         call(net, to_device(first, order.device))
     refused |= {n: NEVER_RAN for n in unit.layers if not calls[n] and n not in refused}
-    refused = {**unit.refused, **refused}
     unit = unit.among([n for n in unit.layers if n not in refused])
-    return unit, {n: calls[n] for n in unit.layers}, refused
+    return unit, {n: calls[n] for n in unit.layers}, {**unit.refused, **refused}
 
 
 def _source(

@@ -34,6 +34,10 @@ class Needs:
         """Bytes of memory, all terms."""
         return sum(self.memory.values())
 
+    def short(self) -> str:
+        """Memory and time alone."""
+        return f"about {_size(self.total)}, {_time(self.seconds)}"
+
     def summary(self) -> str:
         """In words."""
         terms = ", ".join(f"{name} {_size(n)}" for name, n in self.memory.items() if n)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import prunus
 from prunus.calibration.batches import Batches
@@ -25,10 +25,14 @@ from prunus.folder.checkpoint import INDEX, Checkpoint, open_checkpoint
 from prunus.folder.fit import check_names, checked_recipe, needs_for
 from prunus.folder.hidden import Batch, Stream, write_stream
 from prunus.folder.journal import Journal
-from prunus.folder.result import FolderResult
+from prunus.folder.needs import Needs
+from prunus.folder.ranks import Ranks
+from prunus.folder.result import BlockResult, FolderResult
 from prunus.folder.skeleton import BlockNet, Skeleton
 from prunus.folder.tensors import write_tensors
+from prunus.folder.widths import write_config
 from prunus.host import return_memory
+from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -59,6 +63,7 @@ def prune_folder(
     resume: bool = True,
     within: str = "block",
     aim: str = "own",
+    group: Any = None,
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     batch: int = 1,
@@ -100,6 +105,8 @@ def prune_folder(
             block's outputs.
         aim: of least squares: each layer's "own" outputs on its inputs, or those of the "dense"
             network, for which its stream goes along (twice the forward passes and files).
+        group: a process group of torch.distributed, each of whose processes calls with the same
+            arguments: batches are split over them, sums are added, and all of them prune alike.
         layers: names or globs of layers in the blocks to prune; all where None.
         exclude: names or globs to leave alone.
         batch: windows that run together.
@@ -134,6 +141,7 @@ def prune_folder(
     whole("batch", batch, low=1)
     whole("samples", samples, low=1)
     place = checked_device(device) if device is not None else torch.device("cpu")
+    ranks = Ranks(group)
     checkpoint = open_checkpoint(Path(src))
     skeleton = Skeleton(checkpoint)
     batches, notes = _batches(skeleton, blind, text, data, samples, length, batch, seed, place)
@@ -152,26 +160,38 @@ def prune_folder(
         seed=seed,
         device=place,
         scratch=final,
-        combine=None,
+        combine=ranks.combine,
         measure=measure,
     )
     check_names(skeleton, order)
-    settings = _settings(order, checkpoint, batches, density)
-    if final.exists():
+    settings = _settings(order, checkpoint, batches, density, ranks.size)
+    if ranks.same(final.exists()):
         return _finished(final, settings, resume=resume)
     order, needs = needs_for(skeleton, order, batches, memory, place)
-    with growing(final) as work:
+    with ExitStack() as stack:
+        journal: Journal | None = None
+        if ranks.leads:
+            work = stack.enter_context(growing(final))
+            work.tidy(SCRATCH)
+            journal = Journal(work.folder, settings, resume=resume)
+            _room(work.folder, needs.disk)
+        else:
+            work = Growing(final)
+        blocks = list(ranks.same([] if journal is None else journal.blocks))
+        resumed = len(blocks)
         order = replace(order, scratch=work.folder)
-        work.tidy(SCRATCH)
-        journal = Journal(work.folder, settings, resume=resume)
-        resumed = len(journal.blocks)
-        _room(work.folder, needs.disk)
-        _go_through(skeleton, order, batches, work, journal, progress)
-        _write_rest(checkpoint, skeleton, work.folder, progress)
-        result = _result(order, journal, batches, needs, final, resumed, notes)
-        write_account(work.folder, result, settings)
-        work.forget("progress.json")
-        work.finish()
+        _go_through(
+            skeleton, order, ranks.share(batches), work, blocks, journal, ranks, needs, progress
+        )
+        result = _result(order, blocks, batches, needs, final, resumed, notes)
+        if ranks.leads:
+            _write_rest(checkpoint, skeleton, work.folder)
+            if method.units == NODES:
+                write_config(skeleton, work.folder)
+            write_account(work.folder, result, settings)
+            work.forget("progress.json")
+            work.finish()
+        ranks.wait()
     return result
 
 
@@ -274,7 +294,7 @@ def _check_ids(batches: Sequence[Batch], vocabulary: int | None, longest: int | 
 
 
 def _settings(
-    order: Order, checkpoint: Checkpoint, batches: Sequence[Batch], density: Any
+    order: Order, checkpoint: Checkpoint, batches: Sequence[Batch], density: Any, processes: int
 ) -> dict[str, Any]:
     """All that decides the result, in words and hashes."""
     from prunus.calibration.batches import Fingerprint
@@ -297,6 +317,7 @@ def _settings(
         "exclude": order.exclude,
         "measure": order.measure,
         "seed": order.seed,
+        "processes": processes,
         "device": order.device.type,
         "prunus": prunus.__version__,
         "torch": torch.__version__,
@@ -318,36 +339,43 @@ def _go_through(
     order: Order,
     batches: Sequence[Batch],
     work: Growing,
-    journal: Journal,
+    blocks: list[BlockResult],
+    journal: Journal | None,
+    ranks: Ranks,
+    needs: Needs,
     progress: bool | None,
 ) -> None:
-    """Prune the blocks that are not done."""
+    """Prune the blocks that are not done, and add their accounts to `blocks`."""
     width = int(skeleton.calls_stream(1, 2).shape[-1])
     paired = order.aim == "dense" and bool(batches)
-    words = f"pruning blocks by {order.name}"
+    words = f"pruning blocks by {order.name} ({needs.short()})"
     with progress_bar(words, skeleton.blocks, progress=progress) as advance:
-        advance(len(journal.blocks))
-        for index in range(len(journal.blocks), skeleton.blocks):
+        advance(len(blocks))
+        for index in range(len(blocks), skeleton.blocks):
             stream = dense = None
             if batches:
-                stream = _stream(skeleton, order, batches, work, index, width, "")
-                dense = (
-                    _stream(skeleton, order, batches, work, index, width, DENSE) if paired else None
-                )
+                stream = _stream(skeleton, batches, work.folder, index, width, ranks, "")
+                if paired:
+                    dense = _stream(skeleton, batches, work.folder, index, width, ranks, DENSE)
             last = index + 1 == skeleton.blocks
             with ExitStack() as stack:
                 net = stack.enter_context(skeleton.filled(index, order.device))
                 begun = time.perf_counter()
-                done = _pruned(net, order, stream, dense, skeleton, stack)
-                _write_block(skeleton, net, index, work.folder)
-                if batches and not last:
-                    _go_on(done, batches, work.folder, index + 1, width, skeleton.dtype)
-                account = replace(done.account, seconds=time.perf_counter() - begun)
-            journal.done(account)
+                with ExitStack() as passes:
+                    done = _pruned(net, order, stream, dense, skeleton, passes)
+                    if batches and not last:
+                        _go_on(skeleton, done, batches, work.folder, index + 1, width, ranks)
+                if ranks.leads:
+                    _write_block(skeleton, done.small(), index, work.folder)
+                blocks.append(replace(done.account, seconds=time.perf_counter() - begun))
+            ranks.wait()  # all streams are there
+            if journal is not None:
+                journal.done(blocks[-1])
+            ranks.wait()  # and the journal says so
             del net, done, stream, dense
             return_memory()
             for kind in ("", DENSE):
-                work.forget(_stream_name(index, kind))
+                work.forget(ranks.stream_name(index, kind))
             advance(1)
 
 
@@ -367,12 +395,13 @@ def _pruned(
 
 
 def _go_on(
+    skeleton: Skeleton,
     done: PrunedBlock,
     batches: Sequence[Batch],
     folder: Path,
     index: int,
     width: int,
-    dtype: torch.dtype,
+    ranks: Ranks,
 ) -> None:
     """Write the stream behind a block, and the dense one where it goes along."""
     streams = [("", done.outputs), (DENSE, done.dense_outputs)]
@@ -380,30 +409,27 @@ def _go_on(
         if outputs is None:
             continue
         try:
-            write_stream(folder / _stream_name(index, kind), batches, width, dtype, outputs)
+            path = folder / ranks.stream_name(index, kind)
+            write_stream(path, batches, width, skeleton.dtype, outputs)
         except ValueError as error:
             raise ValueError(f"Block {index - 1} {error}") from None
 
 
-def _stream_name(index: int, kind: str) -> str:
-    return f"{kind}stream-{index:05d}.safetensors"
-
-
 def _stream(
     skeleton: Skeleton,
-    order: Order,
     batches: Sequence[Batch],
-    work: Growing,
+    folder: Path,
     index: int,
     width: int,
+    ranks: Ranks,
     kind: str,
 ) -> Stream:
     """The stream that goes into a block; the first is made of the embedding."""
-    path = work.folder / _stream_name(index, kind)
+    path = folder / ranks.stream_name(index, kind)
     if not path.is_file():
         if index:
             raise FileNotFoundError(
-                f"{path} is missing, from which the next block goes on. Remove {work.folder} and "
+                f"{path} is missing, from which the next block goes on. Remove {folder} and "
                 f"begin again."
             )
 
@@ -417,7 +443,7 @@ def _stream(
     return Stream(path, batches)
 
 
-def _write_block(skeleton: Skeleton, net: BlockNet, index: int, folder: Path) -> None:
+def _write_block(skeleton: Skeleton, net: nn.Module, index: int, folder: Path) -> None:
     state = net.state_dict()
     own = {key: state[name] for name, key in skeleton.parameters(index).items()}
     shapes = {key: (t.dtype, tuple(t.shape)) for key, t in own.items()}
@@ -428,9 +454,7 @@ def _block_name(index: int) -> str:
     return f"model-block-{index:05d}.safetensors"
 
 
-def _write_rest(
-    checkpoint: Checkpoint, skeleton: Skeleton, folder: Path, progress: bool | None
-) -> None:
+def _write_rest(checkpoint: Checkpoint, skeleton: Skeleton, folder: Path) -> None:
     """Copy what lies in no block, and write the table of files; the model is whole then."""
     table: dict[str, str] = {}
     for index in range(skeleton.blocks):
@@ -459,25 +483,25 @@ def _bytes(path: Path) -> int:
 
 def _result(
     order: Order,
-    journal: Journal,
+    blocks: Sequence[BlockResult],
     batches: Sequence[Batch],
-    needs: Any,
+    needs: Needs,
     final: Path,
     resumed: int,
     notes: tuple[str, ...],
 ) -> FolderResult:
-    said = dict.fromkeys([*notes, *(n for block in journal.blocks for n in block.notes)])
+    said = dict.fromkeys([*notes, *(n for block in blocks for n in block.notes)])
     return FolderResult(
         folder=final,
         recipe=repr(order.recipe),
         name=order.name,
         seed=order.seed,
-        layers={n: own for block in journal.blocks for n, own in block.layers.items()},
-        not_pruned={n: why for block in journal.blocks for n, why in block.not_pruned.items()},
+        layers={n: own for block in blocks for n, own in block.layers.items()},
+        not_pruned={n: why for block in blocks for n, why in block.not_pruned.items()},
         tokens=sum(batch.tokens for batch in batches),
         seen=token_set(batch.ids for batch in batches),
         needs=needs,
-        seconds=sum(block.seconds for block in journal.blocks),
+        seconds=sum(block.seconds for block in blocks),
         resumed=resumed,
         notes=tuple(said),
     )

@@ -13,7 +13,7 @@ from prunus.calibration.batches import UNFIT
 from prunus.folder.checkpoint import Checkpoint
 from prunus.weights import Weight, weights_of
 
-__all__ = ["BlockNet", "Call", "Skeleton"]
+__all__ = ["BlockNet", "Call", "Skeleton", "bare_model"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with beside its stream
 
@@ -136,21 +136,19 @@ class Skeleton:
             ValueError: the configuration is none of transformers' causal language models, it has
                 no single list of blocks, or tensors are missing.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         self.checkpoint = checkpoint
         try:
             config = AutoConfig.from_pretrained(checkpoint.folder)
             self.dtype = _dtype(config, checkpoint)
-            with _Bare(), torch.random.fork_rng(devices=[]):
-                build: Any = AutoModelForCausalLM
-                model = build.from_config(config, dtype=self.dtype)
+            model = bare_model(config, self.dtype)
         except (ValueError, KeyError, ImportError, OSError, AttributeError) as error:
             said = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
                 f"transformers builds no causal language model from {checkpoint.folder}: {said}"
             ) from None
-        self.model: nn.Module = model.eval()
+        self.model = model
         self.use_cache = getattr(config, "use_cache", None)
         _uncached(self.model)
         self.home, self.blocks = _list_of_blocks(self.model, config)
@@ -314,6 +312,16 @@ class Skeleton:
             for i, block in enumerate(own):
                 blocks._modules[str(i)] = block
         return tour
+
+
+def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:
+    """A causal language model in evaluation mode, whose large parameters have no memory."""
+    from transformers import AutoModelForCausalLM
+
+    build: Any = AutoModelForCausalLM
+    with _Bare(), torch.random.fork_rng(devices=[]):
+        model: nn.Module = build.from_config(config, dtype=dtype)
+    return model.eval()
 
 
 def _dtype(config: Any, checkpoint: Checkpoint) -> torch.dtype:

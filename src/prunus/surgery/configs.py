@@ -18,7 +18,7 @@ from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
 
-__all__ = ["UnsaidWidths", "follow_config", "step_of"]
+__all__ = ["UnsaidWidths", "changed_configs", "follow_config", "step_of"]
 
 
 class UnsaidWidths(UserWarning):
@@ -82,6 +82,21 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> Non
         UnsaidWidths,
         stacklevel=5,
     )
+
+
+def changed_configs(config: Any, before: Shapes, after: Shapes) -> Iterator[Any]:
+    """Copies of a configuration that may say the tensors' new shapes, the plainest first.
+
+    None where tensors that differ in the numbers of their names alone became unlike.
+    """
+    lengths = _lengths(before, after)
+    if any(len(pairs) > 1 for pairs in lengths.values()):
+        return
+    pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
+    for change in itertools.islice(_changes(config, pairs), LARGEST):
+        trial = copy.deepcopy(config)
+        _set(trial, change)
+        yield trial
 
 
 def _lengths(before: Shapes, after: Shapes) -> dict[tuple[str, int], list[tuple[int, int]]]:

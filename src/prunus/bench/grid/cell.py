@@ -51,6 +51,8 @@ class Settings:
         top_k: also score how often the label is among so many largest logits; None leaves it out.
         latency: time the dense and the pruned network (nodes: compact).
         certificate: certify the final network on so many test samples; None leaves it out.
+        network: the seed of the one dense network of all cells, whose seeds then draw the samples
+            that calibrate; None gives each seed a network of its own.
         rescore: names in `RESCORES`: also score the same masks applied to the dense network in
             these ways; the scores are called NAME_….
         device: where pruning, retraining and scoring run; dense networks are trained on the CPU.
@@ -66,6 +68,7 @@ class Settings:
     threads: int = 1
     certificate: int | None = None
     rescore: tuple[str, ...] = ()
+    network: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,8 @@ class Cell:
         for newer in ("certificate", "rescore"):  # records from before keep their identity
             if not settings[newer]:
                 del settings[newer]
+        if self.settings.network is None:
+            del settings["network"]
         return content_id(
             task=self.task,
             definition=task(self.task).definition,
@@ -111,6 +116,12 @@ class Cell:
             settings=settings,
             version=prunus.__version__,
         )
+
+    @property
+    def model_seed(self) -> int:
+        """The seed of the dense network."""
+        own = self.settings.network
+        return self.seed if own is None else own
 
     def __str__(self) -> str:
         asked = words(self.budget).replace("=", " ")

@@ -100,6 +100,10 @@ def _samples(value: Any) -> int | None:
     return None if value is None else whole("certificate", value, low=2)
 
 
+def _network(value: Any) -> int | None:
+    return None if value is None else whole("network", value, low=0)
+
+
 def _device(value: Any) -> str:
     try:
         torch.empty(0, device=value)
@@ -126,6 +130,7 @@ class Grid(BaseModel):
         seeds: how many, or which. A seed decides the dense network and every draw.
         without: null baselines to switch off, by name.
         calibration: how many training samples calibrate.
+        network: the seed of one dense network for all; seeds then draw the samples that calibrate.
         layers: globs of the layers to prune.
         exclude: globs of layers to leave alone.
         top_k: also score the top-k accuracy for this k.
@@ -156,6 +161,7 @@ class Grid(BaseModel):
     latency: bool = False
     certificate: Annotated[Any, AfterValidator(_samples)] = None
     rescore: list[Annotated[Any, AfterValidator(_rescore)]] = []
+    network: Annotated[Any, AfterValidator(_network)] = None
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
 
@@ -194,6 +200,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         latency=grid.latency,
         certificate=grid.certificate,
         rescore=tuple(sorted(set(grid.rescore))),
+        network=grid.network,
         device=grid.device,
         threads=threads,
     )

@@ -70,7 +70,7 @@ def estimate(todo: Sequence[Cell], known: Iterable[Record], cache: Path | None =
     training, networks, untimed = 0.0, 0, 0
     for name in dict.fromkeys(cell.task for cell in todo):
         taken, seeds = trainings(task(name), cache)
-        lacking = len({cell.seed for cell in todo if cell.task == name} - seeds)
+        lacking = len({cell.model_seed for cell in todo if cell.task == name} - seeds)
         networks += lacking
         if taken:
             training += lacking * statistics.median(taken)

@@ -80,11 +80,26 @@ def _calibration(
     data_dir: str | None,
     cache: str | None,
     samples: int,
+    draw: int | None,
     statistics: tuple[str | Statistic, ...],
 ) -> Calibration:
     model = dense_of(name, seed, data_dir, cache).model
-    data = data_of(name, data_dir).batches(limit=samples)
+    data = _batches(data_of(name, data_dir), samples, draw)
     return calibrate(model, data, statistics, seed=seed, progress=False)
+
+
+def _draw_of(cell: Cell) -> int | None:
+    """The seed that draws the samples; None for the first ones."""
+    return None if cell.settings.network is None else cell.seed
+
+
+def _batches(data: Dataset, samples: int, draw: int | None) -> list[tuple[Tensor, Tensor]]:
+    """The training samples that calibrate: the first, or those that are drawn."""
+    if draw is None:
+        return data.batches(limit=samples)
+    order = torch.randperm(len(data.x_train), generator=generator_for(draw, "calibration"))
+    chosen = order[:samples].sort().values
+    return replace(data, x_train=data.x_train[chosen], y_train=data.y_train[chosen]).batches()
 
 
 def _scores(cell: Cell, model: nn.Module, data: Dataset) -> dict[str, float]:
@@ -129,23 +144,24 @@ def _prune(
     schedule, trains, from_start = schedule_of(cell.schedule)
     method = replace(recipe, schedule=schedule)
     model = (
-        fresh_model(chosen, cell.seed)
+        fresh_model(chosen, cell.model_seed)
         if from_start
-        else dense_of(cell.task, cell.seed, bench.data_dir, bench.cache).model
+        else dense_of(cell.task, cell.model_seed, bench.data_dir, bench.cache).model
     )
     if cell.settings.device != "cpu":
         model = copy.deepcopy(model).to(cell.settings.device)
-    source: Any = data.batches(limit=cell.settings.calibration)
+    source: Any = _batches(data, cell.settings.calibration, _draw_of(cell))
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
     if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
         source = _calibration(
             cell.task,
-            cell.seed,
+            cell.model_seed,
             bench.data_dir,
             bench.cache,
             cell.settings.calibration,
+            _draw_of(cell),
             statistics,
         )
     train: Callable[[nn.Module, Step], None] | None = None
@@ -188,7 +204,7 @@ def _random_layers(bench: Bench, cell: Cell, record: Record) -> Record:
 
 def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: Target) -> Record:
     data = data_of(cell.task, bench.data_dir)
-    dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
+    dense = dense_of(cell.task, cell.model_seed, bench.data_dir, bench.cache)
     _, trains, _ = schedule_of(cell.schedule)
     after: dict[str, float] = {}
     pruned = _prune(bench, cell, recipe, target, evaluated=after)
@@ -289,7 +305,7 @@ def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
     """
     chosen: Task = task(cell.task)
     data = data_of(cell.task, bench.data_dir)
-    dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
+    dense = dense_of(cell.task, cell.model_seed, bench.data_dir, bench.cache)
     once = replace(cell, schedule="none")
     masked = _prune(bench, once, recipe_of(cell.recipe), budget_of(cell.budget))
     thin = masked

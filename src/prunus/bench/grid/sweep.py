@@ -198,7 +198,7 @@ def _train(
     bench: Bench, executor: Executor, missing: Sequence[Cell], progress: bool | None
 ) -> None:
     """Every dense network once, before the cells that share it."""
-    todo = deque(dict.fromkeys((cell.task, cell.seed) for cell in missing))
+    todo = deque(dict.fromkeys((cell.task, cell.model_seed) for cell in missing))
     again: Counter[tuple[str, int]] = Counter()
     flight: dict[int, tuple[str, int]] = {}
 

@@ -146,7 +146,7 @@ def _blank(cell: Cell) -> Record:
         recipe_repr=cell.recipe,
         recipe_hash=recipe_of(cell.recipe).digest,
         seed=cell.seed,
-        model_seed=cell.seed,
+        model_seed=cell.model_seed,
         density_asked=density_asked(cell.budget),
         density=None,
         budget=cell.budget,
