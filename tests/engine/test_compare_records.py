@@ -125,7 +125,7 @@ def test_another_evaluate_is_not_mixed_in(setting, tmp_path):
 
 
 def test_files_that_are_no_records(setting, tmp_path):
-    model, x, evaluate, _, _ = setting
+    model, x, evaluate, stop, _ = setting
     given = {"data": x, "evaluate": evaluate, "seeds": 1}
 
     def compare(path):
@@ -139,8 +139,10 @@ def test_files_that_are_no_records(setting, tmp_path):
     path.write_text("not json\n" + path.read_text())
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 1 is no record .* Remove the line"):
         compare(path)
+    stop["calls"] = 0
     with pytest.raises(OSError, match="no file that lines can be added to"):
         compare(tmp_path)
+    assert stop["calls"] == 0  # before anything is run
 
 
 @pytest.mark.parametrize("name", [*sorted(FIELDS), "a_before"])

@@ -101,6 +101,8 @@ def compare(
         raise ValueError("`seeds` must not be empty. Give a number of seeds, or which.")
     if len({*chosen}) < len(chosen):  # one draw counted twice would pass for less spread
         raise ValueError(f"`seeds` must differ, got {chosen}. Give each once.")
+    if records is not None:
+        Kept(records).close()  # what is wrong with it is said now, not after the calibration
     evaluate = theirs(evaluate)
     # One reading of a one-shot iterator, known to all that would read it again.
     source = data if isinstance(data, Calibration) else Batches(data)
