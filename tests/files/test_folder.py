@@ -81,7 +81,8 @@ def test_bytes_that_lie_there_are_not_written_again(tmp_path):
     save(tmp_path, "one")
     before = (tmp_path / part(b"one")).stat()
     save(tmp_path, "one")
-    assert (tmp_path / part(b"one")).stat() == before
+    after = (tmp_path / part(b"one")).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     (tmp_path / part(b"one")).write_bytes(b"two")  # damaged: as long, and not the same
     with pytest.raises(
         ValueError, match=r"is truncated or was changed: .* not the one in own\.json"
