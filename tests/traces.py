@@ -5,7 +5,8 @@ import threading
 import warnings
 from dataclasses import replace
 
-import sympy.utilities.exceptions  # noqa: F401 its import, by torch's compiler, adds a filter
+import scipy.sparse  # noqa: F401 the imports of these two add filters of warnings
+import sympy.utilities.exceptions  # noqa: F401
 import torch
 from torch import nn
 
