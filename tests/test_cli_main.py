@@ -381,7 +381,7 @@ def test_a_plan_that_was_written_is_pruned_to(home, monkeypatch, capsys):
     for wrong, said in [
         (("--plan", "none.json"), "No plan at none.json. Write one with prunus plan --out."),
         (("--plan", "plan.json"), "Unknown layer in the plan '9'"),
-        (("--plan", "own.npz"), "--plan own.npz: "),
+        (("--plan", "own.npz"), "--plan own.npz "),
         (("--plan", "plan.json", "--density", "0.5"), "not both"),
     ]:
         code, _, err = run(

@@ -24,6 +24,7 @@ _PLACES = {
     "prune": "prunus.engine",
     "prune_folder": "prunus.folder",
     "recipes": "prunus.presets",
+    "sensitivity": "prunus.engine",
     "sparsify": "prunus.training",
     "text": "prunus.tokens",
 }

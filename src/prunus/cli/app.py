@@ -17,6 +17,7 @@ from prunus.cli import (
     prune,
     report,
     reproduce,
+    sensitivity,
     theory,
 )
 from prunus.files import Patient, open_closed
@@ -39,6 +40,7 @@ app.command("export")(export.export)
 app.command("perplexity")(folder.perplexity)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("list")(listing.listing)
 app.add_typer(theory.app, name="theory")
 

@@ -29,7 +29,7 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.schedules import Step, steps_of
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "data_for", "shared_calibration"]
 
 
 @plainly
@@ -111,7 +111,7 @@ def compare(
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
-    shared = _shared_calibration(model, methods, source, loss, device, progress)
+    shared = shared_calibration(model, methods, source, loss, device, progress)
     cells = [
         (label, density, seed)
         for density in densities
@@ -152,7 +152,7 @@ def compare(
                     model,
                     method,
                     density,
-                    data=_data_for(method, density, shared, source),
+                    data=data_for(method, density, shared, source),
                     layers=layers,
                     exclude=exclude,
                     loss=loss,
@@ -206,7 +206,7 @@ def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> d
     return methods
 
 
-def _shared_calibration(
+def shared_calibration(
     model: nn.Module,
     methods: Mapping[str, Recipe],
     data: Calibration | Batches,
@@ -220,7 +220,7 @@ def _shared_calibration(
     return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
 
 
-def _data_for(
+def data_for(
     method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
 ) -> Calibration | Batches:
     """The shared statistics, or the batches where a recipe or a plan reads them itself."""
