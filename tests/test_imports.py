@@ -19,11 +19,12 @@ ORDER = [
     "reading", "files", "progress", "ambient", "modes", "threads",
     "tokens", "likelihood",
     "dpp", "theory",
-    "views", "layer", "weights", "coupling", "cost", "calibration", "scopes", "parts", "nodes",
-    "elimination",
+    "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",
+    "nodes", "elimination",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
-    "result", "engine", "folder", "training", "integrations", "bench", "reproduce", "cli",
+    "result", "engine", "folder", "training", "compression", "integrations",
+    "bench", "reproduce", "cli",
 ]  # fmt: skip
 
 

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from prunus.check import closeness, fraction, matches, positive, unknown, whole
 from prunus.counting import count_of
+from prunus.parts import LATER, shown
 from prunus.reading import Probability, Schema, Spread, json_object, validated
 from prunus.rows import RowSet
 
 __all__ = ["RESOURCES", "Budget", "Plan", "count_of", "densities_of", "share"]
 
+STORED = "stored"
+CODERS = (STORED, "compressed")
 TARGETS = ("density", "parameters", "macs", "bytes", "latency", "gap")
 RESOURCES = ("parameters", "macs", "bytes", "latency")  # of the whole network
 
@@ -31,7 +34,8 @@ class Budget:
         density: kept / total of the weights in the selected layers, in (0, 1].
         parameters: parameters of the whole network, a whole number.
         macs: multiply-adds of one sample through the whole network.
-        bytes: bytes of the stored network.
+        bytes: bytes of the stored network; with `coder="compressed"` those of the lossless file of
+            `prunus.export.compress`, counted as the most that it can take.
         latency: share of the dense network's latency, in (0, 1]; needs `example`.
         example: the input whose latency counts.
         gap: limit on the gap between the networks, with `delta` and `kind` as in `prunus.plan`.
@@ -46,6 +50,8 @@ class Budget:
     gap: float | None = None
     delta: float = 0.05
     kind: str = "predicted"
+    coder: str = field(default=STORED, metadata={LATER: True})
+    __repr__ = shown
 
     def __post_init__(self) -> None:
         given = [name for name in TARGETS if getattr(self, name) is not None]
@@ -63,6 +69,10 @@ class Budget:
         if self.latency is not None and self.example is None:
             raise ValueError("A latency budget needs `example`, the input whose latency counts.")
         fraction("delta", self.delta)
+        if self.coder not in CODERS:
+            raise unknown("coder", str(self.coder), CODERS)
+        if self.coder != STORED and self.bytes is None:
+            raise ValueError(f"`coder` belongs to a budget of bytes, got one of {self.target}.")
 
     @property
     def target(self) -> str:

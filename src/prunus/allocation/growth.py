@@ -78,6 +78,8 @@ def fits(cost: Cost, budget: Budget) -> bool:
 def spent_of(cost: Cost, budget: Budget) -> float | None:
     """What the cost takes of the budget's target."""
     name = "latency_share" if budget.target == "latency" else budget.target
+    if budget.coder == "compressed":
+        name = "compressed"
     spent: float | None = getattr(cost, name)
     return spent
 

@@ -9,6 +9,7 @@ import typer
 from prunus.cli import (
     bench,
     certify,
+    compress,
     demo,
     export,
     folder,
@@ -37,6 +38,8 @@ app.command("prune")(prune.prune)
 app.command("plan")(plan.plan)
 app.command("certify")(certify.certify)
 app.command("export")(export.export)
+app.command("compress")(compress.compress)
+app.command("decompress")(compress.decompress)
 app.command("perplexity")(folder.perplexity)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)

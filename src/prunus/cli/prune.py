@@ -26,7 +26,8 @@ def prune(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a density: parameters=N, macs=N, bytes=N, latency=SHARE, or gap=LIMIT "
+            help="Instead of a density: parameters=N, macs=N, bytes=N, compressed=N (bytes), "
+            "latency=SHARE, or gap=LIMIT "
             "as in `prunus plan`."
         ),
     ] = None,
@@ -294,7 +295,7 @@ def _target(
         return Plan.from_json(text_of(plan), f"--plan {plan}")
     if budget is not None:
         name, _, value = budget.partition("=")
-        known = ("density", "parameters", "macs", "bytes", "latency", "gap")
+        known = ("density", "parameters", "macs", "bytes", "compressed", "latency", "gap")
         if name not in known:
             raise unknown("budget", name, known)
         number = _number("--budget", value)
@@ -308,6 +309,8 @@ def _target(
             return Budget(gap=number, kind=kind, delta=delta)
         if not number.is_integer():
             raise ValueError(f"--budget {name} must be a whole number >= 1, got {value!r}.")
+        if name == "compressed":
+            return Budget(bytes=int(number), coder="compressed")
         whole: dict[str, Any] = {name: int(number)}
         return Budget(**whole)
     if not density:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunus.cost.anatomy import Anatomy
+from prunus.cost.compressed import compressed_bytes
 from prunus.cost.files import Entry, file_bytes, packed_entries
 from prunus.cost.latency import Latency
 from prunus.coupling import Group
@@ -30,6 +31,8 @@ class Cost:
         bytes: the size of the file of tensors that saving writes, header included: kept values
             and one bit per entry, or the dense tensor where that is smaller. For nodes, the size
             of the compact network's file.
+        compressed: what the lossless compressed file (`prunus.export.compress`) takes at most,
+            whatever the masks look like; None for nodes.
         latency: measured, or None.
         latency_share: measured latency over that of the dense network, or None.
     """
@@ -39,6 +42,7 @@ class Cost:
     parameters: int
     macs: int | None
     bytes: int
+    compressed: int | None = None
     latency: Latency | None = None
     latency_share: float | None = None
 
@@ -83,12 +87,20 @@ def _sparse(
             for n, uses in sizes.operations.uses.items()
         )
     entries = [*extra]
+    homes = {sizes.weight_of(name) for name in counts}
+    coded: list[tuple[Entry, int]] = []
+    others: list[Entry] = []
     for key, kind in sizes.stored.items():
         home = sizes.home(key)
         if home in sizes.shapes:
             # Where a plan removes weights, it is not known yet which: no slice is counted on.
             box = sizes.boxes.get(home) if filled[home] == sizes.filled[home] else None
             entries += packed_entries(key, kind, sizes.shapes[home], filled[home], box)
+            entry = (key, kind, sizes.shapes[home])
+            if home in homes and filled[home] < math.prod(sizes.shapes[home]):
+                coded.append((entry, filled[home]))
+            else:
+                others.append(entry)
     selected = sizes.weight_entries(names)
     parameters = total - sum(zeros.values())
     return Cost(
@@ -97,6 +109,7 @@ def _sparse(
         parameters=parameters,
         macs=None if macs is None else round(macs),
         bytes=file_bytes(entries),
+        compressed=compressed_bytes(coded, others),
     )
 
 

@@ -119,6 +119,11 @@ def target_of(density: Any, recipe: Recipe) -> Target:
                 f"A latency budget needs a recipe for nodes, got {recipe.granularity!r}: zeros "
                 f"inside a dense weight save no time. Use Node(), or a budget of density."
             )
+        if density.coder == "compressed" and recipe.units == NODES:
+            raise ValueError(
+                f"A budget of compressed bytes counts single weights, got {recipe.granularity!r}. "
+                f"Give a budget of bytes without `coder`."
+            )
         return Target(budget=density)
     if isinstance(density, Mapping):
         if not density:

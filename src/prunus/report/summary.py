@@ -14,6 +14,7 @@ from prunus.parts import NODES
 
 __all__ = [
     "comparison_summary",
+    "compressed_summary",
     "cost_rows",
     "latency_note",
     "layer_rows",
@@ -47,6 +48,7 @@ def cost_rows(pruned: Any) -> list[dict[str, Any]]:
         ("parameters", "parameters"),
         ("macs", "multiply-adds per sample"),
         ("bytes", "bytes"),
+        ("compressed", "bytes compressed, at most"),
     ):
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
@@ -192,6 +194,28 @@ def aligned(head: str, rows: list[dict[str, Any]], lines: Sequence[str]) -> str:
     for row in rows:
         table.add_row(*(v if isinstance(v, str) else _number(v) for v in row.values()))
     return _render(head, table, *lines)
+
+
+def compressed_summary(compressed: Any) -> str:
+    """The bytes of a compressed network by layer and part, as a text table."""
+    parts = list(dict.fromkeys(part for own in compressed.parts.values() for part in own))
+    table = Table()
+    for column in ("layer", "shape", "kept", "values", "mask coder", *parts):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, own in compressed.parts.items():
+        facts = compressed.layers.get(name, {})
+        bytes_of = [f"{own[part]:,.0f}" if part in own else "" for part in parts]
+        if facts:
+            shape = " × ".join(str(n) for n in facts["shape"])
+            head = [name, shape, f"{facts['kept']:,}", str(facts.get("k", "all"))]
+            table.add_row(*head, facts["coder"], *bytes_of)
+        else:
+            table.add_row("everything else", "", "", "", "", *bytes_of)
+    said = (
+        f"{compressed.path}: {compressed.bytes:,} bytes, {compressed.ratio:.1f} times smaller "
+        f"than the {compressed.dense_bytes:,} bytes of the dense parameters"
+    )
+    return _render(table, said)
 
 
 def _mean(mean: float, error: float | None) -> str:

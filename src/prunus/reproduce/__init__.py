@@ -94,6 +94,13 @@ REPRODUCTIONS: dict[str, Known] = {
         full="about 60 min",
         resumes=True,
     ),
+    "han2015b-lenet": Known(
+        module="prunus.reproduce.han2015b_lenet",
+        says="Han et al. (2015b), Deep compression: both LeNets in smaller and smaller files",
+        data="MNIST",
+        small="24 s",
+        resumes=True,
+    ),
     "yang2023": Known(
         module="prunus.reproduce.yang2023",
         says="Yang et al. (2023): gain and collapse by pruning at initialisation",

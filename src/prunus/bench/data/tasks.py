@@ -83,6 +83,8 @@ class Task:
         model: makes an untrained network.
         train: trains it from the start.
         retrain: trains it on after pruning.
+        tune: trains shared values on (`prunus.export.compress`); as `retrain` where None.
+        held_out: reads samples that neither train nor test, as the training part of a data set.
         evaluate: scores on the test part; the key `test_error`, `accuracy` or `perplexity` leads.
         definition: what else, beside the network's architecture, the data and the seed, decides
             the trained weights; part of the checkpoint's identity.
@@ -96,6 +98,8 @@ class Task:
     retrain: Train
     evaluate: Callable[[nn.Module, Dataset], Mapping[str, float]] = evaluate
     definition: str = ""
+    tune: Train | None = None
+    held_out: Load | None = None
 
 
 def _train(

@@ -15,7 +15,7 @@ from prunus.check import positive, whole
 from prunus.modes import evaluating, private
 from prunus.progress import progress_bar
 
-__all__ = ["TRAINER_VERSION", "Training", "accuracy", "evaluate", "fit"]
+__all__ = ["TRAINER_VERSION", "Training", "accuracy", "cross_entropy", "evaluate", "fit"]
 
 TRAINER_VERSION = 1  # raise it when `fit` gives other weights for the same arguments
 EVALUATION_BATCH = 2000
@@ -151,6 +151,11 @@ def evaluate(model: nn.Module, data: Dataset) -> dict[str, float]:
 def accuracy(model: nn.Module, x: Num[Tensor, "batch ..."], y: Num[Tensor, " batch"]) -> float:
     """The share of samples whose largest logit is the label's."""
     return _scores(model, x, y)["accuracy"]
+
+
+def cross_entropy(model: nn.Module, x: Num[Tensor, "batch ..."], y: Num[Tensor, " batch"]) -> float:
+    """The mean cross-entropy in nats per sample."""
+    return _scores(model, x, y)["cross_entropy"]
 
 
 def flip_and_crop(

@@ -55,6 +55,7 @@ class Settings:
             that calibrate; None gives each seed a network of its own.
         rescore: names in `RESCORES`: also score the same masks applied to the dense network in
             these ways; the scores are called NAME_….
+        compress: ways to compress the final network, as `grid.compressed.way_of` reads them.
         device: where pruning, retraining and scoring run; dense networks are trained on the CPU.
         threads: torch threads of the process that runs the cell.
     """
@@ -68,6 +69,7 @@ class Settings:
     threads: int = 1
     certificate: int | None = None
     rescore: tuple[str, ...] = ()
+    compress: tuple[str, ...] = ()
     network: int | None = None
 
 
@@ -100,7 +102,11 @@ class Cell:
     def id(self) -> str:
         """Hash of all that decides the result; the label does not."""
         settings = asdict(self.settings)
-        for newer in ("certificate", "rescore"):  # records from before keep their identity
+        for newer in (
+            "certificate",
+            "rescore",
+            "compress",
+        ):  # records from before keep their identity
             if not settings[newer]:
                 del settings[newer]
         if self.settings.network is None:

@@ -22,6 +22,7 @@ from prunus.bench.grid.cell import (
     recipe_of,
     schedule_of,
 )
+from prunus.bench.grid.compressed import way_of
 from prunus.bench.grid.yaml_text import NoYaml, read_yaml
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
@@ -88,6 +89,11 @@ def _rescore(name: Any) -> str:
     return str(name)
 
 
+def _compress(way: Any) -> str:
+    way_of(str(way))
+    return " ".join(str(way).split())
+
+
 def _size(value: Any) -> int:
     return whole("calibration", value, low=1)
 
@@ -138,6 +144,9 @@ class Grid(BaseModel):
         certificate: certify every pruned network on so many test samples.
         rescore: score the same masks applied otherwise, too, as scores with these prefixes:
             `bare`, without compensation; for nodes `emitting`, where removed ones emit f(bias).
+        compress: compress every pruned network in these ways and score what the file holds:
+            `lossless`, a number of shared values such as `8`, `conv*=256,fc*=32`, or `rate=0.01`
+            (nats of held-out loss), followed by `tuned` and `published` where wanted.
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -161,6 +170,7 @@ class Grid(BaseModel):
     latency: bool = False
     certificate: Annotated[Any, AfterValidator(_samples)] = None
     rescore: list[Annotated[Any, AfterValidator(_rescore)]] = []
+    compress: list[Annotated[Any, AfterValidator(_compress)]] = []
     network: Annotated[Any, AfterValidator(_network)] = None
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
@@ -200,6 +210,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         latency=grid.latency,
         certificate=grid.certificate,
         rescore=tuple(sorted(set(grid.rescore))),
+        compress=tuple(sorted(set(grid.compress))),
         network=grid.network,
         device=grid.device,
         threads=threads,

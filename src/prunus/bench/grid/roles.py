@@ -17,6 +17,7 @@ from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model, task
 from prunus.bench.grid.budgets import Target, budget_of
 from prunus.bench.grid.cell import Cell, is_ticket, recipe_of, schedule_of
+from prunus.bench.grid.compressed import compressed_ways
 from prunus.bench.grid.tickets import CONTROLS, begun, part_of_training, trained_again
 from prunus.bench.record import Record
 from prunus.budget import Budget
@@ -231,8 +232,17 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
             "masks": _digest(pruned.masks),
             "plan_feasible": pruned.plan.feasible,
             "notes": list(pruned.notes),
+            **_compressed(bench, cell, pruned, data),
         },
     )
+
+
+def _compressed(bench: Bench, cell: Cell, pruned: Pruned, data: Dataset) -> dict[str, Any]:
+    if not cell.settings.compress:
+        return {}
+    ways, chosen = cell.settings.compress, task(cell.task)
+    found = compressed_ways(ways, chosen, cell.seed, pruned, data, bench.data_dir)
+    return {"compressed": found}
 
 
 def _ways(cell: Cell, recipe: Recipe) -> list[str]:
@@ -267,6 +277,7 @@ def _costs(record: Record, pruned: Pruned) -> Record:
         parameters=(before.parameters, after.parameters),
         macs=macs,
         bytes=(before.bytes, after.bytes),
+        extra={**record.extra, "compressed_at_most": (before.compressed, after.compressed)},
     )
 
 

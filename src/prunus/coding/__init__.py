@@ -1,0 +1,1 @@
+"""Entropy coding of sparse matrices: whole numbers in, bytes out; NumPy alone."""

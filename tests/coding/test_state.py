@@ -1,0 +1,216 @@
+"""Files of states: every type and shape to the bit, every changed byte caught, hostile headers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load
+
+from prunus.coding import bundle
+from prunus.coding.box import Box, boxed, unboxed
+from prunus.coding.state import MARK, Coded, digest_of, pack, unpack
+
+SEED = st.integers(0, 2**32 - 1)
+
+
+def sparse(shape, seed, density=0.4, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    mask = torch.rand(shape, generator=generator) < density
+    return torch.where(mask, value, torch.zeros_like(value)), mask
+
+
+def shared(shape, seed, k=4, density=0.4):
+    _, mask = sparse(shape, seed, density)
+    book = torch.linspace(-1, 1, k).half()
+    codes = np.random.default_rng(seed).integers(0, k, int(mask.sum()))
+    weight = torch.zeros(shape)
+    weight[mask] = book[torch.from_numpy(codes)].float()
+    return weight, Coded(mask=mask, book=book, codes=codes)
+
+
+def bits_of(value):
+    flat = value.contiguous().reshape(-1)
+    return flat.view(torch.uint8).tolist() if flat.numel() else []
+
+
+def small_file(**words):
+    weight, how = shared((4, 6), 1)
+    raw, mask = sparse((3, 5), 2)
+    state = {"a.weight": weight, "a.bias": torch.randn(4).half().float(), "b.weight": raw,
+             "b.count": torch.tensor(7)}  # fmt: skip
+    coded = {"a.weight": how, "b.weight": Coded(mask=mask)}
+    packed = pack(state, coded, {"recipe": "Recipe()", **words}, half=frozenset(["a.bias"]))
+    return state, packed
+
+
+@given(
+    SEED,
+    st.sampled_from(["float64", "float32", "float16", "bfloat16"]),
+    st.sampled_from([(5, 7), (1, 1), (3, 2, 3, 3), (0, 4), (4, 0), (9,)]),
+    st.floats(0, 1),
+)
+def test_lossless_states_come_back_to_the_bit(seed, kind, shape, density):
+    dtype = getattr(torch, kind)
+    value, mask = sparse(shape, seed, density, dtype)
+    flat, where = value.reshape(-1), mask.reshape(-1)
+    for special in (math.nan, -math.inf, -0.0):  # inside the mask
+        if where.any():
+            flat[int(where.nonzero()[seed % int(where.sum())])] = special
+    state = {"w": value, "flag": torch.tensor([True, False]), "n": torch.tensor(3)}
+    found, masks, _ = unpack(pack(state, {"w": Coded(mask=mask)}, {}).data)
+    assert found.keys() == state.keys()
+    for name, own in state.items():
+        assert (found[name].dtype, found[name].shape) == (own.dtype, own.shape)
+        assert bits_of(found[name]) == bits_of(own)
+    assert torch.equal(masks["w"], mask)
+
+
+def test_payloads_of_nans_stay():
+    value = torch.tensor([[0x7FC01234, 0, -0x80000000]], dtype=torch.int32).view(torch.float32)
+    mask = torch.tensor([[True, False, True]])
+    found = unpack(pack({"w": value}, {"w": Coded(mask=mask)}, {}).data)[0]["w"]
+    assert found.view(torch.int32).tolist() == value.view(torch.int32).tolist()
+
+
+@given(SEED, st.sampled_from([1, 2, 8, 300, 4096]), st.sampled_from([None, "rows", "huffman"]))
+def test_shared_states_come_back(seed, k, coder):
+    weight, how = shared((20, 15), seed, k)
+    how = Coded(mask=how.mask, book=how.book, codes=how.codes, coder=coder)
+    if not 0 < int(how.mask.sum()) < 300:
+        return
+    packed = pack({"w": weight}, {"w": how}, {})
+    found, masks, _ = unpack(packed.data)
+    assert torch.equal(found["w"], weight)
+    assert torch.equal(masks["w"], how.mask)
+    sizes = [size for own in packed.parts.values() for size in own.values()]
+    assert sum(sizes) == pytest.approx(len(packed.data))
+
+
+def test_other_tools_can_list_the_file():
+    state, packed = small_file()
+    listed = load(packed.data)
+    assert set(listed) == {"a.weight|words", "b.weight|words", "b.weight|values", bundle.NAME}
+    assert torch.equal(listed["b.weight|values"], state["b.weight"][state["b.weight"] != 0])
+
+
+def test_equal_states_give_equal_bytes_in_any_order():
+    state, packed = small_file()
+    weight, how = shared((4, 6), 1)
+    raw, mask = sparse((3, 5), 2)
+    other = {"b.count": state["b.count"], "b.weight": raw, "a.bias": state["a.bias"],
+             "a.weight": weight}  # fmt: skip
+    coded = {"b.weight": Coded(mask=mask), "a.weight": how}
+    again = pack(other, coded, {"recipe": "Recipe()"}, half=frozenset(["a.bias"]))
+    assert digest_of(other) == digest_of(state)
+    assert len(again.data) == len(packed.data)
+
+
+def test_every_changed_byte_is_caught():
+    _, packed = small_file()
+    rng = np.random.default_rng(0)
+    for place in range(len(packed.data)):
+        broken = bytearray(packed.data)
+        broken[place] ^= int(rng.integers(1, 256))
+        with pytest.raises(ValueError, match=r"^The file "):
+            unpack(bytes(broken), max_bytes=1 << 20)
+
+
+def test_every_truncation_is_caught():
+    _, packed = small_file()
+    for size in range(0, len(packed.data), 5):
+        with pytest.raises(ValueError, match=r"^The file (is truncated|has|lacks|was|is no)"):
+            unpack(packed.data[:size])
+    with pytest.raises(ValueError, match="has 1 bytes too many"):
+        unpack(packed.data + b"\0")
+
+
+def forged(change=None, words=None, boxes=None):
+    """A file with a sound checksum whose header or tensors say something else."""
+    _, packed = small_file()
+    own, head = unboxed(packed.data)
+    head.pop("crc32")
+    layers = json.loads(head["layers"])
+    if change is not None:
+        change(layers)
+    head["layers"] = json.dumps(layers, separators=(",", ":"))
+    return boxed({**own, **(boxes or {})}, {**head, **(words or {})})
+
+
+A, B = "a.weight", "b.weight"
+FORGED = {
+    "newer": (dict(words={"version": "2", "prunus": "9.9"}), "prunus 9.9 .* Update prunus"),
+    "older": (dict(words={"version": "0"}), "Compress the network again"),
+    "foreign": (dict(words={"format": "other"}), "no compressed network"),
+    "no layers": (dict(words={"layers": "[]"}), "damaged account of its layers"),
+    "no json": (dict(words={"layers": "{"}), "damaged account of its layers"),
+    "k = 0": (dict(change=lambda f: f[A].update(k=0)), f"damaged account of layer {A}"),
+    "k": (dict(change=lambda f: f[A].update(k=5)), f"layer {A}"),
+    "huge k": (dict(change=lambda f: f[A].update(k=4097)), f"layer {A}"),
+    "kept": (dict(change=lambda f: f[A].update(kept=1)), f"layer {A}"),
+    "kept beyond": (dict(change=lambda f: f[A].update(kept=25)), "keeps 25 of 24"),
+    "negative": (dict(change=lambda f: f[A].update(kept=-1)), f"layer {A}"),
+    "float": (dict(change=lambda f: f[A].update(kept=1.5)), f"layer {A}"),
+    "true": (dict(change=lambda f: f[A].update(lanes=True)), f"layer {A}"),
+    "lanes": (dict(change=lambda f: f[A].update(lanes=4097)), "4097 lanes"),
+    "coder": (dict(change=lambda f: f[A].update(coder="new")), "coder 'new' is none of"),
+    "huffman": (dict(change=lambda f: f[A].update(coder="huffman")), f"layer {A}"),
+    "shape": (dict(change=lambda f: f[A].update(shape=[6, 4])), f"layer {A}|another hash"),
+    "huge": (dict(change=lambda f: f[A].update(shape=[1 << 31, 1 << 30])), "max_bytes"),
+    "no axes": (dict(change=lambda f: f[A].update(shape=[])), f"layer {A}"),
+    "lacking": (dict(change=lambda f: f[A].pop("shape")), f"layer {A}"),
+    "more": (dict(change=lambda f: f[A].update(extra=1)), f"layer {A}"),
+    "type": (dict(change=lambda f: f[B].update(dtype="float8")), f"layer {B}"),
+    "other type": (dict(change=lambda f: f[B].update(dtype="float16")), "of float16"),
+    "missing": (dict(change=lambda f: f.update(c=f[A])), "lacks the tensor"),
+    "unknown": (dict(change=lambda f: f.pop(B)), "belongs to no layer"),
+    "hash": (dict(words={"sha256": "0" * 64}), "another hash"),
+    "words": (dict(boxes={f"{A}|words": Box("U16", (3,), b"\0" * 6)}), f"layer {A}"),
+    "bundle": (dict(boxes={bundle.NAME: Box("U8", (6,), b"\2\0\0\0xx")}), "small tensors"),
+    "half": (dict(boxes={"x|half": Box("F32", (1,), b"\0" * 4)}), "belongs to no layer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", list(FORGED))
+def test_forged_files_are_refused(case):
+    how, match = FORGED[case]
+    with pytest.raises(ValueError, match=match) as caught:
+        unpack(forged(**how), source="here.st")
+    assert str(caught.value).startswith("here.st ")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_unforged_file_is_read():
+    assert set(unpack(forged())[0]) == {A, B, "a.bias", "b.count"}
+
+
+@given(SEED, st.integers(0, 400))
+def test_noise_is_refused(seed, size):
+    noise = np.random.default_rng(seed).bytes(size)
+    for data in (
+        noise,
+        len(noise).to_bytes(8, "little") + noise,
+        b"\2" + b"\0" * 7 + b"{}" + noise,
+    ):
+        with pytest.raises(ValueError, match=r"^The file "):
+            unpack(data)
+
+
+def test_sizes_are_checked_before_anything_is_decoded():
+    state, packed = small_file()
+    size = sum(value.numel() * value.element_size() for value in state.values())
+    assert unpack(packed.data, max_bytes=size)[0].keys() == state.keys()
+    with pytest.raises(ValueError, match=f"more than max_bytes={size - 20}"):
+        unpack(packed.data, max_bytes=size - 20)
+
+
+def test_names_that_mark_parts_are_refused():
+    with pytest.raises(ValueError, match=r"Tensor 'a\|b' has a `\|`"):
+        pack({"a|b": torch.zeros(1)}, {}, {})
+    with pytest.raises(ValueError, match="safetensors cannot store"):
+        pack({"c": torch.zeros(1, dtype=torch.complex128)}, {}, {})
+    assert MARK == "|"
