@@ -542,3 +542,18 @@ def test_bad_prior():
             pruned_error(
                 FIXTURE, "dpp-edge", 0.5, level="sampled", prior=prior, generator=generator
             )
+
+
+@pytest.mark.parametrize("density", [0.1, 0.3, 0.5, 0.95])
+def test_magnitude_keeps_the_largest_of_each_node(density):
+    from prunus.counting import count_of
+    from prunus.theory.teacher_student.edges import keep_probabilities
+
+    weights = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    weights[0, 4] = weights[0].abs().max()  # a tie goes to the lower index
+    found = keep_probabilities(weights, "magnitude", density)
+    kept = count_of(density, 10)
+    for row, own in zip(found, weights.abs().tolist(), strict=True):
+        largest = sorted(range(10), key=lambda i, own=own: (-own[i], i))[:kept]
+        assert torch.nonzero(row).flatten().tolist() == sorted(largest)
+        assert float(row.sum()) == kept

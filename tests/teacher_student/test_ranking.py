@@ -386,3 +386,20 @@ def test_reproduction(tmp_path):
     assert max(worst.values()) < 0.05  # eight masks or 200 sets per student
     written = save(result, tmp_path)
     assert len(set(written)) == len(written) == 17
+
+
+@pytest.mark.parametrize(("groups", "copies"), [(2, 2), (3, 2), (2, 4)])
+def test_the_spread_of_random_nodes_by_enumeration(groups, copies):
+    """Variance of how many copies of one teacher node a random set of k keeps, over all sets."""
+    import itertools
+
+    from prunus.theory.teacher_student.ideal import _spread
+
+    total = groups * copies
+    for k in range(1, total):
+        counts = [
+            sum(i < copies for i in chosen) for chosen in itertools.combinations(range(total), k)
+        ]
+        mean = sum(counts) / len(counts)
+        variance = sum((c - mean) ** 2 for c in counts) / len(counts)
+        assert _spread("random-node", k, groups, copies) == pytest.approx(variance)
