@@ -1,0 +1,178 @@
+"""From a network to a smaller, verified one, and its error before retraining, beside a peer.
+
+Torch-Pruning (Fang et al. 2023, DepGraph) is asked for group L1 magnitudes, half of the channels,
+and runs its result once. Prunus prunes by `l1-filter`, measures layer errors, cuts, and verifies
+the cut network against the masked one. One thread, processor time, both in turn in one process;
+peak memory in fresh processes, above what the process held with the network loaded. Errors are of
+digits-cnn, five trainings, at the parameter counts that Torch-Pruning reaches.
+
+Needs torch-pruning 1.6.1: `pip install --target FOLDER --no-deps torch-pruning==1.6.1`.
+"""
+
+import argparse
+import copy
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from memory import peak_of
+
+from coupling import resnet50
+
+RESULTS = Path(__file__).parent / "results"
+RATIOS = (0.3, 0.5, 0.65)  # of channels that Torch-Pruning removes
+SEEDS = 5
+
+
+def network(name: str) -> tuple[Any, Any]:
+    """A network in evaluation mode and two samples."""
+    import torch
+
+    from prunus.bench.data.models import cifar10_resnet20, digits_cnn, mnist_lenet300
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    if name == "resnet50 at 96²":
+        return resnet50()[0], torch.randn(2, 3, 96, 96)
+    if name == "resnet20":
+        return cifar10_resnet20().eval(), torch.randn(2, 3, 32, 32)
+    if name == "lenet-300-100":
+        return mnist_lenet300().eval(), torch.randn(2, 1, 28, 28)
+    return digits_cnn().eval(), torch.randn(2, 1, 8, 8)
+
+
+NETWORKS = ("lenet-300-100", "digits-cnn", "resnet20", "resnet50 at 96²")
+
+
+def theirs(model: Any, x: Any, ratio: float = 0.5, *, p: int = 1) -> Any:
+    """Torch-Pruning's network."""
+    import torch
+
+    peer = importlib.import_module("torch_pruning")
+    small = copy.deepcopy(model)
+    last = [m for m in small.modules() if isinstance(m, torch.nn.Linear)][-1]
+    pruner = peer.pruner.BasePruner(
+        small,
+        x,
+        importance=peer.importance.GroupMagnitudeImportance(p=p),
+        pruning_ratio=ratio,
+        ignored_layers=[last],
+    )
+    pruner.step()
+    with torch.no_grad():
+        small(x)
+    return small
+
+
+def ours(model: Any, x: Any) -> Any:
+    """Prunus's network."""
+    import prunus
+
+    return prunus.prune(model, "l1-filter", 0.5, data=x).compact(x)
+
+
+def seconds(call: Any, *args: Any) -> float:
+    """Processor time of one call."""
+    begun = time.process_time()
+    call(*args)
+    return time.process_time() - begun
+
+
+def flows(repeats: int) -> list[dict[str, Any]]:
+    """Time of the whole flow, both in turn, and memory."""
+    rows = []
+    for name in NETWORKS:
+        model, x = network(name)
+        ours(model, x), theirs(model, x)  # imports and first calls
+        pairs = [(seconds(theirs, model, x), seconds(ours, model, x)) for _ in range(repeats)]
+        row = {
+            "network": name,
+            "torch_pruning_s": median(t for t, _ in pairs),
+            "prunus_s": median(o for _, o in pairs),
+            "ratio": median(o / t for t, o in pairs),
+        }
+        if Path("/proc/self/clear_refs").exists():
+            row["torch_pruning_mb"] = peak_of(network, theirs_only, name)[0] / 1e6
+            row["prunus_mb"] = peak_of(network, ours_only, name)[0] / 1e6
+        rows.append(row)
+        print(*(f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True)
+    return rows
+
+
+def theirs_only(model: Any, x: Any) -> None:
+    """The flow without an answer, for another process."""
+    theirs(model, x)
+
+
+def ours_only(model: Any, x: Any) -> None:
+    """The flow without an answer, for another process."""
+    ours(model, x)
+
+
+def errors(seeds: int) -> list[dict[str, Any]]:
+    """Test error in % before retraining, at the parameters that Torch-Pruning reaches."""
+    import prunus
+    from prunus.bench.data.cache import trained
+    from prunus.bench.data.sets import load_data
+    from prunus.bench.data.tasks import task
+    from prunus.bench.data.train import accuracy
+
+    chosen = task("digits-cnn")
+    data = load_data("digits")
+
+    def error(model: Any) -> float:
+        return 100 * (1 - accuracy(model, data.x_test, data.y_test))
+
+    rows = []
+    for seed in range(seeds):
+        dense = trained(chosen, data, seed=seed).model.eval()
+        for ratio in RATIOS:
+            small = theirs(dense, data.x_train[:2], ratio, p=2)
+            count = sum(p.numel() for p in small.parameters())
+            row = {
+                "seed": seed,
+                "parameters": count,
+                "of": sum(p.numel() for p in dense.parameters()),
+                "dense": error(dense),
+                "torch_pruning": error(small),
+            }
+            for name in ("importance-node", "importance-node+ls"):
+                pruned = prunus.prune(
+                    dense, name, prunus.Budget(parameters=count), data=data.x_train
+                )
+                row[name] = error(pruned.model)
+                row[f"{name} parameters"] = int(pruned.cost_after.parameters)
+            rows.append(row)
+            print(*(f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and keep the numbers unless --small."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--peer", type=Path, help="folder with torch_pruning")
+    given = parser.parse_args()
+    if given.peer is not None:
+        sys.path.insert(0, str(given.peer))
+    if importlib.util.find_spec("torch_pruning") is None:
+        print("torch-pruning is not installed; see the top of this file", file=sys.stderr)
+        return
+    from prunus.files import write_text
+    from prunus.host import host_facts, versions
+
+    path = RESULTS / "flow.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for part, run in {"error": errors, "flow": flows}.items():
+        rows = run(1 if given.small else SEEDS)
+        if not given.small:  # what is done stays, whatever comes of the rest
+            found |= {part: rows, "versions": versions(), "host": host_facts()}
+            print(write_text(path, json.dumps(found, indent=1) + "\n"))
+
+
+if __name__ == "__main__":
+    main()
