@@ -214,6 +214,7 @@ def shared_calibration(
     device: str | torch.device | None,
     progress: bool | None,
 ) -> Calibration:
+    """What all recipes read of the data, collected once; a given calibration as it is."""
     if isinstance(data, Calibration):
         return data
     wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
