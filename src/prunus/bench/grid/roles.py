@@ -277,7 +277,7 @@ def _costs(record: Record, pruned: Pruned) -> Record:
         parameters=(before.parameters, after.parameters),
         macs=macs,
         bytes=(before.bytes, after.bytes),
-        extra={**record.extra, "compressed_at_most": (before.compressed, after.compressed)},
+        extra={**record.extra, "compressed_at_most": [before.compressed, after.compressed]},
     )
 
 
