@@ -66,7 +66,7 @@ REPRODUCTIONS: dict[str, Known] = {
         module="prunus.reproduce.frankle2019_mnist",
         says="Frankle and Carbin (2019): lottery tickets, their controls, every claim judged",
         data="MNIST",
-        small="2 min",
+        small="88 s",
         full="about 4 h",
         resumes=True,
     ),
