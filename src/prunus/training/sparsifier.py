@@ -19,6 +19,7 @@ from prunus.training.checkpoint import packed, restored
 from prunus.training.chooser import Chooser, Chosen, everything
 from prunus.training.ranks import check_agreement
 from prunus.training.turn import Turn
+from prunus.training.zeros import clear, kept_bits
 
 __all__ = ["Sparsifier"]
 
@@ -50,13 +51,14 @@ class Sparsifier:
         self._chooser, self._optimizer, self._notes = chooser, optimizer, notes
         self._course = chooser.course
         self._updates = updates(self._course, steps)
+        self._due = frozenset(self._updates)
         self._chosen = everything(model, chooser.unit)
         own = dict(model.named_parameters())
         self._parameters = {name: own[name] for name in self._chosen.masks}
         self._shadow: dict[str, Tensor] = {}
         self._gathered: dict[str, dict[str, Tensor]] = {}
         self._gradients: dict[str, Tensor] = {}
-        self._removed: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}  # bits, of parameters that have zeros
         self._ready = False
         self._remove: list[Callable[[], Any]] = []
         self._by_hand: Callable[[], Any] | None = None
@@ -84,7 +86,7 @@ class Sparsifier:
                 named.
         """
         self._check_open()
-        due = self.step_count + 1 in self._updates
+        due = self.step_count + 1 in self._due
         grows = due and self._course.grow is not None and self._course.grow.reads_gradient
         with torch.no_grad():
             for name, parameter in self._parameters.items():
@@ -107,8 +109,8 @@ class Sparsifier:
                             f"the learning rate, or skip such steps (a GradScaler does)."
                         )
                     self._gradients[name] = gradient.detach().clone()
-                if name in self._removed:
-                    gradient.masked_fill_(self._removed[name], 0.0)
+                if name in self._kept:
+                    clear(gradient, self._kept[name])
         self._ready = True
 
     def after_step(self) -> None:
@@ -129,9 +131,9 @@ class Sparsifier:
             if self._course.soft:
                 for name, parameter in self._parameters.items():
                     self._shadow[name].copy_(parameter)
-            else:
+            elif self.step_count in self._due:
                 self._zero()
-            if self.step_count in self._updates:
+            if self.step_count in self._due:
                 self._update()
             self._gradients.clear()
             self._zero()
@@ -314,10 +316,10 @@ class Sparsifier:
 
         def clean(parameter: Tensor) -> None:
             reads = self._course.grow is not None and self._course.grow.reads_gradient
-            if reads and self.step_count + 1 in self._updates:
+            if reads and self.step_count + 1 in self._due:
                 return
-            if name in self._removed and parameter.grad is not None:
-                parameter.grad.masked_fill_(self._removed[name], 0.0)
+            if name in self._kept and parameter.grad is not None:
+                clear(parameter.grad, self._kept[name])
 
         return clean
 
@@ -346,13 +348,17 @@ class Sparsifier:
         homes = {name: p.device for name, p in self._parameters.items()}
         masks = {name: mask.to(homes[name]) for name, mask in chosen.masks.items()}
         self._chosen = replace(chosen, masks=masks)
-        self._removed = {name: ~mask for name, mask in masks.items() if not bool(mask.all())}
+        self._kept = {
+            name: kept_bits(mask, self._parameters[name])
+            for name, mask in masks.items()
+            if not bool(mask.all())
+        }
         self._zero()
 
     def _zero(self) -> None:
         with torch.no_grad():
-            for name, removed in self._removed.items():
-                self._parameters[name].masked_fill_(removed, 0.0)
+            for name, bits in self._kept.items():
+                clear(self._parameters[name], bits)
 
     def _check_open(self) -> None:
         if not self._remove:
