@@ -40,8 +40,12 @@ def checked_recipe(name: str, recipe: Recipe) -> Recipe:
     return recipe
 
 
-def check_names(skeleton: Skeleton, order: Order) -> None:
-    """Raise a ValueError where a name or glob matches no layer of any block, or none is left."""
+def check_names(skeleton: Skeleton, order: Order) -> Order:
+    """The order with a density for every layer, where globs give them: blocks know their own alone.
+
+    Raises:
+        ValueError: a name or glob matches no layer of any block, or no layer is left.
+    """
     start = f"{skeleton.home}."
     names = [name for name in weights_of(skeleton.model) if name.startswith(start)]
     for glob in [*(order.layers or ()), *(order.exclude or ())]:
@@ -51,7 +55,9 @@ def check_names(skeleton: Skeleton, order: Order) -> None:
     if not chosen:
         raise ValueError("No layer is left to prune. Check `layers` and `exclude`.")
     if order.target.by_name is not None and order.recipe.units != NODES:
-        densities_of(order.target.by_name, chosen)
+        named = densities_of(order.target.by_name, chosen)
+        return replace(order, target=replace(order.target, by_name=named))
+    return order
 
 
 def needs_for(

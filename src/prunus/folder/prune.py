@@ -163,7 +163,7 @@ def prune_folder(
         combine=ranks.combine,
         measure=measure,
     )
-    check_names(skeleton, order)
+    order = check_names(skeleton, order)
     settings = _settings(order, checkpoint, batches, density, ranks.size)
     if ranks.same(final.exists()):
         return _finished(final, settings, resume=resume)
