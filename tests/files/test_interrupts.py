@@ -10,6 +10,8 @@ import pytest
 
 from writers import WRITERS, only_its_own
 
+# Python's own files, interrupted as they are opened, are closed by their collector, which says so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 NAMES = ("single", "folder", "lines", "records")
 
 
