@@ -16,6 +16,7 @@ import prunus
 from prunus import files
 from prunus.bench import Record, RecordWriter, content_id, read_records
 from prunus.calibration import Calibration, calibrate
+from prunus.compression import compress, decompress
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,19 @@ def read_new_folders(made, place):
     return len(folders) - 1
 
 
+def write_compressed(made, place, version):
+    pruned = replace(made[1], seed=version)
+    with torch.no_grad():
+        pruned.model.layers[0].bias.fill_(version)
+    compress(pruned, place / "net.safetensors", progress=False)
+
+
+def read_compressed(made, place):
+    found = decompress(place / "net.safetensors", made[0]).model.layers[0].bias
+    (version,) = set(found.tolist())
+    return int(version)
+
+
 def nothing():
     return None
 
@@ -185,6 +199,7 @@ WRITERS = {
         ("net/calibration.json", "net/statistics-*"),
         kinds=5,
     ),
+    "compressed": Writer(small_network, write_compressed, read_compressed, ("net.safetensors",)),
     "report": Writer(small_network, write_page, read_page, ("page.html",)),
 }
 

@@ -99,6 +99,9 @@ CALLS = {
     "compare": compare,
     "bench": bench,
     "certify": lambda folder: prunus.certify(MODEL, RESULT, data=X),
+    "sensitivity": lambda folder: prunus.sensitivity(
+        MODEL, "magnitude", [0.5], data=X, evaluate=lambda m: 0.0
+    ),
     "plan": lambda folder: prunus.plan(MODEL, 0.9, data=X),
     "sparsify": sparsify,
     "save": lambda folder: RESULT.save(folder / "net", example=X),
