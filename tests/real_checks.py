@@ -63,12 +63,16 @@ def judge(model: nn.Module, examples: tuple[Any, ...], *, density: float = 0.6) 
             change = moved(model, members, *args, **keywords) / scale
             if change > EXACT:
                 found.wrong[group.name] = max(change, found.wrong.get(group.name, 0.0))
+    recipe = Recipe(granularity=Node())
     try:
-        pruned = prunus.prune(model, Recipe(granularity=Node()), density, data=examples[0])
-    except ValueError as refusal:
-        found.refusal = str(refusal)
-        found.reasons = coupling.refused
-        return found
+        pruned = prunus.prune(model, recipe, density, data=examples[0])
+    except ValueError:
+        try:  # recurrent weights are pruned where they are asked for
+            pruned = prunus.prune(model, recipe, density, data=examples[0], layers="*")
+        except ValueError as refusal:
+            found.refusal = str(refusal)
+            found.reasons = coupling.refused
+            return found
     with quiet(UnsaidWidths):  # what `save_hf` tells
         small = pruned.compact(examples[0])
     found.removed = {
