@@ -85,7 +85,7 @@ def heads_of(model: Any) -> dict[Any, int]:
         for leaf, child in module.named_children():
             out = getattr(child, "out_features", getattr(child, "nf", 0))
             if leaf in (*QUERIES, *FUSED) and wide and out and out % wide == 0:
-                found[child] = out // wide
+                found[child] = out // wide // (3 if leaf in FUSED else 1)
     return found
 
 
