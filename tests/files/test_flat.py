@@ -167,7 +167,7 @@ def test_calls_leave_nothing_open(called, name):
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_grows_in_300_calls(called, name):
     """What leaks grows with every hundred; what the allocator or a cache takes, once."""
-    called(name, 100)
+    called(name, 300 if name == "calibrate" else 100)  # the allocator takes longest for slopes
     before, seen = state(), [held()]
     for _ in range(2):
         called(name, 100)
