@@ -232,3 +232,16 @@ def test_a_folder_of_version_0_1_loads_and_merges(tmp_path):
     }  # fmt: skip
     assert not (folder / "statistics.safetensors").exists()
     assert Calibration.load(folder).fingerprint == calibration.fingerprint
+
+
+def test_unequal_parts_add_up_to_the_whole():
+    """Means are over all vectors, whichever part had more of them."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4)).double(), torch.randn(100, 6, dtype=torch.float64)
+    whole = calibrate(model, x)["0"]
+    for parts in ((30, 70), (70, 30), (1, 99)):
+        one, other = torch.split(x, parts)
+        found = (calibrate(model, one) + calibrate(model, other))["0"]
+        assert found.samples == 100
+        torch.testing.assert_close(found.gram, whole.gram)
+        torch.testing.assert_close(found.mean, whole.mean)

@@ -557,3 +557,16 @@ def test_magnitude_keeps_the_largest_of_each_node(density):
         largest = sorted(range(10), key=lambda i, own=own: (-own[i], i))[:kept]
         assert torch.nonzero(row).flatten().tolist() == sorted(largest)
         assert float(row.sum()) == kept
+
+
+def test_kernels_of_nodes_from_their_definitions():
+    from prunus.theory.teacher_student.nodes import node_kernel
+
+    order = FIXTURE
+    erf = ACTIVATIONS["erf"]
+    act = node_kernel(order, "act", erf)
+    output = node_kernel(order, "output", erf)
+    expected = [[float(v * w * act[i, j]) for j, w in enumerate(order.v)]
+                for i, v in enumerate(order.v)]  # fmt: skip
+    torch.testing.assert_close(output, torch.tensor(expected, dtype=output.dtype))
+    assert not torch.allclose(output, act)

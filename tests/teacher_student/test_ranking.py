@@ -403,3 +403,21 @@ def test_the_spread_of_random_nodes_by_enumeration(groups, copies):
         mean = sum(counts) / len(counts)
         variance = sum((c - mean) ** 2 for c in counts) / len(counts)
         assert _spread("random-node", k, groups, copies) == pytest.approx(variance)
+
+
+@pytest.mark.parametrize(("groups", "copies"), [(2, 2), (3, 2), (2, 3)])
+def test_the_error_of_random_nodes_by_enumeration(groups, copies):
+    """Teacher nodes are orthogonal and ⟨erf²⟩ = 1/3: ε = v*²/6 Σ_m (1 − kept copies of m / z)²."""
+    import itertools
+
+    from prunus.theory.teacher_student.ideal import ideal_error
+
+    student = IdealStudent(teachers=groups, copies=copies, readout=1.7)
+    total = groups * copies
+    for k in range(1, total + 1):
+        errors = []
+        for chosen in itertools.combinations(range(total), k):
+            kept = [sum(i // copies == m for i in chosen) for m in range(groups)]
+            errors.append(1.7**2 / 6 * sum((1 - c / copies) ** 2 for c in kept))
+        expected = sum(errors) / len(errors)
+        assert ideal_error(student, "random-node", k) == pytest.approx(expected, abs=1e-12)
