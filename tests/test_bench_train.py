@@ -150,9 +150,14 @@ def test_every_task_has_a_network_that_fits_its_data(name):
     shapes = {"cifar10": (3, 32, 32), "digits": (1, 8, 8)}
     shape = shapes.get(name.split("-")[0], (1, 28, 28))
     net = fresh_model(task(name), 0).eval()
+    assert task(name).definition
+    if name == "tiny-llama":
+        with torch.no_grad():
+            logits = net(torch.zeros(2, 16, dtype=torch.int64)).logits
+        assert logits.shape == (2, 16, net.config.vocab_size)
+        return
     with torch.no_grad():
         assert net(torch.zeros(2, *shape)).shape == (2, 10)
-    assert task(name).definition
 
 
 def test_unknown_and_foreign_tasks():

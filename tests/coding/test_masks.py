@@ -122,7 +122,7 @@ def test_neighbours_pay_where_masks_have_them():
 def test_many_short_lines_are_coded_along_the_long_side():
     mask = np.random.default_rng(4).random((70_000, 3)) < 0.2
     assert not CODERS["rows"].fits((70_000, 3))
-    assert best(mask)[0] in ("columns", "columns-slow", "gaps")
+    assert best(mask)[0] in ("columns", "columns-slow", "flat", "gaps")  # none of short rows
 
 
 @names
@@ -141,7 +141,9 @@ def test_wrong_facts_are_refused(name):
         {"size": 4}, {"coder": "whole"}, {"coder": "new"}, {"words": found.words[:-1]},
         {"words": np.append(found.words, 7)}, {"words": found.words[:1]},
     ):  # fmt: skip
+        if name in ("flat", "gaps") and wrong.get("shape") == (30, 20):
+            continue  # they know no lines; the hash of the decoded state tells
         if name == "gaps" and "shape" in wrong:
-            continue  # gaps know no lines; the hash of the decoded state tells
+            continue
         with pytest.raises(ValueError, match=r"it|stream|count|table|line"):
             read(**wrong)

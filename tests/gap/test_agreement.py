@@ -146,7 +146,7 @@ def test_writing_into_another_shape_is_refused_by_name():
         extract(model, model, x)
     certificate = prunus.certify(model, thinned(model), data=x)
     assert certificate.value == math.inf
-    assert "'act' writes into its input" in certificate.summary()
+    assert "'act' writes into its input" in " ".join(certificate.summary().split())
 
 
 class Attributed(nn.Module):
@@ -271,7 +271,7 @@ def test_two_inputs_leave_held_out_statements():
     model = Two().eval()
     certificate = prunus.certify(model, thinned(model), data={"x": drawn(), "y": drawn(seed=1)})
     assert certificate.value == math.inf
-    assert "no single tensor of floats" in certificate.summary()
+    assert "no single tensor of floats" in " ".join(certificate.summary().split())
     assert certificate.of("quantile")
 
 
@@ -324,7 +324,7 @@ def test_hooks_that_change_a_network_are_found_by_running_it(change, message, da
             certificate = prunus.certify(*networks, data=drawn())
             assert certificate.value == math.inf
             assert certificate.gaps == pytest.approx(gaps(*networks, drawn()).tolist())
-            assert "does not compute what its rule says" in certificate.summary()
+            assert "does not compute what its rule says" in " ".join(certificate.summary().split())
             found = extract(*networks, drawn())
             with pytest.raises(Unsupported, match=message):
                 agree(found, *networks, drawn().double())
@@ -357,7 +357,7 @@ def test_a_network_that_computes_otherwise_in_its_own_dtype_is_refused():
     model.one.register_forward_hook(coarsely)
     certificate = prunus.certify(model, thinned(model), data=drawn())
     assert certificate.value == math.inf
-    assert "does not compute what its float64 copy does" in certificate.summary()
+    assert "does not compute what its float64 copy does" in " ".join(certificate.summary().split())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -103,6 +103,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return labels
 
     def atoms(self, tensor: Tensor) -> Tensor | None:
+        if tensor.layout != torch.strided:
+            return None
         if self.book.of(tensor) is not None and not self.shadows.known(tensor):
             return self.book.labels(tensor)
         labels = self.read(tensor)
@@ -121,7 +123,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def fixed(self, tensor: Tensor) -> bool:
-        return not self.shadows.known(tensor)
+        return tensor.layout != torch.strided or not self.shadows.known(tensor)
 
     def tied(self, weight: Weight) -> str | None:
         return self.book.reader(weight.name)

@@ -167,10 +167,10 @@ def prune(
                         train(work, step)
                     for module, flag in flags:
                         module.training = flag
-                if step.snapshot:
-                    start = _copied(work)
                     if evaluate is not None and step.last:
                         metrics["trained"] = evaluate(work)
+                if step.snapshot:
+                    start = _copied(work)
                 advance(1)
         if evaluate is not None and "pruned" not in metrics:
             metrics["pruned"] = evaluate(work)

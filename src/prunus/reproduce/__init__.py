@@ -99,6 +99,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Han et al. (2015b), Deep compression: both LeNets in smaller and smaller files",
         data="MNIST",
         small="24 s",
+        full="about 4 h",
         resumes=True,
     ),
     "yang2023": Known(
