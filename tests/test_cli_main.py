@@ -316,10 +316,25 @@ def test_demo_in_small(home, monkeypatch):
 
 
 def test_demo_knows_its_recipes():
-    from prunus.bench.demo import BASIC
+    from prunus.bench.demo import BASIC, basic_recipes, trained_recipes
     from prunus.presets import recipes
 
-    assert set(BASIC) <= set(recipes)
+    assert set(basic_recipes()) <= set(trained_recipes()) <= set(recipes)
+    assert len(basic_recipes()) == 2 * len(BASIC)
+
+
+@pytest.mark.parametrize("net", ["digits-mlp", "digits-cnn"])
+def test_every_recipe_of_the_demo_serves_its_networks(net):
+    """What `prunus demo` runs: one that refused a network would end it for all."""
+    from prunus import prune
+    from prunus.bench import load_data
+    from prunus.bench.data.tasks import fresh_model, task
+    from prunus.bench.demo import basic_recipes
+
+    model = fresh_model(task(net), 0).eval()
+    data = load_data("digits").batches(limit=60)
+    for name in basic_recipes():
+        assert prune(model, name, 0.5, data=data).cost_after.density <= 0.5
 
 
 def test_demo_is_the_same_on_several_workers(home):

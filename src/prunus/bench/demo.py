@@ -31,8 +31,9 @@ from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
 from prunus.rng import generator_for
+from prunus.scores import BNScale
 
-__all__ = ["BASIC", "DENSITIES", "Demo", "run_demo"]
+__all__ = ["BASIC", "DENSITIES", "Demo", "basic_recipes", "run_demo", "trained_recipes"]
 
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
 BASIC = (
@@ -169,9 +170,21 @@ def run_demo(
 
 
 def trained_recipes() -> list[str]:
-    """Names of the recipes for trained networks, which are not part of their training."""
-    known = {name: recipe.schedule for name, recipe in recipes.items() if recipe.units != BLOCKS}
+    """Names of the recipes for trained networks, which are not part of their training.
+
+    Those for blocks or norms are left out: the networks have none.
+    """
+    known = {
+        name: recipe.schedule
+        for name, recipe in recipes.items()
+        if recipe.units != BLOCKS and not isinstance(recipe.score, BNScale)
+    }
     return [n for n, s in known.items() if not (s.before_training or s.inside or s.trains)]
+
+
+def basic_recipes() -> list[str]:
+    """The basic recipes, each without and with least squares."""
+    return [name for base in BASIC for name in (base, f"{base}+ls")]
 
 
 def _runs(

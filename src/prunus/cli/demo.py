@@ -30,11 +30,10 @@ def demo(
     from rich.table import Table
 
     from prunus.bench.data.tasks import task
-    from prunus.bench.demo import run_demo
-    from prunus.presets import recipes
+    from prunus.bench.demo import basic_recipes, run_demo, trained_recipes
 
     torch.set_num_threads(1)  # the networks are too small to share out
-    names = list(recipes) if every else None
+    names = trained_recipes() if every else basic_recipes()
     result = run_demo(out, seeds=seeds, names=names, workers=min(4, os.cpu_count() or 1))
     console = Console()
     for net, dense in result.dense.items():
