@@ -300,15 +300,24 @@ def counts_for(
             for key in ("parameters", "macs", "bytes")
             if (value := getattr(whole, key)) is not None
         }
+    budget = state.target.budget
+    if part < 1 and state.plan is None and budget is not None and budget.target in RESOURCES:
+        # The last step's limit, before the first one's network is trained.
+        _refuse(state.target.plan_for(pools, cost, state.planner, 1.0, dense)[0])
     plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
+    _refuse(plan)
+    plan, level = levelled(unit, plan, kept)
+    return replace(state, plan=plan), level
+
+
+def _refuse(plan: Plan) -> None:
+    """Raise a ValueError for a budget of the whole network that the plan does not meet."""
     if not plan.feasible and plan.kind in RESOURCES:
         raise ValueError(
             f"No plan meets the budget of {plan.kind}: with the least that every pool keeps, the "
             f"network has {plan.value:.4g} and {plan.limit:.4g} was asked for. Ask for more, "
             f"prune further layers, or let an allocation keep fewer (`minimum`)."
         )
-    plan, level = levelled(unit, plan, kept)
-    return replace(state, plan=plan), level
 
 
 def levelled(unit: Unit, plan: Plan, kept: Kept) -> tuple[Plan, Kept]:

@@ -27,7 +27,8 @@ class Known:
         says: what is set beside the paper.
         data: what `--full` reads from the folder with the data sets.
         small: processor time at small scale, as measured on a busy machine of two cores.
-        full: the same with `--full`; empty where nobody measured it.
+        full: the same with `--full`; "about" where it is estimated from its parts, empty where
+            nobody knows.
         resumes: runs on the benchmark's harness: keeps records, goes on where it stopped, and takes
             workers or a cluster.
     """
