@@ -29,6 +29,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.bench
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+# PRUNUS_GALLERY=0 shows the examples without running them: half a minute instead of several.
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 

@@ -1,23 +1,52 @@
-"""Sphinx configuration: Markdown pages, and examples that are run to make their figures."""
+"""Sphinx configuration: Markdown pages, a reference from the code, examples that make figures."""
+
+import os
+import sys
+from pathlib import Path
 
 import prunus
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from _reference import in_plain_words, write_reference  # noqa: E402 stands beside this file
+
+write_reference(HERE / "reference")
 project = "prunus"
 author = "the prunus authors"
 release = prunus.__version__
-extensions = ["myst_parser", "sphinx_gallery.gen_gallery", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
+autodoc_typehints = "none"  # shapes are said in the signatures' own words, below
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # shapes such as "*seeds K" are no markup
 exclude_patterns = ["_build", "gallery/**/*.ipynb"]
 html_theme = "furo"
 html_title = f"prunus {release}"
 suppress_warnings = ["config.cache", "myst.header"]
+# The examples in their small form take a minute altogether; PRUNUS_GALLERY=0 shows them unrun.
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["gallery"],
-    # Only examples that need no data sets and seconds are run; the others are shown.
     "filename_pattern": "sampling_dpps",
-    "ignore_pattern": r"__init__|_shipping",
+    "ignore_pattern": r"__init__|(^|/)_",
     "write_computation_times": False,
-    "plot_gallery": True,
+    "plot_gallery": os.environ.get("PRUNUS_GALLERY", "1") != "0",
 }
+
+
+def setup(app):
+    """Docstrings are written for readers of the code; before napoleon they are made markup."""
+    app.connect("autodoc-process-docstring", lambda *about: in_plain_words(about[-1]), priority=400)

@@ -69,6 +69,13 @@ class Comparison:
             for (recipe, density), values in rows.items()
         ]
 
+    def headline(self) -> str:
+        """How far one may prune, by which recipe, and what is not told apart from it."""
+        from prunus.report.headline import comparison_headline
+
+        rows = [{**r, "score": r[self.metric]} for r in self.records]
+        return " ".join(comparison_headline(rows, self.metric, self.dense[self.metric]))
+
     def summary(self) -> str:
         """The metric by recipe and density, as a text table."""
         from prunus.report.summary import comparison_summary

@@ -187,6 +187,16 @@ class Pruned:
             )
         return certify(self.dense, self, data=data, **options)
 
+    def headline(self, certificate: Any = None) -> str:
+        """The score before and after, how much smaller and faster, and what is guaranteed.
+
+        Args:
+            certificate: what `certify` found, to end on.
+        """
+        from prunus.report.headline import pruned_headline
+
+        return pruned_headline(self, certificate)
+
     def summary(self) -> str:
         """The layers, what they keep and what it cost, as a text table."""
         from prunus.report.summary import summary
