@@ -44,8 +44,8 @@ def inclusion(
     if not float(own.max()) > 0:
         found[live] = kept / count
         return found
-    low, high = 0.0, 1.0 / float(own[own > 0].min())
-    for _ in range(200):
+    low, high = 0.0, 1.0 / max(float(own[own > 0].min()), 1e-300)
+    for _ in range(2000):  # scores may lie hundreds of orders apart
         rate = (low + high) / 2
         if float((rate * own).clamp(floor, 1.0).sum()) < kept:
             low = rate
@@ -56,10 +56,11 @@ def inclusion(
     p = (high * own).clamp(floor, 1.0)
     between = (p > floor) & (p < 1.0)  # λ is exact once it is known who lies between
     rest = kept - float(p[~between].sum())
-    if bool(between.any()) and rest > 0:
+    if bool(between.any()) and 0 < rest <= int(between.sum()):
         p[between] *= rest / float(p[between].sum())
     elif float(p.sum()) < kept:  # zero scores take what certain units leave
         at_floor = p <= floor
+        p[between] = 1.0  # at most a rounding below it
         p[at_floor] += (kept - float(p.sum())) / int(at_floor.sum())
     found[live] = p.clamp(max=1.0)
     return found

@@ -31,6 +31,7 @@ from prunus.scores import (
     ObsPrice,
     RemovalError,
     Sensitivity,
+    Share,
     SynFlow,
     Taylor,
     Taylor2017,
@@ -89,6 +90,12 @@ ZHU = (
     "Zhu and Gupta (2018), To prune, or not to prune: exploring the efficacy of pruning for model "
     "compression"
 )
+
+SIPP = (
+    "Baykal et al. (2022), SiPPing neural networks: sensitivity-informed provable pruning of "
+    "neural networks"
+)
+PFP = "Liebenwein et al. (2020), Provable filter pruning for efficient neural networks"
 
 PRESETS: dict[str, Preset] = {
     "random-edge": Preset(
@@ -248,6 +255,41 @@ PRESETS: dict[str, Preset] = {
         ),
         "Ramanujan et al. (2020), What's hidden in a randomly weighted neural network?",
         "a subnetwork of random weights that does without training, searched by gradients",
+    ),
+    "sipp": Preset(
+        Recipe(score=Share(), allocation=Global()),
+        SIPP,
+        "weights of all layers with the largest share of their output on any sample; use it for "
+        "its statements, not for accuracy: it collapses below half of the weights",
+    ),
+    "sipp-row": Preset(
+        Recipe(granularity=EdgePerRow(), score=Share()),
+        SIPP,
+        "weights with the largest share of each output on any sample, with bounds by layer",
+    ),
+    "sipp-random": Preset(
+        Recipe(
+            granularity=EdgePerRow(),
+            score=Share(),
+            selection=Proportional(smallest=0.0, by_sign=True, design="pivotal"),
+        ),
+        SIPP,
+        "weights of each output drawn by their largest share and scaled up: unbiased, with bounds "
+        "over the draw; the best uncompensated form at few weights",
+    ),
+    "pfp": Preset(
+        Recipe(granularity=Node(), score=Share()),
+        PFP,
+        "nodes with the largest share of any output on any sample, with bounds by layer",
+    ),
+    "pfp-random": Preset(
+        Recipe(
+            granularity=Node(),
+            score=Share(),
+            selection=Proportional(smallest=0.0, design="pivotal"),
+        ),
+        PFP,
+        "nodes drawn by their largest share and scaled up: unbiased",
     ),
     "dpp-edge": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=KDPP()),

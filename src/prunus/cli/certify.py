@@ -22,6 +22,13 @@ def certify(
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Radius of the ball of inputs.")] = None,
     delta: Annotated[float, typer.Option(help="Failure probability of each statement.")] = 0.05,
+    calibration: Annotated[
+        int | None,
+        typer.Option(
+            help="So many of the data's first training samples calibrate statements about single "
+            "layers."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the dense network, as .safetensors.")
     ] = None,
@@ -33,12 +40,13 @@ def certify(
 ) -> None:
     """Print bounds, predictions and measurements of the gap between two networks.
 
-    Example: prunus certify prunus.bench.zoo:digits_mlp pruned/ --data digits
+    Example: prunus certify prunus.bench.zoo:digits_mlp pruned/ --data digits --calibration 128
     """
     import copy
     import warnings
 
     from prunus.bench import load_data
+    from prunus.check import whole
     from prunus.cli.prune import _load_weights, _network
     from prunus.files import write_text
     from prunus.guarantee import certify as run
@@ -58,13 +66,18 @@ def certify(
     else:
         other = copy.deepcopy(dense)
         _load_weights(other, Path(pruned))
-    batches = None
+    batches = seen = None
+    if calibration is not None:
+        whole("calibration", calibration, low=1)
+        if data is None:
+            raise ValueError("--calibration takes training samples of --data. Name the data.")
     if data is not None:
         loaded = load_data(data, data_dir=data_dir)
         batches = [loaded.x_test]
+        seen = None if calibration is None else [loaded.x_train[:calibration]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VacuousWarning)  # the summary says it in words
-        found = run(dense, other, data=batches, radius=radius, delta=delta)
+        found = run(dense, other, data=batches, radius=radius, delta=delta, calibration=seen)
     typer.echo(found.summary())
     if out is not None:
         typer.echo(write_text(out, found.to_json() + "\n"))

@@ -16,6 +16,7 @@ from prunus.guarantee.criteria import Outputs, float_inputs, sampled
 from prunus.guarantee.extract import Unsupported, extract
 from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
+from prunus.guarantee.relative import layer_statements
 from prunus.guarantee.rules import AVAILABLE, reason_of
 from prunus.modes import private
 from prunus.rows import RowSet, row_hashes, state_sum
@@ -40,6 +41,7 @@ def certify(
     data: Any = None,
     radius: float | None = None,
     delta: float = 0.05,
+    calibration: Any = None,
 ) -> Certificate:
     """Bounds on the gap between a model and its pruned form, with predictions and measurements.
 
@@ -55,13 +57,18 @@ def certify(
         radius: of the ball; the largest distance of the data from their mean if None. A radius
             given is taken to cover every input the data's distribution can produce.
         delta: failure probability of each held-out statement.
+        calibration: batches, or a `Calibration` with the statistic "share", for statements about
+            single layers (`Certificate.layers`): how far any mask or new weights move the outputs
+            of a layer, relative to the sums that they are made of. Bounds hold at the calibration
+            inputs, predictions and held-out quantiles at the `data`, and for draws of
+            `sipp-random` before they are made.
 
     Raises:
         TypeError: a module has no rule for a sup bound and there are no data.
         ValueError: the models differ in structure, or neither data nor radius is given.
 
     References:
-        docs/gap.md
+        docs/gap.md; docs/sampling_methods.md for single layers.
     """
     fraction("delta", delta)
     if radius is not None:
@@ -69,7 +76,7 @@ def certify(
     if data is None and radius is None:
         raise ValueError("`certify` needs `data`, or the `radius` of a ball around 0.")
     with private(model) as dense, private(pruned_model(model, pruned)) as thin:
-        return _certified(dense, thin, pruned, data, radius, delta)
+        return _certified(dense, thin, pruned, data, radius, delta, calibration)
 
 
 def _certified(
@@ -79,6 +86,7 @@ def _certified(
     data: Any,
     radius: float | None,
     delta: float,
+    calibration: Any,
 ) -> Certificate:
     """`certify` on private twins of both networks."""
     for network in (model, other):
@@ -105,8 +113,14 @@ def _certified(
             f"{distinct} of {len(hashes)} rows are distinct, and held-out statements take them as "
             f"independent draws"
         )
+    layers: tuple[Statement, ...] = ()
+    if calibration is not None:
+        layers, said = layer_statements(model, other, pruned, calibration, read, delta, bool(seen))
+        notes += said
     cautions = _cautions(model, pruned)
-    return replace(certificate, notes=(*certificate.notes, *notes), cautions=cautions)
+    return replace(
+        certificate, layers=layers, notes=(*certificate.notes, *notes), cautions=cautions
+    )
 
 
 def _cautions(model: nn.Module, pruned: Any) -> tuple[str, ...]:

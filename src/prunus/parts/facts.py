@@ -174,6 +174,15 @@ class SelectionFacts(PartFacts, Protocol):
         return True
 
     @property
+    def concentrates(self) -> bool:
+        """True where kept weights are scaled by 1 / π and sums over them concentrate.
+
+        That is E exp(Σ c_i I_i) ≤ Π E exp(c_i I_i) for coefficients of one sign, as for
+        independent draws.
+        """
+        return False
+
+    @property
     def joint(self) -> bool:
         """True where it chooses and compensates in one sweep."""
         return False

@@ -38,6 +38,7 @@ def certificate_page(certificate: Certificate) -> str:
 def certificate_sections(certificate: Certificate) -> list[Section]:
     """The statements with their measured values, the charts, the ledger, the assumptions."""
     everything = (*certificate.statements, *certificate.held_out)
+    layers = certificate.layers
     says: list[Block | Sequence[Block]] = [Text(_headline(certificate))]
     empty = [s for s in everything if s.vacuous]
     if empty:
@@ -60,6 +61,17 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
             titles,
         )
     )
+    if layers:
+        says.append(
+            Table(
+                "layers",
+                [{"layer": s.layer, **_row(s)} for s in layers],
+                "Of each layer by itself, at the inputs that the dense network gives it: by how "
+                "much its outputs move, relative to Σ|w||x|, the sum of the terms' sizes.",
+                titles,
+                folded=len(layers) > 12,
+            )
+        )
     charts: list[Block] = []
     parts = [
         {"layer": name, "contribution": row["contribution"], **{
@@ -93,7 +105,7 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
         says.append(charts)
     ledger = [
         {"statement": _what(s), "event": event, "share of delta": share}
-        for s in everything
+        for s in (*everything, *layers)
         for event, share in s.ledger
     ]
     if ledger:
@@ -106,7 +118,7 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
                 folded=len(ledger) > 8,
             )
         )
-    assumed = list(dict.fromkeys(a for s in everything for a in s.assumptions))
+    assumed = list(dict.fromkeys(a for s in (*everything, *layers) for a in s.assumptions))
     words = [f"Assumed: {a}." for a in assumed] + [f"{n}." for n in certificate.notes]
     if words:
         says.append(Text("\n\n".join(words)))

@@ -24,6 +24,7 @@ from prunus.scores.output_variance import OutputVariance
 from prunus.scores.protocol import Score
 from prunus.scores.removal_error import RemovalError, removal_error
 from prunus.scores.sensitivity import Sensitivity
+from prunus.scores.share import Share
 from prunus.scores.snip import SNIP, snip, snip_normalised
 from prunus.scores.synflow import SynFlow, synflow
 from prunus.scores.thinet import ThiNet
@@ -51,6 +52,7 @@ __all__ = [
     "RemovalError",
     "Score",
     "Sensitivity",
+    "Share",
     "SynFlow",
     "Taylor",
     "Taylor2017",
@@ -88,4 +90,5 @@ SCORES: dict[str, Callable[..., Score]] = {
     "Gate": Gate,
     "OutputVariance": OutputVariance,
     "Movement": Movement,
+    "Share": Share,
 }

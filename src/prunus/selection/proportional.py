@@ -1,18 +1,19 @@
 """Random sets whose units are as likely to be kept as their scores are large."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from prunus.check import fraction
+from prunus.check import fraction, unknown
 from prunus.inclusion import inclusion
 from prunus.layer import Layer
 from prunus.nodes import ClassView
 from prunus.parts import LATER, Composition, shown
 from prunus.selection.choice import Choice, Selection, checked_counts
+from prunus.selection.pivotal import pivotal_sample
 
 __all__ = ["Proportional", "by_strata", "systematic_sample"]
 
@@ -51,6 +52,9 @@ def systematic_sample(
         likeliest = (probabilities[order] * free).argsort(descending=True, stable=True)
         at = torch.cat([at, likeliest[: rest - len(at)]])
     return torch.cat([certain, order[at]]).sort().values
+
+
+DESIGNS = {"systematic": systematic_sample, "pivotal": pivotal_sample}
 
 
 def by_strata(
@@ -97,6 +101,9 @@ class Proportional(Selection):
         by_sign: draw the positive and the negative weights of a pool apart, each side as many as
             would be expected: their sums, which cancel, then vary less. For edges of a row or a
             layer.
+        design: "systematic" takes evenly spaced points of the units in random order; "pivotal"
+            lets units meet in pairs (`pivotal_sample`), which bounds sums over the draw as those
+            over independent draws, so that certificates have bounds for them.
 
     References:
         Horvitz and Thompson (1952), for the scale; Baykal et al. (2022), SiPPing neural networks,
@@ -106,6 +113,7 @@ class Proportional(Selection):
     smallest: float = 0.05
     rescaled: bool = True
     by_sign: bool = field(default=False, metadata={LATER: True})
+    design: Literal["systematic", "pivotal"] = field(default="systematic", metadata={LATER: True})
     random: ClassVar[bool] = True
     __repr__ = shown
 
@@ -113,6 +121,13 @@ class Proportional(Selection):
         fraction("smallest", self.smallest, zero=True, one=True)
         if not isinstance(self.by_sign, bool):
             raise ValueError(f"`by_sign` must be True or False, got {self.by_sign!r}.")
+        if self.design not in DESIGNS:
+            raise unknown("design of Proportional", str(self.design), DESIGNS)
+
+    @property
+    def concentrates(self) -> bool:
+        """Where draws are pivotal and kept weights are scaled by 1 / π."""
+        return self.rescaled and self.design == "pivotal"
 
     def beside(self, recipe: Composition) -> str | None:
         """Refuses strata by sign where a unit has no sign."""
@@ -137,6 +152,7 @@ class Proportional(Selection):
             ValueError: a count leaves its pool, or a score is negative.
         """
         checked_counts(scores, kept)
+        sample = DESIGNS[self.design]
         mask = torch.zeros(scores.shape, dtype=torch.bool)
         scale = torch.ones(scores.shape, dtype=torch.float64)
         positive = None
@@ -146,13 +162,13 @@ class Proportional(Selection):
             own = scores[pool].cpu()
             if positive is None:
                 odds = inclusion(own, k, smallest=self.smallest)
-                mask[pool, systematic_sample(odds, k, generator=generator)] = True
+                mask[pool, sample(odds, k, generator=generator)] = True
             else:
                 side = positive[pool]
                 odds, first = by_strata(own, k, side, smallest=self.smallest)
                 for part, count in ((side, first), (~side, k - first)):
                     units = part.nonzero().flatten()
-                    drawn = systematic_sample(odds[units], count, generator=generator)
+                    drawn = sample(odds[units], count, generator=generator)
                     mask[pool, units[drawn]] = True
             scale[pool] = torch.where(odds > 0, 1 / odds.clamp(min=1e-300), 1.0)
         if not self.rescaled:

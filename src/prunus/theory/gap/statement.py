@@ -24,7 +24,10 @@ __all__ = [
 ]
 
 Gap = Annotated[float, Field(ge=0)]
-Kind = Literal["sup", "mean_square", "predicted", "changed", "exceeds", "quantile", "mean"]
+Kind = Literal[
+    "sup", "mean_square", "predicted", "changed", "exceeds", "quantile", "mean",
+    "relative", "relative_mean",
+]  # fmt: skip
 Status = Literal["RIG", "RIG/MC", "PRED"]
 Event = tuple[str, Probability]
 WORDS = {"RIG": "bound", "RIG/MC": "bound (simulated confidence)", "PRED": "prediction"}
@@ -49,7 +52,8 @@ class Statement:
     Attributes:
         kind: what is bounded: "sup" over the ball, "mean_square" (as a root), "predicted" (root
             mean square), "changed" predictions; among held-out statements also "exceeds",
-            "quantile" and "mean".
+            "quantile" and "mean"; of one layer, "relative" and "relative_mean": the largest and
+            the mean over outputs of |z' − z| / Σ|w||x|.
         status: "RIG" theorem, "RIG/MC" theorem with simulated confidence, "PRED" prediction.
         level: "L1" before training, "L2" before the mask is drawn, "L3" weights and mask known,
             "held-out".
@@ -65,6 +69,7 @@ class Statement:
         assumptions: in words.
         in_sample: made on data that calibrated or planned; no guarantee.
         argument: the threshold t or the level of the quantile, where there is one.
+        layer: the layer that it is about; empty for the network's outputs.
     """
 
     kind: Kind
@@ -82,6 +87,7 @@ class Statement:
     assumptions: tuple[str, ...] = ()
     in_sample: bool = False
     argument: float | None = None
+    layer: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a rigorous value below what was measured: nobody may read it as a bound.
@@ -112,7 +118,7 @@ class Statement:
     def summary(self) -> str:
         """One line: what, how sure, measured, how tight."""
         sign = "≈" if self.status == "PRED" else "≤"
-        what = SHOWN[self.kind]
+        what = f"{self.layer}: {SHOWN[self.kind]}" if self.layer else SHOWN[self.kind]
         if self.argument is not None:
             what += f" ({self.argument:.4g})"
         text = f"{what} {sign} {self.value:.4g} [{WORDS[self.status]}, {self.level}, {self.route}"
@@ -173,6 +179,7 @@ class Certificate:
         held_out: further statements from data (exceeds, quantile, mean).
         per_layer: name → {"dense": w, "pruned": v, "difference": Δ, "contribution": share of the
             sup bound that the layer's own difference carries, in output units}.
+        layers: statements about single layers, relative to their sums; see `certify`.
         gaps: measured gap per sample, for the histogram.
         radius: of the input ball, or None.
         notes: in words.
@@ -182,6 +189,7 @@ class Certificate:
     statements: tuple[Statement, ...]
     held_out: tuple[Statement, ...] = ()
     per_layer: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layers: tuple[Statement, ...] = ()
     gaps: tuple[float, ...] = ()
     radius: float | None = None
     notes: tuple[str, ...] = ()
@@ -196,12 +204,13 @@ class Certificate:
     @property
     def ledger(self) -> tuple[tuple[str, float], ...]:
         """Every probability event of every statement with its share."""
-        together = (*self.statements, *self.held_out)
+        together = (*self.statements, *self.held_out, *self.layers)
         return tuple(entry for statement in together for entry in statement.ledger)
 
     def of(self, kind: Kind) -> tuple[Statement, ...]:
         """The statements of one kind."""
-        return tuple(s for s in (*self.statements, *self.held_out) if s.kind == kind)
+        every = (*self.statements, *self.held_out, *self.layers)
+        return tuple(s for s in every if s.kind == kind)
 
     def summary(self) -> str:
         """What is of use in one sentence, then all statements side by side, as text."""
@@ -214,6 +223,7 @@ class Certificate:
             "radius": self.radius,
             "statements": [s.to_dict() for s in self.statements],
             "held_out": [s.to_dict() for s in self.held_out],
+            "layers": [s.to_dict() for s in self.layers],
             "ledger": [list(entry) for entry in self.ledger],
             "per_layer": {
                 name: {key: _plain(v) for key, v in row.items()}
@@ -241,6 +251,7 @@ class Certificate:
         return Certificate(
             statements=tuple(_statement(facts, told) for facts in given.statements),
             held_out=tuple(_statement(facts, told) for facts in given.held_out),
+            layers=tuple(_statement(facts, told) for facts in given.layers),
             per_layer={
                 name: {key: _unbounded(v) for key, v in row.items()}
                 for name, row in given.per_layer.items()
@@ -274,6 +285,7 @@ class _StatementFacts(Schema):
     assumptions: list[str] = Field(default_factory=list)
     in_sample: bool = False
     argument: Gap | None = None
+    layer: str = ""
 
 
 class _CertificateFacts(Schema):
@@ -281,6 +293,7 @@ class _CertificateFacts(Schema):
 
     statements: list[_StatementFacts]
     held_out: list[_StatementFacts]
+    layers: list[_StatementFacts] = Field(default_factory=list)
     per_layer: dict[str, dict[str, Gap | None]]
     gaps: list[Gap]
     radius: Gap | None

@@ -16,6 +16,8 @@ SHOWN = {
     "exceeds": "share of inputs above t",
     "quantile": "quantile of the gap",
     "mean": "mean gap",
+    "relative": "largest relative error",
+    "relative_mean": "mean relative error",
 }
 SHARES = ("changed", "exceeds")
 WIDTH = 80
@@ -66,6 +68,9 @@ def text_of(certificate: Any) -> str:
         lines += ["", "true, but saying nothing (VACUOUS):", *_table(nothing, head=False)]
         lines += [_wrapped(f"{SHOWN[s.kind]}: {s.reason}", "  ") for s in nothing]
     lines.append("")
+    if certificate.layers:
+        lines += [*_layer_table(certificate.layers), ""]
+    every += certificate.layers
     if any(s.in_sample for s in every):
         lines.append("IN-SAMPLE: no guarantee")
     if any(s.delta for s in every):
@@ -107,6 +112,47 @@ def _table(statements: Sequence[Any], *, head: bool = True) -> list[str]:
         lines.append(f"{'  '.join(cells)}  {folded[0]}")
         lines += [" " * left + more for more in folded[1:]]
     return lines
+
+
+def _layer_table(statements: Sequence[Any]) -> list[str]:
+    """A row for each layer and quantity: at the calibration inputs, fresh ones, over draws."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for s in statements:
+        groups.setdefault((s.layer, s.kind), []).append(s)
+    draws = any(s.level == "L2" for s in statements)
+    head = ["layer", "over outputs", "calibration", "seen", "95 % fresh", "largest fresh"]
+    rows = [tuple([*head, "over draws"] if draws else head)]
+    for (layer, kind), own in groups.items():
+        at = {(s.level, s.status): s for s in own if s.level == "L3"}
+        known, fresh = at["L3", "RIG"], at["L3", "PRED"]
+        held = next((s for s in own if s.level == "held-out"), None)
+        drawn = next((s for s in own if s.level == "L2"), None)
+        row = [layer, "largest" if kind == "relative" else "mean", _said(known),
+               _number(known.measured), _said(held), _number(fresh.measured)]  # fmt: skip
+        rows.append(tuple([*row, _said(drawn)] if draws else row))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w)
+                  for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]  # fmt: skip
+    said = ["layer by layer, |z' − z| / Σ|w||x|:", *lines]
+    if any(s.vacuous for s in statements):
+        said.append("(…): true, but saying nothing (VACUOUS)")
+    if any(s.level == "L3" and s.status == "PRED" for s in statements):
+        said.append("at fresh inputs the bounds of the calibration inputs are predictions")
+    return said
+
+
+def _said(statement: Any) -> str:
+    """A bound; in brackets where it says nothing."""
+    if statement is None:
+        return ""
+    return f"({statement.value:.3g})" if statement.vacuous else f"≤ {statement.value:.3g}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _delta(statement: Any) -> str:

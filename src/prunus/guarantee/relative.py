@@ -1,0 +1,383 @@
+"""What is said of every layer by itself, relative to the sums that its outputs are made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor, nn
+
+from prunus.calibration import Calibration, calibrate
+from prunus.calibration.batches import call, to_device
+from prunus.calibration.gather import watched
+from prunus.calibration.place import device_of
+from prunus.calibration.statistics import Reads, Vectors
+from prunus.layer import Layer
+from prunus.modes import evaluating
+from prunus.parts import NODES
+from prunus.theory.gap.held_out import held_out_quantile, sample_size_for_quantile
+from prunus.theory.gap.shares import drawn_error, exceeding, known_error
+from prunus.theory.gap.statement import Kind, Statement
+from prunus.views import ConvView, TransposedConvView, batched
+from prunus.weights import Weight, weights_of
+
+__all__ = ["layer_statements"]
+
+LEVEL = 0.95  # of the held-out quantile
+PIECE = 2**22  # numbers of a piece of a layer's input vectors
+SLACK = 1e-9  # relative, for sums in float64
+ALONE = (
+    "of a layer by itself, at the inputs that the dense network gives it, without biases of its own"
+)
+COVERED = "no share of these inputs exceeds the largest of the calibration inputs"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Change:
+    """A layer's weights before and after, as matrices.
+
+    Attributes:
+        weight: before, float64.
+        new: after.
+        shift: b' − b, or None where no bias moved.
+        live: outputs that anything still reads.
+        groups: convolution groups.
+    """
+
+    weight: Float64[Tensor, "out in"]
+    new: Float64[Tensor, "out in"]
+    shift: Float64[Tensor, " out"] | None
+    live: Bool[Tensor, " out"]
+    groups: int
+
+    def relative(self, x: Float[Tensor, "positions groups in"]) -> Float[Tensor, "positions out"]:
+        """|z'(x) − z(x)| / Σ |w| |x| of the live outputs; ∞ where the sum is 0 and z is not."""
+        moved = self._times(x, self.new - self.weight)
+        moved = moved.abs() if self.shift is None else (moved + self.shift).abs()
+        whole = self._times(x.abs(), self.weight.abs())
+        ratio = torch.where(whole > 0, moved / whole, torch.where(moved > 0, torch.inf, 0.0))
+        return ratio[:, self.live]
+
+    def condition(self, x: Float[Tensor, "positions groups in"]) -> Float[Tensor, " numbers"]:
+        """Σ |w| |x| / |z|: by how much an error relative to the sum exceeds one relative to z."""
+        z = self._times(x, self.weight)[:, self.live]
+        whole = self._times(x.abs(), self.weight.abs())[:, self.live]
+        return (whole[whole > 0] / z[whole > 0].abs()).flatten()
+
+    def _times(self, x: Tensor, matrix: Tensor) -> Float[Tensor, "positions out"]:
+        blocks = matrix.reshape(self.groups, -1, matrix.shape[1])
+        return torch.einsum("pgi,goi->pgo", x, blocks).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """max over input vectors of the largest and of the mean relative error, (2 rows, 1)."""
+
+    changes: Mapping[str, _Change]
+    name: ClassVar[str] = "relative"
+    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
+
+    def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
+        change = self.changes[layer.name]
+        found = change.relative(reading.values)
+        most = torch.stack([found.amax(1).max(), found.mean(1).max()])
+        # The first axis is that of the groups, all of which have the same numbers.
+        most = most.expand(reading.values.shape[1], 2).clone()
+        return most if total is None else torch.maximum(total, most)
+
+    def merge(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.maximum(one, other)
+
+    def finish(self, total: Tensor, count: int) -> Tensor:
+        return total
+
+    def numbers(self, out: int, wide: int, groups: int) -> int:
+        return 2 * groups
+
+
+@dataclass
+class _Fresh:
+    """Of one layer on fresh inputs: a number per sample, and conditions of the first ones."""
+
+    largest: list[Tensor] = field(default_factory=list)
+    mean: list[Tensor] = field(default_factory=list)
+    conditions: list[Tensor] = field(default_factory=list)
+
+
+def layer_statements(
+    model: nn.Module,
+    thin: nn.Module,
+    pruned: Any,
+    calibration: Any,
+    read: Sequence[Any],
+    delta: float,
+    in_sample: bool,
+) -> tuple[tuple[Statement, ...], tuple[str, ...]]:
+    """Statements about the layers whose weights changed, and what should be known beside.
+
+    Args:
+        model: the dense network.
+        thin: the pruned network, of equal structure.
+        pruned: what the user gave for it; a `Pruned` knows how it was drawn.
+        calibration: batches, or a `Calibration` with the statistic "share".
+        read: fresh batches, or none.
+        delta: of each statement.
+        in_sample: the fresh batches made the pruning.
+
+    Raises:
+        ValueError: a calibration without shares or of other weights, unfit batches.
+    """
+    changes = _changes(model, thin, _units(pruned))
+    if isinstance(calibration, Calibration):
+        known = {name: change for name, change in changes.items() if name in calibration}
+        _same(calibration, known)
+        found = calibration
+    else:
+        known = changes
+        if changes:
+            found = calibrate(
+                model, calibration, ("share", _Seen(changes)), layers=list(changes), progress=False
+            )
+    if not known:
+        return (), ("no layer's weights changed",)
+    fresh = _fresh(model, known, read)
+    statements: list[Statement] = []
+    for name, change in known.items():
+        own = found[name]
+        if "share" not in own.statistics:
+            continue
+        share = own.statistic("share").cpu()
+        seen = own.statistics.get("relative")
+        odds = _odds(pruned, name, change)
+        statements += _of_layer(
+            name, change, share, None if seen is None else seen.flatten()[:2].tolist(),
+            fresh.get(name), found.samples, odds, delta, in_sample,
+        )  # fmt: skip
+    return tuple(statements), tuple(_notes(changes, found, fresh))
+
+
+def _of_layer(
+    name: str,
+    change: _Change,
+    share: Tensor,
+    seen: list[float] | None,
+    fresh: _Fresh | None,
+    samples: int,
+    odds: Tensor | None,
+    delta: float,
+    in_sample: bool,
+) -> list[Statement]:
+    """Everything about one layer."""
+    live = change.live
+    bound = known_error(change.weight, change.new, share)[live].amax(1) * (1 + SLACK)
+    if change.shift is not None and bool((change.shift[live] != 0).any()):
+        bound = torch.full_like(bound, torch.inf)
+    most = _most(change)
+    made = []
+    kinds: tuple[tuple[Kind, Tensor, Tensor], ...] = (
+        ("relative", bound.max(), most.max()),
+        ("relative_mean", bound.mean(), most.mean()),
+    )
+    for place, (kind, value, limit) in enumerate(kinds):
+        vacuous, reason = _judged(float(value), float(limit), change)
+        values = None if fresh is None else torch.cat([fresh.largest, fresh.mean][place])
+        common: dict[str, Any] = {"kind": kind, "layer": name, "trivial": float(limit)}
+        made.append(
+            Statement(
+                status="RIG", level="L3", value=float(value), route="shares of the weights",
+                measured=None if seen is None else seen[place], vacuous=vacuous, reason=reason,
+                assumptions=(f"{ALONE}; of the {samples} calibration inputs alone",), **common,
+            )
+        )  # fmt: skip
+        made.append(
+            Statement(
+                status="PRED", level="L3", value=float(value), route="shares, for fresh inputs",
+                measured=None if values is None else float(values.max()),
+                vacuous=vacuous, reason=reason,
+                assumptions=(
+                    f"{COVERED}; each does with probability at most {exceeding(samples):.2g} over "
+                    f"the draw of both",
+                ),
+                in_sample=in_sample and values is not None, **common,
+            )
+        )  # fmt: skip
+        if values is not None and len(values) >= sample_size_for_quantile(LEVEL, delta):
+            made.append(_held_out(values, delta, in_sample, float(limit), common))
+    if odds is not None:
+        drawn = float(drawn_error(odds, share, change.weight, delta)[live].max()) * (1 + SLACK)
+        vacuous = not drawn < 1
+        made.append(
+            Statement(
+                kind="relative", layer=name, status="RIG", level="L2", value=drawn,
+                route="Bernstein over the draw", delta=delta, vacuous=vacuous,
+                reason="it is no smaller than the sums themselves" if vacuous else "",
+                ledger=((f"{name}: all {int(live.sum())} outputs at one fixed input", delta),),
+                assumptions=(
+                    f"{ALONE}; for any one input fixed before the draw whose shares are within "
+                    f"those of the calibration inputs",
+                ),
+            )
+        )  # fmt: skip
+    return made
+
+
+def _held_out(
+    values: Tensor, delta: float, in_sample: bool, limit: float, common: Mapping[str, Any]
+) -> Statement:
+    """What fresh inputs prove, whatever their shares."""
+    value = held_out_quantile(values.clamp(max=1e300), LEVEL, delta)
+    return Statement(
+        status="PRED" if in_sample else "RIG",
+        level="held-out",
+        value=value,
+        route="order statistic",
+        delta=0.0 if in_sample else delta,
+        ledger=() if in_sample else ((f"order statistic of {len(values)} inputs", delta),),
+        measured=float(values.quantile(LEVEL)),
+        argument=LEVEL,
+        in_sample=in_sample,
+        vacuous=value >= limit,
+        reason=f"it is no smaller than {limit:.3g}, which holds for any input"
+        if value >= limit else "",
+        assumptions=("made on calibration inputs",) if in_sample else (
+            "the inputs are independent, fresh, and were not used to train, choose or plan the "
+            "mask",
+        ),
+        **common,
+    )  # fmt: skip
+
+
+def _most(change: _Change) -> Float[Tensor, " live"]:
+    """What holds for any input whatever: no error exceeds the largest |w' − w| / |w| of its row."""
+    w, v = change.weight, change.new
+    ratio = torch.where(w == v, 0.0, (v - w).abs() / w.abs())
+    return ratio.amax(1)[change.live]
+
+
+def _judged(value: float, limit: float, change: _Change) -> tuple[bool, str]:
+    if value == float("inf"):
+        moved = change.shift is not None
+        what = "a bias moved" if moved else "a weight that was 0 is not any more"
+        return True, f"{what}, which no share covers"
+    if value >= limit:
+        return True, f"it is no smaller than {limit:.3g}, which holds for any input"
+    return False, ""
+
+
+def _changes(model: nn.Module, thin: nn.Module, units: str | None) -> dict[str, _Change]:
+    """The layers whose weights differ, in order."""
+    others = weights_of(thin)
+    found = {}
+    for name, weight in weights_of(model).items():
+        if name not in others or not weight.source.alone:
+            continue
+        old, new = (w.matrix().detach().cpu().double() for w in (weight, others[name]))
+        if old.shape != new.shape or torch.equal(old, new):
+            continue
+        live = torch.ones(len(old), dtype=torch.bool)
+        if units == NODES:  # rows of removed nodes are read by nobody
+            live = new.any(1) | ~old.any(1)
+        biases = weight.bias(), others[name].bias()
+        shift = None
+        if biases[0] is not None and biases[1] is not None:
+            moved = (biases[1].cpu().double() - biases[0].cpu().double()) * live
+            shift = moved if bool(moved.any()) else None
+        if not bool(live.any()) or (shift is None and torch.equal(old[live], new[live])):
+            continue  # all that changed is read by nobody
+        found[name] = _Change(
+            weight=old, new=new, shift=shift, live=live, groups=weight.source.groups
+        )
+    return found
+
+
+def _units(pruned: Any) -> str | None:
+    return getattr(getattr(pruned, "recipe", None), "units", None)
+
+
+def _odds(pruned: Any, name: str, change: _Change) -> Tensor | None:
+    """π of every weight, where the layer was drawn so that its sums concentrate."""
+    recipe = getattr(pruned, "recipe", None)
+    if recipe is None or not recipe.selection.concentrates or recipe.units == NODES:
+        return None
+    layer = pruned.layers.get(name)
+    if layer is None or layer.scale is None:
+        return None
+    scale = layer.scale.cpu().double()
+    fits = scale.shape == change.new.shape
+    kept = change.weight * scale * layer.mask.cpu() if fits else None
+    if kept is None or not torch.allclose(kept, change.new, rtol=1e-2, atol=0):
+        return None  # retrained since, or of several rounds
+    odds: Tensor = 1 / scale
+    return odds
+
+
+def _same(calibration: Calibration, changes: Mapping[str, _Change]) -> None:
+    for name, change in changes.items():
+        layer = calibration[name]
+        layer.require("share")
+        if not torch.equal(layer.weight.cpu().double(), change.weight):
+            raise ValueError(
+                f"`calibration` has other weights of layer {name!r} than the dense model. "
+                f"Calibrate the model that was pruned: calibrate(model, data, 'share')."
+            )
+
+
+def _fresh(
+    model: nn.Module, changes: Mapping[str, _Change], read: Sequence[Any]
+) -> dict[str, _Fresh]:
+    """Each sample's largest and mean relative error in every layer, at dense inputs."""
+    found: dict[str, _Fresh] = {}
+    if not read:
+        return found
+    weights = {name: w for name, w in weights_of(model).items() if name in changes}
+    current: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def take(weight: Weight, inputs: Tensor) -> None:
+        change, own = changes[weight.name], found.setdefault(weight.name, _Fresh())
+        kernels = isinstance(weight.view, ConvView | TransposedConvView)
+        given = batched(weight.module, inputs) if kernels else inputs
+        size = max(1, given[:1].numel()) * max(1, weight.source.taps)
+        size = max(size, len(change.weight))
+        pieces = []
+        for piece in torch.split(given, max(1, PIECE // size)):
+            x = weight.view.vectors(weight.module, piece).detach().cpu().double()
+            if not own.conditions:
+                own.conditions.append(change.condition(x))
+            relative = change.relative(x).reshape(len(piece), -1, int(change.live.sum()))
+            pieces.append((relative.amax((1, 2)), relative.mean(2).amax(1)))
+        once = (torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]))
+        current.setdefault(weight.name, []).append(once)
+
+    with evaluating(model), torch.no_grad(), watched(weights, take):
+        for batch in read:
+            current.clear()
+            call(model, to_device(batch, device_of(model)))
+            for name, calls in current.items():
+                if len({len(largest) for largest, _ in calls}) > 1:
+                    continue  # its calls have no common samples
+                found[name].largest.append(torch.stack([c[0] for c in calls]).amax(0))
+                found[name].mean.append(torch.stack([c[1] for c in calls]).amax(0))
+    return {name: own for name, own in found.items() if own.largest}
+
+
+def _notes(
+    changes: Mapping[str, _Change], calibration: Calibration, fresh: Mapping[str, _Fresh]
+) -> list[str]:
+    """What the statements leave out, and why they are not multiplied through the layers."""
+    lines = []
+    left = [n for n in changes if n not in calibration or "share" not in calibration[n].statistics]
+    if left:
+        lines.append(f"no statement by itself of {', '.join(left)}: no shares of its weights")
+    factors = {n: float(own.conditions[0].median()) for n, own in fresh.items()}
+    if factors:
+        product = 1.0
+        for factor in factors.values():
+            product *= factor
+        lines.append(
+            "errors by layer are relative to Σ|w||x|, which exceeds |z| at the median by "
+            + ", ".join(f"{factor:.2g} ({name})" for name, factor in factors.items())
+            + f"; through all layers these multiply ({product:.2g}), so that no statement about "
+            f"the network is made of them"
+        )
+    return lines

@@ -1,0 +1,197 @@
+"""Statements about single layers: true on real layers, told apart by status, refused in words."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import prunus
+from models import build
+from prunus.cli.app import main
+from prunus.guarantee.relative import layer_statements
+from prunus.theory.gap import Certificate, InSampleWarning, VacuousWarning
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VacuousWarning)
+        warnings.simplefilter("ignore", InSampleWarning)
+        yield
+
+
+def net(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3)
+        )
+
+
+def data(count, seed, wide=12):
+    return torch.randn(count, wide, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(model, thin, x):
+    """{layer: (largest, mean) per sample} of a chain, by the definition."""
+    found, h = {}, x.double()
+    for (name, one), other in zip(model.named_children(), thin.children(), strict=True):
+        if isinstance(one, nn.Linear):
+            w, v = one.weight.detach().double(), other.weight.detach().double()
+            ratio = (h @ (v - w).T).abs() / (h.abs() @ w.abs().T)
+            found[name] = (ratio.amax(1), ratio.mean(1))
+        h = one.double()(h).detach()
+        one.float()
+    return found
+
+
+def by(certificate, layer, kind, status, level="L3"):
+    own = [
+        s
+        for s in certificate.layers
+        if (s.layer, s.kind, s.status, s.level) == (layer, kind, status, level)
+    ]
+    assert len(own) == 1
+    return own[0]
+
+
+@pytest.mark.parametrize("name", ["sipp", "sipp-row", "sipp-random", "magnitude", "magnitude+ls"])
+def test_every_layer_is_bounded_measured_and_predicted(name):
+    model, seen, fresh = net(), data(100, 1), data(400, 2)
+    found = prunus.prune(model, name, 0.6, data=seen)
+    certificate = found.certify(fresh, calibration=seen)
+    loose = 0
+    for layer in ("0", "2", "4"):
+        at_seen, at_fresh = (relative(net(), found.model, x)[layer] for x in (seen, fresh))
+        for place, kind in enumerate(("relative", "relative_mean")):
+            known = by(certificate, layer, kind, "RIG")
+            assert known.measured == pytest.approx(float(at_seen[place].max()), rel=1e-4)
+            assert known.value >= known.measured
+            assert known.delta == 0
+            assert "calibration inputs alone" in known.assumptions[0]
+            assert known.vacuous == (known.value >= known.trivial)
+            loose += not known.vacuous
+            predicted = by(certificate, layer, kind, "PRED")
+            assert predicted.value == known.value
+            assert predicted.measured == pytest.approx(float(at_fresh[place].max()), rel=1e-4)
+            assert "at most 0.0099" in predicted.assumptions[0]
+            held = by(certificate, layer, kind, "RIG", "held-out")
+            assert held.measured <= held.value <= predicted.measured * (1 + 1e-6)
+            assert held.delta == 0.05
+    assert loose or name.endswith("+ls")
+    drawn = [s for s in certificate.layers if s.level == "L2"]
+    assert len(drawn) == (3 if name == "sipp-random" else 0)
+    assert not any(s.layer for s in (*certificate.statements, *certificate.held_out))
+    text = certificate.summary()
+    assert "layer by layer, |z' − z| / Σ|w||x|:" in text
+    assert "no statement about the network is made of them" in " ".join(text.split())
+    assert Certificate.from_json(certificate.to_json()).layers == certificate.layers
+
+
+def test_a_saved_calibration_serves_and_says_what_it_did_not_measure():
+    model, seen = net(), data(100, 1)
+    shares = prunus.calibrate(model, seen, "share")
+    found = prunus.prune(model, "sipp-row", 0.7, data=seen)
+    one = found.certify(radius=1.0, calibration=shares)
+    two = found.certify(radius=1.0, calibration=seen)
+    for s, t in zip(one.layers, two.layers, strict=True):
+        assert s.value == t.value
+        assert s.measured is None
+    assert by(two, "0", "relative", "RIG").measured > 0
+    with pytest.raises(ValueError, match="has no statistic 'share'"):
+        found.certify(radius=1.0, calibration=prunus.calibrate(model, seen))
+    other = prunus.calibrate(net(1), seen, "share")
+    with pytest.raises(ValueError, match="`calibration` has other weights of layer '0'"):
+        found.certify(radius=1.0, calibration=other)
+
+
+def test_inputs_that_made_the_pruning_prove_nothing_about_layers():
+    model, seen = net(), data(100, 1)
+    found = prunus.prune(model, "sipp-row", 0.7, data=seen)
+    certificate = found.certify(seen, calibration=seen)
+    held = [s for s in certificate.layers if s.level == "held-out"]
+    assert held
+    assert all(s.status == "PRED" and s.in_sample for s in held)
+
+
+def test_a_moved_bias_is_in_what_is_measured_and_leaves_no_bound():
+    model, seen = net(), data(100, 1)
+    found = prunus.prune(model, "sipp-row", 0.7, data=seen)
+    with torch.no_grad():
+        found.model[0].bias += 1.0
+    certificate = found.certify(data(100, 3), calibration=seen)
+    first = by(certificate, "0", "relative", "RIG")
+    assert first.vacuous
+    assert first.reason == "a bias moved, which no share covers"
+    assert first.measured > by(certificate, "2", "relative", "RIG").measured
+
+
+def test_what_a_draw_keeps_with_probability_1_minus_delta():
+    """40 draws, 60 calibration inputs: at each at most δ + 4 SE of them above the bound."""
+    model, seen = net(), data(60, 1)
+    shares = prunus.calibrate(model, seen, "share")
+
+    def drawn_bound(found):
+        made, _ = layer_statements(model, found.model, found, shares, [], 0.05, False)
+        return [s.value for s in made if (s.layer, s.level) == ("2", "L2")]
+
+    worst, bounds = [], []
+    for seed in range(40):
+        found = prunus.prune(model, "sipp-random", 0.85, data=shares, seed=seed)
+        bounds += drawn_bound(found)
+        worst.append(relative(net(), found.model, seen)["2"][0])
+    assert bounds == [bounds[0]] * 40  # known before the draw
+    above = torch.stack(worst) > bounds[0]
+    assert float(above.double().mean(0).max()) <= 0.05 + 4 * (0.05 * 0.95 / 40) ** 0.5
+    # The negative control. (Few inputs, and the union over 16 outputs, make the bound wide.)
+    assert float((torch.stack(worst) > bounds[0] / 30).double().mean()) > 0.2
+    found.model[2].weight.data *= 1.5  # trained since: no longer what was drawn
+    assert drawn_bound(found) == []
+
+
+@pytest.mark.parametrize("kind", ["cnn-relu", "cnn-pool"])
+@pytest.mark.parametrize("name", ["sipp-row", "pfp", "pfp-random"])
+def test_convolutions_and_nodes(kind, name):
+    model, x = build(kind)
+    found = prunus.prune(model, name, 0.7, data=x)
+    certificate = found.certify(x + 0.01, calibration=x)
+    assert certificate.layers
+    for s in certificate.layers:
+        if (s.status, s.level) == ("RIG", "L3"):
+            assert s.measured <= s.value
+    if name == "pfp":  # rows that went are read by nobody
+        assert any(not s.vacuous for s in certificate.layers)
+
+
+def test_one_sample_calibrates_and_says_what_that_is_worth():
+    model, seen = net(), data(1, 1)
+    found = prunus.prune(model, "sipp-row", 0.7, data=seen)
+    certificate = found.certify(data(100, 2), calibration=seen)
+    assert "at most 0.5" in by(certificate, "0", "relative", "PRED").assumptions[0]
+
+
+def test_on_the_command_line(monkeypatch, capsys, tmp_path):
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["prunus", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    factory = "prunus.bench.zoo:digits_mlp"
+    folder = str(tmp_path / "pruned")
+    code, _, err = run(
+        "prune", factory, "--recipe", "sipp-row", "--density", "0.7", "--data", "digits",
+        "--samples", "128", "--out", folder,
+    )  # fmt: skip
+    assert code == 0, err
+    words = ["certify", factory, folder, "--data", "digits"]
+    code, out, _ = run(*words, "--calibration", "128")
+    assert code == 0
+    assert "fc2    mean" in out
+    code, _, err = run(*words[:3], "--radius", "1", "--calibration", "128")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--calibration takes training samples of --data" in err
