@@ -20,7 +20,7 @@ ORDER = [
     "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",
-    "nodes", "elimination",
+    "nodes", "elimination", "imitation",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
     "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
     "result", "engine", "folder", "training", "compression", "integrations",

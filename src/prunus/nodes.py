@@ -1,8 +1,8 @@
 """What scores and rules see of units: channel classes with their layers, chains of blocks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from prunus.layer import Layer, MissingStatistic, missing
 __all__ = ["BlockView", "ClassView", "class_view", "columns", "parameter_masks"]
 
 Kernel = Literal["preactivation", "activation"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +31,8 @@ class ClassView:
             columns of the weight matrix (channels × taps).
         statistics: {name: value} of what was collected of the classes themselves.
         scales: the weights of the norms that act on them, by name of the norm.
+        found: what rules have found of these very statistics for any number of kept classes, or
+            None where nothing outlives a call.
     """
 
     name: str
@@ -38,6 +41,17 @@ class ClassView:
     consumers: Mapping[str, tuple[Layer, Int[Tensor, "classes columns"]]]
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     scales: Mapping[str, Float[Tensor, "classes entries"]] = field(default_factory=dict)
+    found: MutableMapping[Hashable, Any] | None = None
+
+    def once(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What `find` gives, looked up where it is known for this key from the same statistics."""
+        if self.found is None:
+            return find()
+        own = (self.name, key)
+        if own not in self.found:
+            self.found[own] = find()
+        known: T = self.found[own]
+        return known
 
     def statistic(self, name: str) -> Tensor:
         """One statistic of the classes, or a ValueError that names the group and what it lacks."""

@@ -37,7 +37,15 @@ from prunus.scores import (
     Taylor2017,
     ThiNet,
 )
-from prunus.selection import KDPP, DPPMap, DPPPoisson, Proportional, RandomK
+from prunus.selection import (
+    KDPP,
+    DPPMap,
+    DPPPoisson,
+    ForwardNodes,
+    Imitation,
+    Proportional,
+    RandomK,
+)
 
 __all__ = ["ADVICE", "PRESETS", "Measured", "Preset", "Recipes", "recipes", "resolve"]
 
@@ -86,6 +94,11 @@ class Preset:
 UAI = "Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning"
 HAN = "Han et al. (2015), Learning both weights and connections for efficient neural networks"
 
+YE = "Ye et al. (2020), Good subnetworks provably exist: pruning via greedy forward selection"
+YE_WU_LIU = (
+    "Ye, Wu, Liu (2020), Greedy optimization provably wins the lottery: logarithmic number of "
+    "winning tickets is enough"
+)
 ZHU = (
     "Zhu and Gupta (2018), To prune, or not to prune: exploring the efficacy of pruning for model "
     "compression"
@@ -202,6 +215,36 @@ PRESETS: dict[str, Preset] = {
         Recipe(granularity=Node(), score=OBSNode()),
         "Hassibi and Stork (1993), Optimal brain surgeon; Kurtic, Frantar, Alistarh (2023), ZipLM",
         "nodes that the others can make up for least, one by one; add +ls",
+    ),
+    "greedy-forward": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=Imitation(steps="uniform")),
+        YE,
+        "nodes whose equally weighted sum imitates all of them, greedily; add +ls",
+    ),
+    "greedy-imitation": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=Imitation(steps="line")),
+        YE_WU_LIU,
+        "nodes whose weighted mean imitates all of them, along lines; add +ls",
+    ),
+    "greedy-scales": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=Imitation(steps="refit")),
+        "derived in docs/node_selection.md; " + YE_WU_LIU,
+        "nodes that imitate all of them when each has a factor of its own; add +ls",
+    ),
+    "greedy-global": Preset(
+        Recipe(
+            granularity=Node(),
+            score=Constant(),
+            selection=Imitation(steps="refit", metric="output"),
+        ),
+        "derived in docs/node_selection.md; " + YE_WU_LIU,
+        "greedy-scales with the error counted at the network's outputs, to first order",
+    ),
+    "forward-node": Preset(
+        Recipe(granularity=Node(), score=Constant(), selection=ForwardNodes()),
+        "derived in docs/node_selection.md; Chen, Billings, Luo (1989), Orthogonal least squares "
+        "methods and their application to non-linear system identification",
+        "nodes from which least squares gains most, one by one; add +ls, and inputs='pruned'",
     ),
     "taylor": Preset(
         Recipe(granularity=Node(), score=Taylor(), allocation=Global()),

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from prunus.calibration import STATISTICS, calibrate
+from prunus.coupling import Group, Slot
 from prunus.layer import Layer
+from prunus.nodes import ClassView, class_view
 
 CURVES = {  # of tests/models.py's "cnn-relu"
     "conv1": ((1, 3.0), (20, 1.0)),
@@ -48,3 +50,15 @@ def calibrated(model: nn.Module, x: torch.Tensor) -> Layer:
     return calibrate(
         model, (x, y), wanted, loss=lambda out, batch: out.square().flatten(1).sum(1).mean()
     )["0"]
+
+
+def class_group(pools: int, units: int) -> ClassView:
+    """A group of pools × units classes, one column of a linear consumer each."""
+    layer = linear_layer(out=6, wide=pools * units, samples=4 * pools * units)
+    every = torch.arange(pools * units)
+    slot = Slot("0.weight", 1, "in", index=every, unit=every)
+    group = Group(
+        name="fc", size=len(every), slots=(slot,), producers=(), consumers=("0",), norms=(),
+        exact=True, pools=pools,
+    )  # fmt: skip
+    return class_view(group, {"0": layer})

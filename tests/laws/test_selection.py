@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laws.families import instances, linear_layer
+from laws.families import class_group, instances, linear_layer
 from prunus.budget import count_of
 from prunus.granularity import NM, Node
 from prunus.inclusion import inclusion
 from prunus.layer import Layer
+from prunus.parts import EDGES
 from prunus.recipe import Recipe
 from prunus.rng import generator_for
 from prunus.selection import SELECTIONS, Proportional, top_k_mask
@@ -21,11 +22,13 @@ from prunus.selection.proportional import by_strata, systematic_sample
 RULES = instances(SELECTIONS)
 LAYER = linear_layer()
 POOLS, UNITS = LAYER.weight.shape
+GROUP = class_group(POOLS, UNITS)
 each = pytest.mark.parametrize("name", RULES)
 
 
 def choose(name, scores, kept, seed=0):
-    return RULES[name](scores, kept, layer=LAYER, generator=generator_for(seed, "fc"))
+    layer = LAYER if EDGES in RULES[name].serves else GROUP
+    return RULES[name](scores, kept, layer=layer, generator=generator_for(seed, "fc"))
 
 
 counts = st.lists(st.integers(0, UNITS), min_size=POOLS, max_size=POOLS).map(torch.tensor)

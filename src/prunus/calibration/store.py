@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from prunus.calibration.saved import Stored, load_sums, save_sums
 from prunus.calibration.statistics import Statistic
 from prunus.calibration.sums import Sums
 from prunus.check import unknown
-from prunus.coupling import Coupling, Group, couple
+from prunus.coupling import Coupling, Group, Heads, couple
 from prunus.layer import Layer
 from prunus.rows import RowSet
 
@@ -76,6 +76,7 @@ class Calibration(Mapping[str, Layer]):
             self._layers[name] = replace(full, classes=own) if own else full
         self._model = model
         self._coupling = coupling
+        self._found: dict[Heads, dict[Hashable, Any]] = {}
         self.statistics = tuple(statistics)
         self.fingerprint = fingerprint
         self.samples = samples
@@ -210,6 +211,14 @@ class Calibration(Mapping[str, Layer]):
                 )
             self._coupling = couple(traced, to_device(self.example, device_of(traced)))
         return self._coupling
+
+    def found(self, heads: Heads = "kv") -> MutableMapping[Hashable, Any]:
+        """What rules for nodes have found of these statistics for every count; kept in memory.
+
+        Args:
+            heads: what of attention is a class, which decides the groups: see `Node`.
+        """
+        return self._found.setdefault(heads, {})
 
     def with_example(self, model: nn.Module, example: Any) -> "Calibration":
         """The same statistics with a model and an example to trace, after loading."""

@@ -1,6 +1,6 @@
 """Channel classes as the engine's steps see them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,8 @@ class NodeUnit:
         parameters: of the network as it is, by name.
         latency: the share of the dense latency that so many classes cost, where a budget needs it.
         products: multiply-adds between computed values that go with a class of each group.
+        found: what rules remember of the statistics; see `ClassView`. Only where these are the
+            same at every choice.
     """
 
     job: Job
@@ -54,6 +56,7 @@ class NodeUnit:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     latency: Callable[[Mapping[str, int]], float] | None = None
     products: Mapping[str, float] = field(default_factory=dict)
+    found: MutableMapping[Hashable, Any] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -141,7 +144,7 @@ class NodeUnit:
 
     def view(self, key: str, layers: Layers) -> ClassView:
         """A group with its layers and their statistics."""
-        return class_view(self.groups[key], layers, self.parameters)
+        return replace(class_view(self.groups[key], layers, self.parameters), found=self.found)
 
     def due(self, names: Sequence[str]) -> tuple[str, ...]:
         """A group is decided when the first of its consumers has its turn.

@@ -1,6 +1,7 @@
 """What a recipe makes of a network, by how much every layer keeps: for plans with a gap."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -127,7 +128,8 @@ class _NodeFamily:
         self.smallest: Mapping[str, int] = {key: min(minimum, n) for key, n in self.sizes.items()}
         self.step: int = unit.recipe.granularity.multiple_of
         self.method = f"the nodes of {unit.job.name}"
-        self._unit, self._layers, self._pools = unit, layers, pools
+        # All plans are made from the same statistics.
+        self._unit, self._layers, self._pools = replace(unit, found={}), layers, pools
         self._choices: dict[tuple[str, int], Picked] = {}
 
     def _choice(self, key: str, count: int) -> Picked:

@@ -246,6 +246,7 @@ def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
         products=products_of(job.dense, groups, job.sizes, small)
         if budget is not None and budget.target == "macs"
         else {},
+        found=None if job.calibration is None else job.calibration.found(recipe.granularity.heads),
     )
 
 

@@ -7,31 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prunus.imitation import joint_costs
 from prunus.nodes import ClassView
 from prunus.parts import NODES, Composition
 from prunus.scores.protocol import Score
 
 __all__ = ["ThiNet", "joint_costs", "removal_steps"]
-
-
-def joint_costs(view: ClassView) -> Float[Tensor, "classes classes"]:
-    """M with E‖Σ_{c∈T} (what class c gives to the consumers)‖² = Σ_{c,c′∈T} M[c, c′], float64.
-
-    M[c, c′] = Σ_{j∈C_c, k∈C_c′} (WᵀW)_jk G_jk over all outputs, positions and samples; several
-    consumers, and the groups of a grouped convolution, add up.
-
-    Raises:
-        ValueError: a consumer has no Gram matrix.
-    """
-    total = torch.zeros(view.group.size, view.group.size, dtype=torch.float64)
-    for layer, place in view.consumers.values():
-        columns = place.flatten()
-        n, each = place.shape
-        for part in layer.blocks():
-            weight = part.weight.detach().to("cpu", torch.float64)[:, columns]
-            gram = part.statistic("gram").cpu()[columns][:, columns]
-            total += ((weight.T @ weight) * gram).view(n, each, n, each).sum((1, 3))
-    return total
 
 
 def removal_steps(costs: Float[Tensor, "n n"]) -> Float[Tensor, " n"]:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from prunus.selection.choice import Choice, Selection, is_selection
 from prunus.selection.dpp_map import DPPMap
 from prunus.selection.dpp_poisson import DPPPoisson
+from prunus.selection.forward_nodes import ForwardNodes
+from prunus.selection.imitation import Imitation
 from prunus.selection.k_dpp import KDPP
 from prunus.selection.proportional import Proportional
 from prunus.selection.random_k import RandomK
@@ -16,6 +18,8 @@ __all__ = [
     "Choice",
     "DPPMap",
     "DPPPoisson",
+    "ForwardNodes",
+    "Imitation",
     "Proportional",
     "RandomK",
     "Selection",
@@ -31,4 +35,6 @@ SELECTIONS: dict[str, Callable[..., Selection]] = {
     "DPPMap": DPPMap,
     "DPPPoisson": DPPPoisson,
     "Proportional": Proportional,
+    "Imitation": Imitation,
+    "ForwardNodes": ForwardNodes,
 }
