@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import random
 import struct
 
 HOSTILE = [
@@ -122,7 +121,3 @@ def damaged_folder(folder, account, draw):
         f"{part}-{digest[:12]}.safetensors": data,
         account: json.dumps(facts).encode(),
     }
-
-
-def drawer(seed):
-    return random.Random(seed)

@@ -49,7 +49,7 @@ def test_folders(copy, ids, tmp_path):
     configured(copy, intermediate_size=48, model_type="unheard-of")
     refused(copy, ids, "transformers builds no causal language model")
     (copy / "config.json").write_text("{")
-    refused(copy, ids, "is no JSON")
+    refused(copy, ids, "is truncated or no JSON")
     (copy / "config.json").unlink()
     refused(copy, ids, "config.json is missing", error=FileNotFoundError)
 

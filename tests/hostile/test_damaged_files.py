@@ -1,29 +1,44 @@
 """Whatever the bytes of a file are, it is read, or refused by a ValueError that names it.
 
-The short form damages some hundred files; the slow one 20 000, and watches the memory.
+Hypothesis draws the damage. The short form reads some hundred files; the slow one more than
+20 000, and watches the memory.
 """
 
+import functools
 import gzip
+import io
 import json
+import pickle
 import resource
 import shutil
+import tarfile
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import prunus
-from damage import damaged_folder, damaged_text, damaged_tree, drawer, told
-from prunus.bench.data.formats import read_idx, read_npz
+from damage import damaged_folder, damaged_tensors, damaged_text, damaged_tree, told
+from prunus.bench.data import cache
+from prunus.bench.data.formats import read_cifar10, read_idx, read_npz
 from prunus.bench.grid.config import load_grid
 from prunus.bench.record import read_records
 from prunus.bench.record.row import Record
+from prunus.bench.record.sql import compact
+from prunus.folder.account import read_account
+from prunus.folder.checkpoint import open_checkpoint
+from prunus.folder.skeleton import Skeleton
 from prunus.recipe import parse
 from prunus.theory.gap import Certificate
+from prunus.training.checkpoint import read_state, write_state
 
-SHORT, LONG = 30, 2000  # of every kind
+SHORT, LONG = 30, 1400  # of every kind
 GRID = """\
 tasks: [digits-mlp]
 recipes: [magnitude, {name: own, recipe: "Recipe(granularity=EdgePerRow())"}]
@@ -240,11 +255,177 @@ class Written(Kind):
             raise ValueError(f"{folder}: {error}") from None
 
 
+class Trained(Kind):
+    """The dense networks that the benchmark keeps."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        folder.mkdir()
+        self.model, _ = network()
+        scores = {"error": 0.5}
+        cache._write(folder / "net.safetensors", self.model, "key", "{}", scores, 1.0)
+
+    def damage(self, draw):
+        data = damaged_tensors((self.folder / "net.safetensors").read_bytes(), draw)
+        return {"net.safetensors": data}
+
+    def read(self, folder):
+        try:
+            cache._read(folder / "net.safetensors", self.model, "key")
+        except cache._Damaged as error:  # which is trained again, and says so
+            raise ValueError(f"{folder}: {error}") from None
+
+
+class Sparsified(Kind):
+    """States of a training with zeros."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        folder.mkdir()
+        model, _ = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        self.sparse = prunus.sparsify(
+            model.train(), "movement", 0.5, optimizer=optimizer, steps=2000
+        )
+        write_state(self.sparse.state_dict(), folder / "state.safetensors")
+
+    def damage(self, draw):
+        data = damaged_tensors((self.folder / "state.safetensors").read_bytes(), draw)
+        return {"state.safetensors": data}
+
+    def read(self, folder):
+        state = read_state(folder / "state.safetensors")
+        try:
+            self.sparse.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+
+
+class Batched(Kind):
+    """CIFAR-10: batches that are pickles, in a folder or an archive."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        inner = folder / "cifar-10-batches-py"
+        inner.mkdir(parents=True)
+        batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2], b"batch_label": b"x"}
+        self.batch = pickle.dumps(batch, protocol=2)
+        self.names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+        for name in self.names:
+            (inner / name).write_bytes(self.batch)
+        (folder / "cifar-10-python.tar.gz").write_bytes(self.packed(self.batch))
+
+    def packed(self, batch, draw=None):
+        """The archive with this for its third batch, some of its members of another type."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+            for name in self.names:
+                entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                data = batch if name == "data_batch_3" else self.batch
+                entry.size = len(data)
+                if draw is not None and draw.random() < 0.05:
+                    entry.type = draw.choice([tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
+                    entry.linkname = draw.choice([entry.name, "/etc/passwd", "../x", ""])
+                archive.addfile(entry, io.BytesIO(data))
+        return packed.getvalue()
+
+    def damage(self, draw):
+        bad = self.damaged_batch(draw)
+        if draw.random() < 0.5:
+            return {"cifar-10-batches-py/data_batch_3": bad}
+        data = self.packed(bad, draw)
+        if draw.random() < 0.5:
+            data = damaged_text(data, draw)
+        return {"cifar-10-python.tar.gz": data}
+
+    def damaged_batch(self, draw):
+        if draw.random() < 0.6:
+            return damaged_text(self.batch, draw)
+        wrong = draw.choice([
+            None, [], {}, b"x", 10**30, float("nan"), np.zeros(0), np.zeros((2, 3072), np.float64),
+            np.zeros((3, 3072), np.uint8), np.zeros((2, 1), np.uint8), ["a", "b"], [300, -1],
+            [[1], [2]], np.array(["x"]), np.zeros((), np.uint8), np.zeros((0, 3072), np.uint8),
+        ])  # fmt: skip
+        tree = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}
+        tree[draw.choice([b"data", b"labels"])] = wrong
+        if draw.random() < 0.3:  # a place that is only named
+            return b"\x80\x02K\x01r\xff\xff\xff\xff."
+        return pickle.dumps(draw.choice([tree, wrong]), protocol=draw.choice([0, 2, 5]))
+
+    def read(self, folder):
+        inner = folder / "cifar-10-batches-py"
+        read_cifar10(folder)
+        shutil.move(inner, folder / "aside")
+        read_cifar10(folder)
+
+
+class Packed(Kind):
+    """Records as Parquet."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        pytest.importorskip("duckdb")
+        folder.mkdir()
+        rows = Recorded(folder.with_name("rows")).folder
+        shutil.copy(rows / "records.jsonl", folder / "records-1.jsonl")
+        self.file = folder / "records.parquet"
+        compact(folder / "records-1.jsonl", self.file)
+
+    def damage(self, draw):
+        return {self.file.name: damaged_text(self.file.read_bytes(), draw)}
+
+    def read(self, folder):
+        try:
+            read_records(folder / self.file.name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{folder}: {error}") from None
+
+
+@functools.cache
+def llama():
+    """The files of a folder with a Llama of one small block, and of the same pruned."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, vocab_size=16, max_position_embeddings=16, bos_token_id=None,
+        eos_token_id=None,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, out = Path(scratch) / "llama", Path(scratch) / "out"
+        transformers.LlamaForCausalLM(config).save_pretrained(whole)
+        prunus.prune_folder(whole, out, "magnitude", 0.5, progress=False)
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+class Foldered(Kind):
+    """A folder in Hugging Face's layout that was pruned."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        folder.mkdir()
+        for name, data in llama().items():
+            (folder / name).write_bytes(data)
+
+    def damage(self, draw):
+        name = draw.choice(sorted(llama()))
+        data = llama()[name]
+        if name.endswith(".safetensors"):
+            return {name: damaged_tensors(data, draw)}
+        if draw.random() < 0.4:
+            return {name: damaged_text(data, draw)}
+        tree = damaged_tree(json.loads(data), draw)
+        return {name: told(tree).encode("utf-8", "surrogatepass")}
+
+    def read(self, folder):
+        Skeleton(open_checkpoint(folder))
+        read_account(folder)
+
+
 KINDS = {
     kind.__name__.lower(): kind
     for kind in (
         Pruned, Compact, Calibrated, Planned, Certified, Recorded, Gridded, Archived, Indexed,
-        Written,
+        Written, Trained, Sparsified, Batched, Packed, Foldered,
     )
 }  # fmt: skip
 
@@ -262,22 +443,32 @@ def damaged(kind, count, folder):
     """Read so many damaged files; how many were refused."""
     made = KINDS[kind](folder / "good")
     if not isinstance(made, Indexed | Written):
-        made.read(folder / "good")  # undamaged, it is read
+        shutil.copytree(folder / "good", folder / "bad")
+        made.read(folder / "bad")  # undamaged, it is read
     refused = 0
-    for seed in range(count):
+
+    @settings(
+        max_examples=count, derandomize=True, database=None, deadline=None,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
+    )  # fmt: skip
+    @given(st.randoms(use_true_random=False))
+    def read(draw):
+        nonlocal refused
         place = folder / "bad"
+        shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(folder / "good", place)
-        for name, data in made.damage(drawer(f"{kind} {seed}")).items():
+        for name, data in made.damage(draw).items():
             (place / name).write_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             said = refusal(made, place)
         if said is not None:
             refused += 1
-            assert str(place) in said, (seed, said)
-            assert len(said) < 3000 or kind == "written", seed
-            assert "\n" not in said.strip() or kind == "gridded", (seed, said)
-        shutil.rmtree(place)
+            assert str(place) in said
+            assert len(said) < 3000 or kind == "written"
+            assert "\n" not in said.strip() or kind == "gridded"
+
+    read()
     return refused
 
 

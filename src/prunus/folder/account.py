@@ -4,18 +4,42 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from prunus.files import write_text
 from prunus.folder.needs import Needs
 from prunus.folder.result import FolderResult, LayerAccount
 from prunus.host import versions
+from prunus.reading import Count, Schema, Spread, json_object, text_of, validated
 from prunus.tokens import TokenSet
 
 __all__ = ["ACCOUNT", "read_account", "write_account"]
 
 ACCOUNT = "prunus.json"
 KIND = "pruned-folder"
+
+
+class _Settings(Schema):
+    """What of the settings is looked at."""
+
+    recipe: str
+
+
+class _Facts(Schema):
+    """`prunus.json`."""
+
+    name: str
+    settings: _Settings
+    seed: int
+    layers: dict[str, LayerAccount]
+    not_pruned: dict[str, str]
+    tokens: Count
+    seen: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]]
+    needs: Needs
+    seconds: Spread
+    notes: list[str]
 
 
 def write_account(folder: Path, result: FolderResult, settings: Mapping[str, Any]) -> None:
@@ -42,29 +66,24 @@ def read_account(folder: Path) -> tuple[FolderResult, dict[str, Any]] | None:
     """The account of a pruned folder and its settings; None where the file is another's.
 
     Raises:
-        ValueError: it is truncated.
+        ValueError: it is truncated, or a field is not what it must be.
     """
     path = folder / ACCOUNT
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path} is truncated, or no account. Prune the folder again.") from None
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+    raw = json_object(text_of(path), path)
+    if raw.get("kind") != KIND:
         return None
-    try:
-        result = FolderResult(
-            folder=folder,
-            recipe=facts["settings"]["recipe"],
-            name=facts["name"],
-            seed=facts["seed"],
-            layers={n: LayerAccount(**own) for n, own in facts["layers"].items()},
-            not_pruned=facts["not_pruned"],
-            tokens=facts["tokens"],
-            seen=TokenSet.from_list(facts["seen"]),
-            needs=Needs(**facts["needs"]),
-            seconds=facts["seconds"],
-            notes=tuple(facts["notes"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} lacks {error}. Prune the folder again.") from None
-    return result, facts["settings"]
+    facts = validated(raw, _Facts, path)
+    result = FolderResult(
+        folder=folder,
+        recipe=facts.settings.recipe,
+        name=facts.name,
+        seed=facts.seed,
+        layers=facts.layers,
+        not_pruned=facts.not_pruned,
+        tokens=facts.tokens,
+        seen=TokenSet.from_list(facts.seen),
+        needs=facts.needs,
+        seconds=facts.seconds,
+        notes=tuple(facts.notes),
+    )
+    return result, raw["settings"]

@@ -11,14 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.check import brief
 from prunus.folder.tensors import TYPES, Shape
+from prunus.reading import Schema, json_object, text_of, validated
 
 __all__ = ["Checkpoint", "Stored", "open_checkpoint"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+META = "__metadata__"
 PROBES = 64  # places of a file that its fingerprint reads
 PROBE = 4096  # bytes at each
+
+
+class _Index(Schema):
+    """`model.safetensors.index.json`."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         tensors.update(_table(folder / file))
     index = folder / INDEX
     if index.is_file():
-        named = _json(index).get("weight_map", {})
+        named = _index(index)
         lost = [name for name in named if name not in tensors]
         if lost:
             raise ValueError(
@@ -153,48 +162,56 @@ def _files(folder: Path) -> list[str]:
             else " Give a folder that `save_pretrained` wrote."
         )
         raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}.{advice}")
-    files = sorted(set(_json(index).get("weight_map", {}).values()))
+    files = sorted(set(_index(index).values()))
+    present = {path.name for path in folder.iterdir() if path.is_file()}
     for file in files:
         if Path(file).name != file:
-            raise ValueError(f"{index} names {file!r}, which is no file of the folder.")
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{index} names {file}, which is missing. Fetch it again.")
+            raise ValueError(f"{index} names {brief(file)!r}, which is no file of the folder.")
+        if file not in present:
+            raise FileNotFoundError(
+                f"{index} names {brief(file)}, which is missing. Fetch it again."
+            )
     return files
 
 
 def _table(path: Path) -> dict[str, Stored]:
     """The tensors of a file whose table and size fit."""
+    from safetensors import SafetensorError, safe_open
+
     size = path.stat().st_size
     with path.open("rb") as file:
         head = int.from_bytes(file.read(8), "little")
         try:
             table = json.loads(file.read(head) if 0 < head <= size - 8 else b"")
-            entries = {n: e for n, e in table.items() if n != "__metadata__"}
-            end = max((e["data_offsets"][1] for e in entries.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            end = max((e["data_offsets"][1] for n, e in table.items() if n != META), default=0)
+            whole = size == 8 + head + end
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{path} is truncated, or no safetensors file.") from None
-    if size != 8 + head + end:
+    if not whole:
         raise ValueError(
             f"{path} is truncated: its table speaks of {8 + head + end} bytes, it has {size}. "
             f"Fetch it again."
         )
+    try:
+        with safe_open(path, framework="pt") as opened:  # holds shapes and offsets against the size
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({brief(str(error))}). Fetch it again.") from None
     found = {}
-    for name, entry in entries.items():
-        if entry["dtype"] not in TYPES:
+    for name, own in slices.items():
+        if own.get_dtype() not in TYPES:
             raise ValueError(
-                f"{path}: tensor {name!r} is of type {entry['dtype']}. Prune the float checkpoint."
+                f"{path}: tensor {name!r} is of type {own.get_dtype()}. Prune the float checkpoint."
             )
-        found[name] = Stored(path.name, TYPES[entry["dtype"]], tuple(entry["shape"]))
+        found[name] = Stored(path.name, TYPES[own.get_dtype()], tuple(own.get_shape()))
     return found
+
+
+def _index(path: Path) -> dict[str, str]:
+    return validated(_json(path), _Index, path).weight_map
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. Give a folder that `save_pretrained` wrote.")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}). Fetch it again.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object. Fetch it again.")
-    return found
+    return json_object(text_of(path), path)

@@ -2,16 +2,26 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prunus.files import write_text
 from prunus.folder.result import BlockResult
+from prunus.reading import Schema, read_json, text_of
 
 __all__ = ["Journal"]
 
 NAME = "progress.json"
 FORMAT = 1
+
+
+class _Facts(Schema):
+    """`progress.json`."""
+
+    format: int
+    settings: dict[str, Any]
+    blocks: list[BlockResult]
 
 
 class Journal:
@@ -42,13 +52,10 @@ class Journal:
                 f"{folder} holds an unfinished pruning. Resume it, or remove the folder."
             )
         try:
-            facts = json.loads(self._path.read_text())
-            known, done = facts["settings"], facts["blocks"]
-            blocks = [BlockResult.from_json(entry) for entry in done]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"{self._path} is no journal of this version. Remove the folder {folder}."
-            ) from None
+            facts = read_json(text_of(self._path), _Facts, self._path)
+        except ValueError as error:
+            raise ValueError(f"{error} It is no journal; remove the folder {folder}.") from None
+        known = facts.settings
         differing = [
             f"{key} (was {known.get(key)!r}, is {self._settings.get(key)!r})"
             for key in {**known, **self._settings}
@@ -59,7 +66,7 @@ class Journal:
                 f"{folder} holds an unfinished pruning with other settings: "
                 f"{'; '.join(differing)}. Resume with the same, or remove the folder."
             )
-        self.blocks = blocks
+        self.blocks = facts.blocks
 
     def done(self, block: BlockResult) -> None:
         """Note that one more block is done."""
@@ -70,6 +77,6 @@ class Journal:
         facts = {
             "format": FORMAT,
             "settings": self._settings,
-            "blocks": [block.to_json() for block in self.blocks],
+            "blocks": [asdict(block) for block in self.blocks],
         }
         write_text(self._path, json.dumps(facts, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,6 @@ class BlockResult:
     not_pruned: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """For the journal."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(facts: Mapping[str, Any]) -> "BlockResult":
-        """What `to_json` gave."""
-        layers = {name: LayerAccount(**own) for name, own in facts["layers"].items()}
-        return BlockResult(**{**facts, "layers": layers})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

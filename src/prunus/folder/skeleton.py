@@ -1,5 +1,6 @@
 """A model of which no weight is there: blocks are filled from files one at a time."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prunus.calibration.batches import UNFIT
+from prunus.check import brief
 from prunus.folder.checkpoint import Checkpoint
 from prunus.weights import Weight, weights_of
 
 __all__ = ["BlockNet", "Call", "Skeleton", "bare_model"]
 
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")  # what counts blocks
+LARGEST = 2**24  # a number of a configuration may be that large whatever the weights
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with beside its stream
 
 
@@ -117,6 +121,22 @@ class BlockNet(nn.Module):
         return made.train(self.training)
 
 
+def _check_numbers(checkpoint: Checkpoint) -> None:
+    """Refuse a configuration of sizes beyond the weights, before anything is built from it.
+
+    Raises:
+        ValueError: the field is named.
+    """
+    weights = sum(math.prod(stored.shape) for stored in checkpoint.tensors.values())
+    for name, value in checkpoint.config.items():
+        most = len(checkpoint.tensors) if name in LAYERS else max(weights, LARGEST)
+        if isinstance(value, int) and value > most:
+            raise ValueError(
+                f"{checkpoint.folder / 'config.json'}: `{name}` is {value}, and the folder has "
+                f"{weights} weights in {len(checkpoint.tensors)} tensors. Fetch it again."
+            )
+
+
 class Skeleton:
     """A causal language model from its configuration, all of whose parameters lack memory.
 
@@ -139,14 +159,16 @@ class Skeleton:
         from transformers import AutoConfig
 
         self.checkpoint = checkpoint
+        _check_numbers(checkpoint)
         try:
             config = AutoConfig.from_pretrained(checkpoint.folder)
             self.dtype = _dtype(config, checkpoint)
             model = bare_model(config, self.dtype)
-        except (ValueError, KeyError, ImportError, OSError, AttributeError) as error:
+        except Exception as error:  # whatever its code makes of a configuration that is damaged
             said = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
-                f"transformers builds no causal language model from {checkpoint.folder}: {said}"
+                f"transformers builds no causal language model from {checkpoint.folder}: "
+                f"{brief(said, 300)}"
             ) from None
         self.model = model
         self.use_cache = getattr(config, "use_cache", None)

@@ -260,7 +260,14 @@ class Sparsifier:
             ValueError: a state of another network, recipe, density, seed or number of steps.
         """
         self._check_open()
-        found = restored(state, self._chooser, self._chosen, steps=self.steps)
+        found = restored(
+            state,
+            self._chooser,
+            self._chosen,
+            steps=self.steps,
+            shadow=self._shadow,
+            gathered=self._gathered,
+        )
         self.step_count, self._chosen, self._chooser = found.step, found.chosen, found.chooser
         self._ready = False
         for name, value in found.shadow.items():

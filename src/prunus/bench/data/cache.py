@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model
-from prunus.check import positive
+from prunus.check import brief, positive
 from prunus.files import make_folder, write_bytes
 from prunus.reading import Schema, json_object, validated
 from prunus.rng import generator_for
@@ -203,7 +203,7 @@ def _read(path: Path, model: nn.Module, key: str) -> Checkpoint:
         )
         seconds = _seconds(metadata)
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise _Damaged(f"{type(error).__name__}: {error}") from None
+        raise _Damaged(f"{type(error).__name__}: {brief(str(error))}") from None
     if metadata.get("digest") != _digest(tensors):
         raise _Damaged("its contents do not fit their checksum")
     model.load_state_dict(tensors)

@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from prunus.check import brief
+
 __all__ = ["checked_pair", "read_cifar10", "read_idx", "read_idx_set", "read_npz"]
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -115,11 +117,7 @@ def read_cifar10(folder: Path) -> dict[str, np.ndarray]:
             return _images(_join(batches), unpacked)
         archive = place / "cifar-10-python.tar.gz"
         if archive.is_file():
-            with tarfile.open(archive) as tar:
-                members = [tar.extractfile(f"cifar-10-batches-py/{n}") for n in names]
-                members.append(tar.extractfile("cifar-10-batches-py/test_batch"))
-                batches = [_batch(m.read, archive) for m in members if m is not None]
-            return _images(_join(batches), archive)
+            return _images(_join(_archived(archive, [*names, "test_batch"])), archive)
         for stem in ("cifar10.npz", "cifar10-subset.npz"):
             if (place / stem).is_file():
                 return _images(read_npz(place / stem), place / stem)
@@ -141,7 +139,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             }
     except UNREADABLE as error:
         raise ValueError(
-            f"{path} is no readable .npz file of plain arrays ({error}). "
+            f"{path} is no readable .npz file of plain arrays ({brief(str(error))}). "
             f"Save it with numpy.savez(path, x=inputs, y=labels)."
         ) from None
 
@@ -279,28 +277,52 @@ def _missing(name: str, wanted: str, places: list[Path]) -> FileNotFoundError:
     )
 
 
-BROKEN = (pickle.UnpicklingError, AttributeError, IndexError, RecursionError)
+BROKEN = (pickle.UnpicklingError, AttributeError, IndexError, RecursionError, AssertionError)
 
 
-class _Plain(pickle.Unpickler):
+class _Plain(pickle._Unpickler):  # the one in C takes memory for a place that a file only names
     """An unpickler that makes arrays and plain values and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PICKLED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in an image batch")
-        return super().find_class(module, name)
+        return _empty if name == "_reconstruct" else super().find_class(module, name)
+
+
+def _empty(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """What numpy begins an array with, whose values follow; nothing else begins one."""
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError(f"an array begins as {kind!r:.30} of shape {shape!r:.30}")
+    return np.ndarray((0,), np.uint8)
+
+
+def _archived(archive: Path, names: list[str]) -> list[dict[str, np.ndarray]]:
+    """The batches of an archive."""
+    parts = []
+    try:
+        with tarfile.open(archive) as tar:
+            for name in names:
+                member = tar.getmember(f"cifar-10-batches-py/{name}")
+                if not member.isreg():
+                    raise ValueError(f"{name} is no file in it")
+                parts.append(cast(Any, tar.extractfile(member)).read(BATCH + 1))
+    except (*UNREADABLE, tarfile.TarError) as error:
+        said = brief(" ".join(str(error).strip("'").split()))
+        raise ValueError(
+            f"{archive} is no whole archive of CIFAR-10 ({said}). Fetch it again."
+        ) from None
+    return [_batch(part, archive) for part in parts]
 
 
 def _open_batch(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"cifar10: missing {path}. Get it from {SITES['cifar10']}.")
     with path.open("rb") as file:
-        return _batch(file.read, path)
+        return _batch(file.read(BATCH + 1), path)
 
 
-def _batch(read: Callable[[int], bytes], path: Path) -> dict[str, np.ndarray]:
+def _batch(data: bytes, path: Path) -> dict[str, np.ndarray]:
     try:
-        data = read(BATCH + 1)
         if len(data) > BATCH:
             raise ValueError(f"more than {BATCH} bytes")
         stored = _Plain(io.BytesIO(data), encoding="bytes").load()
@@ -309,7 +331,8 @@ def _batch(read: Callable[[int], bytes], path: Path) -> dict[str, np.ndarray]:
         if pixels.dtype != np.uint8 or not np.array_equal(labels, y) or y.shape != x.shape[:1]:
             raise ValueError(f"images {pixels.shape} of {pixels.dtype}, labels {labels.shape}")
     except UNREADABLE + BROKEN as error:
-        raise ValueError(f"{path} is no batch of CIFAR-10 ({error}). Fetch it again.") from None
+        said = brief(" ".join(str(error).split()))
+        raise ValueError(f"{path} is no batch of CIFAR-10 ({said}). Fetch it again.") from None
     return {"x": x, "y": y}
 
 
