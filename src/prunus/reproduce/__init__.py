@@ -103,6 +103,13 @@ REPRODUCTIONS: dict[str, Known] = {
         full="about 4 h",
         resumes=True,
     ),
+    "ye2020": Known(
+        module="prunus.reproduce.ye2020",
+        says="Ye et al. (2020a, b): greedy subnetworks, their rates, one Gram against their search",
+        data="MNIST",
+        small="180 s",
+        resumes=True,
+    ),
     "yang2023": Known(
         module="prunus.reproduce.yang2023",
         says="Yang et al. (2023): gain and collapse by pruning at initialisation",
