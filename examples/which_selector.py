@@ -7,7 +7,8 @@ Which rule should choose the weights? Test error, changed predictions and layer 
 The first layer of a 784-500-500-10 network with sigmoids, trained (or read from the cache), keeps
 the same number of weights in every row by random draws, k-DPPs of three bandwidths, a greedy DPP
 mode, magnitude, Wanda, SparseGPT and OBS, with and without least squares; and whole nodes by
-random draws, importance and k-DPPs. Counts are the published ones, given as plans.
+random draws, importance, k-DPPs and the rules of docs/node_selection.md. Counts are the published
+ones, given as plans.
 
     python examples/which_selector.py --data-dir DATA     MNIST's four .gz files in DATA/mnist
     python examples/which_selector.py --small             the digits instead, in seconds
@@ -41,6 +42,11 @@ from prunus.selection import Choice
 
 EDGES = [79, 157, 236, 314, 392, 471, 549, 628, 706]  # of 784 weights in each row
 NODES = [225, 255, 286, 316, 347, 377, 408, 438, 469]  # of 500 nodes: the same parameters
+NODE_RULES = (
+    "random-node", "dpp-node", "importance-node", "obs-node", "greedy-forward", "greedy-imitation",
+    "greedy-scales", "greedy-global", "forward-node",
+)  # fmt: skip
+STATISTICS = ("gram", "mean", "taylor_gram")
 SUMMED = {"10/60000": 10 / 60000, "0.1": 0.1}  # β as published, for sums over 60000 samples
 
 
@@ -99,7 +105,7 @@ def run(
     chosen = task("digits-mlp" if small else "mnist-mlp")
     data = load_data("digits") if small else chosen.data(data_dir=data_dir)
     dense = trained(chosen, data, seed=0).model
-    calibration = prunus.calibrate(dense, data.batches(4096), progress=False)
+    calibration = prunus.calibrate(dense, data.batches(4096), STATISTICS, progress=False)
     name = next(iter(calibration))
     layer = calibration[name]
     samples = len(data.x_train)
@@ -153,8 +159,8 @@ def run(
             edges(f"k-DPP, β {label}", replace(base, selection=Drawn(label, seed, masks)), seed)
         print_tables(records, out)
     for seed in range(seeds):
-        for recipe in ("random-node", "dpp-node", "importance-node"):
-            if recipe == "importance-node" and seed:
+        for recipe in NODE_RULES:
+            if seed and not prunus.recipes[recipe].selection.random:
                 continue
             for count in nodes:
                 plan = prunus.Plan(kept={name: count})

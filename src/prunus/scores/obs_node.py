@@ -82,6 +82,9 @@ class OBSNode(Score):
 
     def classes(self, view: ClassView) -> Float[Tensor, " classes"]:
         """Prices in squared output units of the consumers, float64."""
+        return view.once(self, lambda: self._prices(view))
+
+    def _prices(self, view: ClassView) -> Float[Tensor, " classes"]:
         parts = []
         for layer, place in view.consumers.values():
             for part in layer.blocks():
