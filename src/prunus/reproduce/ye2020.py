@@ -184,7 +184,7 @@ def account(scale: Scale, layers: Sequence[Row], records: Sequence[Record]) -> R
         ],
         rows=rows,
         figures={"ye2020-rates": _figure(rows, network)},
-        tables=tables,
+        tables={title: lines for title, lines in tables.items() if lines},
     )
 
 
