@@ -22,7 +22,7 @@ __all__ = ["RESOURCES", "Budget", "Plan", "count_of", "densities_of", "share"]
 
 STORED = "stored"
 CODERS = (STORED, "compressed")
-TARGETS = ("density", "parameters", "macs", "bytes", "latency", "gap")
+TARGETS = ("density", "parameters", "macs", "bytes", "latency", "gap", "drop")
 RESOURCES = ("parameters", "macs", "bytes", "latency")  # of the whole network
 
 
@@ -39,6 +39,12 @@ class Budget:
         latency: share of the dense network's latency, in (0, 1]; needs `example`.
         example: the input whose latency counts.
         gap: limit on the gap between the networks, with `delta` and `kind` as in `prunus.plan`.
+        drop: how much worse than the dense network's the metric of `evaluate` may be, in the
+            metric's own unit: 0.01 is a point of an accuracy in [0, 1]. The lowest density within
+            it is searched by bisection, with an evaluation for each density that is tried.
+        metric: the entry of `evaluate`'s dict that `drop` is about; the first where None.
+        higher_is_better: of the metric; None takes it from what pruning to 1/64 does to it.
+        tries: densities that are tried at most.
     """
 
     density: float | None = None
@@ -51,6 +57,10 @@ class Budget:
     delta: float = 0.05
     kind: str = "predicted"
     coder: str = field(default=STORED, metadata={LATER: True})
+    drop: float | None = field(default=None, metadata={LATER: True})
+    metric: str | None = field(default=None, metadata={LATER: True})
+    higher_is_better: bool | None = field(default=None, metadata={LATER: True})
+    tries: int = field(default=16, metadata={LATER: True})
     __repr__ = shown
 
     def __post_init__(self) -> None:
@@ -65,7 +75,7 @@ class Budget:
         elif given[0] in ("parameters", "macs", "bytes"):
             whole(given[0], getattr(self, given[0]), low=1)
         else:
-            positive(given[0], getattr(self, given[0]))
+            positive(given[0], getattr(self, given[0]), zero=given[0] == "drop")
         if self.latency is not None and self.example is None:
             raise ValueError("A latency budget needs `example`, the input whose latency counts.")
         fraction("delta", self.delta)
@@ -73,6 +83,12 @@ class Budget:
             raise unknown("coder", str(self.coder), CODERS)
         if self.coder != STORED and self.bytes is None:
             raise ValueError(f"`coder` belongs to a budget of bytes, got one of {self.target}.")
+        whole("tries", self.tries, low=2)
+        if self.drop is None and (self.metric is not None or self.higher_is_better is not None):
+            raise ValueError(
+                f"`metric` and `higher_is_better` belong to a budget of `drop`, got one of "
+                f"{self.target}. Give drop=, how much worse the metric may be."
+            )
 
     @property
     def target(self) -> str:

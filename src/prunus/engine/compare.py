@@ -12,24 +12,23 @@ from torch import Tensor, nn
 
 from prunus.ambient import plainly, theirs
 from prunus.budget import Budget
-from prunus.calibration import Calibration, calibrate
+from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, first_of
-from prunus.calibration.statistics import combined
 from prunus.check import whole
 from prunus.courses import not_between
+from prunus.engine.calibrated import data_for, shared_calibration
 from prunus.engine.comparison import Comparison
 from prunus.engine.kept import Kept, identity, run_of
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics, latency_of, record_of
-from prunus.joint import is_network
 from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
-from prunus.schedules import Step, steps_of
+from prunus.schedules import Step
 
-__all__ = ["Comparison", "compare", "data_for", "shared_calibration"]
+__all__ = ["Comparison", "compare"]
 
 
 @plainly
@@ -157,6 +156,7 @@ def compare(
                     exclude=exclude,
                     loss=loss,
                     train=train,
+                    evaluate=evaluate if _searched(density) else None,
                     seed=seed,
                     device=device,
                     progress=False,
@@ -206,31 +206,9 @@ def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> d
     return methods
 
 
-def shared_calibration(
-    model: nn.Module,
-    methods: Mapping[str, Recipe],
-    data: Calibration | Batches,
-    loss: Callable[[Any, Any], Tensor] | None,
-    device: str | torch.device | None,
-    progress: bool | None,
-) -> Calibration:
-    """What all recipes read of the data, collected once; a given calibration as it is."""
-    if isinstance(data, Calibration):
-        return data
-    wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
-    return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
-
-
-def data_for(
-    method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
-) -> Calibration | Batches:
-    """The shared statistics, or the batches where a recipe or a plan reads them itself."""
-    several = len(steps_of(method.schedule)) > 1
-    planned = method.allocation.measures_curves or (
-        isinstance(density, Budget) and density.gap is not None
-    )
-    reads = method.inputs == "pruned" or is_network(method.selection)
-    return data if reads or several or planned else shared
+def _searched(density: Any) -> bool:
+    """Whether it is `evaluate` that decides on the density."""
+    return isinstance(density, Budget) and density.drop is not None
 
 
 def _random(method: Recipe) -> bool:

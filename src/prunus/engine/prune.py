@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from prunus.ambient import plainly, theirs
+from prunus.budget import Budget
+from prunus.calibration import Calibration
+from prunus.calibration.batches import Batches
 from prunus.calibration.place import checked_device, device_of
 from prunus.calibration.select import check_ready
 from prunus.calibration.statistics import names_of
 from prunus.check import whole
 from prunus.courses import not_between
 from prunus.engine.answer import answer, warned
+from prunus.engine.calibrated import shared_calibration, shares
+from prunus.engine.drop import within_drop
 from prunus.engine.job import State, job_of
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.step import prune_step
@@ -62,7 +67,8 @@ def prune(
         recipe: a name in `prunus.recipes`, or a `Recipe`.
         density: kept / total in (0, 1]; or {glob: density}, a `Budget` or a `Plan`. A recipe with
             N:M granularity fixes it, and takes None. For nodes, {glob: density} is the share of a
-            group's classes.
+            group's classes. `Budget(metric=…, drop=…)` asks for the lowest density at which
+            `evaluate` is at most `drop` worse; the plan's notes say how it was found.
         data: batches, or a `Calibration`; where given, layer errors are measured on it.
         layers: names or globs of the layers whose weights (edges) or outputs (nodes) are pruned.
         exclude: names or globs to leave alone.
@@ -112,6 +118,17 @@ def prune(
         )
     if method.schedule.trains and train is None:
         raise ValueError(f"{method.schedule!r} trains between its steps. Pass train=.")
+    if target.budget is not None and target.budget.drop is not None:
+        if evaluate is None:
+            raise ValueError(
+                "A budget of drop is a limit on what `evaluate` says. Pass evaluate=, a function "
+                "model -> float or dict."
+            )
+        return _within_drop(
+            model, recipe, target.budget, data, evaluate, train=train, progress=progress,
+            layers=layers, exclude=exclude, loss=loss, seed=seed, device=device, blocks=blocks,
+            keep=keep, memo=memo, measure=measure, threads=threads,
+        )  # fmt: skip
     check_plannable(name, method, target.budget, data)
     _check_scopes(name, method, target, blocks)
     source, verifying, fingerprint = set_apart(target.budget, data)
@@ -177,6 +194,32 @@ def prune(
         if fingerprint is not None:  # of all that planned, not of a part
             state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
         return answer(job, state, work.to(home), model, metrics)
+
+
+def _within_drop(
+    model: nn.Module,
+    recipe: str | Recipe,
+    budget: Budget,
+    data: Any,
+    evaluate: Callable[[nn.Module], Any],
+    *,
+    progress: bool | None,
+    **options: Any,
+) -> Pruned:
+    """Prune to one density after another; the data are read once where the recipe lets them."""
+    name, method = resolve(recipe)
+    source = data if data is None or isinstance(data, Calibration) else Batches(data)
+    whole_model = all(options[key] is None for key in ("layers", "exclude", "blocks"))
+    if isinstance(source, Batches) and method.statistics and whole_model and shares(method, budget):
+        source = shared_calibration(
+            model, {name: method}, source, options["loss"], options["device"], progress
+        )
+
+    def run(density: float) -> Pruned:
+        return prune(model, recipe, density, data=source, progress=False, **options)
+
+    stage = "pruned" if options["train"] is None else "trained"
+    return within_drop(run, model, budget, theirs(evaluate), stage=stage, progress=progress)
 
 
 def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None) -> None:

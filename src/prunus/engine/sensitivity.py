@@ -16,7 +16,7 @@ from prunus.budget import RESOURCES, Budget, Plan, checked_density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches
 from prunus.cost import Cost
-from prunus.engine.compare import data_for, shared_calibration
+from prunus.engine.calibrated import data_for, shared_calibration
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics
 from prunus.presets import resolve
@@ -25,7 +25,7 @@ from prunus.recipe import Recipe
 
 __all__ = ["SensitivityScan", "sensitivity"]
 
-PLANNABLE = ("density", *(name for name in RESOURCES if name != "latency"))
+PLANNABLE = ("density", *(name for name in RESOURCES if name != "latency"), "drop")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,50 +92,82 @@ class SensitivityScan:
         evaluate what comes out.
 
         Args:
-            budget: a density, or a `Budget` of density, parameters, macs or bytes.
+            budget: a density, or a `Budget` of density, parameters, macs, bytes, or of the scan's
+                metric and how far it may drop.
 
         Returns:
             a `Plan` for `prune(model, recipe, plan)`.
 
         Raises:
-            ValueError: another target, or one below what the lowest densities reach.
+            ValueError: another target, another metric, or a budget below what the lowest densities
+                reach.
         """
         asked = budget if isinstance(budget, Budget) else Budget(density=checked_density(budget))
         if asked.target not in PLANNABLE:
             raise ValueError(
                 f"A scan plans for {', '.join(PLANNABLE)}, got a budget of {asked.target}."
             )
-        what = "weights" if asked.target == "density" else asked.target
+        if asked.metric not in (None, self.metric):
+            raise ValueError(
+                f"The scan is of {self.metric!r}, got a budget of {asked.metric!r}. Scan with "
+                f"metric={asked.metric!r}."
+            )
+        what = "weights" if asked.target in ("density", "drop") else asked.target
         full = self.price({})
-        limit = asked.value * (full["weights"] if asked.target == "density" else 1)
         steps = sorted(
             (step for own in self._by_layer().values() for step in _hull(own, full[what], what)),
             key=lambda step: step[0],
         )
-        kept: dict[str, Any] = {}
-        spent = full[what]
-        for _, record in steps:
-            if spent <= limit:
-                break
-            kept[record["layer"]] = record["kept"]
-            spent = self.price(kept)[what]
+        if asked.drop is not None:
+            kept = self._within(asked.drop, [record for _, record in steps])
+            spent = self._lost(kept)
         else:
-            if spent > limit:
-                raise ValueError(
-                    f"The densities scanned reach a {asked.target} of "
-                    f"{spent / full['weights'] if what == 'weights' else spent:.4g} at the least, "
-                    f"and {asked.value:.4g} was asked for. Scan lower densities."
-                )
-        loss = sum(r["loss"] for r in self.records if kept.get(r["layer"]) == r["kept"] and kept)
-        note = f"{self.metric} is {loss:.4g} worse if the layers' losses add up"
+            kept, spent = self._below(asked, what, [record for _, record in steps])
+        note = f"{self.metric} is {self._lost(kept):.4g} worse if the layers' losses add up"
         return Plan(
             kept=kept,
             density=self.price(kept)["weights"] / full["weights"],
             limit=asked.value,
             kind=asked.target,
-            value=spent / full["weights"] if what == "weights" else spent,
+            value=spent / full["weights"] if asked.target == "density" else spent,
             notes=(note,),
         )
+
+    def _below(
+        self, asked: Budget, what: str, steps: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], float]:
+        """As many steps as the budget needs, and what is spent then."""
+        full = self.price({})
+        limit = asked.value * (full["weights"] if what == "weights" else 1)
+        kept: dict[str, Any] = {}
+        spent = full[what]
+        for record in steps:
+            if spent <= limit:
+                break
+            kept[record["layer"]] = record["kept"]
+            spent = self.price(kept)[what]
+        if spent > limit:
+            raise ValueError(
+                f"The densities scanned reach a {asked.target} of "
+                f"{spent / full['weights'] if what == 'weights' else spent:.4g} at the least, "
+                f"and {asked.value:.4g} was asked for. Scan lower densities."
+            )
+        return kept, spent
+
+    def _within(self, drop: float, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As many steps, in their order, as lose no more than `drop` together."""
+        kept: dict[str, Any] = {}
+        for record in steps:
+            further = {**kept, record["layer"]: record["kept"]}
+            if self._lost(further) > drop:
+                break
+            kept = further
+        return kept
+
+    def _lost(self, kept: Mapping[str, Any]) -> float:
+        """The sum of the losses seen at these entries of a plan."""
+        seen = {r["layer"]: r["loss"] for r in self.records if kept.get(r["layer"]) == r["kept"]}
+        return float(sum(seen.values()))
 
     def _by_layer(self) -> dict[str, list[Mapping[str, Any]]]:
         found: dict[str, list[Mapping[str, Any]]] = {}

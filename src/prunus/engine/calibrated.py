@@ -1,0 +1,49 @@
+"""Statistics that several prunings of one model share, and which prunings can share them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.budget import Budget
+from prunus.calibration import Calibration, calibrate
+from prunus.calibration.batches import Batches
+from prunus.calibration.statistics import combined
+from prunus.joint import is_network
+from prunus.recipe import Recipe
+from prunus.schedules import steps_of
+
+__all__ = ["data_for", "shared_calibration", "shares"]
+
+
+def shared_calibration(
+    model: nn.Module,
+    methods: Mapping[str, Recipe],
+    data: Calibration | Batches,
+    loss: Callable[[Any, Any], Tensor] | None,
+    device: str | torch.device | None,
+    progress: bool | None,
+) -> Calibration:
+    """What all recipes read of the data, collected once; a given calibration as it is."""
+    if isinstance(data, Calibration):
+        return data
+    wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
+    return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
+
+
+def shares(method: Recipe, density: Any) -> bool:
+    """Whether finished statistics serve a pruning, which else reads the batches themselves."""
+    several = len(steps_of(method.schedule)) > 1
+    planned = method.allocation.measures_curves or (
+        isinstance(density, Budget) and density.gap is not None
+    )
+    reads = method.inputs == "pruned" or is_network(method.selection)
+    return not (reads or several or planned)
+
+
+def data_for(
+    method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
+) -> Calibration | Batches:
+    """The shared statistics, or the batches where a recipe or a plan reads them itself."""
+    return shared if shares(method, density) else data
