@@ -120,8 +120,9 @@ def test_the_network_within_a_drop(setup, recipe, given):
     assert plan.value == pruned.metrics["pruned"]["gap"] <= 0.002
     assert pruned.metrics["before"]["gap"] == 0.0
     assert evaluate(pruned.model) == pruned.metrics["pruned"]
-    assert f"found by {count} evaluations (the dense network, and {count - 1} densities)" in (
-        plan.notes[0]
+    assert (
+        f"found by {count} evaluations (the dense network, and {count - 1} densities)"
+        in (plan.notes[0])
     )
     assert "lower is better" in plan.notes[0]
     # the same by the density alone; with 5 % fewer weights it loses too much

@@ -26,7 +26,7 @@ from torch import nn
 import prunus
 from damage import damaged_folder, damaged_tensors, damaged_text, damaged_tree, told
 from prunus.bench.data import cache
-from prunus.bench.data.formats import read_cifar10, read_idx, read_npz
+from prunus.bench.data.formats import read_arrays, read_cifar10, read_idx, read_npz
 from prunus.bench.grid.config import load_grid
 from prunus.bench.record import read_records
 from prunus.bench.record.row import Record
@@ -204,6 +204,21 @@ class Archived(Kind):
 
     def read(self, folder):
         read_npz(folder / "d.npz")
+
+
+class Pickled(Kind):
+    """A user's data as torch.save writes them."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        folder.mkdir()
+        torch.save({"x": torch.zeros(40, 6), "y": torch.arange(40)}, folder / "d.pt")
+
+    def damage(self, draw):
+        return {"d.pt": damaged_text((self.folder / "d.pt").read_bytes(), draw)}
+
+    def read(self, folder):
+        read_arrays(folder / "d.pt")
 
 
 class Indexed(Kind):
@@ -424,8 +439,8 @@ class Foldered(Kind):
 KINDS = {
     kind.__name__.lower(): kind
     for kind in (
-        Pruned, Compact, Calibrated, Planned, Certified, Recorded, Gridded, Archived, Indexed,
-        Written, Trained, Sparsified, Batched, Packed, Foldered,
+        Pruned, Compact, Calibrated, Planned, Certified, Recorded, Gridded, Archived, Pickled,
+        Indexed, Written, Trained, Sparsified, Batched, Packed, Foldered,
     )
 }  # fmt: skip
 

@@ -35,13 +35,22 @@ def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[torc
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """`device` as a torch device, or a ValueError."""
+    """`device` as a torch device that is there, or a ValueError."""
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except (RuntimeError, TypeError):
         raise ValueError(
             f"`device` must name a torch device, such as cpu or cuda:0, got {device!r}."
         ) from None
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"`device` {device} is not there: {said[0].rstrip('.')}. Leave it out to compute where "
+            f"the model is."
+        ) from None
+    return found
 
 
 def device_of(model: nn.Module) -> torch.device:

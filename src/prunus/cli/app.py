@@ -2,7 +2,9 @@
 
 import errno
 import sys
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Annotated
 
 import typer
 
@@ -21,17 +23,52 @@ from prunus.cli import (
     sensitivity,
     theory,
 )
+from prunus.cli.imports import OwnError
+from prunus.cli.words import options_of, shown
 from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
 
+DEBUG = "--debug"
+
 app = typer.Typer(
     name="prunus",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Prune PyTorch networks and say, before and after, what the pruning costs.",
 )
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        import prunus
+
+        try:
+            beside = f" (torch {version('torch')})"
+        except PackageNotFoundError:
+            beside = ""
+        typer.echo(f"prunus {prunus.__version__}{beside}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def every(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and end.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Also print the traceback of an error; before or after COMMAND."
+        ),
+    ] = False,
+) -> None:
+    """Prune PyTorch networks and say, before and after, what the pruning costs."""
+
+
 app.command("bench")(bench.bench)
 app.command("demo")(demo.demo)
 app.command("prune")(prune.prune)
@@ -69,23 +106,54 @@ def main() -> None:
 
 
 def _run() -> int:
+    arguments = sys.argv[1:]
+    debug = DEBUG in arguments
+    # Wherever it stands: one thinks of it at the end of a line that has failed.
+    arguments = [DEBUG] * debug + [word for word in arguments if word != DEBUG]
+    group = typer.main.get_command(app)
     try:
-        app()
+        code = group.main(arguments, prog_name="prunus", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # what typer makes of an interrupt
+            return _interrupted(error.__cause__)
+        message = _message(error)
+        if message is None:
+            raise
+        if debug:
+            traceback.print_exc(file=sys.stderr)
+        if not isinstance(error, OwnError):
+            message = shown(message, options_of(group, arguments))
         print(f"prunus: {message}", file=sys.stderr)
         return 2
-    except (RuntimeError, MemoryError) as error:
-        if not _expected(error):
-            raise
-        print(f"prunus: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prunus: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+
+def _interrupted(stop: BaseException | None) -> int:
+    said = str(stop) if stop is not None else ""
+    print(f"prunus: {said or 'interrupted'}", file=sys.stderr)
+    return 130
+
+
+def _message(error: Exception) -> str | None:
+    """One line for a user's mistake; None for a fault of ours."""
+    formatted = getattr(error, "format_message", None)
+    if formatted is not None:  # typer's own: no such option, no number, …
+        usage = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            return str(formatted())
+        path = usage.command_path if usage is not None else "prunus"
+        return f"{str(formatted()).rstrip('.')}. See `{path} --help`."
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    if isinstance(error, ValueError | TypeError | KeyError | OSError | ImportError | OwnError):
+        return str(error)
+    if isinstance(error, RuntimeError | MemoryError) and _expected(error):
+        return str(error)
+    return None
 
 
 def _expected(error: Exception) -> bool:

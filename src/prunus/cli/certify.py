@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli import options as own
+
 __all__ = ["certify"]
 
 
 def certify(
-    model: Annotated[str, typer.Argument(help="`package.module:factory` of the dense network.")],
+    model: own.Model,
     pruned: Annotated[
         str,
         typer.Argument(
@@ -17,11 +19,9 @@ def certify(
             "or `package.module:factory`."
         ),
     ],
-    data: Annotated[
-        str | None, typer.Option(help="digits, mnist, …, or an .npz; its test part is fresh data.")
-    ] = None,
+    data: own.Data = None,
     radius: Annotated[float | None, typer.Option(help="Radius of the ball of inputs.")] = None,
-    delta: Annotated[float, typer.Option(help="Failure probability of each statement.")] = 0.05,
+    delta: own.Delta = 0.05,
     calibration: Annotated[
         int | None,
         typer.Option(
@@ -29,12 +29,8 @@ def certify(
             "layers."
         ),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights of the dense network, as .safetensors.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
-    ] = None,
+    weights: own.Weights = None,
+    data_dir: own.DataDir = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the certificate.")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML page for the certificate.")] = None,
 ) -> None:
@@ -45,17 +41,17 @@ def certify(
     import copy
     import warnings
 
-    from prunus.bench import load_data
     from prunus.check import whole
-    from prunus.cli.prune import _load_weights, _network
+    from prunus.cli.given import read
+    from prunus.cli.networks import load_weights, network
     from prunus.files import write_text
     from prunus.guarantee import certify as run
     from prunus.result import load
     from prunus.theory.gap import VacuousWarning
 
-    dense = _network(model, None, weights)
+    dense = network(model, None, weights)
     if ":" in pruned:
-        other = _network(pruned, None, None)
+        other = network(pruned)
     elif Path(pruned).is_dir():
         other = load(pruned, copy.deepcopy(dense))
     elif not Path(pruned).is_file():
@@ -65,16 +61,16 @@ def certify(
         )
     else:
         other = copy.deepcopy(dense)
-        _load_weights(other, Path(pruned))
+        load_weights(other, Path(pruned))
     batches = seen = None
     if calibration is not None:
         whole("calibration", calibration, low=1)
         if data is None:
             raise ValueError("--calibration takes training samples of --data. Name the data.")
     if data is not None:
-        loaded = load_data(data, data_dir=data_dir)
-        batches = [loaded.x_test]
-        seen = None if calibration is None else [loaded.x_train[:calibration]]
+        given = read(data, data_dir)
+        batches = given.needed("--data")
+        seen = None if calibration is None else given.limited(calibration)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VacuousWarning)  # the summary says it in words
         found = run(dense, other, data=batches, radius=radius, delta=delta, calibration=seen)

@@ -1,34 +1,48 @@
-"""`prunus plan`: how many weights each layer may lose for a limit on the gap."""
+"""`prunus plan`: how much each layer keeps for a limit on the gap, or on what a metric may lose."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from prunus.cli import options as own
 
 __all__ = ["plan"]
 
 
 def plan(
-    model: Annotated[
-        str, typer.Argument(help="`package.module:factory`, or a saved folder (with --factory).")
-    ],
-    limit: Annotated[float, typer.Option(help="ε: a share of the rms output, or of predictions.")],
+    model: own.Model,
+    limit: Annotated[
+        str | None,
+        typer.Option(help="ε, such as 0.1 or 10%: a share of the rms output, or of predictions."),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a limit: how much worse the metric may be, as in `prunus prune`."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Of --drop: what prunes, a name or a Recipe(...) as Python.")
+    ] = "magnitude",
+    metric: Annotated[str | None, typer.Option(help="Of --drop; accuracy by default.")] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="Of --drop: `package.module:function`, called as evaluate(model)."),
+    ] = None,
     kind: Annotated[str, typer.Option(help="predicted, mean_square, sup or changed.")] = (
         "predicted"
     ),
     method: Annotated[str, typer.Option(help="magnitude, random or random_rescaled.")] = (
         "magnitude"
     ),
-    delta: Annotated[float, typer.Option(help="Failure probability over random masks.")] = 0.05,
+    delta: own.Delta = 0.05,
     absolute: Annotated[
         bool, typer.Option("--absolute", help="The limit is a gap, not a share of rms output.")
     ] = False,
     radius: Annotated[
         float | None, typer.Option(help="Radius of the ball of inputs, for kind sup.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="digits, mnist, …, or an .npz with arrays x and y.")
-    ] = None,
+    data: own.Data = None,
     part: Annotated[
         str | None,
         typer.Option(
@@ -40,56 +54,87 @@ def plan(
         int | None, typer.Option(help="Samples to plan with; all that the plan can use by default.")
     ] = None,
     density: Annotated[
-        float | None, typer.Option(help="Keep at most this share of the weights.")
+        str | None, typer.Option(help="Keep at most this share of the weights.")
     ] = None,
-    factory: Annotated[
-        str | None, typer.Option(help="`package.module:factory` of a saved folder.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights to load first, as .safetensors.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file for the plan, for `prunus prune --plan`.")
-    ] = None,
+    factory: own.Factory = None,
+    weights: own.Weights = None,
+    data_dir: own.DataDir = None,
+    seed: own.Seed = 0,
+    out: own.PlanOut = None,
 ) -> None:
-    """Print how many weights each layer keeps so that the gap stays within the limit.
+    """Print how many weights each layer keeps so that the gap, or a metric, stays within a limit.
 
     Examples:
 
-    prunus plan prunus.bench.zoo:digits_mlp --limit 0.1 --data digits
+    prunus plan prunus.bench.zoo:digits_mlp --limit 10% --data digits
 
     prunus plan prunus.bench.zoo:digits_mlp --limit 0.02 --kind changed --data digits
+
+    prunus plan prunus.bench.zoo:digits_mlp --drop 1% --recipe magnitude+ls --data digits
     """
-    from prunus.bench import load_data
     from prunus.check import unknown, whole
-    from prunus.cli.prune import _network
+    from prunus.cli.given import first_samples, read
+    from prunus.cli.networks import network
     from prunus.files import write_text
     from prunus.guarantee import plan as run
 
+    if (limit is None) == (drop is None):
+        raise ValueError("Give --limit, of the gap, or --drop, of a metric: one of them.")
     chosen = part or ("test" if kind == "changed" else "train")
     if chosen not in ("train", "test"):
         raise unknown("part of the data", chosen, ("train", "test"))
     if samples is not None:
         whole("samples", samples, low=1)
-    batches = None
-    if data is not None:
-        loaded = load_data(data, data_dir=data_dir)
-        inputs = loaded.x_test if chosen == "test" else loaded.x_train
-        batches = [inputs[:samples]]
-    found = run(
-        _network(model, factory, weights),
-        limit,
-        kind=kind,
-        method=method,
-        delta=delta,
-        relative=not absolute,
-        radius=radius,
-        data=batches,
-        density=density,
-    )
+    given = None if data is None else read(data, data_dir)
+    net = network(model, factory, weights)
+    if drop is not None:
+        found = _of_drop(net, drop, recipe, metric, evaluate, given, samples, seed)
+    else:
+        batches = None
+        if given is not None:
+            batches = given.needed("--part test") if chosen == "test" else given.train
+            batches = batches if samples is None else first_samples(batches, samples)
+        found = run(
+            net,
+            own.number("--limit", limit or ""),
+            kind=kind,
+            method=method,
+            delta=delta,
+            relative=not absolute,
+            radius=radius,
+            data=batches,
+            density=None if density is None else own.number("--density", density),
+        )
     typer.echo(found.summary())
     if out is not None:
         typer.echo(write_text(out, found.to_json()))
+
+
+def _of_drop(
+    net: Any,
+    drop: str,
+    recipe: str,
+    metric: str | None,
+    evaluate: str | None,
+    given: Any,
+    samples: int | None,
+    seed: int,
+) -> Any:
+    from prunus.cli.given import evaluator
+    from prunus.cli.target import target
+    from prunus.engine import plan
+    from prunus.recipe import parse
+
+    if evaluate is None and given is None:
+        raise ValueError("--drop needs --data, or --evaluate, which says what the metric is.")
+    judge = evaluator(given, evaluate)
+    if judge is None:
+        raise ValueError(f"--drop: --data {given.name} has no labels. Give --evaluate.")
+    return plan(
+        net,
+        target(None, drop=drop, metric=metric or (None if evaluate else "accuracy")),
+        recipe=parse(recipe) if "(" in recipe else recipe,
+        data=None if given is None else given.limited(samples),
+        evaluate=judge,
+        seed=seed,
+    )

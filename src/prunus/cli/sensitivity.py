@@ -5,64 +5,73 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli import options as own
+
 __all__ = ["sensitivity"]
+
+DENSITIES = ("0.5", "0.2", "0.1")
 
 
 def sensitivity(
-    model: Annotated[
-        str, typer.Argument(help="`package.module:factory`, or a saved folder (with --factory).")
-    ],
-    recipe: Annotated[str, typer.Option(help="Name of a recipe; `prunus list recipes`.")] = (
-        "magnitude"
-    ),
+    model: own.Model,
+    recipe: own.Recipe = "magnitude",
     density: Annotated[
-        list[float], typer.Option(help="Density of the one layer that is pruned; repeat it.")
-    ] = [0.5, 0.2, 0.1],  # noqa: B006 typer copies it
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, …, or an .npz with arrays x and y.")
-    ] = "digits",
+        list[str] | None,
+        typer.Option(
+            help=f"Density of the one layer that is pruned; repeat it. {', '.join(DENSITIES)} by "
+            "default."
+        ),
+    ] = None,
+    data: own.Data = "digits",
+    evaluate: Annotated[
+        str | None,
+        typer.Option(help="`package.module:function`, called as evaluate(model)."),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Samples to calibrate on.")] = 1000,
     budget: Annotated[
-        float | None, typer.Option(help="Plan for this density of the whole network.")
+        str | None, typer.Option(help="Plan for this density of the whole network.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file for the plan, for `prunus prune --plan`.")
+    drop: Annotated[
+        str | None,
+        typer.Option(help="Plan for what the metric may lose, if the layers' losses add up."),
     ] = None,
+    out: own.PlanOut = None,
     report: Annotated[Path | None, typer.Option(help="HTML page of the scan.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of the runs.")] = None,
-    factory: Annotated[
-        str | None, typer.Option(help="`package.module:factory` of a saved folder.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights to load first, as .safetensors.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of random draws.")] = 0,
+    factory: own.Factory = None,
+    weights: own.Weights = None,
+    data_dir: own.DataDir = None,
+    seed: own.Seed = 0,
 ) -> None:
     """Prune each layer alone and print what the test set says; plan from that.
 
     Example:
 
-    prunus sensitivity prunus.bench.zoo:digits_mlp --data digits --budget 0.2 --out plan.json
+    prunus sensitivity prunus.bench.zoo:digits_mlp --data digits --budget 20% --out plan.json
     """
-    from prunus.bench import evaluate, load_data
     from prunus.check import whole
-    from prunus.cli.prune import _network
+    from prunus.cli.given import evaluator, read
+    from prunus.cli.networks import network
+    from prunus.cli.target import target
     from prunus.engine import sensitivity as run
     from prunus.files import write_text
+    from prunus.recipe import parse
 
     whole("samples", samples, low=1)
-    if out is not None and budget is None:
-        raise ValueError("--out writes a plan, which needs --budget. Give the density it is for.")
-    loaded = load_data(data, data_dir=data_dir)
+    if budget is not None and drop is not None:
+        raise ValueError("Give --budget or --drop, not both.")
+    if out is not None and budget is None and drop is None:
+        raise ValueError("--out writes a plan, which needs --budget or --drop.")
+    given = None if data is None else read(data, data_dir)
+    judge = evaluator(given, evaluate)
+    if judge is None:
+        raise ValueError(f"--data {data} has no labels to score by. Give --evaluate.")
     scan = run(
-        _network(model, factory, weights),
-        recipe,
-        density,
-        data=loaded.batches(limit=samples),
-        evaluate=lambda m: evaluate(m, loaded),
+        network(model, factory, weights),
+        parse(recipe) if "(" in recipe else recipe,
+        [own.number("--density", text) for text in density or DENSITIES],
+        data=None if given is None else given.limited(samples),
+        evaluate=judge,
         seed=seed,
     )
     typer.echo(scan.summary())
@@ -70,8 +79,9 @@ def sensitivity(
         typer.echo(scan.save_csv(csv))
     if report is not None:
         typer.echo(scan.report(report))
-    if budget is not None:
-        plan = scan.plan(budget)
+    asked = target(None if budget is None else [budget], drop=drop)
+    if asked is not None:
+        plan = scan.plan(asked)
         typer.echo(plan.summary())
         if out is not None:
             typer.echo(write_text(out, plan.to_json()))

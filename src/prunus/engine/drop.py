@@ -8,8 +8,6 @@ from typing import Any
 from torch import nn
 
 from prunus.budget import Budget
-from prunus.calibration import Calibration
-from prunus.calibration.batches import Batches
 from prunus.engine.runs import as_metrics
 from prunus.progress import progress_bar
 from prunus.result import Pruned
@@ -171,9 +169,7 @@ def within_drop(
             pruned = run(density)
             value, rows = _watched(pruned.model, evaluate)
             read.append(rows)
-            trial = Trial(
-                density=density, met=pruned.cost_after.density, value=_score(value, name)
-            )
+            trial = Trial(density=density, met=pruned.cost_after.density, value=_score(value, name))
             new = (trial, pruned, value)
             good = [one for one in (*best, new) if found.higher is None or found.good(one[0])]
             best[:] = sorted(good, key=lambda one: found.rank(one[0]))[:1]
@@ -203,9 +199,7 @@ def _score(value: Any, name: str) -> float:
     return scores[name]
 
 
-def _watched(
-    model: nn.Module, evaluate: Callable[[nn.Module], Any]
-) -> tuple[Any, RowSet]:
+def _watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any, RowSet]:
     """What `evaluate` says, and the samples that it sent through the model."""
     hashes: list[Any] = []
 
@@ -224,8 +218,8 @@ def _account(found: Search, best: Trial, name: str) -> tuple[str, ...]:
     better = "higher" if found.higher else "lower"
     said = (
         f"density {best.density:.3g} found by {len(found.trials) + 1} evaluations (the dense "
-        f"network, and {len(found.trials)} densities): {name} {found.dense:.4g} → {best.value:.4g}, "
-        f"{better} is better; {found.limit:.4g} worse was allowed"
+        f"network, and {len(found.trials)} densities): {name} {found.dense:.4g} → "
+        f"{best.value:.4g}, {better} is better; {found.limit:.4g} worse was allowed"
     )
     if found.monotone:
         return (said,)

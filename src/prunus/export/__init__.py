@@ -9,6 +9,7 @@ from typing import Any
 
 from prunus.export.answer import Check, Export, Timing
 from prunus.export.check import ExportError
+from prunus.export.from_pt2 import read_pt2
 from prunus.export.job import Format
 from prunus.export.run import FORMATS, export
 from prunus.export.sparse import Sparse, sparse_layers
@@ -24,6 +25,7 @@ __all__ = [
     "Sparse",
     "Timing",
     "export",
+    "read_pt2",
     "sparse_layers",
     *_LATER,
 ]

@@ -18,7 +18,12 @@ import numpy as np
 
 from prunus.check import brief
 
-__all__ = ["checked_pair", "read_cifar10", "read_idx", "read_idx_set", "read_npz"]
+__all__ = [
+    "OWN_FILES", "checked_pair", "read_arrays", "read_cifar10", "read_idx", "read_idx_set",
+    "read_npz",
+]  # fmt: skip
+
+OWN_FILES = (".npz", ".npy", ".pt", ".pth")  # of a user's own data
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_PARTS = {
@@ -144,6 +149,63 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a user's own file, by its ending: .npz, .npy (x alone), .pt or .pth.
+
+    A file of torch holds a dict of tensors, a pair (x, y), or x alone. It is read with
+    `weights_only=True`: no code of it runs.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or holds other things than numbers.
+    """
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.suffix == ".npy":
+        try:
+            return {"x": np.array(np.load(path, mmap_mode="r", allow_pickle=False))}
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{path} is no readable .npy file of numbers ({_brief(error)}). Save it with "
+                f"numpy.save(path, inputs)."
+            ) from None
+    return _read_pt(path)
+
+
+def _read_pt(path: Path) -> dict[str, np.ndarray]:
+    import torch  # the readers of images do without
+
+    try:
+        with zipfile.ZipFile(path) as stored:
+            _check_sizes(stored)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(found, list | tuple) and len(found) == 2:
+            found = dict(zip(("x", "y"), found, strict=True))
+        named = found if isinstance(found, dict) else {"x": found}
+        held = path.stat().st_size
+        arrays = {}
+        for name, value in named.items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{name!r:.40} is a {type(value).__name__}, not a tensor")
+            if value.numel() * value.element_size() > held:
+                raise ValueError(f"{name!r:.40} says more numbers than the file holds")
+            half = value.dtype in (torch.bfloat16, torch.float16)
+            arrays[str(name)] = (value.detach().float() if half else value.detach()).numpy()
+    except (*UNREADABLE, pickle.UnpicklingError, LookupError, AttributeError, AssertionError) as e:
+        raise ValueError(
+            f"{path} is no readable file of tensors ({_brief(e)}). Save it with "
+            f'torch.save({{"x": inputs, "y": labels}}, path).'
+        ) from None
+    return arrays
+
+
+def _brief(error: BaseException) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return brief(said, 160)
+
+
 UNREADABLE = (
     ValueError, TypeError, SyntaxError, KeyError, EOFError, OSError, RuntimeError,
     NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error, lzma.LZMAError,
@@ -216,7 +278,7 @@ def checked_pair(
     if lacking:
         raise ValueError(
             f"{path} must hold arrays {x_name} and {y_name}, it lacks {', '.join(lacking)}; it "
-            f"holds {', '.join(sorted(arrays)) or 'none'}."
+            f"holds {brief(', '.join(sorted(arrays)) or 'none')}."
         )
     x, y = arrays[x_name], arrays[y_name]
     if x.ndim < 2 or len(x) == 0 or y.shape != (len(x),):

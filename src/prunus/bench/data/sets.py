@@ -91,15 +91,16 @@ DATA_SETS = ("digits", *IMAGE_SETS)
 
 
 def load_data(name: str | os.PathLike[str], *, data_dir: str | Path | None = None) -> Dataset:
-    """The data set called `name`, or the one in a `.npz` file with arrays x and y.
+    """The data set called `name`, or the one in a file with arrays x and y (.npz, .pt).
 
     `digits` comes with scikit-learn. `mnist`, `fashion-mnist` and `cifar10` are read from
     `data_dir` (or the folder that the environment variable PRUNUS_DATA names), in the form their
     sites offer them; without a folder they are fetched from OpenML and cached.
 
     Args:
-        name: one of `DATA_SETS`, or the path of a `.npz` file. A file's x and y are split 3 : 1
-            by class; x_train, y_train, x_test and y_test are taken as they are.
+        name: one of `DATA_SETS`, or the path of a `.npz` or `.pt` file. A file's x and y (in a .pt
+            file also a pair) are split 3 : 1 by class; x_train, y_train, x_test and y_test are
+            taken as they are.
         data_dir: folder with the files of the named sets.
 
     Returns:
@@ -113,13 +114,15 @@ def load_data(name: str | os.PathLike[str], *, data_dir: str | Path | None = Non
         OSError: nothing on disk and no network.
     """
     text = os.fspath(name)
-    if text.endswith(".npz"):
-        return _from_npz(Path(text))
+    if text.endswith(formats.OWN_FILES):
+        return _from_file(Path(text))
     if text == "digits":
         return _digits()
     if text not in IMAGE_SETS:
         error = unknown("data set", text, DATA_SETS)
-        raise ValueError(f"{error} A file of your own must end in .npz and hold arrays x and y.")
+        raise ValueError(
+            f"{error} A file of your own must end in .npz or .pt and hold arrays x and y."
+        )
     source = IMAGE_SETS[text]
     folder = data_dir or os.environ.get("PRUNUS_DATA") or None
     arrays = source.read(Path(folder)) if folder else openml.fetch(source.openml)
@@ -171,8 +174,8 @@ def _digits() -> Dataset:
     return _split("digits", images, labels.astype(np.int64), "pixels / 16; ")
 
 
-def _from_npz(path: Path) -> Dataset:
-    arrays = formats.read_npz(path)
+def _from_file(path: Path) -> Dataset:
+    arrays = formats.read_arrays(path)
     if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
         parts = {part: formats.checked_pair(path, arrays, part) for part in ("_train", "_test")}
         (x, y), (x_test, y_test) = parts["_train"], parts["_test"]

@@ -1,0 +1,56 @@
+"""Errors of the library in the words of the command line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["options_of", "shown"]
+
+
+# What the library says of arguments that the command line has in another form.
+FORMS = (
+    ("data=, batches or a Calibration", "data="),
+    ("relative=False", "--absolute"),
+    ("evaluate=, a function model -> float or dict", "evaluate="),
+)
+
+
+def shown(message: str, options: Mapping[str, str]) -> str:
+    """A message with `density`, density= and kind='sup' as --density and --kind sup.
+
+    Args:
+        message: as the library gives it.
+        options: the command's, {parameter: as it is written}.
+    """
+    for form, other in FORMS:
+        message = message.replace(form, other)
+
+    def written(match: re.Match[str]) -> str:
+        name = match[1]
+        return match[0] if name not in options else " ".join([options[name], *match.groups()[1:]])
+
+    plain = re.sub(r"`(\w+)`", written, message)
+    valued = re.sub(r"\b(\w+)='(\w+)'", written, plain)
+    return re.sub(r"\b(\w+)=(?=[\s.,;:)]|$)", written, valued)
+
+
+def options_of(group: Any, arguments: Sequence[str]) -> dict[str, str]:
+    """{parameter: option or argument} of the command that the arguments call.
+
+    Args:
+        group: the program.
+        arguments: of the program, without its name.
+    """
+    command = group
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            if word.startswith("-"):
+                continue
+            break
+        command = inner
+    found = {}
+    for parameter in getattr(command, "params", ()):
+        long = [name for name in parameter.opts if name.startswith("--")]
+        found[parameter.name] = long[0] if long else parameter.name.upper()
+    return found
