@@ -75,9 +75,9 @@ def test_largest_remainders_with_ties_to_the_lower_index():
     ("given", "message"),
     [
         ({}, "A budget has exactly one target, got none. Give one of density, parameters, macs, "
-             "bytes, latency, gap."),
+             "bytes, latency, gap, drop."),
         ({"density": 0.5, "macs": 3}, "A budget has exactly one target, got density, macs. Give "
-             "one of density, parameters, macs, bytes, latency, gap."),
+             "one of density, parameters, macs, bytes, latency, gap, drop."),
         ({"density": 0.0}, "`density` must lie in (0, 1], got 0.0."),
         ({"density": -0.1}, "`density` must lie in (0, 1], got -0.1."),
         ({"density": 1.1}, "`density` must lie in (0, 1], got 1.1."),
