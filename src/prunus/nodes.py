@@ -1,4 +1,4 @@
-"""What scores and rules see of units: channel classes with their layers, chains of blocks."""
+"""What scores and rules see of units: classes with their layers, chains of blocks, experts."""
 
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,15 @@ from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
 from prunus.layer import Layer, MissingStatistic, missing
 
-__all__ = ["BlockView", "ClassView", "class_view", "columns", "parameter_masks"]
+__all__ = [
+    "BlockView",
+    "ClassView",
+    "ExpertView",
+    "UnitView",
+    "class_view",
+    "columns",
+    "parameter_masks",
+]
 
 Kernel = Literal["preactivation", "activation"]
 T = TypeVar("T")
@@ -141,6 +149,27 @@ class BlockView:
     gap: Callable[[Sequence[int], str], float]
     going: int
     generator: Generator
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExpertView:
+    """A layer of experts as scores see it.
+
+    Attributes:
+        name: of the layer.
+        count: of its experts.
+        effects: what each did on the data: `reap`, `gate`, `tokens`, see
+            `prunus.surgery.experts.ExpertScores`.
+        gaps: E‖y − y₋ₑ‖² per token of the layer's output without each.
+    """
+
+    name: str
+    count: int
+    effects: Callable[[], Any]
+    gaps: Callable[[], Float[Tensor, " experts"]]
+
+
+UnitView = Layer | ClassView | BlockView | ExpertView  # what a selection rule may be given
 
 
 def class_view(

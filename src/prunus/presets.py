@@ -9,7 +9,7 @@ from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
 from prunus.check import unknown
 from prunus.compensation import LeastSquares
 from prunus.courses import Dynamic, GradientGrowth, Gradual, RandomGrowth
-from prunus.granularity import Blocks, Edge, EdgePerRow, Node
+from prunus.granularity import Blocks, Edge, EdgePerRow, Experts, Node
 from prunus.joint import OBS, EdgePopup, SparseGPT
 from prunus.recipe import Recipe
 from prunus.schedules import AtInit, Refine, Rewinding
@@ -29,6 +29,7 @@ from prunus.scores import (
     Movement,
     OBSNode,
     ObsPrice,
+    Reap,
     RemovalError,
     Sensitivity,
     Share,
@@ -434,6 +435,11 @@ PRESETS: dict[str, Preset] = {
         "Song et al. (2024), SLEB: streamlining LLMs through redundancy verification and "
         "elimination of transformer blocks",
         "whole residual blocks, ever the one without which the output changes least",
+    ),
+    "reap": Preset(
+        Recipe(granularity=Experts(), score=Reap()),
+        "Lasby et al. (2025), REAP the experts: why pruning prevails for one-shot MoE compression",
+        "whole experts of mixture layers whose gated outputs are small where they are used",
     ),
 }
 

@@ -10,18 +10,18 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 import prunus
+from laws import networks
 from laws.families import ARGUMENTS
 from prunus.allocation import ALLOCATIONS
 from prunus.compensation import COMPENSATIONS
-from prunus.granularity import GRANULARITIES, NM, Blocks, Edge, EdgePerRow, Node, pooled
+from prunus.granularity import GRANULARITIES, NM, Blocks, Edge, EdgePerRow, Experts, Node, pooled
 from prunus.joint import JOINTS
 from prunus.layer import layer_of
 from prunus.recipe import Recipe
 from prunus.schedules import SCHEDULES, Iterative
-from prunus.scores import SCORES, BlockCosine
+from prunus.scores import SCORES, BlockCosine, Reap
 from prunus.selection import SELECTIONS
 
 TABLES = {
@@ -47,64 +47,20 @@ CONTEXTS = {
     "blocks of grouped convolutions": ("grouped", NM(2, 4)),
     "nodes of grouped convolutions": ("grouped", Node()),
     "residual blocks": ("residual", Blocks()),
+    "experts": ("mixture", Experts()),
 }
-
-
-class Residual(nn.Module):
-    """x + f(x)."""
-
-    def __init__(self):
-        super().__init__()
-        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
-
-    def forward(self, x):
-        return x + self.down(torch.relu(self.up(x)))
-
-
-class Tower(nn.Module):
-    """Four residual blocks."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
-        self.blocks = nn.ModuleList(Residual() for _ in range(4))
-
-    def forward(self, x):
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x)
+# Scores of the units that no weight tells.
+OF_ITS_KIND = {
+    "blocks": BlockCosine,
+    "experts": Reap,
+}  # scores of units that Magnitude does not know
 
 
 def part_of(field, name):
     return TABLES[field][name](**SMALLER.get(name, ARGUMENTS.get(name, {})))
 
 
-@functools.cache
-def network(kind):
-    """A tiny network in float64, its inputs and labels."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if kind == "linear":
-            model = nn.Sequential(
-                nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(),
-                nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4),
-            )  # fmt: skip
-            x = torch.randn(24, 8, dtype=torch.float64) + 0.3
-        elif kind == "residual":
-            model = Tower()
-            x = torch.randn(24, 8, dtype=torch.float64) + 0.3
-        else:
-            model = nn.Sequential(
-                nn.Conv2d(4, 8, 2), nn.BatchNorm2d(8), nn.ReLU(),
-                nn.Conv2d(8, 8, 2, groups=2), nn.BatchNorm2d(8), nn.ReLU(),
-                nn.Flatten(), nn.Linear(8, 4),
-            )  # fmt: skip
-            x = torch.randn(24, 4, 3, 3, dtype=torch.float64) + 0.3
-        for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                nn.init.uniform_(norm.weight, 0.5, 1.5)
-    return model.double().eval(), x, torch.arange(24) % 4
+network = functools.cache(networks.network)
 
 
 def recipe_of(field, name, context, inputs, steps):
@@ -113,8 +69,9 @@ def recipe_of(field, name, context, inputs, steps):
     if steps == 2:
         fields["schedule"] = Iterative(rounds=2)
     fields[field] = part_of(field, name)
-    if fields["granularity"].units == "blocks":
-        fields.setdefault("score", BlockCosine())
+    units = fields["granularity"].units
+    if units in OF_ITS_KIND:
+        fields.setdefault("score", OF_ITS_KIND[units]())
     try:
         return Recipe(**fields)
     except ValueError:
@@ -132,7 +89,8 @@ def test_every_part_in_every_context_it_serves(field, name, context):
             continue
         if field == "granularity" and CONTEXTS[context][1] != Edge():
             continue  # it stands in the context's own place: once for each network
-        if recipe.units == "blocks" and CONTEXTS[context][0] != "residual":
+        home = {"blocks": "residual", "experts": "mixture"}.get(recipe.units)
+        if home is not None and CONTEXTS[context][0] != home:
             continue  # the others have none
         if recipe.allocation.measures_curves and (inputs == "pruned" or steps == 2):
             continue  # refused by `prune`: tests/engine/test_prune.py
@@ -155,7 +113,9 @@ def held(recipe, model, x, y):
     )
     parameters = dict(pruned.model.named_parameters())
     dense = dict(model.named_parameters())
-    assert pruned.layers
+    assert pruned.layers or recipe.units == "experts"  # which no view knows
+    for name, mask in pruned.masks.items():
+        assert not parameters[name].detach()[~mask].any()
     for layer, result in pruned.layers.items():
         weight = parameters[f"{layer}.weight"].detach()
         mask = pruned.masks[f"{layer}.weight"]

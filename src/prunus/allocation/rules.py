@@ -22,7 +22,7 @@ from prunus.allocation.growth import (
 from prunus.allocation.priced import checked_cost, priced_growth, priced_scores
 from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
-from prunus.parts import BLOCKS, EDGES, LATER, NODES, AllocationFacts, shown
+from prunus.parts import LATER, UNITS, AllocationFacts, shown
 
 __all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
 
@@ -97,7 +97,7 @@ class Uniform(Allocation):
 
     minimum: int = 1
     reads_scores: ClassVar[bool] = False
-    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __post_init__(self) -> None:
         whole("minimum", self.minimum, low=0)

@@ -182,7 +182,6 @@ def prune(
     from prunus.cli.imports import named_function
     from prunus.cli.networks import network
     from prunus.engine import prune as run
-    from prunus.parts import NODES
     from prunus.presets import resolve
 
     if certify and data is None:
@@ -234,8 +233,8 @@ def prune(
     _saved(pruned, out, given, {"model": model, "recipe": recipe, "data": data, "seed": seed})
     if given is not None:
         pruned = pruned.measured(given.first(64))
-        nodes = chosen.units == NODES
-        pruned.save(out, example=given.first(8) if nodes else None)
+        smaller = chosen.granularity.shrinks
+        pruned.save(out, example=given.first(8) if smaller else None)
     typer.echo(pruned.summary())
     if drop is not None and scoring is not choosing and scoring is not None:
         typer.echo(_fresh(dense, pruned, scoring))

@@ -12,7 +12,7 @@ from prunus.check import positive, unknown
 from prunus.compensation.least_squares import SOLVERS, least_squares
 from prunus.compensation.protocol import Compensation
 from prunus.layer import Layer
-from prunus.parts import BLOCKS, EDGES, FORMERLY, LATER, NODES, shown
+from prunus.parts import FORMERLY, LATER, UNITS, shown
 
 __all__ = ["LeastSquares", "NoCompensation"]
 
@@ -24,7 +24,7 @@ class NoCompensation(Compensation):
     statistics: ClassVar[tuple[str, ...]] = ()
     refits: ClassVar[bool] = False
     after_joint: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __call__(
         self, layer: Layer, mask: Bool[Tensor, "out in"]

@@ -12,6 +12,8 @@ from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.result import LayerResult, Pruned
 from prunus.surgery.attributes import bare_widths
+from prunus.surgery.following import told
+from prunus.surgery.removals import removal_of
 from prunus.weights import weights_of
 
 __all__ = ["Network", "layers_of", "network_of", "with_state"]
@@ -47,8 +49,9 @@ class Network:
 
 
 def network_of(pruned: Pruned, example: Any = None) -> Network:
-    """The network of a pruning: for nodes the compact one."""
-    compact = pruned.recipe.granularity.units == NODES
+    """The network of a pruning: for nodes and experts the compact one."""
+    removal = removal_of(pruned.recipe.granularity)
+    compact = pruned.recipe.units == NODES or (removal is not None and removal.resizes)
     model = pruned.compact(example) if compact else pruned.model
     parameters = dict(model.named_parameters())
     weights: dict[str, tuple[str, ...]] = {}
@@ -69,6 +72,9 @@ def network_of(pruned: Pruned, example: Any = None) -> Network:
         words["ties"] = json.dumps(ties)
     if compact:
         words["compact"] = json.dumps(bare_widths(model))
+        numbers = told(pruned.model, model)
+        if numbers:
+            words["numbers"] = json.dumps(numbers)
     return Network(
         model=model, compact=compact, weights=weights, masks=masks, ties=ties, words=words
     )

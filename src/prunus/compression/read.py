@@ -89,7 +89,9 @@ def _pruned(
     work = copied(dense)
     compact = "compact" in words
     if compact:
-        work = resize(work, state, json.loads(words["compact"]))
+        work = resize(
+            work, state, json.loads(words["compact"]), json.loads(words.get("numbers", "{}"))
+        )
         masks = {}
     else:
         for key, value in [*work.named_parameters(), *work.named_buffers()]:

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from prunus.calibration.batches import to_device
 from prunus.calibration.place import device_of
 from prunus.coupling.run import OUTPUTS
-from prunus.engine.depth import settled_blocks
 from prunus.engine.job import Job, State
-from prunus.engine.settled import settled
-from prunus.parts import BLOCKS
+from prunus.engine.kinds import kind_of
 from prunus.result import Pruned
 from prunus.rows import state_sum
 from prunus.surgery.connected import connection
@@ -57,20 +55,7 @@ def answer(
     """
     assert state.plan is not None  # every schedule has a step that prunes
     assert state.cost_before is not None
-    inexact = job.recipe.granularity.inexact
-    if job.recipe.units == BLOCKS:
-        cost_after, said = settled_blocks(job, work, state.masks)
-    else:
-        cost_after, said = settled(
-            work,
-            job.sizes,
-            tuple(state.results),
-            state.masks,
-            state.groups,
-            state.classes,
-            job.example,
-            inexact=state.groups is not None and inexact,
-        )
+    cost_after, said = kind_of(job.recipe).settled(job, state, work)
     home = device_of(model)
     return Pruned(
         model=work,
@@ -106,11 +91,13 @@ def _not_pruned(state: State) -> dict[str, str]:
     """The reasons that stand: of layers nothing was done to, or whose own channels stay whole.
 
     A layer that lost columns goes without the reason for its channels only where that says
-    nothing: the network's outputs are never units. Some of a layer's channels may have gone.
+    nothing: the network's outputs are never units. Some of a layer's channels may have gone. What
+    no view knows may have gone all the same, as experts do.
     """
     made = {name for group in state.groups or () for name in group.producers}
+    unseen = {name.rpartition(".")[0] for name in state.masks if state.groups is None}
     return {
         name: f"part of its channels stay: {why}" if name in made else why
         for name, why in state.not_pruned.items()
-        if name not in state.results or (state.groups is not None and why != OUTPUTS)
+        if name not in {*state.results, *unseen} or (state.groups is not None and why != OUTPUTS)
     }

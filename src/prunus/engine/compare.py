@@ -21,7 +21,6 @@ from prunus.engine.comparison import Comparison
 from prunus.engine.kept import Kept, identity, run_of
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics, latency_of, record_of
-from prunus.parts import NODES
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -138,7 +137,7 @@ def compare(
             method = methods[label]
             run = run_of(shared_by, label, method, density, seed)
             first = seed == chosen[0] and isinstance(density, int | float)
-            timed = latency and first and method.units == NODES and timing is not None
+            timed = latency and first and method.granularity.shrinks and timing is not None
             known = None if kept is None else kept.find(run, dense, shown, latency=timed)
             if known is not None:
                 record, time_taken = known

@@ -18,7 +18,7 @@ from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
-from prunus.nodes import BlockView, ClassView
+from prunus.nodes import BlockView, ClassView, ExpertView, UnitView
 from prunus.parts import SelectionFacts
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
@@ -169,7 +169,7 @@ def drawn(
     rule: SelectionFacts,
     scores: Float[Tensor, "pools units"],
     kept: Int[Tensor, " pools"],
-    layer: Layer | ClassView | BlockView,
+    layer: UnitView,
     seed: int,
 ) -> Choice:
     """A selection rule's choice, with the generator of this layer or group.
@@ -194,7 +194,7 @@ def drawn(
         choice = replace(choice, mask=choice.mask | join)
     counts = choice.mask.sum(1).cpu()
     if not torch.equal(counts, kept.cpu()):
-        kinds = {ClassView: "classes of group", BlockView: "blocks of"}
+        kinds = {ClassView: "classes of group", BlockView: "blocks of", ExpertView: "experts of"}
         kind = kinds.get(type(layer), "weights of layer")
         raise ValueError(
             f"The selection kept {int(counts.sum())} {kind} {layer.name!r} where "

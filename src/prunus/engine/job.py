@@ -61,6 +61,7 @@ class Job:
         keep: folder for the inputs that are kept; None keeps them in memory.
         measure: layer errors that the recipe's own statistics do not give.
         tables: embeddings that `layers` names, whose columns may go with their stream.
+        asked: whether `layers` or `exclude` was given.
     """
 
     dense: nn.Module
@@ -83,6 +84,7 @@ class Job:
     keep: Path | None
     measure: bool = True
     tables: tuple[str, ...] = ()
+    asked: bool = False
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -236,6 +238,7 @@ def job_of(
         keep=keep,
         measure=measure,
         tables=tables,
+        asked=layers is not None or exclude is not None,
     )
     return job, notes
 

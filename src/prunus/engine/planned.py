@@ -23,7 +23,7 @@ from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 
-__all__ = ["check_plannable", "family", "set_apart"]
+__all__ = ["check_plannable", "edge_family", "node_family", "set_apart"]
 
 
 def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any) -> None:
@@ -80,16 +80,20 @@ def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, 
     return calibrating, verifying, fingerprint
 
 
-def family(unit: Unit, layers: Layers, pools: Pools) -> Family:
-    """The networks that the recipe makes of the dense one, for any counts.
+def node_family(unit: Unit, layers: Layers, pools: Pools) -> Family:
+    """The networks that a recipe for nodes makes of the dense one, for any counts."""
+    assert isinstance(unit, NodeUnit)  # the row of its kind made it
+    return _NodeFamily(unit, layers, pools)
+
+
+def edge_family(unit: Unit, layers: Layers, pools: Pools) -> Family:
+    """The networks that a recipe for single weights makes of the dense one, for any counts.
 
     Args:
         unit: what is kept or removed as one.
         layers: with the statistics that the recipe declares.
         pools: their scores.
     """
-    if isinstance(unit, NodeUnit):
-        return _NodeFamily(unit, layers, pools)
     job = unit.job
     sizes = {key: [scores.shape[1]] * scores.shape[0] for key, scores in pools.items()}
     minimum = job.recipe.allocation.minimum

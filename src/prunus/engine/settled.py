@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,36 +9,22 @@ from torch import Tensor, nn
 from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Anatomy, Cost, anatomy, node_cost, smaller_cost, sparse_cost
-from prunus.coupling import Group
+from prunus.engine.job import Job, State
 from prunus.modes import evaluating
 from prunus.surgery.compact import CompactionError, compact_groups
 
 __all__ = ["settled"]
 
 
-def settled(
-    work: nn.Module,
-    sizes: Anatomy,
-    names: Sequence[str],
-    masks: Mapping[str, Tensor],
-    groups: Sequence[Group] | None,
-    classes: Mapping[str, Tensor],
-    example: Any,
-    *,
-    inexact: bool = False,
-) -> tuple[Cost, tuple[str, ...]]:
-    """The cost of the pruned network, and what is to be said of it.
+def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, ...]]:
+    """The cost of a network with zeros in single weights, or in whole classes of channels.
 
     Args:
+        job: what was pruned.
+        state: after the last step.
         work: the network with its zeros.
-        sizes: of the dense network.
-        names: of the layers that were up for pruning.
-        masks: of its parameters.
-        groups: for nodes, those that could lose classes; None for edges.
-        classes: True where a class of a group was kept.
-        example: one batch.
-        inexact: whether channels under a norm were cut too.
     """
+    sizes, names, groups = job.sizes, tuple(state.results), state.groups
     said: tuple[str, ...] = ()
     if sizes.operations is not None and sizes.operations.missing:
         said = (
@@ -48,13 +33,16 @@ def settled(
         )
     if groups is None:
         own = replace(anatomy(work), operations=sizes.operations)
-        return sparse_cost(own, names, masks), (*said, *_zeros_before(sizes, own, names, masks))
-    batch = to_device(example, device_of(work))
+        return sparse_cost(own, names, state.masks), (
+            *said,
+            *_zeros_before(sizes, own, names, state.masks),
+        )
+    batch = to_device(job.example, device_of(work))
     try:
-        found = compact_groups(work, groups, batch, inexact=inexact)
+        found = compact_groups(work, groups, batch, inexact=job.recipe.granularity.inexact)
     except CompactionError as error:
         # The work that led here, maybe hours of training, is not thrown away.
-        counts = {group.name: int(classes[group.name].sum()) for group in groups}
+        counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
         return node_cost(sizes, groups, counts), (
             *said,
             f"the costs are those of the plan, for the compact network could not be made: {error}",

@@ -8,24 +8,11 @@ from torch import nn
 
 from prunus.allocation import Pools
 from prunus.budget import RESOURCES, Plan
-from prunus.calibration.batches import to_device
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact
-from prunus.engine.depth import block_unit
-from prunus.engine.edges import EdgeUnit
 from prunus.engine.errors import measure_errors, seen_whole
-from prunus.engine.groups import (
-    in_all_blocks,
-    living,
-    products_of,
-    sample_of,
-    selected_groups,
-    tried_groups,
-)
 from prunus.engine.job import Job, State
-from prunus.engine.latency import latency_share
-from prunus.engine.nodes import NodeUnit
-from prunus.engine.planned import family
+from prunus.engine.kinds import kind_of, unit_of
 from prunus.engine.scoped import by_scopes, first_found, pools_by_scopes
 from prunus.engine.statistics import (
     Found,
@@ -42,12 +29,12 @@ from prunus.guarantee.family import Family
 from prunus.guarantee.plan import measured_curves, plan_family
 from prunus.joint import is_network
 from prunus.modes import copied
-from prunus.parts import BLOCKS, NODES
 from prunus.recipe import Recipe
 from prunus.surgery.masked import apply_masks
+from prunus.surgery.removals import mark
 from prunus.views import Unclear
 
-__all__ = ["counts_for", "levelled", "prune_step", "unit_of"]
+__all__ = ["counts_for", "levelled", "prune_step"]
 
 
 def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
@@ -70,6 +57,7 @@ def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
     step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
     state = step(job, state, work, unit, part, early=early)
     apply_masks(work, state.masks)
+    mark(work, recipe.granularity, state.masks)
     return replace(state, steps=state.steps + 1)
 
 
@@ -98,7 +86,9 @@ def _at_once(
         state = _aimed(job, state, layers)
         targets = {name: state.aims[name] for name in layers} if state.aims else layers
     pools = unit.pools(layers)
-    state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
+    family = kind_of(job.recipe).family
+    if family is not None:
+        state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
     state, kept = counts_for(state, unit, found.layers, pools, part)
     choices = _network_choices(job, work, targets, kept) or {
         key: unit.choose(key, seen, pools[key], kept[key], remembered=not state.steps)
@@ -199,69 +189,6 @@ def _by_scopes(
         cost_before=unit.cost_before,
         groups=unit.cut,
     )
-
-
-def unit_of(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
-    """What is kept or removed as one."""
-    if recipe.units == BLOCKS:
-        return _blocks(job, recipe, state, work)
-    if recipe.units != NODES:
-        unit = EdgeUnit(job=job, recipe=recipe, layers=job.names, before={})
-        return unit.after(work, state.masks, state.classes)
-    budget = state.target.budget
-    small = sample_of(job.dense, to_device(job.example, job.device))
-    groups, refused = selected_groups(
-        job.dense,
-        job.coupling,
-        job.names,
-        inexact=recipe.granularity.inexact,
-        others=job.not_pruned,
-        tables=job.tables,
-    )
-    groups, more, alike = tried_groups(
-        job.dense, groups, small, level=budget is None or budget.gap is None
-    )
-    refused = {**refused, **more}
-    if recipe.granularity.alike is not None:
-        if budget is not None and budget.gap is not None:
-            raise ValueError(
-                "A gap budget plans each group by itself, so that `alike` must be None, got "
-                f"{recipe.granularity.alike!r}. Use a density or another budget."
-            )
-        alike = in_all_blocks(groups, alike)
-    latency = None
-    if budget is not None and budget.target == "latency":
-        latency = latency_share(job.dense, groups, to_device(budget.example, job.device))
-    return NodeUnit(
-        job=job,
-        recipe=recipe,
-        groups={group.name: group for group in groups},
-        before=state.classes,
-        refused=refused,
-        alike=alike,
-        alive=living(work, groups, small),
-        parameters=dict(work.named_parameters()),
-        latency=latency,
-        # Only a budget of multiply-adds spends them; everything else is counted at the end.
-        products=products_of(job.dense, groups, job.sizes, small)
-        if budget is not None and budget.target == "macs"
-        else {},
-        found=None if job.calibration is None else job.calibration.found(recipe.granularity.heads),
-    )
-
-
-def _blocks(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Unit:
-    """Residual blocks; `blocks=` and gap budgets know layers alone."""
-    budget = state.target.budget
-    if job.blocks is not None or (budget is not None and budget.gap is not None):
-        given = f"blocks={job.blocks!r}" if job.blocks is not None else "a gap budget"
-        raise ValueError(
-            f"{recipe.granularity!r} chooses all blocks at once by the network's outputs, which "
-            f"{given} does not. Leave it out, or give a density."
-        )
-    small = sample_of(job.dense, to_device(job.example, job.device))
-    density = None if budget is None or budget.target != "density" else budget.value
-    return block_unit(job, recipe, work, small, density)
 
 
 def _planned_ahead(job: Job, state: State, networks: Callable[[], Family]) -> State:

@@ -15,9 +15,10 @@ from prunus.calibration.gather import Gatherer
 from prunus.calibration.view_check import blind_layers, check_views
 from prunus.check import matches
 from prunus.engine.job import Job, State, job_of
+from prunus.engine.kinds import unit_of
 from prunus.engine.scoped import Sweep
 from prunus.engine.statistics import bare_layers, counted, measurable, with_weights
-from prunus.engine.step import counts_for, unit_of
+from prunus.engine.step import counts_for
 from prunus.engine.target import Target
 from prunus.engine.unit import Unit
 from prunus.folder.result import BlockResult, LayerAccount

@@ -3,7 +3,9 @@
 from prunus.parts.facts import (
     BLOCKS,
     EDGES,
+    EXPERTS,
     NODES,
+    UNITS,
     AllocationFacts,
     CompensationFacts,
     Composition,
@@ -19,9 +21,11 @@ from prunus.parts.own import FORMERLY, LATER, Own, Written, as_part, shown
 __all__ = [
     "BLOCKS",
     "EDGES",
+    "EXPERTS",
     "FORMERLY",
     "LATER",
     "NODES",
+    "UNITS",
     "AllocationFacts",
     "CompensationFacts",
     "Composition",

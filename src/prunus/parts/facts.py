@@ -17,7 +17,9 @@ from prunus.layer import Layer
 __all__ = [
     "BLOCKS",
     "EDGES",
+    "EXPERTS",
     "NODES",
+    "UNITS",
     "AllocationFacts",
     "CompensationFacts",
     "Composition",
@@ -29,7 +31,8 @@ __all__ = [
     "reason_against",
 ]
 
-EDGES, NODES, BLOCKS = "edges", "nodes", "blocks"
+EDGES, NODES, BLOCKS, EXPERTS = "edges", "nodes", "blocks", "experts"
+UNITS = (EDGES, NODES, BLOCKS, EXPERTS)
 
 
 @runtime_checkable
@@ -40,6 +43,11 @@ class GranularityFacts(Protocol):
     def units(self) -> str:
         """The kind of its units: "edges", "nodes", or a kind of its own."""
         return EDGES
+
+    @property
+    def shrinks(self) -> bool:
+        """True where what goes leaves a smaller dense network, which `compact` makes."""
+        return self.units in UNITS and self.units != EDGES
 
     @property
     def pools(self) -> str:

@@ -79,18 +79,12 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
     ]
     more = len(pruned.layers) - len(masks)
     note = f" {more} further layers are left out here." if more > 0 else ""
-    sections.append(
-        Section(
-            "Masks",
-            [
-                Text(
-                    "Outputs are rows, inputs are columns; a kept weight is blue. Where a layer is "
-                    "larger than the picture, a cell's shade is the density of its block." + note
-                ),
-                masks,
-            ],
-        )
+    said = (
+        "Outputs are rows, inputs are columns; a kept weight is blue. Where a layer is larger than "
+        "the picture, a cell's shade is the density of its block."
     )
+    if masks:  # none where all that went are parameters that no view knows
+        sections.append(Section("Masks", [Text(said + note), masks]))
     remarks = [
         f"{', '.join(f'`{name}`' if name else 'the model itself' for name in names)} "
         f"{'was' if len(names) == 1 else 'were'} not pruned, because: {why}"

@@ -5,12 +5,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from prunus.check import by_reason
 from prunus.cost import speedup
-from prunus.parts import NODES
+from prunus.weights import weight_at
 
 __all__ = [
     "comparison_summary",
@@ -25,7 +26,12 @@ __all__ = [
 
 
 def layer_rows(pruned: Any) -> list[dict[str, Any]]:
-    """One record per pruned layer: name, shape, kept, density, error, ridge."""
+    """One record per pruned layer: name, shape, kept, density, error, ridge.
+
+    Parameters that lost something and that no view knows, as stacked experts, follow by name.
+    """
+    known = {weight_at(pruned.model, name).path for name in pruned.layers}
+    other = {n: m for n, m in pruned.masks.items() if n not in known and m.ndim > 1}
     return [
         {
             "layer": name,
@@ -37,6 +43,17 @@ def layer_rows(pruned: Any) -> list[dict[str, Any]]:
             "ridge": result.ridge,
         }
         for name, result in pruned.layers.items()
+    ] + [
+        {
+            "layer": name,
+            "shape": " × ".join(str(n) for n in mask.shape),
+            "kept": int(mask.sum()),
+            "total": mask.numel(),
+            "density": float(mask.to(torch.float64).mean()),
+            "error": None,
+            "ridge": None,
+        }
+        for name, mask in other.items()
     ]
 
 
@@ -66,7 +83,7 @@ def latency_note(pruned: Any) -> str:
         return "latency: not measured; `measured()` adds it"
     gain = speedup(before, after)
     found = gain.words
-    if pruned.recipe.units != NODES:
+    if not pruned.recipe.granularity.shrinks:
         found = (
             f"no gain: the zeros lie inside dense tensors, which take a dense network's time "
             f"({gain.ratio:.2f}×, {gain.low:.2f} to {gain.high:.2f})"

@@ -28,8 +28,9 @@ from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
 from prunus.rows import state_sum
 from prunus.surgery.attributes import bare_widths
-from prunus.surgery.depth import missing_of, take_out
+from prunus.surgery.depth import take_out
 from prunus.surgery.following import told
+from prunus.surgery.removals import mark, removal_of
 from prunus.surgery.resize import resize
 from prunus.weights import weight_at
 
@@ -90,7 +91,12 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
     if example is not None:
         small = pruned.compact(example)
         facts["compact_widths"] = bare_widths(small)
-        facts["compact_missing"] = missing_of(pruned.model, pruned, example)
+        removal = removal_of(pruned.recipe.granularity)
+        facts["compact_missing"] = (
+            {}
+            if removal is None
+            else removal.missing(pruned.model, pruned.masks, pruned.recipe.granularity, example)
+        )
         same = pruned.model
         if facts["compact_missing"]:
             same = copied(pruned.model)
@@ -134,6 +140,7 @@ def load(
     state, masks = state_and_masks(facts, tensors, dense, source)
     pruned = copied(dense)
     _fit(pruned, state, source)
+    mark(pruned, facts.recipe.granularity, masks)
     is_dense = facts.dense is not None and weights_digest(dense) == facts.dense
     result = Pruned(
         model=pruned,

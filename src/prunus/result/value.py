@@ -16,7 +16,6 @@ from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Cost, measure_latency
 from prunus.coupling import Coupling
-from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.rows import RowSet
 from prunus.surgery.alike import Spare
@@ -110,8 +109,10 @@ class Pruned:
     def __repr__(self) -> str:
         """Two lines; `summary()` has the rest."""
         before, after = self.cost_before, self.cost_after
+        # Experts are parameters that no layer's account names.
+        changed = f"{len(self.layers)} layers" if self.layers else f"{len(self.masks)} parameters"
         lines = [
-            f"Pruned by {self.name!r}, seed {self.seed}: {len(self.layers)} layers, density "
+            f"Pruned by {self.name!r}, seed {self.seed}: {changed}, density "
             f"{after.density:.4g}, parameters {before.parameters:,} → {after.parameters:,}, bytes "
             f"{before.bytes:,} → {after.bytes:,}"
         ]
@@ -149,8 +150,8 @@ class Pruned:
     def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
         """The same result with measured latencies, dense against pruned, in its costs.
 
-        A node-pruned network is timed compact, an edge-pruned one as it is: dense tensors with
-        zeros in them.
+        A network that lost channels, blocks or experts is timed compact, one that lost single
+        weights as it is: dense tensors with zeros in them.
 
         Args:
             example: a batch; the first samples of the pruning data where None.
@@ -161,7 +162,7 @@ class Pruned:
             missing = "an example batch" if given is None else "the dense model"
             raise ValueError(f"Measuring latency needs {missing}, which this result lacks.")
         batch = to_device(given, device_of(self.model))
-        small = self.compact(batch) if self.recipe.granularity.units == NODES else self.model
+        small = self.compact(batch) if self.recipe.granularity.shrinks else self.model
         before, after = measure_latency(
             [self.dense, small],
             lambda m: call(m, batch),

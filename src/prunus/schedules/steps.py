@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from prunus.check import fraction, unknown, whole
-from prunus.parts import BLOCKS, EDGES, LATER, NODES, ScheduleFacts, shown
+from prunus.parts import LATER, UNITS, ScheduleFacts, shown
 
 __all__ = [
     "SCHEDULES", "AtInit", "Iterative", "OneShot", "Refine", "Rewinding", "Schedule", "Step",
@@ -63,7 +63,7 @@ class OneShot(Schedule):
     """Prune once; where a `train` function is given, train once afterwards."""
 
     single: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __call__(self) -> Iterator[Step]:
         """The only step."""
@@ -80,6 +80,7 @@ class Iterative(Schedule):
 
     rounds: int = 3
     trains: ClassVar[bool] = True
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __post_init__(self) -> None:
         whole("rounds", self.rounds, low=1)

@@ -12,6 +12,7 @@ from prunus.scores.blocks import BlockCosine, BlockGap, BlockShapley
 from prunus.scores.bn_scale import BNScale
 from prunus.scores.classes import REDUCTIONS, class_scores
 from prunus.scores.constant import Constant
+from prunus.scores.experts import ExpertGap, ExpertLoad, Reap
 from prunus.scores.fpgm import FPGM
 from prunus.scores.gate import Gate, Taylor, Taylor2017
 from prunus.scores.grasp import GraSP, grasp
@@ -41,6 +42,8 @@ __all__ = [
     "BlockGap",
     "BlockShapley",
     "Constant",
+    "ExpertGap",
+    "ExpertLoad",
     "Gate",
     "GraSP",
     "Magnitude",
@@ -49,6 +52,7 @@ __all__ = [
     "OBSNode",
     "ObsPrice",
     "OutputVariance",
+    "Reap",
     "RemovalError",
     "Score",
     "Sensitivity",
@@ -79,6 +83,9 @@ SCORES: dict[str, Callable[..., Score]] = {
     "BlockCosine": BlockCosine,
     "BlockGap": BlockGap,
     "BlockShapley": BlockShapley,
+    "Reap": Reap,
+    "ExpertLoad": ExpertLoad,
+    "ExpertGap": ExpertGap,
     "APoZ": APoZ,
     "MeanActivation": MeanActivation,
     "ThiNet": ThiNet,

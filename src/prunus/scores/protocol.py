@@ -30,6 +30,10 @@ class Score(ScoreFacts, Protocol):
         """One number per residual block of a chain, a `BlockView`; None where it scores others."""
         return None
 
+    def experts(self, view: Any) -> Float[Tensor, " experts"] | None:
+        """One number per expert of a layer, an `ExpertView`; None where it scores others."""
+        return None
+
     def classes(self, view: ClassView) -> Float[Tensor, " classes"] | None:
         """One number per class; None where the numbers of the weights are to be reduced."""
         return None

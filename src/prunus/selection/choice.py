@@ -31,7 +31,8 @@ class Choice:
 class Selection(SelectionFacts, Protocol):
     """The call of every selection rule; ties go to the lower index.
 
-    `layer` is a `Layer` for edges, a `ClassView` for nodes and a `BlockView` for blocks.
+    `layer` is a `Layer` for edges, a `ClassView` for nodes, a `BlockView` for blocks and an
+    `ExpertView` for experts.
     """
 
     def __call__(

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from prunus.layer import Layer
-from prunus.nodes import BlockView, ClassView
-from prunus.parts import BLOCKS, EDGES, NODES
+from prunus.nodes import UnitView
+from prunus.parts import UNITS
 from prunus.selection.choice import Choice, Selection
 from prunus.selection.top_k import top_k_mask
 
@@ -26,14 +25,14 @@ class RandomK(Selection):
 
     rescaled: bool = False
     random: ClassVar[bool] = True
-    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Layer | ClassView | BlockView,
+        layer: UnitView,
         generator: Generator,
     ) -> Choice:
         """The mask of a uniform draw in each pool."""

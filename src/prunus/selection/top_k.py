@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from prunus.layer import Layer
-from prunus.nodes import BlockView, ClassView
-from prunus.parts import BLOCKS, EDGES, NODES
+from prunus.nodes import UnitView
+from prunus.parts import UNITS
 from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
@@ -58,14 +57,14 @@ class TopK(Selection):
     """Deterministic selection of the best units."""
 
     random: ClassVar[bool] = False
-    serves: ClassVar[tuple[str, ...]] = (EDGES, NODES, BLOCKS)
+    serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __call__(
         self,
         scores: Float[Tensor, "pools units"],
         kept: Int[Tensor, " pools"],
         *,
-        layer: Layer | ClassView | BlockView,
+        layer: UnitView,
         generator: Generator,
     ) -> Choice:
         """The mask of the best units of each pool."""

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from prunus.ambient import plainly
 from prunus.coupling import Group, Heads, NotTraceable, coupling_of
 from prunus.modes import copied, private
-from prunus.parts import BLOCKS
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
-from prunus.surgery.depth import gone_parts, without
+from prunus.surgery.removals import removal_of
 from prunus.surgery.verify import CompactionError, verify_equal
 
 __all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
@@ -86,10 +85,10 @@ def compact(
     if inexact is None:
         inexact = bool(getattr(granularity, "inexact", False))
     known = getattr(model, "coupling", None)  # a `Pruned` keeps what its pruning has found
-    if getattr(granularity, "units", None) == BLOCKS:
+    removal = removal_of(granularity)
+    if removal is not None:
         with private(module) as own:
-            gone = gone_parts(own, model.masks, granularity.part, example)
-            return without(own, gone, granularity.part, example, rtol=rtol)
+            return removal.small(own, model.masks, granularity, example, rtol)
     with private(module) as own:
         try:
             heads: Heads = getattr(granularity, "heads", "kv")

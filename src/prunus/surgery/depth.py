@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from prunus.calibration.reasons import listed
 from prunus.modes import copied, evaluating
-from prunus.parts import BLOCKS
 from prunus.scopes import found_blocks
 from prunus.scopes.trees import tensors_of
 from prunus.surgery.readings import run
@@ -178,16 +177,15 @@ def drop(model: nn.Module, parts: Sequence[Skippable], part: Part, example: Any 
     take_out(model, dict(_forms(model, owners, example)))
 
 
-def missing_of(model: nn.Module, pruned: Any, example: Any) -> dict[str, int | None]:
+def missing_of(
+    model: nn.Module, masks: Mapping[str, Tensor], part: Part, example: Any
+) -> dict[str, int | None]:
     """What a compact network lacks, for `take_out`: blocks, and halves with their outputs."""
-    granularity = pruned.recipe.granularity
-    if granularity.units != BLOCKS:
-        return {}
-    gone = gone_parts(model, pruned.masks, granularity.part, example)
-    if granularity.part == "block":
-        return dict.fromkeys(part.name for part in gone)
+    gone = gone_parts(model, masks, part, example)
+    if part == "block":
+        return dict.fromkeys(p.name for p in gone)
     found: dict[str, int | None] = {}
-    found.update(_forms(model, [owner for part in gone for owner in part.owners], example))
+    found.update(_forms(model, [owner for p in gone for owner in p.owners], example))
     return found
 
 

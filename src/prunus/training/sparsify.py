@@ -10,7 +10,7 @@ from prunus.calibration.select import check_ready
 from prunus.check import whole
 from prunus.courses import COURSES, Course
 from prunus.engine.job import State, job_of
-from prunus.engine.step import unit_of
+from prunus.engine.kinds import unit_of
 from prunus.engine.target import Target, target_of
 from prunus.presets import recipes, resolve
 from prunus.recipe import Recipe

@@ -1,0 +1,67 @@
+"""Which channel classes of a network can lose some, with what their plans need."""
+
+from torch import nn
+
+from prunus.calibration.batches import to_device
+from prunus.engine.groups import (
+    in_all_blocks,
+    living,
+    products_of,
+    sample_of,
+    selected_groups,
+    tried_groups,
+)
+from prunus.engine.job import Job, State
+from prunus.engine.latency import latency_share
+from prunus.engine.nodes import NodeUnit
+from prunus.recipe import Recipe
+
+__all__ = ["node_unit"]
+
+
+def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUnit:
+    """The groups of channels that the recipe may cut.
+
+    Raises:
+        ValueError: there are none, or a gap budget beside `alike`.
+    """
+    budget = state.target.budget
+    small = sample_of(job.dense, to_device(job.example, job.device))
+    groups, refused = selected_groups(
+        job.dense,
+        job.coupling,
+        job.names,
+        inexact=recipe.granularity.inexact,
+        others=job.not_pruned,
+        tables=job.tables,
+    )
+    groups, more, alike = tried_groups(
+        job.dense, groups, small, level=budget is None or budget.gap is None
+    )
+    refused = {**refused, **more}
+    if recipe.granularity.alike is not None:
+        if budget is not None and budget.gap is not None:
+            raise ValueError(
+                "A gap budget plans each group by itself, so that `alike` must be None, got "
+                f"{recipe.granularity.alike!r}. Use a density or another budget."
+            )
+        alike = in_all_blocks(groups, alike)
+    latency = None
+    if budget is not None and budget.target == "latency":
+        latency = latency_share(job.dense, groups, to_device(budget.example, job.device))
+    return NodeUnit(
+        job=job,
+        recipe=recipe,
+        groups={group.name: group for group in groups},
+        before=state.classes,
+        refused=refused,
+        alike=alike,
+        alive=living(work, groups, small),
+        parameters=dict(work.named_parameters()),
+        latency=latency,
+        # Only a budget of multiply-adds spends them; everything else is counted at the end.
+        products=products_of(job.dense, groups, job.sizes, small)
+        if budget is not None and budget.target == "macs"
+        else {},
+        found=None if job.calibration is None else job.calibration.found(recipe.granularity.heads),
+    )
