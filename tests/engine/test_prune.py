@@ -15,7 +15,6 @@ from prunus.allocation import Global, Planned, Uniform
 from prunus.budget import Budget, Plan, count_of
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
-from prunus.parts import BLOCKS
 from prunus.recipe import Recipe, parse
 from prunus.scores import Constant
 from prunus.selection import RandomK
@@ -118,7 +117,7 @@ def test_nodes_meet_the_budget_and_emit_nothing(name, density):
 
 # In rounds, masks follow what the compensation of the rounds before has left.
 ONCE = [n for n in NAMES if prunus.recipes[n].schedule.single]
-PARTS = [n for n in ONCE if prunus.recipes[n].units != BLOCKS]  # whose network needs no blocks
+PARTS = [n for n in ONCE if n in EDGES + NODES]
 
 
 @pytest.mark.parametrize("name", [n for n in PARTS if not n.endswith("+ls")])
@@ -204,7 +203,7 @@ def test_calibration_serves_many_prunings():
     asked = {s for name in ONCE for s in prunus.recipes[name].statistics}
     shared = prunus.calibrate(model, x, sorted({"mean", *asked}))
     for name in ONCE:
-        if prunus.recipes[name].units == BLOCKS:  # scores of outputs run the network themselves
+        if name not in EDGES + NODES:  # scores of outputs run the network themselves
             with pytest.raises(ValueError, match=r"does not hold\. Pass batches as data"):
                 prunus.prune(model, name, 0.5, data=shared)
             continue

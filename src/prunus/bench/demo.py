@@ -23,7 +23,7 @@ from prunus.engine import compare, prune
 from prunus.files import make_folder, write_text
 from prunus.host import host_facts, versions
 from prunus.layer import layer_of
-from prunus.parts import BLOCKS, NODES
+from prunus.parts import EDGES, NODES
 from prunus.presets import recipes
 from prunus.progress import progress_bar
 from prunus.report.comparison import comparison_page, network_section
@@ -172,12 +172,12 @@ def run_demo(
 def trained_recipes() -> list[str]:
     """Names of the recipes for trained networks, which are not part of their training.
 
-    Those for blocks or norms are left out: the networks have none.
+    Those for blocks, experts or norms are left out: the networks have none.
     """
     known = {
         name: recipe.schedule
         for name, recipe in recipes.items()
-        if recipe.units != BLOCKS and not isinstance(recipe.score, BNScale)
+        if recipe.units in (EDGES, NODES) and not isinstance(recipe.score, BNScale)
     }
     return [n for n, s in known.items() if not (s.before_training or s.inside or s.trains)]
 
