@@ -20,9 +20,10 @@ ORDER = [
     "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",
+    "surgery", "bases",
     "nodes", "elimination", "imitation",
     "granularity", "budget", "scores", "allocation", "selection", "compensation", "joint",
-    "schedules", "courses", "recipe", "presets", "surgery", "report", "guarantee", "export",
+    "schedules", "courses", "recipe", "presets", "report", "guarantee", "export",
     "result", "engine", "folder", "training", "compression", "integrations",
     "bench", "reproduce", "cli",
 ]  # fmt: skip

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from prunus.allocation import ALLOCATIONS, Allocation, Uniform
+from prunus.bases import BASES, AsGiven, Basis
 from prunus.calibration.statistics import Statistic, combined, resolved
 from prunus.check import brief, unknown
 from prunus.compensation import COMPENSATIONS, Compensation, NoCompensation
 from prunus.courses import COURSES, GROWTHS, Course
 from prunus.granularity import GRANULARITIES, Edge, Granularity
 from prunus.joint import JOINTS, Joint, NetworkJoint
-from prunus.parts import EDGES, Written, as_part, reason_against, shown
+from prunus.parts import EDGES, LATER, Written, as_part, reason_against, shown
 from prunus.schedules import SCHEDULES, OneShot, Schedule
 from prunus.scores import SCORES, Magnitude, Score
 from prunus.selection import SELECTIONS, Selection, TopK
@@ -47,6 +48,7 @@ class Recipe:
         schedule: in how many steps; or a course inside training, which `prunus.sparsify` follows.
         inputs: "dense" calibrates once on the dense model's inputs; "pruned" lets each layer see
             the inputs that already pruned predecessors give it, aiming at the dense outputs.
+        basis: what is done to the network before: `AsGiven()` nothing, `Rotate()` turns its stream.
 
     Raises:
         TypeError: a part that cannot be called, or a class instead of an instance.
@@ -60,6 +62,7 @@ class Recipe:
     compensation: Compensation = field(default_factory=NoCompensation)
     schedule: Schedule = field(default_factory=OneShot)
     inputs: Literal["dense", "pruned"] = "dense"
+    basis: Basis = field(default_factory=AsGiven, metadata={LATER: True})
 
     def __post_init__(self) -> None:
         if self.inputs not in ("dense", "pruned"):
@@ -112,6 +115,7 @@ class Recipe:
             or self.allocation.measures_curves
             or self.selection.network
             or self.inputs == "pruned"
+            or self.basis.needs_batches
         )
 
     def __repr__(self) -> str:
@@ -119,7 +123,9 @@ class Recipe:
 
     def _written(self, *, formerly: bool) -> str:
         parts = [
-            f"{f.name}={shown(getattr(self, f.name), formerly=formerly)}" for f in fields(self)
+            f"{f.name}={shown(getattr(self, f.name), formerly=formerly)}"
+            for f in fields(self)
+            if not (f.metadata.get(LATER) and getattr(self, f.name) == AsGiven())
         ]
         return f"Recipe({', '.join(parts)})"
 
@@ -148,6 +154,7 @@ def _families(selection: Any, schedule: Any) -> dict[str, type]:
         "selection": choosing,
         "compensation": Compensation,
         "schedule": Course if getattr(schedule, "inside", False) else Schedule,
+        "basis": Basis,
     }
 
 
@@ -205,10 +212,13 @@ def as_written(text: str, units: str = EDGES) -> Recipe:
         return known
     found: dict[str, Any] = {}
     rest = text
-    names = [f.name for f in fields(Recipe)]
+    names = [f.name for f in fields(Recipe) if not f.metadata.get(LATER) or f", {f.name}=" in text]
     for name, following in zip(names, [*names[1:], ""], strict=True):
         opening = f"Recipe({name}=" if name == names[0] else f"{name}="
-        part, mark, after = rest.partition(f", {following}=" if following else ")")
+        if following:
+            part, mark, after = rest.partition(f", {following}=")
+        else:  # the last bracket is the recipe's own
+            part, mark, after = rest.removesuffix(")"), rest[len(rest.removesuffix(")")) :], ""
         if not part.startswith(opening) or not mark:
             raise ValueError(f"{text[:200]!r} is no recipe, which begins 'Recipe(granularity='.")
         try:
@@ -222,7 +232,7 @@ def as_written(text: str, units: str = EDGES) -> Recipe:
 def _tables() -> dict[str, Any]:
     tables: tuple[Mapping[str, Any], ...] = (
         GRANULARITIES, SCORES, ALLOCATIONS, SELECTIONS, JOINTS, COMPENSATIONS, SCHEDULES,
-        COURSES, GROWTHS,
+        COURSES, GROWTHS, BASES,
     )  # fmt: skip
     return {"Recipe": Recipe, **{name: cls for table in tables for name, cls in table.items()}}
 

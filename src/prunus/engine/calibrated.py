@@ -39,6 +39,7 @@ def shares(method: Recipe, density: Any) -> bool:
         isinstance(density, Budget) and density.gap is not None
     )
     reads = method.inputs == "pruned" or is_network(method.selection)
+    reads = reads or method.granularity.needs_batches or method.basis.needs_batches
     return not (reads or several or planned)
 
 

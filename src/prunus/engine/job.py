@@ -169,7 +169,8 @@ def job_of(
             where the recipe reads the data again.
     """
     modules, refused = prunable(dense, asked=layers is not None)
-    tables = _tables(dense, layers, exclude) if recipe.units == NODES else ()
+    wide = "*" if recipe.basis.widens and layers is None else layers
+    tables = _tables(dense, wide, exclude) if recipe.units == NODES else ()
     names = matching(modules, _without(layers, tables), exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work

@@ -129,6 +129,11 @@ def prune(
             layers=layers, exclude=exclude, loss=loss, seed=seed, device=device, blocks=blocks,
             keep=keep, memo=memo, measure=measure, threads=threads,
         )  # fmt: skip
+    if method.basis.needs_batches and isinstance(data, Calibration):
+        raise ValueError(
+            f"{method.basis!r} changes the network, and a Calibration holds statistics of the one "
+            f"that was. Pass batches as data."
+        )
     check_plannable(name, method, target.budget, data)
     _check_scopes(name, method, target, blocks)
     source, verifying, fingerprint = set_apart(target.budget, data)
@@ -143,6 +148,12 @@ def prune(
             dense = stack.enter_context(private(model))
         else:
             dense = stack.enter_context(owned(copied(model).to(where)))
+        if method.basis.needs_batches and not isinstance(source, Calibration):
+            source = Batches(source)  # read twice; of an iterator that is refused
+        turned = method.basis(dense, source, progress=progress)
+        if turned is not dense:
+            dense = stack.enter_context(owned(turned))
+            work = stack.enter_context(owned(copied(turned)))
         job, notes = job_of(
             dense,
             method,

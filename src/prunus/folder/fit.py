@@ -32,6 +32,8 @@ def checked_recipe(name: str, recipe: Recipe) -> Recipe:
         why = f"{recipe.allocation!r} compares the scores of all layers"
     elif recipe.schedule.rounds != 1 or recipe.schedule.trains:
         why = f"its schedule {recipe.schedule!r} prunes in several steps"
+    elif recipe.basis.needs_batches:
+        why = f"{recipe.basis!r} changes all layers at once"
     if why is not None:
         raise ValueError(
             f"Recipe {name!r} cannot go block by block: {why}. Use prunus.prune on the loaded "

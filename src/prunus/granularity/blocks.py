@@ -30,6 +30,7 @@ class Blocks(Granularity):
     units: ClassVar[str] = BLOCKS
     pools: ClassVar[str] = "chain"
     needs_example: ClassVar[bool] = True
+    needs_batches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:

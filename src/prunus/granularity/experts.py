@@ -29,6 +29,7 @@ class Experts(Granularity):
     units: ClassVar[str] = EXPERTS
     pools: ClassVar[str] = "mixture"
     needs_example: ClassVar[bool] = True
+    needs_batches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole("multiple_of", self.multiple_of, low=1)

@@ -21,6 +21,7 @@ __all__ = [
     "NODES",
     "UNITS",
     "AllocationFacts",
+    "BasisFacts",
     "CompensationFacts",
     "Composition",
     "GranularityFacts",
@@ -87,6 +88,11 @@ class GranularityFacts(Protocol):
     @property
     def needs_example(self) -> bool:
         """True where the units are found by running the network on an example."""
+        return False
+
+    @property
+    def needs_batches(self) -> bool:
+        """True where units are chosen by running the network on the data themselves."""
         return False
 
     def order(self, layer: Layer) -> Tensor | None:
@@ -278,6 +284,21 @@ class ScheduleFacts(PartFacts, Protocol):
 
 
 @runtime_checkable
+class BasisFacts(PartFacts, Protocol):
+    """What a basis says."""
+
+    @property
+    def needs_batches(self) -> bool:
+        """True where it reads the data themselves, of the network as it came."""
+        return False
+
+    @property
+    def widens(self) -> bool:
+        """True where embeddings are asked for without `layers`: the stream is what it is for."""
+        return False
+
+
+@runtime_checkable
 class Composition(Protocol):
     """A recipe as its parts see it."""
 
@@ -302,6 +323,9 @@ class Composition(Protocol):
     @property
     def inputs(self) -> str: ...
 
+    @property
+    def basis(self) -> BasisFacts: ...
+
 
 def reason_against(recipe: Composition) -> str | None:
     """Why these parts do not go together, as the first of them says; None where they do."""
@@ -315,6 +339,7 @@ def reason_against(recipe: Composition) -> str | None:
         "selection": recipe.selection,
         "compensation": recipe.compensation,
         "schedule": recipe.schedule,
+        "basis": recipe.basis,
     }
     for name, part in parts.items():
         said = part.beside(recipe)
