@@ -1,18 +1,20 @@
 """What parts answer, held to what they were asked: one's own part may answer anything."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prunus.budget import Plan
 from prunus.compensation import Compensation
 from prunus.granularity import Granularity, pooled
 from prunus.joint import JointResult
 from prunus.layer import Layer
 
-__all__ = ["exact", "refitted"]
+__all__ = ["exact", "moved", "refitted"]
 
 Values = tuple[
     Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None, Mapping[str, Any]
@@ -38,6 +40,38 @@ def exact(
         )
     _sound("joint method", layer, found.mask, found.weight, layer.bias)
     return found
+
+
+def moved(
+    plan: Plan,
+    layers: Mapping[str, Layer],
+    found: Mapping[str, JointResult],
+    granularity: Granularity,
+    kept: Mapping[str, Int[Tensor, " pools"]],
+) -> tuple[Plan, dict[str, Int[Tensor, " pools"]]]:
+    """The plan and the counts of a joint method that moved some between layers.
+
+    Raises:
+        ValueError: the total is another, or the plan counts what depends on the layer.
+    """
+    if plan.kind not in ("density", "parameters"):
+        raise ValueError(
+            f"The joint method moves weights between layers, whose {plan.kind} differ. Give a "
+            f"density."
+        )
+    for name in kept:
+        _shaped("joint method", "mask", found[name].mask, layers[name])
+    counts = {
+        name: pooled(granularity, layers[name], found[name].mask.to(torch.float64)).sum(1).to(own)
+        for name, own in kept.items()
+    }
+    now, asked = (sum(int(own.sum()) for own in c.values()) for c in (counts, kept))
+    if now != asked:
+        raise ValueError(
+            f"The joint method kept {now} weights where {asked} were asked for. Keep the total."
+        )
+    said = {n: int(own.sum()) if len(own) == 1 else own.tolist() for n, own in counts.items()}
+    return replace(plan, kept={**plan.kept, **said}), counts
 
 
 def refitted(compensation: Compensation, layer: Layer, mask: Bool[Tensor, "out in"]) -> Values:

@@ -9,7 +9,7 @@ from torch import nn
 from prunus.allocation import Pools
 from prunus.budget import RESOURCES, Plan
 from prunus.compensation import NoCompensation
-from prunus.engine.checked import exact
+from prunus.engine.checked import exact, moved
 from prunus.engine.errors import measure_errors, seen_whole
 from prunus.engine.job import Job, State
 from prunus.engine.kinds import kind_of, unit_of
@@ -90,7 +90,8 @@ def _at_once(
     if family is not None:
         state = _planned_ahead(job, state, lambda: family(unit, layers, pools))
     state, kept = counts_for(state, unit, found.layers, pools, part)
-    choices = _network_choices(job, work, targets, kept) or {
+    state, searched = _network_choices(job, state, work, targets, kept)
+    choices = searched or {
         key: unit.choose(key, seen, pools[key], kept[key], remembered=not state.steps)
         for key in unit.due(sorted(unit.layers, key=job.position))
     }
@@ -136,11 +137,16 @@ def _aimed(job: Job, state: State, layers: Layers) -> State:
     return replace(state, aims=with_weights(layers, job.dense))
 
 
-def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> Choices | None:
-    """What a joint method finds that searches over all layers at once; None for all others."""
+def _network_choices(
+    job: Job, state: State, work: nn.Module, layers: Layers, kept: Kept
+) -> tuple[State, Choices]:
+    """What a joint method finds that searches over all layers at once; nothing for all others.
+
+    The plan follows a method that moves counts between layers.
+    """
     rule = job.recipe.selection
     if not is_network(rule):
-        return None
+        return state, {}
     assert job.batches is not None  # the recipe says that it needs data
     found = rule(
         copied(work),
@@ -156,7 +162,11 @@ def _network_choices(job: Job, work: nn.Module, layers: Layers, kept: Kept) -> C
         raise ValueError(
             f"{rule!r} must answer for the layers {sorted(kept)}, got {sorted(found)}."
         )
-    return {
+    if rule.moves:
+        assert state.plan is not None  # made before the choice
+        plan, kept = moved(state.plan, layers, found, job.recipe.granularity, kept)
+        state = replace(state, plan=plan)
+    return state, {
         name: exact(layers[name], found[name], job.recipe.granularity, kept[name]) for name in kept
     }
 

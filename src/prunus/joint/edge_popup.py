@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +16,7 @@ from prunus.granularity import Granularity, pooled, unpooled
 from prunus.inputs import samples_of
 from prunus.joint.protocol import JointResult, NetworkJoint
 from prunus.layer import Layer
-from prunus.parts import Composition
+from prunus.parts import LATER, Composition, shown
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
 from prunus.selection import top_k_mask
@@ -26,8 +26,12 @@ __all__ = ["EdgePopup"]
 
 LEAST = 400  # optimizer steps, where the number of epochs is left open
 START = 0.1  # scores start uniform in ±START in every layer: on one scale
-WEIGHTS = ("signed", "kept")
+WEIGHTS = ("signed", "unsigned", "normal", "uniform", "kept")
 RANKS = ("absolute", "signed")
+SCALES = ("density", "none", "published")
+STARTS = ("one", "fan-in")
+OPTIMIZERS = ("adam", "sgd")
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,45 +45,86 @@ class EdgePopup(NetworkJoint):
     network as it will be evaluated. Biases stay as they are.
 
     Departures from the paper: Adam for SGD, the falling density, and scores that start on one scale
-    in all layers.
+    in all layers. `EdgePopup.published()` takes them back.
 
     Attributes:
-        weights: "signed" draws W = ±√(2 / fan-in) / √density, so that a kept row has the variance
-            of a dense one; "kept" searches among the weights that are there.
+        weights: what is drawn, with standard deviation σ = √(2 / fan-in): "signed" ±σ, "unsigned"
+            σ, "normal", or "uniform"; "kept" searches among the weights that are there.
         epochs: passes over the data; the fewest with 400 steps where None.
-        rate: of Adam, at the start.
+        rate: of the optimizer, at the start; it falls as a cosine to 0.
         batch: samples of a step, drawn without replacement from each batch of the data.
         rank: "absolute" ranks |s|, as the authors' code; "signed" ranks s.
         anneal: False keeps the density at its end from the first step, as published.
+        scale: drawn weights are divided by √density of their layer, so that a kept row has the
+            variance of a dense one; "none" leaves them; "published" divides by √(1 − density), as
+            the authors' code does, where its rate is the kept share.
+        start: scores start uniform in ±0.1 in every layer ("one"), or in ±1 / √fan-in as published.
+        optimizer: "adam", or "sgd" with momentum 0.9.
+        decay: weight decay on the scores.
+        across: rank the scores of all layers together: the plan's total is kept, and how the layers
+            share it is the search's. Needs scores on one scale.
 
     References:
         Ramanujan, Wortsman, Kembhavi, Farhadi, Rastegari (2020), What's hidden in a randomly
         weighted neural network?
     """
 
-    weights: Literal["signed", "kept"] = "signed"
+    weights: Literal["signed", "unsigned", "normal", "uniform", "kept"] = "signed"
     epochs: int | None = None
     rate: float = 0.005
     batch: int = 128
     rank: Literal["absolute", "signed"] = "absolute"
     anneal: bool = True
+    scale: Literal["density", "none", "published"] = field(
+        default="density", metadata={LATER: True}
+    )
+    start: Literal["one", "fan-in"] = field(default="one", metadata={LATER: True})
+    optimizer: Literal["adam", "sgd"] = field(default="adam", metadata={LATER: True})
+    decay: float = field(default=0.0, metadata={LATER: True})
+    across: bool = field(default=False, metadata={LATER: True})
     statistics: ClassVar[tuple[str, ...]] = ()
     random: ClassVar[bool] = True
+    __repr__ = shown
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise unknown("weights of EdgePopup", str(self.weights), WEIGHTS)
-        if self.rank not in RANKS:
-            raise unknown("rank of EdgePopup", str(self.rank), RANKS)
+        for name, known in (
+            ("weights", WEIGHTS), ("rank", RANKS), ("scale", SCALES), ("start", STARTS),
+            ("optimizer", OPTIMIZERS),
+        ):  # fmt: skip
+            if getattr(self, name) not in known:
+                raise unknown(f"{name} of EdgePopup", str(getattr(self, name)), known)
+        if self.across and self.start != "one":
+            raise ValueError(
+                f"`across` ranks the scores of all layers together, so `start` must be 'one', got "
+                f"{self.start!r}: on other scales a layer loses all its weights."
+            )
+        positive("decay", self.decay, zero=True)
         if self.epochs is not None:
             whole("epochs", self.epochs, low=1)
         positive("rate", self.rate)
         whole("batch", self.batch, low=1)
 
+    @staticmethod
+    def published(epochs: int | None = None) -> "EdgePopup":
+        """As in the paper's code for MNIST: SGD, its rate and decay, a fixed density, its scaling.
+
+        Args:
+            epochs: theirs are 14.
+        """
+        return EdgePopup(
+            epochs=epochs, rate=0.1, batch=64, anneal=False, scale="published", start="fan-in",
+            optimizer="sgd", decay=5e-4,
+        )  # fmt: skip
+
     @property
     def refits(self) -> bool:
         """Where weights are drawn anew."""
-        return self.weights == "signed"
+        return self.weights != "kept"
+
+    @property
+    def moves(self) -> bool:
+        """Where all layers are ranked together."""
+        return self.across
 
     def beside(self, recipe: Composition) -> str | None:
         """Refuses what no such method stands beside, and new values for weights that are found."""
@@ -87,6 +132,11 @@ class EdgePopup(NetworkJoint):
             return (
                 f"{self!r} finds which weights do as they are, so `compensation` must be "
                 f"NoCompensation(), got {recipe.compensation!r}."
+            )
+        if self.across and recipe.granularity.pools != "layer":
+            return (
+                f"{self!r} moves weights between layers, so `granularity` must be Edge(), got "
+                f"{recipe.granularity!r}."
             )
         return NetworkJoint.beside(self, recipe)
 
@@ -114,15 +164,16 @@ class EdgePopup(NetworkJoint):
         }
         for name in found:
             weight_at(model, name).parameter.requires_grad_(True)
-        optimizer = torch.optim.Adam([f.scores for f in found.values()], lr=self.rate)
+        optimizer = self._optimizer([own.scores for own in found.values()])
         total = self._epochs(batches) * _steps(batches, self.batch)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         last = math.nan
         with progress_bar("searching a subnetwork", total, progress=progress) as advance:
             for step, part in enumerate(self._parts(batches, seed)):
                 share = min(1.0, 2 * step / total) if self.anneal else 1.0
+                masks = self._masks(found, share)
                 for name, own in found.items():
-                    weight_at(model, name).put(own.masked(share))
+                    weight_at(model, name).put(own.masked(masks[name]))
                     weight_at(model, name).parameter.grad = None
                 with torch.enable_grad():
                     given = to_device(part, next(iter(found.values())).scores.device)
@@ -140,13 +191,36 @@ class EdgePopup(NetworkJoint):
                 optimizer.step()
                 falling.step()
                 advance(1)
+        masks = self._masks(found, 1.0)
         return {
             name: JointResult(
-                mask=own.mask(own.kept),
-                weight=own.masked(1.0).to(layers[name].weight.dtype),
+                mask=masks[name],
+                weight=own.masked(masks[name]).to(layers[name].weight.dtype),
                 notes={"loss": last, "steps": total},
             )
             for name, own in found.items()
+        }
+
+    def _optimizer(self, scores: list[Tensor]) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(scores, lr=self.rate, weight_decay=self.decay)
+        return torch.optim.SGD(scores, lr=self.rate, momentum=MOMENTUM, weight_decay=self.decay)
+
+    def _masks(
+        self, found: Mapping[str, "_Searched"], share: float
+    ) -> dict[str, Bool[Tensor, "out in"]]:
+        """Every layer's mask when the density has gone this share of the way."""
+        counts = {name: own.counts(share) for name, own in found.items()}
+        if not self.across:
+            return {name: own.mask(counts[name]) for name, own in found.items()}
+        ranked = {name: own.ranked() for name, own in found.items()}
+        place = next(iter(ranked.values())).device
+        together = torch.cat([r.flatten().to(place) for r in ranked.values()])[None]
+        total = torch.stack([c.sum() for c in counts.values()]).sum()[None]
+        parts = torch.split(top_k_mask(together, total)[0], [r.numel() for r in ranked.values()])
+        return {
+            name: part.view(r.shape).to(r.device)
+            for (name, r), part in zip(ranked.items(), parts, strict=True)
         }
 
     def _epochs(self, batches: Batches) -> int:
@@ -178,11 +252,12 @@ class _Searched:
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
         # Adam's 1e-8 is zero in half precision, and 0 / 0 where a unit is dead.
         precise = torch.promote_types(layer.weight.dtype, torch.float32)
-        self.scores = ((2 * drawn - 1) * START).to(place, precise)
+        reach = START if rule.start == "one" else 1 / math.sqrt(shape[1])
+        self.scores = ((2 * drawn - 1) * reach).to(place, precise)
         self.weight = layer.weight.detach().clone()
-        if rule.weights == "signed":
-            signs = torch.randn(shape, generator=generator, dtype=torch.float64).sign()
-            self.weight = (signs * math.sqrt(2 / shape[1])).to(self.weight)
+        if rule.weights != "kept":
+            unit = _unit(rule.weights, shape, generator)
+            self.weight = (unit * math.sqrt(2 / shape[1])).to(self.weight)
         self.rule, self.layer, self.granularity, self.kept = rule, layer, granularity, kept
 
     def counts(self, share: float) -> Int[Tensor, " pools"]:
@@ -192,25 +267,41 @@ class _Searched:
         between = (size * (ends / size) ** share).round().to(self.kept)
         return self.kept if share >= 1 else torch.maximum(between, self.kept)
 
+    def ranked(self) -> Float[Tensor, "out in"]:
+        """What the highest of are kept."""
+        return self.scores.abs() if self.rule.rank == "absolute" else self.scores
+
     def mask(self, counts: Int[Tensor, " pools"]) -> Bool[Tensor, "out in"]:
         """The highest scores of each pool, ties to the lower index."""
-        ranked = self.scores.abs() if self.rule.rank == "absolute" else self.scores
-        pools = pooled(self.granularity, self.layer, ranked)
+        pools = pooled(self.granularity, self.layer, self.ranked())
         return unpooled(self.granularity, self.layer, top_k_mask(pools, counts))
 
-    def masked(self, share: float) -> Float[Tensor, "out in"]:
-        """The weights that the forward pass uses now."""
-        counts = self.counts(share)
+    def masked(self, mask: Bool[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """The weights that the forward pass uses under this mask."""
         self.used = self.weight
-        if self.rule.weights == "signed":  # a kept row has the variance of a dense one
-            density = max(int(counts.sum()), 1) / self.weight.numel()
-            self.used = self.weight / math.sqrt(density)
-        return self.used.masked_fill(~self.mask(counts), 0.0)
+        size = self.weight.numel()
+        if self.rule.weights != "kept" and self.rule.scale == "density":
+            # A kept row has the variance of a dense one.
+            self.used = self.weight / math.sqrt(max(int(mask.sum()), 1) / size)
+        elif self.rule.weights != "kept" and self.rule.scale == "published":
+            self.used = self.weight / math.sqrt(max(size - int(self.kept.sum()), 1) / size)
+        return self.used.masked_fill(~mask, 0.0)
 
     def learn(self, grad: Float[Tensor, "out in"]) -> None:
         """Set the scores' gradient from that of the masked weights."""
         through = self.used.to(self.scores) * grad.to(self.scores)
         self.scores.grad = through * self.scores.sign() if self.rule.rank == "absolute" else through
+
+
+def _unit(kind: str, shape: tuple[int, ...], generator: Generator) -> Float[Tensor, "out in"]:
+    """Weights of standard deviation 1 (constant ones: of size 1)."""
+    if kind == "unsigned":
+        return torch.ones(shape, dtype=torch.float64)
+    if kind == "uniform":
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64)
+        return (2 * drawn - 1) * math.sqrt(3)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return drawn if kind == "normal" else drawn.sign()
 
 
 def _steps(batches: Batches, size: int) -> int:

@@ -108,6 +108,11 @@ class NetworkJoint(JointFacts, Protocol):
         """Yes."""
         return True
 
+    @property
+    def moves(self) -> bool:
+        """True where it may move counts between layers: their total stays, the plan follows."""
+        return False
+
     def beside(self, recipe: Composition) -> str | None:
         """Refuses what no joint method stands beside, and what one search cannot serve."""
         said = JointFacts.beside(self, recipe)

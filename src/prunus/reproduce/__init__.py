@@ -103,6 +103,22 @@ REPRODUCTIONS: dict[str, Known] = {
         full="about 4 h",
         resumes=True,
     ),
+    "pensia2020": Known(
+        module="prunus.reproduce.pensia2020",
+        says="Pensia et al. (2020): networks inside random ones by theorem, law and measurement",
+        data="MNIST",
+        small="30 s",
+        full="10 min",
+    ),
+    "ramanujan2020": Known(
+        module="prunus.reproduce.ramanujan2020",
+        says="Ramanujan et al. (2020): subnetworks of random weights, controls, every conclusion "
+        "judged",
+        data="MNIST",
+        small="60 s",
+        full="about 60 min",
+        resumes=True,
+    ),
     "ye2020": Known(
         module="prunus.reproduce.ye2020",
         says="Ye et al. (2020a, b): greedy subnetworks, their rates, one Gram against their search",

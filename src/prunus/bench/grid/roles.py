@@ -154,6 +154,7 @@ def _prune(
     source: Any = _batches(data, cell.settings.calibration, _draw_of(cell))
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
+    fits = fits and not method.selection.network  # a search reads the samples themselves
     if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
         source = _calibration(
