@@ -22,6 +22,7 @@ from prunus.presets import PRESETS
 from prunus.recipe import Recipe
 from prunus.scores import Constant
 from prunus.selection import RandomK
+from prunus.training.attached import IDLE, ROOTED
 
 INSIDE = [name for name, preset in PRESETS.items() if preset.recipe.schedule.inside]
 EDGES = [name for name in INSIDE if prunus.recipes[name].units == "edges"]
@@ -212,9 +213,11 @@ def test_rigl_exchanges_by_the_definition(granularity):
                     assert g[grown].min() >= g[~new].max()
                 assert int((old & ~new).sum()) == int(grown.sum()) <= r
                 assert not p[row].flatten()[grown].any()
-                for value in own.state[model.get_parameter(n)].values():
+                for key, value in own.state[model.get_parameter(n)].items():
                     if value.shape == p.shape:
-                        assert not value[row].flatten()[grown | (old & ~new)].any()
+                        flat, rest = value[row].flatten(), IDLE if key in ROOTED else 0.0
+                        assert not flat[grown].any()
+                        assert (flat[old & ~new] == torch.tensor(rest)).all()
     assert seen > 20
     sparse.finish(strict=True)
 

@@ -3,7 +3,7 @@
 from prunus.bench.data.cache import Checkpoint, cache_folder, trained
 from prunus.bench.data.sets import DATA_SETS, Dataset, load_data, stratified_split
 from prunus.bench.data.tasks import TASKS, Task, fresh_model, task
-from prunus.bench.data.train import Training, accuracy, evaluate, fit
+from prunus.bench.data.train import Distil, Training, accuracy, evaluate, fit
 from prunus.bench.grid.cell import BASELINES, Cell
 from prunus.bench.grid.config import Grid, cells, load_grid
 from prunus.bench.grid.engines import make_executor
@@ -20,6 +20,7 @@ __all__ = [
     "Cell",
     "Checkpoint",
     "Dataset",
+    "Distil",
     "Executor",
     "Grid",
     "Record",

@@ -89,8 +89,8 @@ class NodeUnit:
     def after(
         self, model: nn.Module, masks: Mapping[str, Tensor], classes: Mapping[str, Tensor]
     ) -> "NodeUnit":
-        """Where all other classes are gone."""
-        return replace(self, before=classes)
+        """Where all other classes are gone, of this model's weights."""
+        return replace(self, before=classes, parameters=dict(model.named_parameters()))
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
         """The pools of groups; classes that an earlier step removed rank below all others.

@@ -1,5 +1,6 @@
 """The account of what a training left."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from torch import nn
@@ -8,6 +9,7 @@ from prunus.engine.answer import answer
 from prunus.engine.edges import mask_of, result_of
 from prunus.engine.job import State
 from prunus.engine.unit import Fit
+from prunus.modes import private
 from prunus.result import LayerResult, Pruned
 from prunus.training.chooser import Chooser, Chosen
 from prunus.weights import weight_at
@@ -30,8 +32,11 @@ def account(model: nn.Module, chooser: Chooser, chosen: Chosen, notes: tuple[str
         groups=unit.cut,
         notes=notes,
     )
+    with ExitStack() as stack:  # the costs are counted on what is run, which is not the caller's
+        seen = model if job.example is None else stack.enter_context(private(model))
+        found = answer(job, state, seen, seen, {})
     # The network as it was at the start is gone.
-    return replace(answer(job, state, model, model, {}), dense=None, dense_state=None)
+    return replace(found, model=model, dense=None, dense_state=None)
 
 
 def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:

@@ -14,7 +14,7 @@ from prunus.engine.edges import mask_of
 from prunus.result import Pruned
 from prunus.surgery.masked import apply_masks, claim, release
 from prunus.training.account import account
-from prunus.training.attached import closure_of, forget
+from prunus.training.attached import closure_of, forget, idle
 from prunus.training.checkpoint import packed, restored
 from prunus.training.chooser import Chooser, Chosen, everything
 from prunus.training.ranks import check_agreement
@@ -22,6 +22,8 @@ from prunus.training.turn import Turn
 from prunus.training.zeros import clear, kept_bits
 
 __all__ = ["Sparsifier"]
+
+IDLED = 100  # steps between two looks at what the optimizer keeps of removed weights
 
 
 class Sparsifier:
@@ -137,6 +139,10 @@ class Sparsifier:
                 self._update()
             self._gradients.clear()
             self._zero()
+            looks = self.step_count % IDLED == 1 or self.step_count in self._due
+            if looks and not self._course.soft:
+                for name in self._kept:
+                    idle(self._optimizer, self._parameters[name], self._chosen.masks[name])
 
     def step(self) -> None:
         """Count a step of a loop without a torch optimizer, after its weights have moved.

@@ -1,6 +1,7 @@
 """`sparsify`: a recipe inside the caller's own training loop."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from prunus.courses import COURSES, Course
 from prunus.engine.job import State, job_of
 from prunus.engine.kinds import unit_of
 from prunus.engine.target import Target, target_of
+from prunus.modes import private
 from prunus.presets import recipes, resolve
 from prunus.recipe import Recipe
 from prunus.training.attached import check_free, check_parameters, torch_optimizer
@@ -96,24 +98,27 @@ def sparsify(
     check_ready(model)
     check_free(model)
     inner = torch_optimizer(optimizer)
-    job, notes = job_of(
-        model,
-        method,
-        name,
-        None if example is None else [example],
-        layers=layers,
-        exclude=exclude,
-        verifying=None,
-        loss=None,
-        seed=seed,
-        device=device_of(model),
-        progress=False,
-        memo=None,
-        blocks=None,
-        keep=None,
-    )
-    state = State(target=target, planner=method, not_pruned=job.not_pruned)
-    unit = unit_of(job, method, state, model)
+    with ExitStack() as stack:
+        # Whatever runs the network to learn of it runs a twin; without an example nothing does.
+        seen = model if example is None else stack.enter_context(private(model))
+        job, notes = job_of(
+            seen,
+            method,
+            name,
+            None if example is None else [example],
+            layers=layers,
+            exclude=exclude,
+            verifying=None,
+            loss=None,
+            seed=seed,
+            device=device_of(model),
+            progress=False,
+            memo=None,
+            blocks=None,
+            keep=None,
+        )
+        state = State(target=target, planner=method, not_pruned=job.not_pruned)
+        unit = unit_of(job, method, state, seen).after(model, {}, {})
     own = dict(model.named_parameters())
     able = {key: own[key] for key in everything(model, unit).masks}
     held = dict.fromkeys(weight_at(model, key).path for key in unit.layers)

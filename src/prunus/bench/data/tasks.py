@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,7 +25,7 @@ from prunus.bench.data.models import (
     mnist_mlp,
 )
 from prunus.bench.data.sets import Dataset, load_data
-from prunus.bench.data.train import TRAINER_VERSION, Training, evaluate, fit
+from prunus.bench.data.train import TRAINER_VERSION, Distil, Training, evaluate, fit
 from prunus.check import unknown
 from prunus.rng import generator_for
 
@@ -58,7 +58,9 @@ class Load(Protocol):
 class Train(Protocol):
     """Trains a model in place; `hold` is called with the optimizer.
 
-    Where it takes a `span` too, schedules may ask it for a part of its training.
+    Where it takes a `span` too, schedules may ask it for a part of its training; where it takes a
+    `share`, grids may ask it for that share of its epochs (`equal_training`); where it takes
+    `distil` and `teacher`, for outputs like the teacher's.
     """
 
     def __call__(
@@ -88,6 +90,8 @@ class Task:
         evaluate: scores on the test part; the key `test_error`, `accuracy` or `perplexity` leads.
         definition: what else, beside the network's architecture, the data and the seed, decides
             the trained weights; part of the checkpoint's identity.
+        steps: optimizer steps that `train` takes on a data set; None where it does not say, and
+            then no masks can change inside it.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Task:
     definition: str = ""
     tune: Train | None = None
     held_out: Load | None = None
+    steps: Callable[[Dataset], int] | None = None
 
 
 def _train(
@@ -110,9 +115,38 @@ def _train(
     generator: Generator,
     hold: Callable[[torch.optim.Optimizer], Any] | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    share: float = 1.0,
+    distil: Distil | None = None,
+    teacher: nn.Module | None = None,
     progress: bool | None = None,
 ) -> nn.Module:
-    return fit(model, data, training, generator=generator, hold=hold, span=span, progress=progress)
+    if share != 1.0:
+        training = replace(training, epochs=_epochs(training, share))
+    if distil is not None:
+        training = replace(training, distil=distil)
+    return fit(
+        model, data, training, generator=generator, hold=hold, span=span, teacher=teacher,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _epochs(training: Training, share: float) -> int:
+    """The epochs that are a share of a training.
+
+    Raises:
+        ValueError: no whole number.
+    """
+    found = training.epochs * share
+    if abs(found - round(found)) > 1e-6 or round(found) < 1:
+        raise ValueError(
+            f"{share:.3g} of {training.epochs} epochs are {found:.4g}, no whole number. Choose "
+            f"rounds that divide the epochs, or leave equal_training out."
+        )
+    return round(found)
+
+
+def _steps(data: Dataset, *, training: Training) -> int:
+    return training.steps(len(data.x_train))
 
 
 def _named(
@@ -131,6 +165,7 @@ def _named(
         train=partial(_train, training=training),
         retrain=partial(_train, training=retraining),
         definition=f"{training!r} by trainer {TRAINER_VERSION}",
+        steps=partial(_steps, training=training),
     )
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,14 +11,35 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from prunus.bench.data.sets import Dataset
-from prunus.check import positive, whole
+from prunus.check import fraction, positive, whole
 from prunus.modes import evaluating, private
+from prunus.parts import LATER, shown
 from prunus.progress import progress_bar
+from prunus.training.distillation import distillation
 
-__all__ = ["TRAINER_VERSION", "Training", "accuracy", "cross_entropy", "evaluate", "fit"]
+__all__ = [
+    "TRAINER_VERSION", "Distil", "Training", "accuracy", "cross_entropy", "evaluate", "fit",
+]  # fmt: skip
 
 TRAINER_VERSION = 1  # raise it when `fit` gives other weights for the same arguments
 EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Distil:
+    """How much of the loss is agreement with a teacher; see `prunus.training.distillation`.
+
+    Attributes:
+        temperature: of both softmaxes.
+        weight: of the divergence in [0, 1]; the rest is cross-entropy with the labels.
+    """
+
+    temperature: float = 4.0
+    weight: float = 0.9
+
+    def __post_init__(self) -> None:
+        positive("temperature", self.temperature)
+        fraction("weight", self.weight, zero=True, one=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +54,7 @@ class Training:
         weight_decay: decay per step, times the rate.
         decay: the rate falls along a half cosine to zero, or stays.
         augment: random horizontal flips and crops from a border of four pixels.
+        distil: the loss also asks for the outputs of a teacher, which `fit` is given.
     """
 
     epochs: int
@@ -42,12 +64,18 @@ class Training:
     weight_decay: float = 0.0
     decay: Literal["cosine", "constant"] = "cosine"
     augment: bool = False
+    distil: Distil | None = field(default=None, metadata={LATER: True})
+    __repr__ = shown  # task definitions hold it
 
     def __post_init__(self) -> None:
         whole("epochs", self.epochs, low=0)
         whole("batch", self.batch, low=2)
         positive("learning_rate", self.learning_rate)
         positive("weight_decay", self.weight_decay, zero=True)
+
+    def steps(self, samples: int) -> int:
+        """Optimizer steps on so many training samples."""
+        return self.epochs * (samples // self.batch if samples >= self.batch else 1)
 
 
 def fit(
@@ -59,6 +87,7 @@ def fit(
     hold: Callable[[torch.optim.Optimizer], Any] | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    teacher: nn.Module | None = None,
     progress: bool | None = None,
 ) -> nn.Module:
     """Train `model` in place on the training part of `data`; the mode it came in is restored.
@@ -74,14 +103,17 @@ def fit(
         after_step: called with the model after every step.
         span: the part of the training that is carried out, as shares of its steps, with the samples
             and learning rates that this part has in the whole. The optimizer begins anew.
+        teacher: gives the outputs that `training.distil` asks for.
         progress: as in `progress_bar`.
 
     Returns:
         the same model.
 
     Raises:
-        ValueError: the loss is no longer finite; it names the epoch.
+        ValueError: the loss is no longer finite; it names the epoch. Or a training by distillation
+            has no teacher.
     """
+    loss_of = _loss(training, teacher)
     device = next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer
@@ -100,7 +132,7 @@ def fit(
     if hold is not None:
         hold(optimizer)
     count = len(data.x_train)
-    steps = training.epochs * (count // training.batch if count >= training.batch else 1)
+    steps = training.steps(count)
     first, end = (round(share * steps) for share in span)
     schedule = None
     if training.decay == "cosine" and steps:
@@ -120,7 +152,8 @@ def fit(
                     x, y = data.x_train[chosen], data.y_train[chosen]
                     if training.augment:
                         x = flip_and_crop(x, generator=generator)
-                    loss = functional.cross_entropy(model(x.to(device)), y.to(device))
+                    x, y = x.to(device), y.to(device)
+                    loss = loss_of(model(x), (x, y))
                     if not bool(torch.isfinite(loss)):
                         raise ValueError(
                             f"The training loss is {loss.item()} in epoch {epoch + 1}. "
@@ -137,6 +170,18 @@ def fit(
     finally:
         model.train(was_training)
     return model
+
+
+def _loss(training: Training, teacher: nn.Module | None) -> Callable[[Any, Any], Tensor]:
+    """The loss of outputs and a batch."""
+    if training.distil is None:
+        return lambda output, batch: functional.cross_entropy(output, batch[1])
+    if teacher is None:
+        raise ValueError(
+            f"{training.distil!r} needs a teacher. Pass teacher=, the network whose outputs count."
+        )
+    own = training.distil
+    return distillation(teacher, temperature=own.temperature, weight=own.weight)
 
 
 def evaluate(model: nn.Module, data: Dataset) -> dict[str, float]:

@@ -13,7 +13,7 @@ from prunus.bench.grid.tickets import CONTROLS
 from prunus.bench.record import content_id
 from prunus.budget import Budget
 from prunus.compensation import NoCompensation
-from prunus.courses import not_between
+from prunus.courses import Static
 from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.parts import NODES
 from prunus.presets import recipes, resolve
@@ -53,6 +53,9 @@ class Settings:
         certificate: certify the final network on so many test samples; None leaves it out.
         network: the seed of the one dense network of all cells, whose seeds then draw the samples
             that calibrate; None gives each seed a network of its own.
+        equal_training: all trainings of a schedule together take as many epochs as one.
+        distil: temperature and weight with which trainings after the dense network's own ask for
+            its outputs; None asks for the labels alone.
         rescore: names in `RESCORES`: also score the same masks applied to the dense network in
             these ways; the scores are called NAME_….
         compress: ways to compress the final network, as `grid.compressed.way_of` reads them.
@@ -71,6 +74,8 @@ class Settings:
     rescore: tuple[str, ...] = ()
     compress: tuple[str, ...] = ()
     network: int | None = None
+    equal_training: bool = False
+    distil: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +107,8 @@ class Cell:
     def id(self) -> str:
         """Hash of all that decides the result; the label does not."""
         settings = asdict(self.settings)
-        for newer in (
-            "certificate",
-            "rescore",
-            "compress",
-        ):  # records from before keep their identity
-            if not settings[newer]:
+        for newer in ("certificate", "rescore", "compress", "equal_training", "distil"):
+            if not settings[newer]:  # records from before keep their identity
                 del settings[newer]
         if self.settings.network is None:
             del settings["network"]
@@ -150,7 +151,7 @@ def recipe_of(text: str) -> Recipe:
 
 
 def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
-    """The schedule; whether training follows pruning; whether it starts from untrained weights.
+    """The schedule; whether it trains after pruning; whether it starts from untrained weights.
 
     Raises:
         ValueError: neither `none`, `retrain` nor a schedule as Python.
@@ -164,9 +165,7 @@ def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
     found = parse(text)
     if not callable(found) or not hasattr(found, "trains"):
         raise ValueError(f"{text!r} is no schedule. Write for example Iterative(rounds=3).")
-    if found.inside:
-        raise not_between(text)
-    return found, True, isinstance(found, AtInit | Rewinding)
+    return found, True, found.inside or isinstance(found, AtInit | Rewinding)
 
 
 def is_ticket(schedule: Schedule) -> TypeGuard[Rewinding]:
@@ -198,20 +197,28 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
     - `no-retraining`: the recipe on the trained network, without training afterwards. For the
       schedule `retrain` that is the score of the very same run before it trains on, so the cell
       itself is named.
+
+    Inside training, random masks are drawn at its start and stay (`Static()`), and there is no
+    pruning without it.
     """
     recipe = recipe_of(cell.recipe)
+    schedule, _, _ = schedule_of(cell.schedule)
     twin = random_twin(recipe)
     found = {"random": replace(cell, label=resolve(twin)[0], recipe=repr(twin))}
+    if schedule.inside:
+        name = f"static {found['random'].label}"
+        found["random"] = replace(found["random"], label=name, schedule=repr(Static()))
     shared = isinstance(budget_of(cell.budget), Budget) and recipe.granularity.fixed is None
     if shared and not isinstance(recipe.allocation, Uniform):
         found["random-layers"] = replace(
             cell, label=f"random in the layers of {cell.label}", role="random-layers"
         )
+    once = cell.schedule == "none" or schedule.inside or cell.settings.equal_training
     found["small-dense"] = replace(
         cell,
         label="small dense" + (" (for nodes)" if recipe.granularity.units == NODES else ""),
         recipe=repr(twin),
-        schedule="none" if cell.schedule == "none" else "retrain",
+        schedule="none" if once else "retrain",
         role="small-dense",
     )
     if not isinstance(recipe.compensation, NoCompensation):
@@ -219,12 +226,11 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
         name = resolve(bare)[0]
         label = name if not name.startswith("recipe-") else f"{cell.label}, not compensated"
         found["no-compensation"] = replace(cell, label=label, recipe=repr(bare))
-    schedule, _, _ = schedule_of(cell.schedule)
     if is_ticket(schedule) and recipe.granularity.units != NODES:
         for role in CONTROLS:
             found[role] = replace(cell, label=f"{cell.label}, {role}", role=role)
     if cell.schedule == "retrain":
         found["no-retraining"] = cell
-    elif cell.schedule != "none":
+    elif cell.schedule != "none" and not schedule.inside:
         found["no-retraining"] = replace(cell, schedule="none")
     return found

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from prunus.bench.data.tasks import fresh_model, task
+from prunus.bench.data.train import Distil
 from prunus.bench.grid.budgets import budget_of, budget_text, density_text
 from prunus.bench.grid.cell import (
     BASELINES,
@@ -23,6 +24,7 @@ from prunus.bench.grid.cell import (
     schedule_of,
 )
 from prunus.bench.grid.compressed import way_of
+from prunus.bench.grid.inside import unfit_schedules
 from prunus.bench.grid.yaml_text import NoYaml, read_yaml
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
@@ -38,8 +40,11 @@ __all__ = ["Grid", "cells", "load_grid", "make_grid"]
 
 @dataclass(frozen=True)
 class _Method:
+    """A recipe as tables call it, as Python without its schedule, and that schedule, if any."""
+
     label: str
     recipe: str
+    schedule: str | None = None
 
 
 def _task(name: Any) -> str:
@@ -57,9 +62,11 @@ def _method(entry: Any) -> _Method:
     else:
         label, text = "", str(entry)
     recipe = recipe_of(text)
-    if recipe.schedule != OneShot():
-        raise ValueError("the schedule of a recipe belongs under `schedules`")
-    return _Method(label or resolve(recipe)[0], repr(recipe))
+    label = label or resolve(recipe)[0]
+    if recipe.schedule == OneShot():
+        return _Method(label, repr(recipe))
+    bare = replace(recipe, schedule=OneShot())
+    return _Method(label, repr(bare), _schedule(repr(recipe.schedule)))
 
 
 def _schedule(text: Any) -> str:
@@ -106,6 +113,15 @@ def _samples(value: Any) -> int | None:
     return None if value is None else whole("certificate", value, low=2)
 
 
+def _distil(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise ValueError(f"distil is [temperature, weight], such as [4.0, 0.9], got {value!r}")
+    own = Distil(*value)
+    return float(own.temperature), float(own.weight)
+
+
 def _network(value: Any) -> int | None:
     return None if value is None else whole("network", value, low=0)
 
@@ -128,11 +144,12 @@ class Grid(BaseModel):
     Attributes:
         name: heads the report.
         tasks: names in `prunus.bench.TASKS`, or import paths of a `Task`.
-        recipes: names in `prunus.recipes`, recipes as Python, or {name, recipe}.
+        recipes: names in `prunus.recipes`, recipes as Python, or {name, recipe}. One that has a
+            schedule of its own, as `lottery` and `gradual` have, is run by that alone.
         densities: kept / total in (0, 1], or one for each layer: {glob of layers: density}.
         budgets: further budgets, such as {parameters: 10000}, also macs and bytes, and
             {kept: {name: count}}: weights of a layer, or units of a group of nodes.
-        schedules: `none`, `retrain`, or a schedule as Python.
+        schedules: `none`, `retrain`, or a schedule or course as Python.
         seeds: how many, or which. A seed decides the dense network and every draw.
         without: null baselines to switch off, by name.
         calibration: how many training samples calibrate.
@@ -147,6 +164,10 @@ class Grid(BaseModel):
         compress: compress every pruned network in these ways and score what the file holds:
             `lossless`, a number of shared values such as `8`, `conv*=256,fc*=32`, or `rate=0.01`
             (nats of held-out loss), followed by `tuned` and `published` where wanted.
+        equal_training: all trainings of a schedule from untrained weights together take as many
+            epochs as one of the task's.
+        distil: [temperature, weight]: trainings after the dense network's own also ask for its
+            outputs.
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -172,6 +193,8 @@ class Grid(BaseModel):
     rescore: list[Annotated[Any, AfterValidator(_rescore)]] = []
     compress: list[Annotated[Any, AfterValidator(_compress)]] = []
     network: Annotated[Any, AfterValidator(_network)] = None
+    equal_training: bool = False
+    distil: Annotated[Any, AfterValidator(_distil)] = None
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
 
@@ -212,6 +235,8 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         rescore=tuple(sorted(set(grid.rescore))),
         compress=tuple(sorted(set(grid.compress))),
         network=grid.network,
+        equal_training=grid.equal_training,
+        distil=grid.distil,
         device=grid.device,
         threads=threads,
     )
@@ -227,7 +252,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
         for seed in grid.seeds:
             for method in grid.recipes:
                 for budget in _budgets(grid, method):
-                    for schedule in grid.schedules:
+                    for schedule in _schedules(grid, method):
                         cell = Cell(
                             task=name,
                             label=method.label,
@@ -255,6 +280,10 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
                 every.setdefault(null.id, null)
     place = {name: i for i, name in enumerate(grid.tasks)}
     return sorted(every.values(), key=lambda c: (place[c.task], c.seed))
+
+
+def _schedules(grid: Grid, method: _Method) -> list[str]:
+    return grid.schedules if method.schedule is None else [method.schedule]
 
 
 def _budgets(grid: Grid, method: _Method) -> list[str]:
@@ -294,11 +323,13 @@ def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str])
 def _unfit(grid: Grid) -> list[str]:
     """What does not fit together: layers that a network lacks, scores that no cell has."""
     mistakes = []
-    if grid.rescore and not set(grid.schedules) <= {"none", "retrain"}:
+    used = {schedule for method in grid.recipes for schedule in _schedules(grid, method)}
+    if grid.rescore and not used <= {"none", "retrain"}:
         mistakes.append(
             "rescore: masks of several rounds have no scores without them. Leave it out, or give "
             "schedules none and retrain."
         )
+    mistakes += unfit_schedules(grid.tasks, _pairs(grid), equal=grid.equal_training)
     targets = [budget_of(text) for text in [*grid.densities, *grid.budgets]]
     by_layer = [target for target in targets if not isinstance(target, Budget)]
     if grid.layers is None and grid.exclude is None and not by_layer:
@@ -317,6 +348,16 @@ def _unfit(grid: Grid) -> list[str]:
         except ValueError as error:
             mistakes.append(f"{name}: {error}")
     return mistakes
+
+
+def _pairs(grid: Grid) -> list[tuple[str, str, str, str]]:
+    """(label, recipe, schedule, budget) of all that a task is asked for."""
+    return [
+        (method.label, method.recipe, schedule, budget)
+        for method in grid.recipes
+        for schedule in _schedules(grid, method)
+        for budget in _budgets(grid, method)
+    ]
 
 
 def _fits(plan: Plan, layers: Mapping[str, Weight], edges: bool) -> None:

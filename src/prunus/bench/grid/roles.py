@@ -18,12 +18,14 @@ from prunus.bench.data.tasks import Task, fresh_model, task
 from prunus.bench.grid.budgets import Target, budget_of
 from prunus.bench.grid.cell import Cell, is_ticket, recipe_of, schedule_of
 from prunus.bench.grid.compressed import compressed_ways
+from prunus.bench.grid.inside import asked_of, pruned_inside
 from prunus.bench.grid.tickets import CONTROLS, begun, part_of_training, trained_again
 from prunus.bench.record import Record
 from prunus.budget import Budget
 from prunus.calibration import Calibration, Statistic, calibrate
 from prunus.calibration.statistics import combined
 from prunus.cost import Latency, measure_latency
+from prunus.courses import Static
 from prunus.engine.prune import prune
 from prunus.guarantee import certify
 from prunus.parts import NODES
@@ -151,6 +153,9 @@ def _prune(
     )
     if cell.settings.device != "cpu":
         model = copy.deepcopy(model).to(cell.settings.device)
+    teacher = _teacher(bench, cell)
+    if schedule.inside:
+        return pruned_inside(chosen, data, cell, model, method, target, teacher)
     source: Any = _batches(data, cell.settings.calibration, _draw_of(cell))
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
@@ -174,7 +179,7 @@ def _prune(
             if step.last and evaluated is not None:
                 evaluated.update(_scores(cell, model, data))
             generator = generator_for(cell.seed, "retraining", cell.task, step.index)
-            part = part_of_training(fit, step.span)
+            part = part_of_training(fit, step.span) | asked_of(fit, cell, teacher)
             fit(model, data, generator=generator, hold=None, progress=False, **part)
 
     return prune(
@@ -190,6 +195,14 @@ def _prune(
     )
 
 
+def _teacher(bench: Bench, cell: Cell) -> nn.Module | None:
+    """The dense network whose outputs trainings ask for, where they do."""
+    if cell.settings.distil is None:
+        return None
+    dense = dense_of(cell.task, cell.model_seed, bench.data_dir, bench.cache).model
+    return copy.deepcopy(dense).to(cell.settings.device)
+
+
 def _pruned(bench: Bench, cell: Cell, record: Record) -> Record:
     recipe = recipe_of(cell.recipe)
     return _account(bench, cell, record, recipe, budget_of(cell.budget))
@@ -199,6 +212,8 @@ def _random_layers(bench: Bench, cell: Cell, record: Record) -> Record:
     """A random mask with the counts of every layer that the recipe chose."""
     recipe = recipe_of(cell.recipe)
     plan = _prune(bench, cell, recipe, budget_of(cell.budget)).plan
+    if schedule_of(cell.schedule)[0].inside:
+        cell = replace(cell, schedule=repr(Static()))
     base = recipes["random-edge"]
     blind = Recipe(granularity=recipe.granularity, score=base.score, selection=base.selection)
     return _account(bench, cell, record, blind, plan)
@@ -217,7 +232,7 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
     latency = None
     if cell.settings.latency:
         latency = _latency(pruned, data)
-    scores = after if trains else final
+    scores = after or final  # inside a training nothing comes before it
     return replace(
         _costs(record, pruned),
         before=before,
@@ -343,7 +358,8 @@ def _small_dense(bench: Bench, cell: Cell, record: Record) -> Record:
     retrained = None
     if cell.schedule != "none":
         again = generator_for(cell.seed, "retraining", cell.task, 0)
-        chosen.retrain(model, data, generator=again, hold=None, progress=False)
+        more = asked_of(chosen.retrain, cell, _teacher(bench, cell))
+        chosen.retrain(model, data, generator=again, hold=None, progress=False, **more)
         retrained = _scores(cell, model, data)
     latency = None
     if cell.settings.latency:
@@ -391,7 +407,8 @@ def _control(bench: Bench, cell: Cell, record: Record) -> Record:
     model, own = begun(chosen, data, cell.role, schedule, ticket.masks, cell.seed)
     model = model.to(cell.settings.device)
     after = _scores(cell, model, data)
-    trained_again(chosen, data, cell.role, model, own, cell.seed)
+    more = asked_of(chosen.train, cell, _teacher(bench, cell))
+    trained_again(chosen, data, cell.role, model, own, cell.seed, more)
     return replace(
         _costs(record, ticket),  # as many weights in every layer
         before=dict(dense.metrics),

@@ -72,14 +72,21 @@ def begun(
 
 
 def trained_again(
-    chosen: Task, data: Dataset, role: str, model: nn.Module, masks: Mapping[str, Tensor], seed: int
+    chosen: Task,
+    data: Dataset,
+    role: str,
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    seed: int,
+    asked: Mapping[str, Any],
 ) -> nn.Module:
-    """The control after a training in full, its zeros held."""
+    """The control after a training in full, or as the cell has `asked`, its zeros held."""
     chosen.train(
         model,
         data,
         generator=generator_for(seed, "retraining", chosen.name, role),
         hold=partial(hold, model, masks),
         progress=False,
+        **asked,
     )
     return model
