@@ -1,5 +1,6 @@
 """Plans that grow unit by unit, and the largest one that a budget admits."""
 
+import functools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from prunus.budget import Budget, share
 from prunus.cost import Cost
+from prunus.ranking import counted, kth_largest
 
 __all__ = [
     "CostOf",
@@ -108,28 +110,76 @@ def ranked_growth(pools: Pools, minimum: int) -> Growth:
     Returns:
         the plan of a given K, the number of units that are always kept, and their total number.
     """
-    names = list(pools)
-    values, owners, forced = [], [], []
-    first = 0
-    for name in names:
-        scores = pools[name].detach().to("cpu", torch.float64)
-        n_pools, n_units = scores.shape
-        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        values.append(scores.flatten())
-        owners.append(torch.arange(n_pools).repeat_interleave(n_units) + first)
-        forced.append((rank < minimum).flatten())
-        first += n_pools
-    value, owner, must = torch.cat(values), torch.cat(owners), torch.cat(forced)
-    order = value.argsort(descending=True, stable=True)
-    order = torch.cat([order[must[order]], order[~must[order]]])
-    owner_in_order = owner[order]
-    sizes = [pools[name].shape[0] for name in names]
+    ranked = {name: _comparable(scores) for name, scores in pools.items()}
+    total = sum(scores.numel() for scores in ranked.values())
+    floors = {name: min(minimum, scores.shape[1]) for name, scores in ranked.items()}
+    low = sum(len(scores) * floors[name] for name, scores in ranked.items())
 
+    @functools.cache
+    def forced() -> dict[str, Tensor]:
+        """True for the best units of every pool, which come first."""
+        every = {}
+        for name, scores in ranked.items():
+            rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+            every[name] = rank < floors[name]
+        return every
+
+    @functools.lru_cache(maxsize=64)
     def plan_at(k: int) -> dict[str, Tensor]:
-        counts = torch.bincount(owner_in_order[:k], minlength=first)
-        return dict(zip(names, torch.split(counts, sizes), strict=True))
+        plan = _best_of_all(ranked, None, k)
+        if k >= low and all(bool((plan[name] >= floors[name]).all()) for name in ranked):
+            return plan  # the best of every pool are among the best of all
+        first = forced()
+        if k < low:
+            return _best_of_all(ranked, first, k)
+        rest = _best_of_all(ranked, {name: ~must for name, must in first.items()}, k - low)
+        return {name: rest[name] + counted(first[name]) for name in ranked}
 
-    return plan_at, int(must.sum()), len(value)
+    return plan_at, low, total
+
+
+def _comparable(scores: Float[Tensor, "pools units"]) -> Float[Tensor, "pools units"]:
+    """The scores where and as they can be compared exactly with those of other pools."""
+    scores = scores.detach().to("cpu")
+    return scores if scores.dtype in (torch.float32, torch.float64) else scores.double()
+
+
+def _joined(flat: list[Tensor]) -> Tensor:
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _best_of_all(
+    pools: Pools, among: Mapping[str, Tensor] | None, k: int
+) -> dict[str, Int[Tensor, " pools"]]:
+    """How many of the k best units of all pools lie in each; ties go to the lower index.
+
+    Args:
+        pools: scores.
+        among: True for the units that take part; all where None.
+        k: how many.
+    """
+    if k == 0:
+        return {n: torch.zeros(len(s), dtype=torch.int64) for n, s in pools.items()}
+    kinds = {scores.dtype for scores in pools.values()}
+    flat = [s.flatten() if len(kinds) == 1 else s.double().flatten() for s in pools.values()]
+    taking = None if among is None else _joined([among[name].flatten() for name in pools])
+    edge = kth_largest(_joined(flat), k, taking)
+    plan, level = {}, {}
+    for name, scores in pools.items():
+        above, same = scores > edge, scores == edge
+        if bool(edge.isnan()):  # NaN ranks above all numbers, and is level with itself
+            above, same = torch.zeros_like(above), scores.isnan()
+        elif bool(torch.isnan(scores.sum())):  # as a sum of both infinities is, too
+            above |= scores.isnan()
+        if among is not None:
+            above, same = above & among[name], same & among[name]
+        plan[name], level[name] = counted(above), counted(same)
+    left = k - sum(int(counts.sum()) for counts in plan.values())
+    for name, counts in level.items():  # in order of their index
+        before = counts.cumsum(0) - counts
+        took = (left - before).clamp(min=0).minimum(counts)
+        plan[name], left = plan[name] + took, left - int(took.sum())
+    return plan
 
 
 def proportional_growth(
@@ -182,9 +232,13 @@ def short_of(kept: Kept, free: Growth, pools: Pools, minimum: int) -> tuple[str,
         return ()
     plan_at, low, high = free
     total = sum(int(k.sum()) for k in kept.values())
-    at = bisect_left(
-        range(high), total, low, key=lambda k: sum(int(c.sum()) for c in plan_at(k).values())
-    )
+
+    def units(k: int) -> int:
+        return sum(int(c.sum()) for c in plan_at(k).values())
+
+    at = total  # where every step adds one unit
+    if not (low <= total <= high and units(total) == total):
+        at = bisect_left(range(high), total, low, key=units)
     plan = plan_at(at)
     return tuple(
         name for name, k in plan.items() if bool((k < min(minimum, pools[name].shape[1])).any())

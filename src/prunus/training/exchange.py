@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prunus.ranking import counted, kth_largest
+
 __all__ = ["exchange"]
 
 
@@ -26,23 +28,22 @@ def exchange(
         growth: larger comes in first.
         part: share of the kept units that is exchanged.
     """
-    counts = kept.sum(1)
-    moved = torch.tensor([math.floor(part * int(k)) for k in counts], device=kept.device)
-    staying = _best(size.masked_fill(~kept, -torch.inf), counts - moved)
-    return staying | _best(growth.masked_fill(staying, -torch.inf), moved)
+    counts = counted(kept).tolist()
+    moved = torch.tensor([math.floor(part * k) for k in counts], dtype=torch.int64)
+    staying = _best(size, kept, torch.tensor(counts, dtype=torch.int64) - moved)
+    return staying | _best(growth, ~staying, moved)
 
 
-def _best(values: Float[Tensor, "pools units"], counts: Tensor) -> Bool[Tensor, "pools units"]:
-    """True for so many of the largest values of each pool; ties to the lower index."""
+def _best(
+    values: Float[Tensor, "pools units"], among: Bool[Tensor, "pools units"], counts: Tensor
+) -> Bool[Tensor, "pools units"]:
+    """True for so many of the largest values of each pool among some; ties to the lower index."""
     found = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
-    for pool, count in enumerate(counts.tolist()):
+    for row, there, best, count in zip(values, among, found, counts.tolist(), strict=True):
         if count == 0:
             continue
-        row = values[pool]
-        # The count-th largest, without a sort: layers have millions of weights.
-        edge = row.kthvalue(len(row) - count + 1).values
-        above = row > edge
-        at = (row == edge).nonzero().flatten()
-        found[pool] = above
-        found[pool, at[: count - int(above.sum())]] = True
+        edge = kth_largest(row, count, there)  # without a sort: layers have millions of weights
+        torch.gt(row, edge, out=best).logical_and_(there)
+        at = (row == edge).logical_and_(there).nonzero().flatten()
+        best[at[: count - int(best.count_nonzero())]] = True
     return found
