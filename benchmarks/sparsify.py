@@ -113,7 +113,9 @@ def changes(side: int, repetitions: int) -> list[dict[str, Any]]:
             optimizer.step()
             taken.append(time.process_time() - begun)
         sparse.remove()
-        extra = [due - other for other, due in zip(taken[::2], taken[1::2], strict=True)]  # every second is due
+        extra = [
+            due - other for other, due in zip(taken[::2], taken[1::2], strict=True)
+        ]  # every second is due
         rows.append({"change": name, "weights": side**2, "s": round(statistics.median(extra), 3)})
     return rows
 
