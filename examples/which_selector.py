@@ -63,6 +63,11 @@ class Drawn:
         return Choice(mask=self.masks[int(kept[0]), self.seed])
 
 
+def of_nodes(method: str) -> bool:
+    """True for a rule that keeps whole nodes, with or without least squares."""
+    return method.removesuffix("+ls") in NODE_RULES
+
+
 def k_dpp_masks(
     layer: Any, bandwidth: float | str, counts: list[int], seeds: int
 ) -> dict[tuple[int, int], Tensor]:
@@ -121,7 +126,7 @@ def run(
         )
         with torch.no_grad():
             answer = pruned.model(data.x_test).argmax(1)
-        error = pruned.layers[name].error if "node" not in method else None
+        error = None if of_nodes(method) else pruned.layers[name].error
         records.append(
             {
                 "method": method,
@@ -178,7 +183,7 @@ def print_tables(records: list[dict[str, Any]], out: Path) -> None:
     }
     lines: list[str] = []
     for nodes in (False, True):
-        own = [r for r in records if ("node" in r["method"]) == nodes]
+        own = [r for r in records if of_nodes(r["method"]) == nodes]
         counts = sorted({r["count"] for r in own})
         for quantity, title in titles.items():
             if not own or (nodes and quantity == "layer_error"):

@@ -15,6 +15,7 @@ from prunus.allocation import ERK, LAMP, Global, Uniform
 from prunus.compensation import LeastSquares
 from prunus.granularity import NM, Edge, EdgePerRow, Node
 from prunus.joint import OBC, OBS, SparseGPT
+from prunus.parts import NODES
 from prunus.presets import ADVICE, PRESETS, recipes, resolve
 from prunus.recipe import Recipe, parse
 from prunus.schedules import SCHEDULES, AtInit, Iterative
@@ -95,7 +96,13 @@ def test_every_preset_also_with_least_squares():
 LABELS = {  # what the recorded measurement calls a recipe
     "random-edge": "random", "magnitude-row": "magnitude", "wanda": "Wanda", "obs": "OBS",
     "dpp-edge": "k-DPP, β median", "sparsegpt": "SparseGPT", "random-node": "random-node",
-    "dpp-node": "dpp-node", "importance-node": "importance-node",
+    **{
+        name: name
+        for name in (
+            "dpp-node", "importance-node", "obs-node", "greedy-forward", "greedy-imitation",
+            "greedy-scales", "greedy-global", "forward-node",
+        )
+    },
 }  # fmt: skip
 
 
@@ -112,11 +119,11 @@ def test_what_presets_say_was_measured_is_what_was_recorded():
     measured = {name: p.measured for name, p in PRESETS.items() if p.measured is not None}
     assert set(measured) == set(LABELS)
     for name, m in measured.items():
-        label, count = LABELS[name], 255 if "node" in name else 157
+        label, count = LABELS[name], 255 if recipes[name].units == NODES else 157
         assert f"{mean(label, count, 'test_error'):.2f}" == f"{m.error:.2f}"
         assert f"{mean(f'{label}+ls', count, 'test_error'):.2f}" == f"{m.error_ls:.2f}"
         if m.layer_ls is None:
-            assert "node" in name
+            assert recipes[name].units == NODES
         else:
             assert f"{mean(f'{label}+ls', count, 'layer_error'):.1e}" == f"{m.layer_ls:.1e}"
     said = " ".join(ADVICE)
@@ -149,6 +156,35 @@ def test_what_the_advice_says_of_the_digits_cnn_is_what_was_recorded():
     assert f"between {mean(nodes, 'mean-activation+ls', '0.5')} and 1.42 %" in said
     assert mean(nodes, "random-node+ls", "0.5") == "1.42"
     assert f"({mean(nodes, 'thinet', '0.5')} and {mean(nodes, 'thinet', '0.25')} %)" in said
+
+
+def test_what_the_advice_says_of_few_nodes_is_what_was_recorded():
+    said = " ".join(ADVICE)
+
+    def error(folder: str, recipe: str, *densities: float, task: str = "mnist-mlp") -> str:
+        lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        found = []
+        for density in densities:
+            own = [
+                100 * r["after"]["test_error"]
+                for r in rows
+                if (r["task"], r["recipe"], r["density_asked"]) == (task, recipe, density)
+            ]
+            assert len(own) == 5
+            found.append(f"{statistics.mean(own):.2f}")
+        return ", ".join(found[:-1]) + (" and " if found[:-1] else "") + found[-1]
+
+    few = (0.125, 0.0625, 0.03125)
+    for name, by in (("forward-node", "forward-node"), ("obs-node", "obs-node"),
+                     ("random-node", "random draws"), ("importance-node", "importance")):  # fmt: skip
+        assert f"{error('mnist_nodes', f'{name}+ls', *few)} % by {by}" in said
+    for name in ("forward-node", "importance-node"):
+        dense, pruned = (
+            error("ye2020_digits", f"{name}+ls{suffix}", 0.06, task="digits-cnn")
+            for suffix in ("", ", pruned inputs")
+        )
+        assert f"from {dense} to {pruned} %" in said
 
 
 def test_what_the_advice_says_of_repulsion_is_what_was_recorded():

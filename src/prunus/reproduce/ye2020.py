@@ -174,7 +174,8 @@ def account(scale: Scale, layers: Sequence[Row], records: Sequence[Record]) -> R
         "selection; Ye, Wu, Liu (2020), Greedy optimization provably wins the lottery",
         conditions=[
             f"{SEEDS} networks; means with half of Student's interval at 95 %. Claims are judged "
-            f"on differences paired by network.",
+            f"on differences paired by network, each by itself: of twenty that are at their border "
+            f"one is expected to be told wrongly.",
             f"The published search is ours, from the constants of the authors' code: 128 samples "
             f"and 50 candidates a pick, without their training between layers. Everything else "
             f"reads the second moments of {SAMPLES} training samples, or of all where fewer.",

@@ -21,7 +21,7 @@ def judged(values: Numbers, low: float = -math.inf, high: float = math.inf) -> t
     told, as for one network alone.
     """
     every = list(values.values())
-    mean = math.fsum(every) / len(every)
+    mean = round(math.fsum(every) / len(every), 12) + 0.0  # no −0, nor what rounding leaves
     ends = t_interval(every)
     if ends is None:
         return "not told", f"{mean:.3g}"
