@@ -176,8 +176,9 @@ def test_what_the_advice_says_of_few_nodes_is_what_was_recorded():
         return ", ".join(found[:-1]) + (" and " if found[:-1] else "") + found[-1]
 
     few = (0.125, 0.0625, 0.03125)
-    for name, by in (("forward-node", "forward-node"), ("obs-node", "obs-node"),
-                     ("random-node", "random draws"), ("importance-node", "importance")):  # fmt: skip
+    called = {"random-node": "random draws", "importance-node": "importance"}
+    for name in ("forward-node", "obs-node", *called):
+        by = called.get(name, name)
         assert f"{error('mnist_nodes', f'{name}+ls', *few)} % by {by}" in said
     for name in ("forward-node", "importance-node"):
         dense, pruned = (

@@ -466,16 +466,16 @@ ADVICE: tuple[str, ...] = (
     "odds, with which dpp-poisson draws for a fraction of the cost.",
     "dpp-node+ls is not told apart from random-node+ls (2.07 against 2.00 % at half of the nodes); "
     "importance-node+ls is level or better (1.88 %).",
-    "Of whole networks with few nodes and +ls, forward-node and obs-node leave least: MNIST MLP "
-    "(dense 1.69 %) at 12.5, 6.25 and 3.125 % of the weights 2.71, 4.19 and 8.05 % by forward-node, "
-    "2.62, 3.98 and 8.59 % by obs-node, 3.96, 7.38 and 16.04 % by random draws, 4.92, 12.19 and "
-    "25.33 % by importance. From half of the weights on forward-node is not told apart from "
-    "importance-node.",
-    "Without least squares greedy-global leaves least: 1.79 % at half of one layer's nodes, where "
-    "importance-node leaves 21.67 %. In convolutional networks no factors make up for what goes.",
-    "Deep networks with few nodes: inputs='pruned' does more than the rule. On the digits CNN at 6 % "
-    "of the weights it takes forward-node+ls from 20.80 to 6.87 % test error, importance-node+ls "
-    "from 29.67 to 9.27 %.",
+    "Where few nodes stay and +ls follows, forward-node and obs-node leave least: the MNIST MLP "
+    "(dense 1.69 %) errs at 12.5, 6.25 and 3.125 % of the weights in 2.71, 4.19 and 8.05 % by "
+    "forward-node, 2.62, 3.98 and 8.59 % by obs-node, 3.96, 7.38 and 16.04 % by random draws, "
+    "4.92, 12.19 and 25.33 % by importance. From half of the weights on forward-node is not told "
+    "apart from importance-node.",
+    "Without +ls factors on the nodes help: at half of one layer's nodes greedy-global leaves "
+    "1.79 %, importance-node 21.67 %. On the digits CNN no factors make up for what goes.",
+    "Deep networks with few nodes: inputs='pruned' does more than the rule. On the digits CNN at "
+    "6 % of the weights it takes forward-node+ls from 20.80 to 6.87 % test error, "
+    "importance-node+ls from 29.67 to 9.27 %.",
     "Without any training, obs-global goes farthest: on the digits CNN (dense 0.89 %) it leaves "
     "1.20, 1.91 and 15.08 % test error at 20, 10 and 5 % of the weights, magnitude-global+ls 1.60, "
     "11.62 and 72.55 %, obd+ls in one shot 1.95, 21.46 and 74.50 %.",
