@@ -123,7 +123,8 @@ REPRODUCTIONS: dict[str, Known] = {
         module="prunus.reproduce.ye2020",
         says="Ye et al. (2020a, b): greedy subnetworks, their rates, one Gram against their search",
         data="MNIST",
-        small="180 s",
+        small="about 150 s",
+        full="about 5 min",
         resumes=True,
     ),
     "yang2023": Known(
