@@ -231,7 +231,7 @@ def test_summary_says_what_happened():
     text = pruned.summary()
     for word in ("layers.0", "16 × 12", "parameters", "wanda+ls", "before", "loss"):
         assert word in text
-    assert "<pre>" in pruned._repr_html_()
+    assert "<table>" in pruned._repr_html_()
     assert "not measured" in prunus.prune(model, "magnitude", 0.5).summary()
 
 

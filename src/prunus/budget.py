@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunus.check import closeness, fraction, matches, positive, unknown, whole
 from prunus.counting import count_of
+from prunus.notebook import view
 from prunus.parts import LATER, shown
 from prunus.reading import Probability, Schema, Spread, json_object, validated
 from prunus.rows import RowSet
@@ -220,6 +221,10 @@ class Plan:
         if not self.feasible:
             head += ", NOT FEASIBLE"
         return "\n".join([head, *lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        rows = [{"layer or group": name, "kept": _counts(own)} for name, own in self.kept.items()]
+        return view([*self.summary().splitlines()[:1], *self.notes], [rows])
 
 
 def _rows(text: Any) -> RowSet | None:

@@ -21,12 +21,12 @@ from prunus.bench.statistics.comparison import latency_rows, records_of, report_
 from prunus.check import whole
 from prunus.engine import compare, prune
 from prunus.files import make_folder, write_text
-from prunus.host import host_facts, versions
 from prunus.layer import layer_of
 from prunus.parts import EDGES, NODES
 from prunus.presets import recipes
 from prunus.progress import progress_bar
-from prunus.report.comparison import comparison_page, network_section
+from prunus.report.comparison import comparison_page, network_section, task_headline
+from prunus.report.footing import footing
 from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
@@ -143,11 +143,14 @@ def run_demo(
         )
         for net in nets
     ]
-    host = host_facts()
+    said = [
+        task_headline(report_rows(own[net], METRIC), METRIC, title=task(net).title) for net in nets
+    ]
     page = comparison_page(
         [_pictures(data), *results],
         chosen,
         title="prunus: pruning small networks on the digits",
+        headline="\n\n".join(said),
         lead=(
             f"{len(nets)} networks, {len(chosen)} recipes, {len(densities)} densities, "
             f"{seeds} seeds: {len(records)} prunings of networks that were trained on "
@@ -155,10 +158,7 @@ def run_demo(
             f"Nothing was trained again after pruning.\n\nAn error of 90 % is guessing. Test "
             f"errors move in steps of {100 / len(data.x_test):.2f} %."
         ),
-        footer=(
-            f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}. "
-            f"Host: {host['processor']}, {host['cores']} cores, {host['threads']} torch threads."
-        ),
+        footer=footing(data=data.fingerprint, samples=len(data.x_train)),
     )
     lines = "".join(json.dumps(r.to_row(), sort_keys=True, allow_nan=False) + "\n" for r in records)
     return Demo(

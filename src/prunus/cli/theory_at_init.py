@@ -98,6 +98,7 @@ def simulate(
         bool, typer.Option("--trajectory", help="Record test accuracy along training, too.")
     ] = False,
     out: Out = None,
+    report: Annotated[Path | None, typer.Option(help="HTML page of the simulation.")] = None,
 ) -> None:
     """Train randomly pruned networks and print measured beside predicted accuracies.
 
@@ -105,7 +106,7 @@ def simulate(
     """
     import torch
 
-    from prunus.report.at_init import accuracy_figure
+    from prunus.report.at_init import accuracy_figure, at_init_page
     from prunus.theory import at_init
 
     setting = at_init.Setting(
@@ -159,6 +160,10 @@ def simulate(
     if out is not None:
         chart, records = accuracy_figure({"": (setting, rows)})
         _save(out, [vars(row) for row in rows], chart, records)
+    if report is not None:
+        from prunus.files import write_text
+
+        typer.echo(write_text(report, at_init_page(setting, rows, seeds=seeds)))
 
 
 @app.command()

@@ -82,6 +82,11 @@ class Comparison:
 
         return comparison_summary(self)
 
+    def _repr_html_(self) -> str:
+        from prunus.report.views import comparison_html
+
+        return comparison_html(self)
+
     def save_records(self, path: str | os.PathLike[str]) -> Path:
         """Write the records as JSON lines; NaN and infinity stand as "NaN" and "Infinity"."""
         from prunus.files import named_numbers, write_text

@@ -177,38 +177,20 @@ class SensitivityScan:
 
     def chart(self) -> Any:
         """A curve per layer: the metric against the layer's density; needs the extra `report`."""
-        from prunus.report.figure import figure
+        from prunus.report.sensitivity import scan_chart
 
-        points = [
-            {"series": r["layer"], "density": r["density"], "value": r["value"], "kind": kind}
-            for r in self.records
-            for kind in ("theory", "measured")
-        ]
-        return figure(
-            points, x="density", y="value", x_title="density of the one layer that is pruned",
-            y_title=self.metric, title="Sensitivity of single layers",
-        )  # fmt: skip
+        return scan_chart(self)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML page; needs the extra `report`."""
-        from prunus.files import write_text
-        from prunus.report.page import Chart, Section, Table, Text, page
+        from prunus.report.sensitivity import write_scan
 
-        rows = [{k: v for k, v in r.items() if k != "kept"} for r in self.records]
-        worst, least = self.table()[0]["layer"], self.table()[-1]["layer"]
-        lead = (
-            f"The most sensitive layer is {worst}, the least {least}: {self.metric} is "
-            f"{self.dense[self.metric]:.4g} dense."
-        )
-        section = Section(
-            "Single layers",
-            [
-                Chart("sensitivity", self.chart(), rows, "One layer pruned, all others dense."),
-                Table("sensitivity-table", self.table(), "The most sensitive first."),
-                Text(f"Pruned by `{self.recipe!r}`."),
-            ],
-        )
-        return write_text(path, page("Sensitivity of layers", [section], lead=lead))
+        return write_scan(self, path)
+
+    def _repr_html_(self) -> str:
+        from prunus.report.views import scan_html
+
+        return scan_html(self)
 
     def save_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write the records as CSV."""

@@ -4,17 +4,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.report.charts import filling
 from prunus.report.figure import figure
+from prunus.report.footing import footing
+from prunus.report.headline import FEWEST
 from prunus.report.heat_map import cells, heat_map
+from prunus.report.page import Chart, Section, Table, page
 from prunus.theory.at_init import (
     DensitySummary,
     PhaseDiagram,
     Setting,
     mean_accuracy_bound,
+    p_over,
     predict,
 )
 
-__all__ = ["AXIS_TITLES", "accuracy_figure", "alignment_figure", "phase_figure", "sweep_figure"]
+__all__ = [
+    "AXIS_TITLES",
+    "accuracy_figure",
+    "alignment_figure",
+    "at_init_page",
+    "phase_figure",
+    "sweep_figure",
+]
 
 AXIS_TITLES = {
     "noise": "noise σ_n",
@@ -52,8 +64,8 @@ def accuracy_figure(
                     "panel": panel,
                     "density": row.density,
                     "accuracy": row.accuracy,
-                    "low": row.accuracy - error,
-                    "high": row.accuracy + error,
+                    "low": max(0.0, row.accuracy - error),
+                    "high": min(1.0, row.accuracy + error),
                     "series": "measured, mean ± standard error",
                     "kind": "measured",
                 }
@@ -76,6 +88,83 @@ def accuracy_figure(
         facet="panel" if len(experiments) > 1 else None,
     )
     return chart, records
+
+
+def at_init_page(
+    setting: Setting, rows: Sequence[DensitySummary], *, seeds: int, made: str | None = None
+) -> str:
+    """The HTML text of a simulation: how far pruning is safe, the picture, the numbers.
+
+    Args:
+        setting: the model that was simulated.
+        rows: from `summarise`, one per density.
+        seeds: how many networks of each density.
+        made: the date in its foot; today's where None.
+    """
+    chart, records = accuracy_figure({"": (setting, rows)})
+    table = [
+        {
+            "density": row.density,
+            "accuracy": _share(row.accuracy),
+            "± standard error": None if row.accuracy_error is None else _share(row.accuracy_error),
+            "gain over dense": None if row.gain is None else f"{100 * row.gain:.2f} %",
+            "closed form": None if row.predicted is None else _share(row.predicted),
+            "to be relied on": row.valid,
+            "bound on the mean": _share(row.accuracy_bound),
+            "train accuracy, lowest": _share(row.train_accuracy),
+        }
+        for row in rows
+    ]
+    about = [{AXIS_TITLES.get(key, key): value for key, value in vars(setting).items()}]
+    section = Section(
+        "Accuracy over density",
+        [
+            Chart(
+                "accuracy",
+                filling(chart, 320),
+                records,
+                "Points: mean over seeds with its standard error. Solid: the closed form, averaged "
+                "over masks, a heuristic. Dashed: a proved upper bound on the mean over masks.",
+                shown=("series", "density", "accuracy", "low", "high"),
+            ),
+            Table("densities", table, "Measured, predicted and proved, by density."),
+            Table("setting", about, "The simulated model."),
+        ],
+    )
+    return page(
+        "Pruning before training",
+        [section],
+        headline=_at_init_headline(setting, rows, seeds),
+        footer=footing(made=made),
+    )
+
+
+def _at_init_headline(setting: Setting, rows: Sequence[DensitySummary], seeds: int) -> str:
+    """How far accuracy holds, where it is lost, and where that is proved."""
+    falling = sorted(rows, key=lambda row: -row.density)
+    first = falling[0]
+    said = f"At density {first.density:g} the trained network has {_share(first.accuracy)} accuracy"
+    near = [row for row in falling if row.accuracy >= first.accuracy - 0.01]
+    last = near[-1]
+    if last.density < first.density:
+        said += (
+            f"; pruned before training it stays within a point of that down to density "
+            f"{last.density:.3g} ({_share(last.accuracy)})"
+        )
+    worst = falling[-1]
+    said += f". At {worst.density:.3g} it is {_share(worst.accuracy)}."
+    if seeds < FEWEST:
+        said += f" Too few seeds ({seeds}) to say how sure that is."
+    over = p_over(setting.classes, setting.neurons, setting.dimension)
+    sure = max(0.0, 1 - 1 / math.log(setting.dimension))
+    return (
+        f"{said} At {over:.3g} and below every class has lost the neurons of its signal with "
+        f"probability at least {100 * sure:.0f} % (proved)."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.2f} %"
 
 
 def _point(panel: str, density: float, value: float, series: str, kind: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 from prunus.files import write_text
 from prunus.report.charts import COLOURS, bars, filling
 from prunus.report.figure import require
+from prunus.report.footing import footing
 from prunus.report.page import Block, Chart, Section, Table, Text, page
 from prunus.theory.gap.statement import WORDS, Certificate, Statement
-from prunus.theory.gap.words import SHOWN
+from prunus.theory.gap.words import SHOWN, headline
 
 __all__ = ["certificate_page", "certificate_sections", "gap_histogram", "write_certificate"]
 
@@ -19,52 +20,58 @@ BINS = 30
 DASHES = {"bound": [6, 4], "prediction": [1, 0], "measured": [2, 3]}
 
 
-def write_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> Path:
+def write_certificate(
+    certificate: Certificate, path: str | os.PathLike[str], *, made: str | None = None
+) -> Path:
     """Write the page of a `Certificate` alone.
+
+    Args:
+        certificate: what `certify` found.
+        path: of the page.
+        made: the date in its foot; today's where None.
 
     Raises:
         ImportError: the extra `report` is not installed.
         OSError: the file cannot be written.
     """
-    return write_text(path, certificate_page(certificate))
+    return write_text(path, certificate_page(certificate, made=made))
 
 
-def certificate_page(certificate: Certificate) -> str:
+def certificate_page(certificate: Certificate, *, made: str | None = None) -> str:
     """The HTML text of a certificate."""
-    lead = "The gap is ‖F(x) − f(x)‖, the distance of the outputs before and after pruning."
-    return page("What is guaranteed", certificate_sections(certificate), lead=lead)
+    cautions = [f"Caution: {caution}." for caution in certificate.cautions]
+    return page(
+        "What is guaranteed",
+        certificate_sections(certificate),
+        headline="\n\n".join([*cautions, headline(certificate)]),
+        lead="The gap is ‖F(x) − f(x)‖, the distance of the outputs before and after pruning.",
+        footer=footing(made=made),
+    )
 
 
 def certificate_sections(certificate: Certificate) -> list[Section]:
-    """The statements with their measured values, the charts, the ledger, the assumptions."""
+    """In words, the charts, the statements with their measured values, the ledger, the assumptions.
+
+    Bounds that say nothing stand last, with their reasons.
+    """
     everything = (*certificate.statements, *certificate.held_out)
     layers = certificate.layers
     says: list[Block | Sequence[Block]] = [Text(_headline(certificate))]
     empty = [s for s in everything if s.vacuous]
-    if empty:
-        says.append(
-            Text(
-                "\n\n".join(
-                    f"**Vacuous**: the bound on the {SHOWN[s.kind]}, {s.value:.4g}, says nothing: "
-                    f"{s.reason}."
-                    for s in empty
-                )
-            )
-        )
     titles = {"delta": "δ", "ratio": "bound / measured"}
-    says.append(
-        Table(
-            "statements",
-            [_row(s) for s in everything],
-            "Every statement holds on its own with probability at least 1 − its δ (0: always); "
-            "a prediction is none.",
-            titles,
-        )
+    below: list[Block] = []
+    statements = Table(
+        "statements",
+        [_row(s) for s in sorted(everything, key=lambda s: s.vacuous)],
+        "Every statement holds on its own with probability at least 1 − its δ (0: always); "
+        "a prediction is none.",
+        titles,
+        shown=("what", "value", "measured", "ratio", "delta", "kind", "level", "vacuous", "by"),
     )
     if layers:
-        says.append(
+        below.append(
             Table(
-                "layers",
+                "layer-statements",
                 [{"layer": s.layer, **_row(s)} for s in layers],
                 "Of each layer by itself, at the inputs that the dense network gives it: by how "
                 "much its outputs move, relative to Σ|w||x|, the sum of the terms' sizes.",
@@ -103,6 +110,17 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
         )
     if charts:
         says.append(charts)
+    says += [statements, *below]
+    if empty:
+        says.append(
+            Text(
+                "\n\n".join(
+                    f"**Vacuous**: the bound on the {SHOWN[s.kind]}, {s.value:.4g}, says nothing: "
+                    f"{s.reason}."
+                    for s in empty
+                )
+            )
+        )
     ledger = [
         {"statement": _what(s), "event": event, "share of delta": share}
         for s in (*everything, *layers)

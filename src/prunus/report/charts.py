@@ -6,7 +6,7 @@ from typing import Any
 
 from prunus.report.figure import PALETTE, require
 
-__all__ = ["bars", "curves", "filling", "intervals", "layer_map", "summarise"]
+__all__ = ["bars", "filling", "intervals", "layer_map", "summarise"]
 
 Rows = Sequence[Mapping[str, Any]]
 # Where eight colours do not reach: Tol (2021), muted.
@@ -34,123 +34,6 @@ def summarise(records: Rows, by: Sequence[str], value: str) -> list[dict[str, An
         }
         for key, values in places.items()
     ]
-
-
-def curves(
-    rows: Rows,
-    *,
-    x: str,
-    x_title: str,
-    y_title: str,
-    series: str = "method",
-    style: str = "compensation",
-    styles: Sequence[str] | None = None,
-    baseline: float | None = None,
-    baseline_label: str = "dense",
-    height: int = 320,
-) -> Any:
-    """Means over seeds as points on thin lines, a band from the lowest to the highest seed.
-
-    Args:
-        rows: from `summarise`, with the fields `x`, `series`, `style`, mean, low and high.
-        x: field on the horizontal axis, drawn on a logarithmic scale.
-        x_title: quantity and unit.
-        y_title: quantity and unit; the scale is logarithmic where all values are positive.
-        series: field that chooses the colour; a click in the legend singles one out.
-        style: field with at most two values, between which buttons choose.
-        styles: these values; the last is drawn solid with filled points, one before it dotted with
-            open ones. In order of appearance where None.
-        baseline: a level to compare with.
-        baseline_label: what that level is.
-        height: in pixels; the width follows the page.
-
-    Raises:
-        ValueError: no rows, or more than two values of `style`.
-        ImportError: the extra `report` is not installed.
-    """
-    alt = require("altair", "report")
-    if not rows:
-        raise ValueError("`rows` must hold at least one row to draw, got none.")
-    names = list(dict.fromkeys(str(r[series]) for r in rows))
-    present = list(dict.fromkeys(str(r[style]) for r in rows))
-    styles = present if styles is None else list(styles)
-    if len(styles) > 2 or not set(present) <= set(styles):
-        raise ValueError(
-            f"`{style}` must take at most two values, those of `styles`, got {', '.join(present)}."
-        )
-    levels = [float(r["low"]) for r in rows] + ([] if baseline is None else [baseline])
-    log = alt.Scale(type="log", nice=False, padding=8)
-    y_scale = log if min(levels) > 0 else alt.Scale(zero=False, padding=8)
-    positions = sorted({float(r[x]) for r in rows})
-    if len(positions) < 12:
-        axis = alt.Axis(values=positions, format="~g", labelOverlap=True)
-    else:
-        axis = alt.Axis(format="~s", tickCount=6, labelOverlap=True)
-    at = alt.X(f"{x}:Q", title=x_title, axis=axis, scale=log)
-    up = alt.Y("mean:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
-    dashes = [[2, 3], [1, 0]]  # dotted, solid
-    palette = alt.Scale(domain=names, range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
-    colour = alt.Color(
-        f"{series}:N",
-        title=None,
-        scale=palette,
-        legend=alt.Legend(
-            orient="bottom", columns=2, labelLimit=130, symbolType="circle", symbolOpacity=1
-        ),
-    )
-    dash = alt.StrokeDash(
-        f"{style}:N", scale=alt.Scale(domain=styles, range=dashes[-len(styles) :]), legend=None
-    )
-    single = alt.selection_point(name="single", fields=[series], bind="legend")
-    shown = alt.param(
-        name="shown",
-        value="both",
-        bind=alt.binding_radio(options=["both", *styles], name="show "),
-    )
-    faint = alt.when(single).then(alt.value(1)).otherwise(alt.value(0.08))
-    tips = [
-        alt.Tooltip(f"{series}:N", title="method"),
-        alt.Tooltip(f"{style}:N"),
-        alt.Tooltip(f"{x}:Q", format=".4~g"),
-        alt.Tooltip("mean:Q", format=".4~g", title="mean"),
-        alt.Tooltip("low:Q", format=".4~g", title="lowest"),
-        alt.Tooltip("high:Q", format=".4~g", title="highest"),
-        alt.Tooltip("seeds:Q"),
-    ]
-    base = alt.Chart(alt.Data(values=[dict(r) for r in rows]))
-    if len(present) > 1:
-        base = base.transform_filter(f"shown == 'both' || datum['{style}'] == shown")
-    detail = [f"{series}:N", f"{style}:N"]
-    band = base.mark_area().encode(
-        x=at,
-        y=alt.Y("low:Q", title=y_title, scale=y_scale),
-        y2="high:Q",
-        color=colour,
-        detail=detail,
-        opacity=alt.when(single).then(alt.value(0.13)).otherwise(alt.value(0.02)),
-    )
-    line = base.mark_line(strokeWidth=1.4).encode(
-        x=at, y=up, color=colour, strokeDash=dash, opacity=faint
-    )
-    layers = [band, line]
-    for i, name in enumerate(styles):
-        mark = {"filled": i == len(styles) - 1, "size": 38, "strokeWidth": 1.6}
-        points = base.transform_filter(f"datum['{style}'] == '{name}'").mark_point(**mark)
-        layers.append(points.encode(x=at, y=up, color=colour, opacity=faint, tooltip=tips))
-    if baseline is not None:
-        level = alt.Chart(alt.Data(values=[{"level": baseline, "label": baseline_label}]))
-        layers += [
-            level.mark_rule(strokeWidth=1, color="#808890").encode(
-                y=alt.Y("level:Q", title=y_title)
-            ),
-            level.mark_text(align="left", baseline="bottom", dx=2, dy=-2, color="#808890").encode(
-                x=alt.value(0), y=alt.Y("level:Q", title=y_title), text="label:N"
-            ),
-        ]
-    layers[0] = layers[0].add_params(single)
-    if len(present) > 1:
-        layers[0] = layers[0].add_params(shown)
-    return filling(alt.layer(*layers), height)
 
 
 def layer_map(
@@ -212,7 +95,7 @@ def layer_map(
     )
     words = base.mark_text(fontSize=11).encode(
         text=alt.Text(f"{value}:Q", format=".0%"),
-        color=alt.condition(f"datum['{value}'] > 0.4", alt.value("#FFFFFF"), alt.value("#123047")),
+        color=alt.condition(f"datum['{value}'] > 0.53", alt.value("#FFFFFF"), alt.value("#010101")),
     )
     chart = alt.layer(cells.add_params(target), words if len(layers) <= 12 else cells)
     return filling(chart, 24 * len(methods) + 4)

@@ -8,23 +8,30 @@ from typing import Any
 from prunus.files import write_text
 from prunus.presets import PRESETS
 from prunus.recipe import Recipe
-from prunus.report.charts import curves, intervals, layer_map, summarise
+from prunus.report.charts import intervals, layer_map, summarise
+from prunus.report.curves import curves, leaders
+from prunus.report.footing import footing
+from prunus.report.headline import (
+    comparison_headline,
+    higher_is_better,
+    named_score,
+    time_text,
+)
 from prunus.report.page import Block, Chart, Heading, Section, Table, Text, page
-from prunus.report.tables import recipe_rows, score_rows
+from prunus.report.tables import RECIPE_COLUMNS, recipe_rows, score_rows
 
-__all__ = ["comparison_page", "comparison_rows", "network_section", "write_comparison"]
+__all__ = [
+    "comparison_page",
+    "comparison_rows",
+    "network_section",
+    "task_headline",
+    "write_comparison",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 COMPENSATION = ("without least squares", "with least squares")
-# The methods of Acharyya et al. (2021), which stand for all where all would be too many.
-SIX = (
-    "random-edge",
-    "random-node",
-    "magnitude-row",
-    "importance-node",
-    "dpp-edge",
-    "dpp-node",
-)
+# Of every run, what stands on the page; the CSV file has the rest.
+SHOWN = ("recipe", "density", "seed", "{score}", "parameters", "macs", "bytes", "seconds")
 
 
 def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any]]:
@@ -78,9 +85,11 @@ def network_section(
     seeds = len({r["seed"] for r in tidy})
     over = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
     band = "; the band reaches from the lowest to the highest seed" if seeds > 1 else ""
+    scores = [r["score"] for r in tidy if r["score"] is not None]
+    higher = bool(scores) and higher_is_better(metric, dense, scores)
     reading = (
         f"Points: {over}{band}. Open points on dotted lines are without least squares, filled "
-        f"points on solid lines with it; a click in the legend singles a method out."
+        f"points on solid lines with it. The best by their mean rank are in colour and named."
     )
 
     def curve(stem: str, chosen: Rows, x: str, x_title: str, label: str = "") -> list[Block]:
@@ -89,27 +98,29 @@ def network_section(
         )
         if not data:
             return []
+        best = leaders(data, x, higher=higher)
         chart = curves(
-            data, x=x, x_title=x_title, y_title=name, styles=COMPENSATION, baseline=dense
+            data, x=x, x_title=x_title, y_title=name, styles=COMPENSATION, best=best, baseline=dense
         )
-        return [Chart(f"{prefix}{stem}", chart, data, reading, label)]
+        said = comparison_headline([_plain_score(r, factor) for r in chosen], metric,
+                                   None if dense is None else dense / factor)  # fmt: skip
+        return [Chart(f"{prefix}{stem}", chart, data, f"{' '.join(said)} {reading}", label)]
 
     both: list[Block] = []
     for nodes, label in ((False, "Weights removed"), (True, "Nodes removed")):
         stem = f"{'nodes' if nodes else 'weights'}-by-density"
         chosen = [r for r in tidy if r["nodes"] == nodes]
-        both += curve(stem, chosen, "at", "density (kept / total)", label)
+        both += curve(
+            stem, chosen, "at", "density (kept / total); less is left to the right", label
+        )
     blocks: list[Block | Sequence[Block]] = [Heading(f"{_capital(name)} against density"), both]
-    methods = list(dict.fromkeys(r["method"] for r in tidy))
-    few = methods if len(methods) <= 8 else [m for m in methods if m in SIX] or methods[:8]
-    level = [r for r in tidy if r["method"] in few]
     shown: list[Block] = [
         Text(
             "The same runs on one axis, by the parameters that are left in the whole network. "
             "Removed weights leave zeros, which take part in no product but stay in the tensors; "
             "removed nodes leave smaller tensors."
         ),
-        *curve("by-parameters", level, "parameters", "parameters left"),
+        *curve("by-parameters", tidy, "parameters", "parameters left in the network"),
     ]
     table = Table(
         f"{prefix}scores",
@@ -144,11 +155,20 @@ def network_section(
     return Section(title, blocks)
 
 
+def task_headline(rows: Rows, metric: str, *, title: str = "") -> str:
+    """What `network_section` has to say on one network, in sentences, its title first."""
+    levels = [float(r["dense"]) for r in rows if r["dense"] is not None]
+    dense = sum(levels) / len(levels) if levels else None
+    said = " ".join(comparison_headline(rows, metric, dense))
+    return f"**{title}.** {said}" if title else said
+
+
 def comparison_page(
     sections: Sequence[Section],
     recipes: Mapping[str, Recipe] | Sequence[str | Recipe],
     *,
     title: str,
+    headline: str = "",
     lead: str = "",
     footer: str = "",
 ) -> str:
@@ -158,12 +178,21 @@ def comparison_page(
         recipe_rows(recipes),
         "What each recipe keeps, the parts it is made of, and the paper that proposes it. A name "
         "with `+ls` has the same masks and new values for the kept weights by least squares.",
+        shown=RECIPE_COLUMNS,
     )
-    return page(title, [*sections, Section("Recipes", [about])], lead=lead, footer=footer)
+    every = [*sections, Section("Recipes", [about])]
+    return page(title, every, headline=headline, lead=lead, footer=footer)
 
 
-def write_comparison(comparison: Any, path: str | os.PathLike[str]) -> Path:
+def write_comparison(
+    comparison: Any, path: str | os.PathLike[str], *, made: str | None = None
+) -> Path:
     """Write the page of one `Comparison`.
+
+    Args:
+        comparison: from `prunus.compare`.
+        path: of the page.
+        made: the date in its foot; today's where None.
 
     Raises:
         ImportError: the extra `report` is not installed.
@@ -172,7 +201,10 @@ def write_comparison(comparison: Any, path: str | os.PathLike[str]) -> Path:
     results = network_section(
         comparison_rows(comparison), comparison.latencies, metric=comparison.metric
     )
-    records = Table("records", [_flat(r) for r in comparison.records], "Every run.", folded=True)
+    shown = [column.format(score=comparison.metric) for column in SHOWN]
+    records = Table(
+        "records", [_flat(r) for r in comparison.records], "Every run.", folded=True, shown=shown
+    )
     sections = [results, Section("Runs", [records])]
     count = len(comparison.records)
     return write_text(
@@ -181,7 +213,9 @@ def write_comparison(comparison: Any, path: str | os.PathLike[str]) -> Path:
             sections,
             comparison.recipes,
             title="Pruning recipes compared",
+            headline=comparison.headline(),
             lead=f"{len(comparison.recipes)} recipes, {count} runs on one network.",
+            footer=footing(made=made),
         ),
     )
 
@@ -214,8 +248,8 @@ def _latency(rows: Rows, prefix: str) -> list[Block]:
             "recipe": r["recipe"],
             "density": r["density"],
             "parameters": r["parameters"],
-            "dense_ms": 1e3 * r["dense_seconds"],
-            "compact_ms": 1e3 * r["compact_seconds"],
+            "dense": time_text(r["dense_seconds"]),
+            "compact": time_text(r["compact_seconds"]),
             "speedup": r["speedup"],
             "speedup_low": r["speedup_low"],
             "speedup_high": r["speedup_high"],
@@ -240,9 +274,15 @@ def _tidy(row: Mapping[str, Any], factor: float) -> dict[str, Any]:
     }
 
 
+def _plain_score(row: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    score = row["score"]
+    return {"recipe": row["recipe"], "density": row["density"], "seed": row["seed"],
+            "score": None if score is None else score / factor}  # fmt: skip
+
+
 def _metric(metric: str) -> tuple[str, float]:
     """How a metric is called on an axis, and what it is multiplied with."""
-    name = metric.replace("_", " ")
+    name = named_score(metric).removeprefix("the ")
     return (f"{name} (%)", 100.0) if metric in ("test_error", "accuracy") else (name, 1.0)
 
 

@@ -69,8 +69,10 @@ def figure(
         scale=alt.Scale(domain=names, range=[PALETTE[i % len(PALETTE)] for i in range(len(names))]),
         legend=alt.Legend(orient="bottom", columns=columns * 2, labelLimit=320, symbolOpacity=1),
     )
-    at = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(type=x_scale, zero=False, nice=False))
-    up = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(type=y_scale, zero=False))
+    level = {"zero": False} if x_scale == "linear" else {}  # a logarithm has none
+    at = alt.X(f"{x}:Q", title=x_title, scale=alt.Scale(type=x_scale, nice=False, **level))
+    level = {"zero": False} if y_scale == "linear" else {}
+    up = alt.Y(f"{y}:Q", title=y_title, scale=alt.Scale(type=y_scale, **level))
     data = alt.Data(values=[dict(r) for r in records])
     base = alt.Chart(data)
 

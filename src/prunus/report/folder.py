@@ -8,6 +8,7 @@ from typing import Any
 from prunus.check import by_reason
 from prunus.files import write_text
 from prunus.report.charts import bars
+from prunus.report.footing import footing
 from prunus.report.page import Chart, Section, Table, Text, page
 from prunus.report.summary import aligned
 
@@ -65,8 +66,10 @@ def write_folder_report(
     return write_text(path, folder_page(result, scores))
 
 
-def folder_page(result: Any, scores: Mapping[str, Any] | None = None) -> str:
-    """The HTML text of a `FolderResult`."""
+def folder_page(
+    result: Any, scores: Mapping[str, Any] | None = None, *, made: str | None = None
+) -> str:
+    """The HTML text of a `FolderResult`; `made` is the date in its foot, today's where None."""
     lead = (
         f"Recipe **{result.name}**, seed {result.seed}: {100 * result.density:.4g} % of the "
         f"weights in {len(result.layers)} layers are kept. {result.tokens} tokens "
@@ -89,16 +92,37 @@ def folder_page(result: Any, scores: Mapping[str, Any] | None = None) -> str:
                 "E‖Wx − W′x‖² on the calibration text, in squared output units.",
             )
         )
-    sections = []
+    sections = [Section("Pictures", [charts])]
     if scores:
         sections.append(Section("Perplexity", [Table("perplexity", list(_scores(scores)), SCORES)]))
     kinds = Table("kinds", folder_rows(result), "Kinds of layers, all blocks together.")
-    sections.append(Section("Layers", [kinds, charts]))
+    sections.append(Section("Layers", [kinds]))
     remarks = _remarks(result)
     if remarks:
         sections.append(Section("Remarks", [Text("\n\n".join(remarks))]))
     sections.append(Section("Recipe", [Text(f"`{result.recipe}`"), Text(result.needs.summary())]))
-    return page(f"{result.folder.name}, pruned by {result.name}", sections, lead=lead)
+    return page(
+        f"{result.folder.name}, pruned by {result.name}",
+        sections,
+        headline=_headline(result, scores),
+        lead=lead,
+        footer=footing(made=made),
+    )
+
+
+def _headline(result: Any, scores: Mapping[str, Any] | None) -> str:
+    """Perplexity at every stage, and what is left."""
+    said = ", ".join(
+        f"{score.value:.4g} {stage} ({score.interval[0]:.4g} to {score.interval[1]:.4g})"
+        for stage, score in (scores or {}).items()
+    )
+    first = f"Perplexity is {said}." if said else "Not scored: no text for perplexity was given."
+    smaller = "granularity=Node(" in result.recipe
+    return (
+        f"{first} {result.kept:,} of {result.total:,} weights in {len(result.layers)} layers are "
+        f"left ({100 * result.density:.3g} %). "
+        + ("The tensors are smaller." if smaller else "Zeros in dense tensors save no time.")
+    )
 
 
 SCORES = (

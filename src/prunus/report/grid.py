@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prunus.files import write_bytes, write_text
+from prunus.report.curves import FEW
 from prunus.report.figure import require
 from prunus.report.grid_charts import critical_difference, pareto_chart, scores_chart
+from prunus.report.headline import is_share
 from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
 
 __all__ = ["grid_page", "latex_table", "markdown_table", "pivot", "write_static"]
@@ -27,6 +29,13 @@ MARKS = {
     "no-retraining": "t",
 }
 TITLES = {"not_beaten": "baselines not beaten", "macs": "multiply-adds", "p_holm": "p (Holm)"}
+# The columns on the page, scores first; the CSV files have the rest.
+METHODS = ("recipe", "{at}", "mean", "low", "high", "seeds", "not_beaten", "dense", "parameters",
+           "macs", "task", "schedule")  # fmt: skip
+DRAWN = ("recipe", "at", "mean", "low", "high", "seeds", "task", "schedule")
+COSTLY = ("recipe", "at", "mean", *COSTS, "task", "schedule")
+BASELINES = ("recipe", "baseline", "{at}", "advantage", "low", "high", "p_holm", "beats",
+             "seeds", "task", "schedule")  # fmt: skip
 
 
 @runtime_checkable
@@ -62,18 +71,21 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
     """
     words = found.metric.replace("_", " ")
     summary = "\n\n".join(found.says) or "The records hold no null baselines to compare with."
-    curve_rows = [_slim(row) for row in found.methods]
+    curve_rows = [_slim(row, words) for row in found.methods]
+    best = [str(row["recipe"]) for row in found.ranks["recipes"][:FEW]]
+    at = "density" if any(row["density"] is not None for row in found.methods) else "budget"
     sections = [
         Section("What the records say", [Text(summary), Drawing(_menus(found))]),
         Section(
             "Scores",
             [
-                Chart("scores", scores_chart(curve_rows, words), curve_rows,
+                Chart("scores", scores_chart(curve_rows, words, best=best), curve_rows,
                       f"Mean {words} over seeds with its {found.level:.0%} interval; hollow points "
-                      f"are recipes that do not beat every null baseline beyond the interval. A "
-                      f"click in the legend singles one out."),
+                      f"are recipes that do not beat every null baseline beyond the interval. "
+                      f"{_grey(best)}{_standing(found)}", shown=DRAWN),
                 Table("methods", [_method(row) for row in found.methods],
-                      "One row per place and recipe.", titles=TITLES),
+                      "One row per place and recipe.", titles=TITLES,
+                      shown=[c.format(at=at) for c in METHODS]),
             ],
         ),
         Section(
@@ -87,15 +99,17 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
                     f"by; the table of all pairs has the other half)."
                 ),
                 Table("baselines", [_plain(row) for row in found.baselines],
-                      "Every recipe against its baselines.", titles=TITLES),
+                      "Every recipe against its baselines.", titles=TITLES,
+                      shown=[c.format(at=at) for c in BASELINES]),
             ],
         ),
         Section(
             "Score against cost",
             [
-                Chart("pareto", pareto_chart(curve_rows, words), curve_rows,
-                      "Filled points are on the Pareto front of their task and schedule: no recipe "
-                      "here is better at the same or a lower cost."),
+                Chart("pareto", pareto_chart(curve_rows, words, best), curve_rows,
+                      f"{_grey(best)}Filled points are on the Pareto front of their task and "
+                      f"schedule: no recipe here is better at the same or a lower cost.",
+                      shown=COSTLY),
             ],
         ),
         Section("Ranks", _ranks(found)),
@@ -117,7 +131,7 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
         Section("Conditions", [Table("conditions", list(found.facts), folded=True,
                 caption="Versions, machines and settings, with the number of records of each.")])
     )  # fmt: skip
-    text = page(title, sections, lead=lead)
+    text = page(title, sections, headline=_headline(found), lead=lead, footer=_footer(found))
     script = resources.files("prunus.report").joinpath("grid.js").read_text(encoding="utf-8")
     before, end, after = text.rpartition("</body>")  # the Vega bundle holds that word too
     return f"{before}<script>{script}</script>\n{end}{after}"
@@ -206,8 +220,11 @@ def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
             write_text(target / f"{stem}.md", markdown_table(rows)),
             write_text(target / f"{stem}.tex", latex_table(rows)),
         ]
-        own = [_slim(r) for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)]
-        spec = scores_chart(own, found.metric.replace("_", " "), static=True)
+        words = found.metric.replace("_", " ")
+        own = [
+            _slim(r, words) for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)
+        ]
+        spec = scores_chart(own, words, static=True)
         written += [
             write_text(target / f"{stem}.svg", converter.vegalite_to_svg(spec)),
             write_bytes(target / f"{stem}.png", converter.vegalite_to_png(spec, scale=2)),
@@ -219,6 +236,46 @@ def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
             write_bytes(target / "critical-difference.png", converter.svg_to_png(picture, scale=2)),
         ]
     return written
+
+
+def _headline(found: Findings) -> str:
+    """The best recipe by mean rank, its ties, and what a small dense network has to say."""
+    dense = [line for line in found.says if line.startswith("**small-dense**")]
+    return "\n\n".join([_standing(found), *(dense or found.says[:1])])
+
+
+def _standing(found: Findings) -> str:
+    rows, reach = list(found.ranks["recipes"]), found.ranks["critical_difference"]
+    if not rows:
+        return ""
+    first, blocks = rows[0], found.ranks["blocks"]
+    said = (
+        f"By mean rank over {blocks} block{'' if blocks == 1 else 's'} of task, schedule and seed "
+        f"`{first['recipe']}` is best of {len(rows)} ({first['rank']:.3g})."
+    )
+    if reach is None:
+        return f"{said} Too few blocks to say which others are told apart from it."
+    ties = [f"`{r['recipe']}`" for r in rows[1:] if r["rank"] - first["rank"] < reach]
+    if not ties:
+        return f"{said} Every other is told apart from it (Nemenyi, {found.level:.0%})."
+    more = f" and {len(ties) - FEW} more" if len(ties) > FEW else ""
+    return f"{said} Not told apart from it: {', '.join(ties[:FEW])}{more}."
+
+
+def _grey(best: Sequence[str]) -> str:
+    return f"In colour the {len(best)} best by mean rank, the others grey; a menu above chooses. "
+
+
+def _footer(found: Findings) -> str:
+    """What the records say of themselves: versions, machines, how many runs of each."""
+    facts: dict[str, list[str]] = {}
+    for row in found.facts:
+        name = str(row["fact"])
+        key = name.removeprefix("version of ").removeprefix("host: ")
+        if name.startswith("version of ") or key in ("processor", "cores", "accelerator"):
+            facts.setdefault(key, []).append(str(row["value"]))
+    said = "; ".join(f"{key} {', '.join(values)}" for key, values in facts.items())
+    return f"Made from records alone. They were measured with: {said}." if said else ""
 
 
 def _on_paper(svg: str) -> str:
@@ -237,10 +294,15 @@ def _file(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text).strip("-")
 
 
-def _slim(row: Row) -> dict[str, Any]:
+def _slim(row: Row, words: str = "") -> dict[str, Any]:
     keep = ("task", "schedule", "recipe", "density", "budget", "mean", "low", "high", "seeds")
     slim = {k: row[k] for k in keep} | {c: row[c] for c in COSTS if row.get(c) is not None}
     slim |= {f"front_{c}": row[f"front_{c}"] for c in COSTS if row.get(c) is not None}
+    if is_share(words.replace(" ", "_"), [row["mean"]]):  # no error below 0, none above 1
+        slim |= {
+            end: None if row[end] is None else min(1.0, max(0.0, row[end]))
+            for end in ("low", "high")
+        }
     slim["at"] = row["density"] if row["density"] is not None else row["density_met"]
     slim["beats"] = row["not_beaten"] in (None, "none")
     return slim

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.report.curves import GREY
 from prunus.report.figure import PALETTE
 
 __all__ = ["critical_difference", "pareto_chart", "scores_chart"]
@@ -32,19 +33,28 @@ def _bound(*names: str, rows: Sequence[Row], static: bool) -> list[dict[str, Any
     return params
 
 
-def _colour(rows: Sequence[Row]) -> dict[str, Any]:
+def _colour(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
+    """A colour for every recipe; with `best`, for these alone, and grey for the others."""
     names = sorted({str(r["recipe"]) for r in rows})
+    colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
+    legend: dict[str, Any] = LEGEND
+    if best:
+        names = [*best, *(n for n in names if n not in best)]
+        colours = [*PALETTE[: len(best)], *[GREY] * (len(names) - len(best))]
+        legend = {**LEGEND, "values": list(best), "columns": 2, "labelLimit": 130}
     return {
         "field": "recipe",
         "type": "nominal",
         "title": None,
-        "scale": {"domain": names, "range": [PALETTE[i % len(PALETTE)] for i in range(len(names))]},
-        "legend": LEGEND,
+        "scale": {"domain": names, "range": colours},
+        "legend": legend,
     }
 
 
-def _shape(rows: Sequence[Row]) -> dict[str, Any]:
+def _shape(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
     """Colours repeat after eight recipes; shapes tell those apart."""
+    if best:
+        return {"value": "circle"}
     names = sorted({str(r["recipe"]) for r in rows})
     shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
     chosen = [shapes[i // len(PALETTE) % len(shapes)] for i in range(len(names))]
@@ -87,6 +97,7 @@ def _points(
     filled: bool,
     tips: Sequence[str],
     before: Sequence[Row] = (),
+    best: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The points for which the expression `which` holds."""
     return {
@@ -95,24 +106,35 @@ def _points(
         "encoding": {
             "x": x,
             "y": y,
-            "color": _colour(rows),
-            "shape": _shape(rows),
+            "color": _colour(rows, best),
+            "shape": _shape(rows, best),
             "opacity": _faint(0.08),
             "tooltip": _tips("recipe", "at", "mean", *tips, "seeds"),
         },
     }
 
 
-def scores_chart(rows: Sequence[Row], words: str, static: bool = False) -> dict[str, Any]:
-    """Scores against density with intervals; hollow points do not beat every null baseline."""
-    x = {"field": "at", "type": "quantitative", "title": "density",
-         "scale": {"type": "log", "nice": False, "padding": 10},
+def scores_chart(
+    rows: Sequence[Row], words: str, static: bool = False, best: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Scores against density with intervals; hollow points do not beat every null baseline.
+
+    With `best`, these recipes are in colour and named at their curves' ends, the others grey.
+    """
+    scale: dict[str, Any] = {"type": "log", "nice": False, "padding": 10}
+    title: str | list[str] = "density"
+    if best:  # less is left to the right, where curves part and end with their names
+        low, high = min(r["at"] for r in rows), max(r["at"] for r in rows)
+        scale = {"type": "log", "nice": False, "reverse": True,
+                 "domain": [low * (low / high) ** 0.35, high * 1.05]}  # fmt: skip
+        title = ["density", "less is left to the right"]
+    x = {"field": "at", "type": "quantitative", "title": title, "scale": scale,
          "axis": {"format": ".3~g", "values": sorted({r["at"] for r in rows})[:14],
                   "labelOverlap": True}}  # fmt: skip
-    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
-    y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
+    up = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    y = {"field": "mean", "type": "quantitative", "title": words, "scale": up,
          "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
-    colour = _colour(rows)
+    colour = _colour(rows, best)
     line = {
         "mark": {"type": "line", "strokeWidth": 1.4},
         "encoding": {"x": x, "y": y, "color": colour, "opacity": _faint(0.08)},
@@ -129,13 +151,39 @@ def scores_chart(rows: Sequence[Row], words: str, static: bool = False) -> dict[
         },
     }
     points = [
-        _points(rows, x, y, f"datum.beats == {json.dumps(filled)}", filled, ("low", "high"))
+        _points(rows, x, y, f"datum.beats == {json.dumps(filled)}", filled, ("low", "high"),
+                best=best)
         for filled in (True, False)
-    ]
-    return _spec(rows, [line, bars, *points], static)
+    ]  # fmt: skip
+    layers: list[dict[str, Any]] = [line, bars, *points]
+    if best and any(r["recipe"] not in best for r in rows):
+        layers[:1] = _behind(line, best)
+    if best:
+        layers.append(_names(x, y, best))
+    return _spec(rows, layers, static)
 
 
-def pareto_chart(rows: Sequence[Row], words: str) -> dict[str, Any]:
+def _behind(line: dict[str, Any], best: Sequence[str]) -> list[dict[str, Any]]:
+    """The grey lines first, the coloured ones over them."""
+    chief = f"indexof({json.dumps(list(best))}, datum.recipe)"
+    return [{**line, "transform": [{"filter": f"{chief} {sign} 0"}]} for sign in ("<", ">=")]
+
+
+def _names(x: Row, y: Row, best: Sequence[str]) -> dict[str, Any]:
+    """Each name above the end of its curve, at the lowest density that is shown of it."""
+    return {
+        "transform": [
+            {"filter": f"indexof({json.dumps(list(best))}, datum.recipe) >= 0"},
+            {"joinaggregate": [{"op": "min", "field": "at", "as": "end"}],
+             "groupby": ["task", "schedule", "recipe"]},
+            {"filter": "datum.at == datum.end"},
+        ],
+        "mark": {"type": "text", "align": "left", "dx": 9, "fontSize": 11},
+        "encoding": {"x": x, "y": y, "text": {"field": "recipe"}, "opacity": _faint(0.15)},
+    }  # fmt: skip
+
+
+def pareto_chart(rows: Sequence[Row], words: str, best: Sequence[str] = ()) -> dict[str, Any]:
     """Scores against the chosen cost; filled points are on the front, which a line joins."""
     x = {"field": "cost", "type": "quantitative", "title": "cost after pruning",
          "scale": {"type": "log", "nice": False, "padding": 10},
@@ -155,9 +203,10 @@ def pareto_chart(rows: Sequence[Row], words: str) -> dict[str, Any]:
         "encoding": {"x": x, "y": y},
     }  # fmt: skip
     points = [
-        _points(rows, x, y, "datum.front" if filled else "!datum.front", filled, ("cost",), cost)
+        _points(rows, x, y, "datum.front" if filled else "!datum.front", filled, ("cost",), cost,
+                best)
         for filled in (True, False)
-    ]
+    ]  # fmt: skip
     return _spec(rows, [front, *points], False)
 
 

@@ -3,21 +3,25 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prunus.cost import speedup
-from prunus.parts import EDGES
 from prunus.theory.gap.words import headline as certificate_headline
 
 __all__ = [
     "FEWEST",
+    "Standing",
     "comparison_headline",
     "higher_is_better",
     "is_share",
     "named_score",
     "pruned_headline",
+    "shown_score",
     "size_words",
     "standing",
+    "time_text",
+    "time_words",
 ]
 
 FEWEST = 3  # with fewer seeds no interval of a difference is worth its name
@@ -75,7 +79,7 @@ def _size(pruned: Any) -> str:
     much = f"{times:.3g} times smaller" if times >= 1.05 else "no smaller"
     count = f"{after.parameters:,} of {before.parameters:,} parameters"
     files = f"{size_words(after.bytes)} of {size_words(before.bytes)}"
-    if pruned.recipe.units == EDGES:
+    if not pruned.recipe.granularity.shrinks:
         return f"On disk {much}: {count} are not zero, {files}; in memory as large as before."
     return f"{much[0].upper()}{much[1:]}: {count} are left, {files}."
 
@@ -83,8 +87,8 @@ def _size(pruned: Any) -> str:
 def time_words(pruned: Any) -> str:
     """How much faster, in one sentence; where it was not timed, how to time it."""
     before, after = pruned.cost_before.latency, pruned.cost_after.latency
-    if pruned.recipe.units == EDGES:
-        return "No faster: zeros inside dense tensors take a dense network's time."
+    if not pruned.recipe.granularity.shrinks:
+        return "In time no gain: zeros inside dense tensors take a dense network's time."
     if before is None or after is None:
         return "Not timed: `measured()` does that."
     found = speedup(before, after)
@@ -121,21 +125,47 @@ def comparison_headline(
     found = {level: standing(levels[level], higher) for level in levels}
     chosen = _farthest(found, metric, dense, higher)
     lowest = list(levels)[-1]
-    lines = [_told(metric, dense, chosen, *found[chosen])]
+    lines = [_told(metric, dense, chosen, found[chosen])]
     if lowest != chosen:
-        lines.append(_told(metric, dense, lowest, *found[lowest]))
+        lines.append(_told(metric, dense, lowest, found[lowest]))
     seeds = len({r["seed"] for r in rows})
-    if seeds < FEWEST:
-        lines.append(f"{_seeds(seeds)} are too few to tell recipes apart.")
+    if len({r["recipe"] for r in rows}) > 1 and seeds < FEWEST:
+        lines.append(f"Too few seeds ({seeds}) to tell recipes apart.")
+    elif found[chosen].untested:
+        lines.append(
+            "Recipes that draw nothing ran once, on one network: among them the order is this "
+            "network's and is not tested."
+        )
     return lines
 
 
-def standing(rows: Sequence[Mapping[str, Any]], higher: bool) -> tuple[str, float, list[str]]:
-    """The best recipe of one density, its mean score, and those not told apart from it.
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The recipes of one density.
+
+    Attributes:
+        best: the recipe with the best mean score.
+        mean: that score.
+        ties: those not told apart from it, the better first.
+        untested: how many others were run too seldom for a test.
+    """
+
+    best: str
+    mean: float
+    ties: tuple[str, ...]
+    untested: int
+
+
+def standing(rows: Sequence[Mapping[str, Any]], higher: bool) -> Standing:
+    """Which recipe is best at one density, and which are not told apart from it.
 
     A recipe is told apart where the interval of its difference to the best excludes 0: Student's,
     over the seeds that both have, at 95 % shared out over the others (Bonferroni); where one of
     them draws nothing and was run once, of the other's runs against it.
+
+    Args:
+        rows: with recipe, seed and score, all of one density.
+        higher: True where a larger score is better.
     """
     runs: dict[str, dict[Any, float]] = {}
     for row in rows:
@@ -143,13 +173,18 @@ def standing(rows: Sequence[Mapping[str, Any]], higher: bool) -> tuple[str, floa
     means = {name: statistics.fmean(own.values()) for name, own in runs.items()}
     best = (max if higher else min)(means, key=lambda name: means[name])
     share = (1 - LEVEL) / max(1, len(runs) - 1)
-    others = [name for name in runs if name != best]
-    ties = [name for name in others if not _apart(runs[best], runs[name], share)]
-    ties.sort(key=lambda name: -means[name] if higher else means[name])
-    return best, means[best], ties
+    told = {name: _apart(runs[best], runs[name], share) for name in runs if name != best}
+    ties = [name for name, apart in told.items() if apart is False]
+    return Standing(
+        best=best,
+        mean=means[best],
+        ties=tuple(sorted(ties, key=lambda name: -means[name] if higher else means[name])),
+        untested=sum(apart is None for apart in told.values()),
+    )
 
 
-def _apart(one: Mapping[Any, float], other: Mapping[Any, float], share: float) -> bool:
+def _apart(one: Mapping[Any, float], other: Mapping[Any, float], share: float) -> bool | None:
+    """Whether two recipes are told apart; None where there are too few runs to ask."""
     from scipy.stats import t
 
     both = [seed for seed in one if seed in other]
@@ -159,9 +194,11 @@ def _apart(one: Mapping[Any, float], other: Mapping[Any, float], share: float) -
         (level,), drawn = sorted((list(one.values()), list(other.values())), key=len)
         differences = [value - level for value in drawn]
     else:
-        return False
+        return None
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
-    if spread == 0:  # so few test samples that all seeds differ alike: the signs are left
+    if spread <= 1e-9 * abs(
+        mean
+    ):  # so few test samples that all seeds differ alike: the signs are left
         return mean != 0 and 2 * 0.5 ** len(differences) <= share
     half = float(t.ppf(1 - share / 2, len(differences) - 1)) * spread / math.sqrt(len(differences))
     return abs(mean) > half
@@ -184,21 +221,19 @@ def _farthest(found: Mapping[Any, Any], metric: str, dense: float | None, higher
         return levels[0]
     allowed = 0.01 if is_share(metric, [dense]) else 0.02 * abs(dense)
     sign = -1.0 if higher else 1.0
-    near = [d for d in levels if sign * (found[d][1] - dense) <= allowed]
+    near = [d for d in levels if sign * (found[d].mean - dense) <= allowed]
     return near[-1] if near else levels[0]
 
 
-def _told(
-    metric: str, dense: float | None, density: Any, best: str, mean: float, ties: list[str]
-) -> str:
+def _told(metric: str, dense: float | None, density: Any, found: Standing) -> str:
     against = "" if dense is None else f", {shown_score(metric, dense)} dense"
     where = f"density {density:g}" if isinstance(density, int | float) else str(density)
-    said = f"At {where} the best is `{best}`: {named_score(metric)} "
-    said += f"{shown_score(metric, mean, dense)}{against}."
-    if not ties:
+    said = f"At {where} the best is `{found.best}`: {named_score(metric)} "
+    said += f"{shown_score(metric, found.mean, dense)}{against}."
+    if not found.ties:
         return said
-    shown = ", ".join(f"`{name}`" for name in ties[:4])
-    more = f" and {len(ties) - 4} more" if len(ties) > 4 else ""
+    shown = ", ".join(f"`{name}`" for name in found.ties[:4])
+    more = f" and {len(found.ties) - 4} more" if len(found.ties) > 4 else ""
     return f"{said} Not told apart from it: {shown}{more}."
 
 
@@ -239,5 +274,9 @@ def size_words(size: float) -> str:
     return f"{size:,.0f} bytes"
 
 
-def _seeds(count: int) -> str:
-    return "One seed and one network" if count == 1 else f"{count} seeds"
+def time_text(seconds: float) -> str:
+    """A time in the unit that reads best."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -26,8 +26,13 @@ __all__ = [
 
 # The palette's dark colours, lightened for a dark page.
 NOT_FINITE = {"nan": "NaN", "inf": "∞", "-inf": "−∞"}
-ON_DARK = {"#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E"}
+ON_DARK = {
+    "#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E",
+    "#C3C9CF": "#4A525B", "#5B6570": "#A3ACB6",
+}  # fmt: skip
+TRANSPOSED = 5  # a single row of at least so many columns is set upright
 Rows = Sequence[Mapping[str, Any]]
+QUANTITY = re.compile(r"[<≤≈]? ?[−-]?[\d., ]+(e-?\d+)?( ?(%|×|s|ms|µs|bytes|KB|MB|GB))?")
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Table:
         caption: what the reader sees, in a sentence.
         titles: a column's heading where its key will not do.
         folded: closed until it is asked for.
+        shown: the columns on the page, in this order; all where empty. The CSV file has them all.
     """
 
     name: str
@@ -69,6 +75,7 @@ class Table:
     caption: str = ""
     titles: Mapping[str, str] = field(default_factory=dict)
     folded: bool = False
+    shown: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,7 @@ class Chart:
         rows: the numbers behind it.
         caption: what it shows and how the numbers were made.
         title: heading above it.
+        shown: the columns of the numbers below it; all where empty. The CSV file has them all.
     """
 
     name: str
@@ -89,6 +97,7 @@ class Chart:
     rows: Rows
     caption: str = ""
     title: str = ""
+    shown: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,14 @@ class Section:
     blocks: Sequence[Block | Sequence[Block]]
 
 
-def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str = "") -> str:
+def page(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    headline: str = "",
+    lead: str = "",
+    footer: str = "",
+) -> str:
     """The HTML text of a report that needs no network and no other file.
 
     The Vega libraries are inlined once, and only where a chart is; a content-security policy in
@@ -131,7 +147,8 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str
     Args:
         title: the page's title, as plain text.
         sections: from top to bottom.
-        lead: a sentence or two under the title.
+        headline: what a reader in a hurry takes away, in sentences.
+        lead: a sentence or two under it.
         footer: conditions, versions, host.
 
     Raises:
@@ -146,12 +163,12 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str
     charts = [b for b in blocks if isinstance(b, Chart)]
     body = "\n".join(_section(s) for s in sections)
     contents = "".join(f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
-    scripts = ""
+    scripts = f"<script>{_asset('tables.js')}</script>"
     if charts:
         bundle = require("vl_convert", "report").javascript_bundle()
         specs = plain_json({c.name: _spec(c.chart) for c in charts}, sort_keys=True)
-        scripts = (
-            f"<script>{_inside_script(bundle)}</script>\n"
+        scripts += (
+            f"\n<script>{_inside_script(bundle)}</script>\n"
             f'<script type="application/json" id="charts">{specs}</script>\n'
             f'<script type="application/json" id="on-dark">{plain_json(ON_DARK)}</script>\n'
             f"<script>{_asset('page.js')}</script>"
@@ -163,7 +180,8 @@ def page(title: str, sections: Sequence[Section], *, lead: str = "", footer: str
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{html.escape(title)}</title>\n"
         f'<link rel="icon" href="data:,">\n<style>{_asset("page.css")}</style>\n</head>\n<body>\n'
-        f"<header><h1>{html.escape(title)}</h1>{_paragraphs(lead)}<nav>{contents}</nav></header>\n"
+        f"<header><h1>{html.escape(title)}</h1>{_headline(headline)}{_paragraphs(lead)}"
+        f"<nav>{contents}</nav></header>\n"
         f"<main>\n{body}\n</main>\n<footer>{_paragraphs(footer)}</footer>\n{scripts}\n"
         "</body>\n</html>\n"
     )
@@ -202,6 +220,10 @@ def _paragraphs(text: str) -> str:
     return "".join(f"<p>{part}</p>" for part in coded)
 
 
+def _headline(text: str) -> str:
+    return f'<div class="headline">{_paragraphs(text)}</div>' if text else ""
+
+
 def _section(section: Section) -> str:
     parts = []
     for block in section.blocks:
@@ -222,7 +244,7 @@ def _block(block: Block) -> str:
         case Heading():
             return f'<h3 class="part">{html.escape(block.text)}</h3>'
         case Table():
-            table = _table(block.rows, block.titles)
+            table = _table(block.rows, block.titles, block.shown)
             if block.folded:
                 table = f"<details><summary>Show {len(block.rows)} rows</summary>{table}</details>"
             caption = f"<figcaption>{_inline(block.caption)} {_csv_link(block)}</figcaption>"
@@ -230,7 +252,7 @@ def _block(block: Block) -> str:
         case Chart():
             numbers = (
                 f"<details><summary>Numbers behind this figure</summary>"
-                f"{_table(block.rows, {})}</details>"
+                f"{_table(block.rows, {}, block.shown)}</details>"
             )
             return (
                 f'<figure class="chart">{_heading(block.title)}'
@@ -261,9 +283,14 @@ def _csv_link(block: Table | Chart) -> str:
     )
 
 
-def _table(rows: Rows, titles: Mapping[str, str]) -> str:
-    columns = columns_of(rows)
-    numeric = {c for c in columns if all(isinstance(r.get(c), int | float | None) for r in rows)}
+def _table(rows: Rows, titles: Mapping[str, str], shown: Sequence[str] = ()) -> str:
+    there = columns_of(rows)
+    columns = [c for c in shown if c in there] or there
+    if len(rows) == 1 and len(columns) >= TRANSPOSED:
+        return _upright(rows[0], columns, titles)
+    numeric = {c for c in columns if all(_numeric(r.get(c)) for r in rows)}
+    if any(isinstance(r.get(columns[0]), str) for r in rows):
+        numeric.discard(columns[0])  # names of layers may be numbers
     head = "".join(
         f"<th{_right(c in numeric)}>{html.escape(titles.get(c, c.replace('_', ' ')))}</th>"
         for c in columns
@@ -279,6 +306,23 @@ def _table(rows: Rows, titles: Mapping[str, str]) -> str:
     )
 
 
+def _upright(row: Mapping[str, Any], columns: Sequence[str], titles: Mapping[str, str]) -> str:
+    """A single row as lines of name and value."""
+    lines = "".join(
+        f'<tr><th scope="row">{html.escape(titles.get(c, c.replace("_", " ")))}</th>'
+        f"<td>{_cell(row.get(c))}</td></tr>"
+        for c in columns
+    )
+    return f'<div class="scroll upright"><table><tbody>{lines}</tbody></table></div>'
+
+
+def _numeric(value: Any) -> bool:
+    """True of numbers, and of text that is a number with its unit."""
+    if isinstance(value, str):
+        return QUANTITY.fullmatch(value) is not None
+    return isinstance(value, int | float | None)
+
+
 def _right(numeric: bool) -> str:
     return ' class="n"' if numeric else ""
 
@@ -290,6 +334,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}".replace(",", " ")
+    if isinstance(value, float) and 1e4 <= abs(value) < 1e15:
+        return f"{value:,.0f}".replace(",", " ")
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else NOT_FINITE[str(value)]
     return html.escape(str(value))

@@ -1,20 +1,21 @@
 """The page of one pruning: what was removed where, what it costs, and what it looks like."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prunus.check import by_reason
 from prunus.files import write_text
 from prunus.report.certificate import certificate_sections
 from prunus.report.charts import bars
+from prunus.report.footing import footing
+from prunus.report.headline import named_score, pruned_headline, shown_score
 from prunus.report.network import chain, draw_mask, draw_network, drawable
 from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
-from prunus.report.summary import cost_rows, latency_note, layer_rows, selection_notes
-from prunus.report.tables import recipe_rows
+from prunus.report.summary import latency_note, layer_rows, selection_notes, shown_costs
+from prunus.report.tables import RECIPE_COLUMNS, recipe_rows
 from prunus.weights import weight_at
 
 __all__ = ["network_drawings", "pruning_page", "write_report"]
@@ -22,23 +23,75 @@ __all__ = ["network_drawings", "pruning_page", "write_report"]
 MASKS_SHOWN = 12
 
 
-def write_report(pruned: Any, path: str | os.PathLike[str], certificate: Any = None) -> Path:
+def write_report(
+    pruned: Any,
+    path: str | os.PathLike[str],
+    certificate: Any = None,
+    *,
+    made: str | None = None,
+) -> Path:
     """Write the page of a `Pruned`, with what is guaranteed of it where a certificate is given.
 
     Raises:
         ImportError: the extra `report` is not installed.
         OSError: the file cannot be written.
     """
-    return write_text(path, pruning_page(pruned, certificate))
+    return write_text(path, pruning_page(pruned, certificate, made=made))
 
 
-def pruning_page(pruned: Any, certificate: Any = None) -> str:
-    """The HTML text of a `Pruned`: costs, certificate, layers, masks, and a small network drawn."""
+def pruning_page(pruned: Any, certificate: Any = None, *, made: str | None = None) -> str:
+    """The HTML text of a `Pruned`: its headline, pictures, costs, certificate, layers.
+
+    Args:
+        pruned: what `prune` answered.
+        certificate: what `certify` found of it, or None.
+        made: the date in the page's foot; today's where None.
+    """
     cost = pruned.cost_after
     lead = (
         f"Recipe **{pruned.name}**, seed {pruned.seed}: {100 * cost.density:.4g} % of the selected "
         f"weights are kept, {100 * cost.model_density:.4g} % of all parameters."
     )
+    cost_blocks: list[Block] = [
+        Table("costs", shown_costs(pruned), f"Before and after; {latency_note(pruned)}.")
+    ]
+    scores = _scores(pruned.metrics)
+    if scores:
+        cost_blocks.append(Table("scores", scores, "What `evaluate` said at each stage."))
+    sections = [
+        Section("Pictures", _pictures(pruned)),
+        Section("Costs", cost_blocks),
+        *([] if certificate is None else certificate_sections(certificate)),
+        Section("Layers", [_layer_table(pruned)]),
+    ]
+    about: list[Block] = [
+        Table(
+            "recipe",
+            recipe_rows({pruned.name: pruned.recipe}),
+            "The recipe.",
+            shown=RECIPE_COLUMNS,
+        ),
+        Text(f"`{pruned.recipe!r}`"),
+    ]
+    sections.append(Section("Recipe", about))
+    remarks = [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
+    if remarks:
+        sections.append(Section("Remarks", [Text("\n\n".join(remarks))]))
+    return page(
+        f"Pruned by {pruned.name}",
+        sections,
+        headline=pruned_headline(pruned, certificate),
+        lead=lead,
+        footer=footing(
+            made=made,
+            data=pruned.data_fingerprint,
+            samples=None if pruned.data_rows is None else len(pruned.data_rows),
+        ),
+    )
+
+
+def _pictures(pruned: Any) -> list[Block | Sequence[Block]]:
+    """What each layer keeps and loses, the network where it is small, and the masks."""
     layers = layer_rows(pruned)
     shares = [{"layer": r["layer"], "density": r["density"]} for r in layers]
     errors = [
@@ -46,7 +99,7 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
         for r in layers
         if r["error"] is not None and r["error"] > 0
     ]
-    charts = [
+    charts: list[Block] = [
         Chart("density", bars(shares, label="layer", value="density",
               x_title="density (kept / total)", low=0, high=1), shares, "What each layer keeps."),
     ]  # fmt: skip
@@ -59,47 +112,34 @@ def pruning_page(pruned: Any, certificate: Any = None) -> str:
                 "E‖Wx − W′x‖² on the calibration inputs, in squared output units.",
             )
         )
-    cost_blocks: list[Block] = [
-        Table("costs", cost_rows(pruned), f"Before and after; {latency_note(pruned)}.")
-    ]
-    scores = _scores(pruned.metrics)
-    if scores:
-        cost_blocks.append(Table("scores", scores, "What `evaluate` said at each stage."))
-    sections = [
-        Section("Costs", cost_blocks),
-        *([] if certificate is None else certificate_sections(certificate)),
-        Section("Layers", [charts, Table("layers", layers, "Every pruned layer.")]),
-    ]
+    blocks: list[Block | Sequence[Block]] = [charts]
     drawings = network_drawings(pruned)
     if drawings:
-        sections.append(Section("The network", [drawings]))
+        blocks.append(drawings)
     masks = [
         Drawing(draw_mask(layer.mask), f"{name}: {_words(layer.mask)}", name)
         for name, layer in list(pruned.layers.items())[:MASKS_SHOWN]
     ]
     more = len(pruned.layers) - len(masks)
     note = f" {more} further layers are left out here." if more > 0 else ""
-    said = (
-        "Outputs are rows, inputs are columns; a kept weight is blue. Where a layer is larger than "
-        "the picture, a cell's shade is the density of its block."
+    words = Text(
+        "Masks: outputs are rows, inputs are columns; a kept weight is blue. Where a layer is "
+        "larger than the picture, a cell's shade is the density of its block." + note
     )
-    if masks:  # none where all that went are parameters that no view knows
-        sections.append(Section("Masks", [Text(said + note), masks]))
-    remarks = [
-        f"{', '.join(f'`{name}`' if name else 'the model itself' for name in names)} "
-        f"{'was' if len(names) == 1 else 'were'} not pruned, because: {why}"
-        for why, names in by_reason(pruned.not_pruned).items()
+    return [*blocks, words, masks] if masks else blocks  # experts have none
+
+
+def _layer_table(pruned: Any) -> Table:
+    """Every layer with weights, the pruned ones first; those left alone are dense."""
+    rows: list[dict[str, Any]] = layer_rows(pruned)
+    rows += [
+        {"layer": name or "the model itself", "density": "dense", "why": why}
+        for name, why in pruned.not_pruned.items()
     ]
-    remarks += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
-    about: list[Block] = [
-        Table("recipe", recipe_rows({pruned.name: pruned.recipe}), "The recipe."),
-        Text(f"`{pruned.recipe!r}`"),
-    ]
-    sections.append(Section("Recipe", about))
-    if remarks:
-        sections.append(Section("Remarks", [Text("\n\n".join(remarks))]))
-    footer = "" if pruned.data_fingerprint is None else f"Data: {pruned.data_fingerprint}."
-    return page(f"Pruned by {pruned.name}", sections, lead=lead, footer=footer)
+    caption = "Every layer with weights."
+    if pruned.not_pruned:
+        caption += f" {len(pruned.not_pruned)} were not pruned and are dense, for the reason given."
+    return Table("layers", rows, caption, {"why": "not pruned, because"})
 
 
 def network_drawings(pruned: Any, *, title: str = "After") -> list[Drawing]:
@@ -139,7 +179,12 @@ def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "stage": stage,
-            **(dict(value) if isinstance(value, Mapping) else {"score": float(value)}),
+            **{
+                named_score(str(name)): shown_score(str(name), float(number))
+                for name, number in (
+                    value.items() if isinstance(value, Mapping) else [("metric", value)]
+                )
+            },
         }
         for stage, value in metrics.items()
     ]

@@ -1,6 +1,5 @@
 """One pruning, or a comparison of many, as text tables."""
 
-import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,13 @@ from rich.table import Table
 
 from prunus.check import by_reason
 from prunus.cost import speedup
+from prunus.report.headline import (
+    named_score,
+    pruned_headline,
+    shown_score,
+    size_words,
+    time_text,
+)
 from prunus.weights import weight_at
 
 __all__ = [
@@ -20,8 +26,8 @@ __all__ = [
     "latency_note",
     "layer_rows",
     "metric_rows",
+    "shown_costs",
     "summary",
-    "summary_html",
 ]
 
 
@@ -76,6 +82,20 @@ def cost_rows(pruned: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def shown_costs(pruned: Any) -> list[dict[str, Any]]:
+    """The same in the units that read best, shares in percent."""
+    forms = {"bytes": size_words, "bytes compressed, at most": size_words, "latency, s": time_text}
+    return [
+        {
+            "cost": row["cost"].removesuffix(", s"),
+            "before": forms.get(row["cost"], "{:,}".format)(row["before"]),
+            "after": forms.get(row["cost"], "{:,}".format)(row["after"]),
+            "left": f"{100 * row['share']:.3g} %",
+        }
+        for row in cost_rows(pruned)
+    ]
+
+
 def latency_note(pruned: Any) -> str:
     """What the measured latencies say, with their conditions, in one sentence."""
     before, after = pruned.cost_before.latency, pruned.cost_after.latency
@@ -121,31 +141,23 @@ def summary(pruned: Any) -> str:
         table.add_row(
             row["layer"], row["shape"], f"{row['kept']:,}", f"{row['density']:.4g}", error
         )
+    for name in pruned.not_pruned:
+        table.add_row(name or "the model itself", "", "", "dense", "")
     costs = Table()
-    for column in ("cost", "before", "after", "share"):
+    for column in ("cost", "before", "after", "left"):
         costs.add_column(column, justify="left" if column == "cost" else "right")
-    for row in cost_rows(pruned):
-        costs.add_row(
-            row["cost"], _number(row["before"]), _number(row["after"]), f"{row['share']:.3f}"
-        )
+    for row in shown_costs(pruned):
+        costs.add_row(*row.values())
     lines = [latency_note(pruned)]
     lines += [
         f"not pruned: {', '.join(name or 'the model itself' for name in names)}, because {why}"
         for why, names in by_reason(pruned.not_pruned).items()
     ]
     lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
-    parts: list[Any] = [head, *_not_met(pruned), table, costs]
+    parts: list[Any] = [head, pruned_headline(pruned), table, costs]
     if pruned.metrics:
         parts.append(_metrics(pruned.metrics))
     return _render(*parts, *lines)
-
-
-def _not_met(pruned: Any) -> list[str]:
-    """The head of a result whose budget no plan meets."""
-    plan = pruned.plan
-    if plan.feasible:
-        return []
-    return [f"NOT MET: {plan.kind} {plan.limit:.4g} was asked for, {plan.value:.4g} is the least"]
 
 
 def metric_rows(metrics: Any) -> list[dict[str, Any]]:
@@ -167,17 +179,13 @@ def _metrics(metrics: Any) -> Table:
     for stage in metrics:
         table.add_column(stage, justify="right")
     for row in metric_rows(metrics):
-        table.add_row(row["metric"], *(_shown(row[stage]) for stage in metrics))
+        name = str(row["metric"])
+        table.add_row(named_score(name), *(_shown(name, row[stage]) for stage in metrics))
     return table
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def summary_html(pruned: Any) -> str:
-    """The summary for notebooks."""
-    return f"<pre>{html.escape(summary(pruned))}</pre>"
+def _shown(name: str, value: Any) -> str:
+    return "" if value is None else shown_score(name, float(value))
 
 
 def comparison_summary(comparison: Any) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 from prunus.presets import PRESETS, resolve
 from prunus.recipe import Recipe
 
-__all__ = ["recipe_rows", "score_rows"]
+__all__ = ["RECIPE_COLUMNS", "recipe_rows", "score_rows"]
+
+RECIPE_COLUMNS = ("recipe", "keeps", "parts", "paper")  # on a page; the CSV file has the parts
 
 
 def recipe_rows(recipes: Iterable[str | Recipe] | Mapping[str, Recipe]) -> list[dict[str, Any]]:
@@ -33,9 +35,16 @@ def recipe_rows(recipes: Iterable[str | Recipe] | Mapping[str, Recipe]) -> list[
                 "score": repr(recipe.score),
                 "allocation": repr(recipe.allocation),
                 "selection": repr(recipe.selection),
+                "parts": _parts(recipe),
             },
         )
     return list(rows.values())
+
+
+def _parts(recipe: Recipe) -> str:
+    """The recipe as a product of its parts' names, those left out that do nothing."""
+    parts = (recipe.granularity, recipe.score, recipe.allocation, recipe.selection)
+    return " × ".join(repr(part).partition("(")[0] for part in parts)
 
 
 def score_rows(

@@ -216,9 +216,9 @@ class Pruned:
         return write_report(self, path, certificate)
 
     def _repr_html_(self) -> str:
-        from prunus.report.summary import summary_html
+        from prunus.report.views import pruned_html
 
-        return summary_html(self)
+        return pruned_html(self)
 
     def save(self, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
         """Write the pruned network to `folder`: safetensors and JSON, no pickle.

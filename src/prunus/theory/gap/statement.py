@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from prunus.notebook import histogram, view
 from prunus.reading import Probability, Schema, read_json, validated
-from prunus.theory.gap.words import SHOWN, text_of
+from prunus.theory.gap.words import SHOWN, headline, rows_of, text_of
 
 __all__ = [
     "Certificate",
@@ -215,6 +216,11 @@ class Certificate:
     def summary(self) -> str:
         """What is of use in one sentence, then all statements side by side, as text."""
         return text_of(self)
+
+    def _repr_html_(self) -> str:
+        rows = rows_of([*self.statements, *self.held_out])
+        gaps = histogram(self.gaps, "gap, in units of the output") if self.gaps else ""
+        return view([*self.cautions, headline(self)], [rows], pictures=[gaps])
 
     def to_json(self) -> str:
         """Everything but the raw gaps' order, as a JSON text."""

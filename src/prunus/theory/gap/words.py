@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SHOWN", "headline", "text_of"]
+__all__ = ["SHOWN", "headline", "rows_of", "text_of"]
 
 WORDS = {"RIG": "≤", "RIG/MC": "≤", "PRED": "≈"}
 SHOWN = {
@@ -81,21 +81,42 @@ def text_of(certificate: Any) -> str:
     return "\n".join([*lines, *map(_wrapped, certificate.notes)]).strip()
 
 
+def rows_of(statements: Sequence[Any]) -> list[dict[str, Any]]:
+    """A row a statement, those that say something first, with units as text."""
+    rows = []
+    for s in sorted(statements, key=lambda s: s.vacuous):
+        shown = _percent if s.kind in SHARES else "{:.4g}".format
+        value = _percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
+        rows.append(
+            {
+                "statement": _what(s),
+                "value": f"{WORDS[s.status]} {value}",
+                "measured": "" if s.measured is None else shown(s.measured),
+                "says": "nothing (vacuous)" if s.vacuous else _delta(s) or "always",
+                "by": s.route,
+            }
+        )
+    return rows
+
+
+def _what(s: Any) -> str:
+    if s.kind == "quantile":
+        return f"{_percent(s.argument)} of gaps below"
+    if s.argument is not None:
+        return f"share of gaps above {s.argument:.4g}"
+    return SHOWN[s.kind]
+
+
 def _table(statements: Sequence[Any], *, head: bool = True) -> list[str]:
     """A row a statement: what, its value, what was measured, value / measured; then by what."""
     rows = [("statement", "value", "measured", "ratio")] if head else []
     by = ["by"] if head else []
     for s in statements:
         shown = _percent if s.kind in SHARES else "{:.4g}".format
-        what = SHOWN[s.kind]
-        if s.kind == "quantile":
-            what = f"{_percent(s.argument)} of gaps below"
-        elif s.argument is not None:
-            what = f"share of gaps above {s.argument:.4g}"
         value = _percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
         measured = "" if s.measured is None else shown(s.measured)
         ratio = "" if s.tightness is None else f"{s.tightness:.3g}"
-        rows.append((what, f"{WORDS[s.status]} {value}", measured, ratio))
+        rows.append((_what(s), f"{WORDS[s.status]} {value}", measured, ratio))
         kind = {"RIG": "bound", "RIG/MC": "simulated bound", "PRED": "prediction"}[s.status]
         by.append(", ".join(p for p in (kind, s.level, _delta(s), s.route) if p))
     if not rows:
