@@ -37,9 +37,9 @@ def test_a_budget_that_cannot_be_met_is_refused(recipe, target, least):
 
 def test_a_latency_that_cannot_be_met_is_refused(monkeypatch):
     """One node per layer was what came of it."""
-    from prunus.engine import step
+    from prunus.engine import node_unit
 
-    monkeypatch.setattr(step, "latency_share", lambda *args: lambda counts: 0.6)
+    monkeypatch.setattr(node_unit, "latency_share", lambda *args: lambda counts: 0.6)
     model, x = setup()
     budget = Budget(latency=0.1, example=x)
     with pytest.raises(ValueError, match=r"budget of latency: .* has 0\.6 and 0\.1 was asked for"):
