@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from prunus.check import as_float64, whole
 from prunus.dpp.arrays import precision
+from prunus.rng import Draws, as_generator
 
 __all__ = ["bytes_per_kernel", "sample_batch"]
 
@@ -21,7 +22,7 @@ def bytes_per_kernel(n: int, k: int) -> int:
 
 
 def sample_batch(
-    kernels: Shaped[Tensor, "batch n n"], k: int, *, generator: Generator
+    kernels: Shaped[Tensor, "batch n n"], k: int, *, generator: Draws = None
 ) -> Int[Tensor, "batch k"]:
     """One exact draw of size k from each kernel, ascending, on the kernels' device.
 
@@ -32,13 +33,14 @@ def sample_batch(
     Args:
         kernels: symmetric positive semi-definite kernels.
         k: size of the sets.
-        generator: source of randomness, on the CPU.
+        generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
 
     Raises:
         TypeError: complex kernels.
         ValueError: NaN, a kernel that is not square, symmetric to 1e-8 and positive semi-definite
             to 1e-8 (or to the precision they come in, as `KDPP`), or k beyond a kernel's rank.
     """
+    source = as_generator(generator)
     unit = precision(kernels)
     kernels = _checked(kernels)
     batch, n, _ = kernels.shape
@@ -63,14 +65,14 @@ def sample_batch(
             f"or add a positive jitter eps to the diagonals."
         )
     logs = torch.where(good, values, 1.0).log().masked_fill(~good, -torch.inf)
-    chosen = _draw_columns(logs, ranks, k, generator)
+    chosen = _draw_columns(logs, ranks, k, source)
     complement = 2 * k > n
     if complement:
         chosen = ~chosen
     m = n - k if complement else k
     columns = chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :m]
     basis = vectors.gather(2, columns[:, None, :].expand(batch, n, m))
-    drawn = _draw_items(basis, generator)
+    drawn = _draw_items(basis, source)
     inside = torch.zeros(batch, n, dtype=torch.bool, device=device).scatter_(1, drawn, True)
     if complement:
         inside = ~inside

@@ -14,6 +14,7 @@ from prunus.check import whole
 from prunus.dpp import tilt
 from prunus.dpp.arrays import float64
 from prunus.dpp.projection import draw_projection
+from prunus.rng import Draws, as_generator, drawn
 
 __all__ = ["DualKDPP", "fourier_features"]
 
@@ -64,13 +65,23 @@ class DualKDPP:
         """The largest k that has sets of positive probability."""
         return len(self._parts[0])
 
-    def sample(self, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
-        """One exact draw, as ascending item indices.
+    def sample(
+        self, k: int, *, generator: Draws = None, size: int | None = None
+    ) -> Int[Tensor, "*size k"]:
+        """An exact draw, or several, as ascending item indices.
+
+        Args:
+            k: size of the set, 0 ≤ k ≤ rank.
+            generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
+            size: how many draws, one after another; None gives one set, without that axis.
 
         Raises:
             ValueError: k is no whole number in 0..rank.
         """
         k = whole("k", k, low=0, high=min(self.features.shape))
+        return drawn(lambda source: self._draw(k, source), k, generator, size)
+
+    def _draw(self, k: int, generator: Generator) -> Int[Tensor, " k"]:
         device = self.features.device
         if k == 0:
             return torch.empty(0, dtype=torch.int64, device=device)
@@ -104,7 +115,7 @@ class DualKDPP:
 
 
 def fourier_features(
-    features: Any, count: int, *, bandwidth: float, generator: Generator
+    features: Any, count: int, *, bandwidth: float, generator: Draws = None
 ) -> Float[Tensor, "n count"]:
     """Random features whose inner products approximate exp(−β‖a_i − a_j‖²), for `DualKDPP`.
 
@@ -114,15 +125,15 @@ def fourier_features(
         features: item vectors A (n, dimensions).
         count: number of random features.
         bandwidth: β.
-        generator: source of randomness, on the CPU.
+        generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
 
     References:
         Rahimi and Recht (2007), Random features for large-scale kernel machines.
     """
     a = float64("features", features, dims=2)
     count = whole("count", count, low=1)
-    shape = (a.shape[1], count)
-    waves = torch.randn(shape, dtype=torch.float64, generator=generator) * (2 * bandwidth) ** 0.5
-    phases = torch.rand(count, dtype=torch.float64, generator=generator) * (2 * torch.pi)
+    shape, source = (a.shape[1], count), as_generator(generator)
+    waves = torch.randn(shape, dtype=torch.float64, generator=source) * (2 * bandwidth) ** 0.5
+    phases = torch.rand(count, dtype=torch.float64, generator=source) * (2 * torch.pi)
     features_: Tensor = torch.cos(a @ waves.to(a.device) + phases.to(a.device))
     return features_ * math.sqrt(2 / count)

@@ -18,6 +18,7 @@ from prunus.dpp import tilt
 from prunus.dpp.arrays import float64, precision, rounding_of
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
+from prunus.rng import Draws, as_generator, drawn
 
 __all__ = ["DPP", "KDPP", "Spectrum", "check_kernel", "spectrum"]
 
@@ -66,9 +67,10 @@ class KDPP:
     Example:
         >>> import torch
         >>> dpp = KDPP(torch.eye(5) + 0.5)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> len(dpp.sample(2, generator=generator))
+        >>> len(dpp.sample(2, generator=0))
         2
+        >>> dpp.sample(2, generator=0, size=3).shape
+        torch.Size([3, 2])
 
     References:
         Kulesza and Taskar (2011), k-DPPs: fixed-size determinantal point processes; (2012),
@@ -110,8 +112,10 @@ class KDPP:
         """
         return self._spectrum.rank
 
-    def sample(self, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
-        """One exact draw, as ascending item indices.
+    def sample(
+        self, k: int, *, generator: Draws = None, size: int | None = None
+    ) -> Int[Tensor, "*size k"]:
+        """An exact draw, or several, as ascending item indices.
 
         The first call decomposes the kernel (O(n³)); further ones, for any k, cost O(n m²) with
         m = min(k, n − k). Same seed, same machine, same library build: same set. Where eigenvalues
@@ -119,12 +123,16 @@ class KDPP:
 
         Args:
             k: size of the set, 0 ≤ k ≤ rank (k = n always works, since there is one such set).
-            generator: source of randomness, on the CPU.
+            generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
+            size: how many draws, one after another; None gives one set, without that axis.
 
         Raises:
             ValueError: k is no whole number in 0..n, or exceeds the numerical rank without `floor`.
         """
         k = whole("k", k, low=0, high=self.n)
+        return drawn(lambda source: self._draw(k, source), k, generator, size)
+
+    def _draw(self, k: int, generator: Generator) -> Int[Tensor, " k"]:
         device = self.L.device
         if k == 0:
             return torch.empty(0, dtype=torch.int64, device=device)
@@ -136,8 +144,8 @@ class KDPP:
             x = tilt.tilt(part.log_values, k)
             p, _ = tilt.coins(part.log_values, x)
             chosen, _ = tilt.draw_by_rejection(p, k, generator)
-        drawn = draw_projection(part.vectors, chosen + (self.n - part.rank), generator)
-        return torch.from_numpy(drawn).to(device)
+        items = draw_projection(part.vectors, chosen + (self.n - part.rank), generator)
+        return torch.from_numpy(items).to(device)
 
     def inclusion(self, k: int) -> Float[Tensor, " n"]:
         """P(i ∈ S) = Σ_j V_ij² P(j ∈ J) for every item i; they sum to k. O(n²k)."""
@@ -243,10 +251,22 @@ class DPP:
         eye = torch.eye(n, dtype=torch.float64, device=self.L.device)
         return eye - torch.cholesky_inverse(torch.linalg.cholesky(eye + self.L))
 
-    def sample(self, *, generator: Generator) -> Int[Tensor, " size"]:
-        """One exact draw, as ascending item indices; n³/3 multiply-adds after the first."""
-        drawn = draw_marginal(self.marginal_kernel.cpu().numpy(), generator)
-        return torch.from_numpy(drawn).to(self.L.device)
+    def sample(
+        self, *, generator: Draws = None, size: int | None = None
+    ) -> Int[Tensor, " items"] | list[Int[Tensor, " items"]]:
+        """An exact draw, as ascending item indices; n³/3 multiply-adds after the first.
+
+        Args:
+            generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
+            size: how many draws, as a list, since sets differ in size; None gives one set.
+        """
+        source = as_generator(generator)
+        marginal = self.marginal_kernel.cpu().numpy()
+
+        def one() -> Tensor:
+            return torch.from_numpy(draw_marginal(marginal, source)).to(self.L.device)
+
+        return one() if size is None else [one() for _ in range(whole("size", size, low=0))]
 
     def inclusion(self) -> Float[Tensor, " n"]:
         """P(i ∈ S) for every item; they sum to the expected size."""

@@ -13,13 +13,16 @@ from prunus.dpp import tilt
 from prunus.dpp.arrays import float64, unit_scale
 from prunus.dpp.exact import check_kernel
 from prunus.dpp.reserve import scaling
+from prunus.rng import Draws, drawn
 
 __all__ = ["poisson_odds", "poisson_sample"]
 
 _FLOAT32 = 1e6  # largest condition of I + αL whose inverse float32 gives to better than 1e-3
 
 
-def poisson_sample(odds: Any, k: int, *, generator: Generator) -> Int[Tensor, " k"]:
+def poisson_sample(
+    odds: Any, k: int, *, generator: Draws = None, size: int | None = None
+) -> Int[Tensor, "*size k"]:
     """A set of exactly k items with P(S) ∝ ∏_{i∈S} odds_i, ascending.
 
     The k-DPP of a diagonal kernel is this law with odds L_ii.
@@ -27,7 +30,8 @@ def poisson_sample(odds: Any, k: int, *, generator: Generator) -> Int[Tensor, " 
     Args:
         odds: o_i ≥ 0 of the n items; an infinite one would be certain and is refused.
         k: size of the set, at most the number of positive odds.
-        generator: source of randomness, on the CPU.
+        generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
+        size: how many draws, one after another; None gives one set, without that axis.
 
     Raises:
         ValueError: negative or non-finite odds, or k outside 0..(number of positive odds).
@@ -43,14 +47,17 @@ def poisson_sample(odds: Any, k: int, *, generator: Generator) -> Int[Tensor, " 
         raise ValueError(
             f"k={k} exceeds the {len(possible)} items with positive odds. Lower k or raise odds."
         )
-    if k == 0:
-        return torch.empty(0, dtype=torch.int64, device=values.device)
-    if k < len(possible):
-        logs = np.log(weights[possible])
-        p, _ = tilt.coins(logs, tilt.tilt(logs, k))
-        chosen, _ = tilt.draw_by_rejection(p, k, generator)
-        possible = possible[chosen]
-    return torch.from_numpy(possible).to(values.device)
+    if not 0 < k < len(possible):
+        fixed = torch.from_numpy(possible[:k]).to(values.device)
+        return drawn(lambda source: fixed, k, generator, size)
+    logs = np.log(weights[possible])
+    p, _ = tilt.coins(logs, tilt.tilt(logs, k))
+
+    def draw(source: Generator) -> Tensor:
+        chosen, _ = tilt.draw_by_rejection(p, k, source)
+        return torch.from_numpy(possible[chosen]).to(values.device)
+
+    return drawn(draw, k, generator, size)
 
 
 def poisson_odds(

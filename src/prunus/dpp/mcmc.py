@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Generator, Tensor
+from torch import Tensor
 
 from prunus.check import whole
 from prunus.dpp.exact import check_kernel
+from prunus.rng import Draws, as_generator
 
 __all__ = ["swap_chain"]
 
@@ -24,7 +25,7 @@ def swap_chain(
     steps: int | None = None,
     n: int | None = None,
     start: Any = None,
-    generator: Generator,
+    generator: Draws = None,
 ) -> Int[Tensor, " k"]:
     """The set after `steps` proposed swaps; its law tends to the k-DPP's from any start.
 
@@ -41,7 +42,7 @@ def swap_chain(
         steps: proposals; 2 n where None.
         n: number of items, where `L` is a function.
         start: k items to start from; uniformly drawn where None.
-        generator: source of randomness, on the CPU.
+        generator: a `torch.Generator` on the CPU, a seed, or None for torch's own.
 
     Returns:
         ascending item indices.
@@ -54,6 +55,7 @@ def swap_chain(
         Anari, Oveis Gharan, Rezaei (2016), Monte Carlo Markov chain algorithms for sampling
         strongly Rayleigh distributions and determinantal point processes.
     """
+    source = as_generator(generator)
     if callable(L):
         entries: Entries = L
         size = whole("n", n, low=0)
@@ -68,7 +70,7 @@ def swap_chain(
     k = whole("k", k, low=0, high=size)
     steps = 2 * size if steps is None else whole("steps", steps, low=0)
     if start is None:
-        keys = torch.rand(size, dtype=torch.float64, generator=generator).numpy()
+        keys = torch.rand(size, dtype=torch.float64, generator=source).numpy()
         chosen = np.sort(np.argpartition(keys, k - 1)[:k]) if k else np.empty(0, dtype=np.int64)
     else:
         chosen = np.asarray(torch.as_tensor(start).cpu(), dtype=np.int64).copy()
@@ -83,9 +85,9 @@ def swap_chain(
             weights = torch.from_numpy(entries(np.arange(2), np.arange(2)).diagonal().copy())
             if not float(weights.sum()) > 0:
                 raise ValueError("The kernel is zero on both items. Add a jitter to its diagonal.")
-            chosen = torch.multinomial(weights, 1, generator=generator).numpy()
+            chosen = torch.multinomial(weights, 1, generator=source).numpy()
     elif 0 < k < size:
-        _run(entries, chosen, size, steps, generator)
+        _run(entries, chosen, size, steps, source)
     return torch.from_numpy(np.sort(chosen))
 
 

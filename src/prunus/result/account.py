@@ -13,6 +13,7 @@ from prunus.cost import Cost
 from prunus.parts import EDGES
 from prunus.reading import Count, Schema, Shape, Spread, check, validated
 from prunus.recipe import Recipe, as_written
+from prunus.result.example import InputFacts
 from prunus.result.packing import unbits, unpacked
 from prunus.rows import RowSet
 from prunus.surgery.attributes import BARE, bare_widths
@@ -98,6 +99,7 @@ class Account(Schema):
     mask_shapes: dict[str, Shape]
     files: dict[str, str]
     rows: dict[Literal["data", "plan"], Rows] = Field(default_factory=dict)
+    example: dict[str, InputFacts] | None = None
     compact_widths: dict[str, dict[str, int | list[int]]] | None = None
     compact_missing: dict[str, int | None] | None = None
     compact_numbers: dict[str, dict[str, Annotated[int, Field(ge=1)]]] | None = None

@@ -24,6 +24,7 @@ from prunus.result.account import (
     compact_state,
     state_and_masks,
 )
+from prunus.result.example import example_of, form_of
 from prunus.result.packing import bits, packed_tensors
 from prunus.result.value import LayerResult, Pruned
 from prunus.rows import state_sum
@@ -86,6 +87,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
         "shapes": {k: list(v.shape) for k, v in pruned.model.state_dict().items()},
         "dtypes": {k: str(v.dtype) for k, v in pruned.model.state_dict().items()},
         "mask_shapes": {k: list(v.shape) for k, v in pruned.masks.items()},
+        "example": form_of(pruned.example if example is None else example),
     }
     parts = {"weights": save_tensors(apart({**packed, **extra}))}
     if example is not None:
@@ -114,6 +116,9 @@ def load(
     folder: str | os.PathLike[str], model: nn.Module | Callable[[], nn.Module] | None = None
 ) -> Pruned:
     """Read a pruned network that `Pruned.save` wrote; nothing in the folder is executed.
+
+    The form of the example is stored, not its samples: `.compact()` traces and compares on random
+    numbers of that form where it is not given another.
 
     Args:
         folder: the folder.
@@ -159,6 +164,7 @@ def load(
         masks=masks,
         dense=dense if is_dense else None,
         dense_state=state_sum(dense) if is_dense else None,
+        example=_example(facts, path),
         stored_compact=_compact(facts, files, dense, source),
     )
     return replace(result, layers=_layers(pruned, masks, facts.layers))
@@ -183,6 +189,14 @@ def _compact(
             f"{source}: the compact network has widths that do not go together ({error}). Save "
             f"the network again."
         ) from None
+
+
+def _example(facts: Account, path: Path) -> Any:
+    """An input of the stored form; older folders hold none."""
+    try:
+        return example_of(facts.example)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from None
 
 
 def weights_digest(model: nn.Module) -> str:
