@@ -28,6 +28,7 @@ __all__ = ["Board", "progress_bar", "progress_board", "track"]
 
 Item = TypeVar("Item")
 PATIENCE = 2.0  # seconds before a bar appears
+BETWEEN = 15.0  # seconds between two lines where there is no terminal
 WIDTH = 20  # characters of a board's bars
 
 
@@ -80,15 +81,20 @@ def _console() -> Console:
 
 
 class Board:
-    """One bar for all jobs, and below it one for each job under way.
+    """One bar for all jobs, and below it one for each job under way; or lines, on no terminal.
 
     A job's bar fills with the seconds that are expected of it, or pulses where nothing is known.
     """
 
-    def __init__(self, bars: Progress | None, description: str, total: int) -> None:
+    def __init__(
+        self, bars: Progress | None, description: str, total: int, lines: Patient | None = None
+    ) -> None:
         self._bars = bars
         self._jobs: dict[int, TaskID] = {}
         self._all = None if bars is None else bars.add_task(description, total=total)
+        self._lines = lines
+        self._description, self._total, self._done = description, total, 0
+        self._begun = self._said = time.monotonic()
 
     def begin(self, job: int, words: str, seconds: float | None) -> None:
         """Show a job that is under way, expected to take so many seconds."""
@@ -97,9 +103,21 @@ class Board:
 
     def end(self, job: int, steps: int) -> None:
         """Take a job's bar away; it did so many steps of the whole."""
+        self._done += steps
         if self._bars is not None and self._all is not None:
             self._bars.remove_task(self._jobs.pop(job))
             self._bars.advance(self._all, steps)
+        now = time.monotonic()
+        if self._lines is not None and now - self._said >= BETWEEN:
+            self._said = now
+            gone = now - self._begun
+            left = gone / self._done * (self._total - self._done) if self._done else 0
+            print(
+                f"{self._description}: {self._done} of {self._total}, {_clock(gone)}, about "
+                f"{_clock(left)} left",
+                file=self._lines,
+                flush=True,
+            )
 
 
 class _Words(ProgressColumn):
@@ -145,15 +163,17 @@ def _clock(seconds: float) -> str:
 def progress_board(
     description: str, total: int, *, progress: bool | None = None
 ) -> Iterator[Board]:
-    """A `Board` on standard error, gone at the end; silent when that is no terminal.
+    """A `Board` on standard error, gone at the end; on no terminal a line now and then.
 
     Args:
         description: what is being done, as shown left of the whole's bar.
         total: number of steps.
-        progress: True shows it, False does not; None shows it on a terminal.
+        progress: True shows it, False does not; None shows it on a terminal, and elsewhere (a log,
+            a queue's output) a line every 15 seconds.
     """
     if not (sys.stderr.isatty() if progress is None else progress):
-        yield Board(None, description, total)
+        lines = Patient(sys.stderr) if progress is None else None
+        yield Board(None, description, total, lines)
         return
     kept = Column(no_wrap=True)
     columns = (_Words(), _Bar(WIDTH), _Count(table_column=kept), _Left(table_column=kept.copy()))

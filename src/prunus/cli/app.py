@@ -23,13 +23,14 @@ from prunus.cli import (
     sensitivity,
     theory,
 )
-from prunus.cli.imports import OwnError
+from prunus.cli.imports import Interrupted, OwnError
 from prunus.cli.words import options_of, shown
 from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
 
 DEBUG = "--debug"
+STOPPED = 130  # as shells say of an interrupt
 
 app = typer.Typer(
     name="prunus",
@@ -113,14 +114,21 @@ def _run() -> int:
     group = typer.main.get_command(app)
     try:
         code = group.main(arguments, prog_name="prunus", standalone_mode=False)
+        if code == STOPPED:  # what typer makes of an interrupt
+            print("prunus: interrupted", file=sys.stderr)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt as stop:
-        return _interrupted(stop)
+    except KeyboardInterrupt:
+        print("prunus: interrupted", file=sys.stderr)
+        return STOPPED
+    except Interrupted as stop:
+        print(f"prunus: {stop}", file=sys.stderr)
+        return STOPPED
     except Exception as error:
-        if type(error).__name__ == "Abort":  # what typer makes of an interrupt
-            return _interrupted(error.__cause__)
+        if type(error).__name__ == "Abort":  # of older versions of typer
+            print("prunus: interrupted", file=sys.stderr)
+            return STOPPED
         message = _message(error)
         if message is None:
             raise
@@ -130,12 +138,6 @@ def _run() -> int:
             message = shown(message, options_of(group, arguments))
         print(f"prunus: {message}", file=sys.stderr)
         return 2
-
-
-def _interrupted(stop: BaseException | None) -> int:
-    said = str(stop) if stop is not None else ""
-    print(f"prunus: {said or 'interrupted'}", file=sys.stderr)
-    return 130
 
 
 def _message(error: Exception) -> str | None:

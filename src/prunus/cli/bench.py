@@ -5,18 +5,32 @@ from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.imports import look_here
+from prunus.cli.imports import Interrupted, look_here
 
-__all__ = ["bench"]
+__all__ = ["EXAMPLE", "bench"]
+
+EXAMPLE = """\
+name: my first grid
+tasks: [digits-mlp]                # prunus list tasks, or module:attribute of your own
+recipes: [magnitude+ls, wanda+ls]  # prunus list recipes, or a Recipe(...) as Python
+densities: [0.5, 0.2]              # kept / total
+schedules: [none]                  # or retrain, or Iterative(rounds=3)
+seeds: 2                           # how many, or a list of which
+without: []                        # null baselines to leave out: random, random-layers,
+                                   # small-dense, no-compensation, no-retraining
+"""
 
 
 def bench(
-    config: Annotated[Path, typer.Argument(help="The grid, a YAML file.")],
+    config: Annotated[Path | None, typer.Argument(help="The grid, a YAML file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("records"),
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the grid: key=value, keys may be dotted."),
     ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print a grid to begin with, and end.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the cells and the estimated time.")
     ] = False,
@@ -43,13 +57,37 @@ def bench(
         Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
     ] = None,
 ) -> None:
-    """Run the cells of a grid that have no record yet; start it again to go on.
+    r"""Run the cells of a grid that have no record yet; start it again to go on.
 
-    Example: prunus bench grid.yaml --workers 2 --out records
+    Each recipe comes with its null baselines, which runs of the same grid share: random masks of
+    equal density, a small dense network, no compensation, no retraining.
+
+    Examples:
+
+    prunus bench --example > grid.yaml
+
+    prunus bench grid.yaml --dry-run
+
+    prunus bench grid.yaml --workers 2 --out records
+
+    A grid:
+
+    tasks: \[digits-mlp]
+    recipes: \[magnitude+ls, wanda+ls]
+    densities: \[0.5, 0.2]
+    schedules: \[none]
+    seeds: 2
     """
+    if example:
+        typer.echo(EXAMPLE, nl=False)
+        return
+    if config is None:
+        raise ValueError(
+            "Give the grid, a YAML file. `prunus bench --example` prints one to begin with."
+        )
     from collections import Counter
 
-    from prunus.bench.grid.config import cells, load_grid
+    from prunus.bench.grid.config import cells, count_said, load_grid
     from prunus.bench.grid.estimate import estimate, guess
     from prunus.bench.grid.sweep import finished, run
 
@@ -79,9 +117,19 @@ def bench(
         for cell in every:
             typer.echo(f"{known[cell.id].status if cell.id in known else 'to do':<7}{cell}")
         said = guess(estimate(todo, known.values(), cache), len(todo), workers or 1)
+        typer.echo(f"{count_said(grid)}.")
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
-    result = run(grid, **options)
+    typer.echo(f"{count_said(grid)}.", err=True)
+    try:
+        result = run(grid, **options)
+    except KeyboardInterrupt:
+        known = finished(out)
+        done = [cell for cell in cells(grid, threads=threads) if cell.id in known]
+        raise Interrupted(
+            f"interrupted: {len(done)} of {len(cells(grid, threads=threads))} cells are done in "
+            f"{out}; the same command goes on."
+        ) from None
     typer.echo(
         f"{len(result.cells)} cells: {result.ran} run now, {result.done} done, "
         f"{result.failed} failed"

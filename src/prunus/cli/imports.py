@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OwnError", "look_here", "named_function"]
+__all__ = ["Interrupted", "OwnError", "look_here", "named_function"]
 
 
 class OwnError(Exception):
     """An error in the user's own code, with its place; `main` prints it as one line."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with what is there and how to go on; `main` prints it."""
 
 
 def look_here() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ from prunus.reading import text_of
 from prunus.schedules import OneShot
 from prunus.weights import Weight
 
-__all__ = ["Grid", "cells", "load_grid", "make_grid"]
+__all__ = ["Grid", "cells", "count_said", "load_grid", "make_grid"]
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,44 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
     Raises:
         ValueError: two entries of the grid ask for the same cell; it names both.
     """
+    asked = _asked(grid, threads)
+    every = dict(asked)
+    for null, _ in _nulls(grid, asked):
+        every.setdefault(null.id, null)
+    place = {name: i for i, name in enumerate(grid.tasks)}
+    return sorted(every.values(), key=lambda c: (place[c.task], c.seed))
+
+
+def count_said(grid: Grid) -> str:
+    """How many cells a grid has and of what, in a line."""
+    asked = _asked(grid, 1)
+    added: dict[str, set[str]] = {}
+    known = set(asked)
+    for null, name in _nulls(grid, asked):
+        if null.id not in known:
+            known.add(null.id)
+            added.setdefault(name, set()).add(null.id)
+    parts = {"task": len(grid.tasks), "recipe": len(grid.recipes),
+             "budget": max(1, len(grid.densities) + len(grid.budgets)),
+             "schedule": len(grid.schedules), "seed": len(grid.seeds)}  # fmt: skip
+    each = " × ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in parts.items())
+    said = f"{len(known)} cells: {len(asked)} of the grid ({each})"
+    if not added:
+        return f"{said}, and no null baselines"
+    nulls = ", ".join(f"{len(ids)} {name}" for name, ids in added.items())
+    return f"{said}, and {len(known) - len(asked)} null baselines ({nulls}; `without` drops them)"
+
+
+def _nulls(grid: Grid, asked: Mapping[str, Cell]) -> Iterator[tuple[Cell, str]]:
+    """The null baselines of the cells that are asked for, with their names."""
+    for cell in asked.values():
+        for baseline, null in baselines(cell).items():
+            if baseline not in grid.without:
+                yield null, baseline
+
+
+def _asked(grid: Grid, threads: int) -> dict[str, Cell]:
+    """The cells that the grid names itself, by identity."""
     settings = Settings(
         calibration=grid.calibration,
         layers=None if grid.layers is None else tuple(grid.layers),
@@ -273,13 +311,7 @@ def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
     for method in grid.recipes:
         if labels.setdefault(method.label, method.recipe) != method.recipe:
             raise ValueError(f"Two recipes are called {method.label!r}. Give them two names.")
-    every = dict(asked)
-    for cell in asked.values():
-        for baseline, null in baselines(cell).items():
-            if baseline not in grid.without:
-                every.setdefault(null.id, null)
-    place = {name: i for i, name in enumerate(grid.tasks)}
-    return sorted(every.values(), key=lambda c: (place[c.task], c.seed))
+    return asked
 
 
 def _schedules(grid: Grid, method: _Method) -> list[str]:

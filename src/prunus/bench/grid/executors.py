@@ -6,6 +6,7 @@ rest (`cancel`). The store gives the resume, not the engine: a job may begin twi
 
 import contextlib
 import os
+import signal
 import threading
 import time
 import warnings
@@ -103,7 +104,11 @@ def _watch(parent: int) -> None:
 
 
 def _begin(parent: int, threads: int) -> None:
-    """In a new worker: end with the parent, however it ended, and keep to so many threads."""
+    """In a new worker: end with the parent, however it ended, and keep to so many threads.
+
+    An interrupt from the terminal reaches every process; the parent ends the others.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     import torch
 
