@@ -31,6 +31,12 @@ VIEWS: dict[type, View | ModuleView] = {
     nn.ConvTranspose3d: TransposedConvView(),
 }
 OURS = dict(VIEWS)
+# Classes of other libraries, known without importing them: {(module, class): view}.
+FOREIGN: dict[tuple[str, str], View] = {
+    ("transformers.pytorch_utils", "Conv1D"): LinearView(transposed=True),
+    # nn.Linear with a forward of its own, which multiplies and adds in two roundings
+    ("transformers.models.falcon.modeling_falcon", "FalconLinear"): LinearView(),
+}
 
 
 def register_view(module_type: type, view: View | ModuleView) -> Callable[[], None]:
@@ -58,9 +64,12 @@ def known_view(module: nn.Module) -> View | ModuleView | None:
     """What the table says of a module's type, or None.
 
     A subclass that inherits `forward` is the known type; one with a forward of its own may
-    compute something else. Hugging Face's `Conv1D` is known without importing it.
+    compute something else. Some classes of other libraries are known by their names.
     """
     kind = type(module)
+    foreign = _foreign(kind)
+    if foreign is not None and kind not in VIEWS:
+        return foreign
     for known in kind.__mro__:
         if known in VIEWS:
             same = all(
@@ -68,18 +77,18 @@ def known_view(module: nn.Module) -> View | ModuleView | None:
                 for name in ("forward", "__call__", "_conv_forward")
             )
             return VIEWS[known] if same else None
-    return LinearView(transposed=True) if _is_hf_conv1d(kind) else None
+    return None
 
 
-def _is_hf_conv1d(kind: type) -> bool:
-    return kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils"
+def _foreign(kind: type) -> View | None:
+    return FOREIGN.get((kind.__module__, kind.__name__))
 
 
 def known_exactly(module: nn.Module) -> bool:
     """Whether a module is of a type of ours, seen by our own view, with the forward we know."""
     kind = type(module)
     ours = kind in OURS and VIEWS.get(kind) is OURS[kind]
-    foreign = kind not in VIEWS and _is_hf_conv1d(kind)
+    foreign = kind not in VIEWS and _foreign(kind) is not None
     return (ours or foreign) and "forward" not in vars(module)
 
 
