@@ -198,6 +198,9 @@ def class_view(
         layer = layers[name]
         if slot.role == "out":
             place = _places(group, slot)
+            if slot.axis and layer.groups > 1:  # every group of a transposed convolution makes it
+                each = len(layer.weight) // layer.groups
+                place = torch.cat([place + each * k for k in range(layer.groups)], 1)
             producers[name] = (layer, place)
         else:
             consumers[name] = (layer, columns(group, layer))

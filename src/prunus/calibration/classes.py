@@ -15,7 +15,10 @@ def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
     """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
     for slot in group.slots:
         if slot.layer == layer.name and slot.role != "out":
-            place = slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
+            # All groups of a transposed convolution read alike: as the first one, whose columns count.
+            own = slot.index < layer.weight.shape[1] // layer.taps
+            index, unit = slot.index[own], slot.unit[own]
+            place = index[unit.argsort(stable=True)].view(group.size, -1)
             return (place[..., None] * layer.taps + torch.arange(layer.taps)).flatten(1)
     raise ValueError(f"Layer {layer.name!r} reads none of the channels of group {group.name!r}.")
 

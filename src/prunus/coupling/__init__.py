@@ -7,6 +7,7 @@ from torch import nn
 from prunus.ambient import plainly
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import NotTraceable, traced
+from prunus.coupling.training import unused, with_training
 from prunus.coupling.types import Coupling, Group, Heads, Member, Slot
 from prunus.coupling.uses import used_elsewhere
 from prunus.coupling.weights import layer_names
@@ -29,7 +30,15 @@ __all__ = [
 def coupling_of(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:
     """As `couple`, but raises NotTraceable where the model does not run on the example."""
     with private(model) as own:
-        return groups_of(traced(own, example, heads), layer_names(own))
+        names = layer_names(own)
+        found = groups_of(traced(own, example, heads), names)
+        if not unused(found):
+            return found
+        try:
+            training = traced(own, example, heads, training=True)
+        except NotTraceable:  # as where training asks for labels
+            return found
+        return with_training(found, groups_of(training, names))
 
 
 def couple(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:

@@ -12,7 +12,9 @@ from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
 from prunus.coupling.weights import computed_weights
 
-__all__ = ["groups_of"]
+__all__ = ["UNUSED", "groups_of"]
+
+UNUSED = "no linear or convolution operation uses its weight on the example"
 
 Use = tuple[str, str]  # kind, module
 
@@ -142,7 +144,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         or tables.get(name)
         or trace.refused.get(name)
         or why.get(name)
-        or "no linear or convolution operation uses its weight on the example"
+        or UNUSED
         for name in layers
         if name not in removable
     }

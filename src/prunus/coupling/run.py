@@ -27,8 +27,13 @@ class NotTraceable(Exception):
     """The model does not run on the example; the text says why."""
 
 
-def traced(model: nn.Module, example: Any, heads: Heads = "kv") -> LabelTrace:
+def traced(
+    model: nn.Module, example: Any, heads: Heads = "kv", *, training: bool = False
+) -> LabelTrace:
     """The trace of one forward pass in eval mode, on two samples where the model takes them.
+
+    With `training` modules that hold others are in training mode, so that their code takes the
+    branches of it; norms and dropout stay as they are in eval mode.
 
     Raises:
         NotTraceable: the model fails on the example.
@@ -40,7 +45,7 @@ def traced(model: nn.Module, example: Any, heads: Heads = "kv") -> LabelTrace:
     for arguments in attempts:
         for grad in (False, True):  # some models differentiate inside their forward pass
             try:
-                return _run(model, arguments, grad, heads)
+                return _run(model, arguments, grad, heads, training)
             except Exception as error:  # a user's forward may raise errors of every kind
                 unless_interrupted(error)
                 failure = failure or error
@@ -48,7 +53,9 @@ def traced(model: nn.Module, example: Any, heads: Heads = "kv") -> LabelTrace:
     raise NotTraceable(f"the model does not run on the example ({reason.strip()})") from failure
 
 
-def _run(model: nn.Module, arguments: Arguments, grad: bool, heads: Heads) -> LabelTrace:
+def _run(
+    model: nn.Module, arguments: Arguments, grad: bool, heads: Heads, training: bool
+) -> LabelTrace:
     trace = LabelTrace(model, heads)
     positional, keywords = arguments
     trace.start(leaves((positional, keywords)))
@@ -61,6 +68,8 @@ def _run(model: nn.Module, arguments: Arguments, grad: bool, heads: Heads) -> La
             Leaving(trace.leave),
             trace,
         ):
+            for module in model.modules() if training else ():
+                module.training = next(module.children(), None) is not None
             return model(*positional, **keywords)
 
     trace.refuse(outputs_of(undisturbed(model, run)), OUTPUTS)

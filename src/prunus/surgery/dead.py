@@ -204,7 +204,7 @@ def _read_redrawn(
             names |= {name for name in group.consumers if is_read(group, name)}
             source = next(p for p in group.producers if not is_depthwise(model.get_submodule(p)))
             redrawn += [
-                (state[slot.parameter], slot.index[units[slot.unit]])
+                (state[slot.parameter].movedim(slot.axis, 0), slot.index[units[slot.unit]])
                 for slot in group.slots
                 if slot.parameter in (f"{source}.weight", f"{source}.bias") and slot.role == "out"
             ]

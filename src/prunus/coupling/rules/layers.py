@@ -151,13 +151,23 @@ def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
     a: Any = call.arguments
     inputs, out = a["input"], call.out
     wide, filters, groups = inputs.shape[1], out.shape[1], a["groups"]
-    if groups > 1:
-        raise Refused("a transposed convolution in groups has no rule")
     classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
-    trace.member(weight.name, 0, "in", torch.arange(wide, device="cpu"), classes)
+    rows = torch.arange(wide, device="cpu")
+    columns = torch.arange(filters // groups, device="cpu")
+    if 1 < groups == wide:
+        raise Refused("a depthwise transposed convolution has no rule")
+    if groups > 1:
+        # All groups have as many inputs: those at the same place of each go together.
+        shared = classes.reshape(groups, wide // groups)
+        place = shared[0]
+        for row in shared[1:]:
+            place = trace.labels.meet(place, row, f"`{name}` (grouped)")
+        classes = place.repeat(groups)
+    trace.member(weight.name, 0, "in", rows, classes)
     trace.layer("consumer", name, classes)
     made = trace.made(weight, 1)
-    trace.member(weight.name, 1, "out", torch.arange(filters, device="cpu"), made)
+    trace.member(weight.name, 1, "out", columns, made)
+    made = made.repeat(groups)
     trace.layer("producer", name, made)
     return made
 
