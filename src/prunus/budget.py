@@ -354,11 +354,17 @@ def densities_of(
     checked = {
         glob: checked_density(value, f"density[{glob!r}]") for glob, value in density.items()
     }
-    for glob in checked:
-        if glob in (refused or {}) and glob not in known:
-            raise ValueError(f"Layer {glob!r} has nothing to prune: {(refused or {})[glob]}.")
-        if not any(matches(name, glob) for name in known):
-            raise unknown("layer or glob", glob, known)
+    for glob in list(checked):
+        if any(matches(name, glob) for name in known):
+            continue
+        inside = f"{glob}.*"  # a module of several layers, as recurrent ones are, means all of them
+        if any(matches(name, inside) for name in known):
+            checked[inside] = checked.pop(glob)
+            continue
+        for name, why in (refused or {}).items():
+            if matches(name, glob) or matches(name, inside):
+                raise ValueError(f"Layer {name!r} has nothing to prune: {why}.")
+        raise unknown("layer or glob", glob, known)
     found = {}
     reached = set()
     for name, own in aliases.items():

@@ -290,3 +290,26 @@ def test_slices_of_one_parameter(experts, tmp_path):
     pruned.model(x).square().mean().backward()
     optimizer.step()
     assert int((pruned.model[1].gate_up_proj == 0).sum()) == 72 - 36
+
+
+class Rows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.lstm = nn.Linear(6, 8), nn.LSTM(8, 12, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(torch.relu(self.enter(x)))[0][:, -1])
+
+
+def test_a_module_of_several_weights_has_a_density_by_its_name():
+    torch.manual_seed(0)
+    model, x = Rows().double(), torch.randn(4, 7, 6).double()
+    for recipe in ("importance-node", "magnitude"):
+        plans = [
+            prunus.prune(model, recipe, {name: 0.5}, data=x, layers="*").plan.kept
+            for name in ("lstm", "lstm.*")
+        ]
+        assert plans[0] == plans[1]
+        with pytest.raises(ValueError, match=r"layers='lstm\.\*'"):
+            prunus.prune(model, recipe, {"lstm": 0.5}, data=x)

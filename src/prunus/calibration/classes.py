@@ -15,7 +15,7 @@ def columns(group: Group, layer: Layer) -> Int[Tensor, "classes columns"]:
     """Where the classes of a group lie in a consumer's weight matrix (channels × taps)."""
     for slot in group.slots:
         if slot.layer == layer.name and slot.role != "out":
-            # All groups of a transposed convolution read alike: as the first one, whose columns count.
+            # All groups of a transposed convolution read alike; the first one's columns count.
             own = slot.index < layer.weight.shape[1] // layer.taps
             index, unit = slot.index[own], slot.unit[own]
             place = index[unit.argsort(stable=True)].view(group.size, -1)

@@ -1,7 +1,7 @@
 """What so many kept weights cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,22 +22,19 @@ class EdgeCost:
     Attributes:
         sizes: of the network.
         filled: weights of each pool that are not zero; all of them where None.
+        refused: {layer: reason} of those that are left alone.
     """
 
     sizes: Anatomy
     filled: Mapping[str, Int[Tensor, " pools"]] | None = None
     nodes: bool = False
     multiple_of: int = 1
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def members(self) -> Mapping[str, tuple[str, ...]]:
         """The module of a layer, where that holds several layers' weights."""
         return self.sizes.homes
-
-    @property
-    def refused(self) -> Mapping[str, str]:
-        """Empty: layers that cannot be pruned are refused before."""
-        return {}
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -90,7 +90,7 @@ class EdgeUnit:
     def cost(self, layers: Layers) -> CostOf:
         """The exact cost of any plan."""
         filled = {name: filled_in(self.recipe, layers[name]).sum(1).cpu() for name in self.layers}
-        return EdgeCost(self.job.sizes, filled)
+        return EdgeCost(self.job.sizes, filled, refused=self.job.not_pruned)
 
     def level(self, kept: Kept) -> Kept:
         """As they are."""
