@@ -63,6 +63,14 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Acharyya et al. (2021): pruned students: published, closed form, simulated",
         small="95 s",
     ),
+    "baykal2022": Known(
+        module="prunus.reproduce.baykal2022",
+        says="Baykal et al. (2022), Liebenwein et al. (2020): SiPP and PFP, and their statements",
+        data="MNIST",
+        small="30 s",
+        full="about 3 min",
+        resumes=True,
+    ),
     "frankle2019-mnist": Known(
         module="prunus.reproduce.frankle2019_mnist",
         says="Frankle and Carbin (2019): lottery tickets, their controls, every claim judged",
@@ -108,7 +116,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Pensia et al. (2020): networks inside random ones by theorem, law and measurement",
         data="MNIST",
         small="30 s",
-        full="10 min",
+        full="about 5 min",
     ),
     "ramanujan2020": Known(
         module="prunus.reproduce.ramanujan2020",
