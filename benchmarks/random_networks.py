@@ -130,7 +130,7 @@ def against_replacement(share: Tensor, terms: Tensor, draws: int, runs: int) -> 
 
 
 def sums_of_a_row() -> tuple[Tensor, Tensor]:
-    """Shares and terms of the positive weights into one unit of a trained network's second layer."""
+    """Shares and terms of the positive weights into a unit of a trained network's second layer."""
     chosen = task("digits-mlp")
     data = chosen.data(data_dir=None)
     model = trained(chosen, data, seed=0, progress=False).model

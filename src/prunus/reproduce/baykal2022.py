@@ -111,7 +111,9 @@ def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def statements(densities: Sequence[float], seeds: Sequence[int], data_dir: Path | None) -> list[Row]:
+def statements(
+    densities: Sequence[float], seeds: Sequence[int], data_dir: Path | None
+) -> list[Row]:
     """What `certify` says of the first layer of the digits MLP, network by network."""
     chosen = task("digits-mlp")
     data = chosen.data(data_dir=data_dir)
@@ -245,9 +247,7 @@ def _claims(errors: Errors, layers: Errors, said: Sequence[Row]) -> list[dict[st
         low, high = gap["low"], gap["high"]
         if low is None:
             low = high = gap["mean"]
-        verdict = (
-            "holds" if high < bound else "does not hold" if low > bound else "not told apart"
-        )
+        verdict = "holds" if high < bound else "does not hold" if low > bound else "not told apart"
         shown = with_interval(gap["mean"], gap["low"], gap["high"])
         found.append({
             "conclusion": says, "where": where, "difference": f"{shown} {unit}",
@@ -291,17 +291,18 @@ def _claims(errors: Errors, layers: Errors, said: Sequence[Row]) -> list[dict[st
 def _figure(said: Sequence[Row]) -> Any:
     """Bound, held-out bound and what was seen, against density."""
     drawn: list[Row] = []
-    for key, series, kind in (("bound", "bound, calibration inputs", "bound"),
-                              ("held_out", "bound, 95 % of fresh inputs", "bound"),
-                              ("seen", "largest on calibration inputs", "measured"),
-                              ("fresh", "largest on fresh inputs", "measured")):  # fmt: skip
-        for layer in ("fc1", "fc2"):
-            for density in sorted({r["density"] for r in said}):
-                own = [r[key] for r in said
-                       if (r["recipe"], r["layer"], r["density"]) == ("sipp-row", layer, density)]  # fmt: skip
-                if own:
-                    drawn.append({"panel": layer, "kind": kind, "series": series,
-                                  "density": density, "error": statistics.fmean(own)})  # fmt: skip
+    lines = (
+        ("bound", "bound, calibration inputs", "bound"),
+        ("held_out", "bound, 95 % of fresh inputs", "bound"),
+        ("seen", "largest on calibration inputs", "measured"),
+        ("fresh", "largest on fresh inputs", "measured"),
+    )
+    rows = [r for r in said if r["recipe"] == "sipp-row"]
+    for key, series, kind in lines:
+        for layer, density in sorted({(r["layer"], r["density"]) for r in rows}):
+            own = [r[key] for r in rows if (r["layer"], r["density"]) == (layer, density)]
+            point = {"panel": layer, "kind": kind, "series": series, "density": density}
+            drawn.append({**point, "error": statistics.fmean(own)})
     chart = figure(
         drawn, x="density", y="error", x_title="kept / total",
         y_title="mean |z' − z| / Σ|w||x|", series="series", facet="panel",
