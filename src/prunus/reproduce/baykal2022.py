@@ -172,7 +172,7 @@ def account(scale: Scale, records: Sequence[Record], said: Sequence[Row]) -> Rep
             "held-out bound at δ = 0.05; over draws: of the largest output, before the draw.",
         ],
         rows=rows,
-        figures={"baykal2022": _figure(said)},
+        figures={"baykal2022-statements": _figure(said)},
         tables=tables,
     )
 

@@ -258,7 +258,7 @@ def account(rows: Sequence[Row]) -> Reproduction:
             "Intervals are Student's at 95 % over draws (of logarithms, where ratios are shown).",
         ],
         rows=[{"part": r["part"], **{k: v for k, v in r.items() if k != "part"}} for r in rows],
-        figures={"pensia2020": _figure(rows)},
+        figures={"pensia2020-errors": _figure(rows)},
         tables=tables,
     )
 
