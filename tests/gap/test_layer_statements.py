@@ -209,6 +209,20 @@ def test_bad_calibrations_cost_one_line(given, message):
         prunus.certify(net(), found.model, radius=1.0, calibration=given)
 
 
+def test_weights_that_do_not_answer_alone_are_named():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True).eval()
+    x = torch.randn(8, 5, 12, generator=torch.Generator().manual_seed(0))
+    found = prunus.prune(model, "magnitude", 0.6, data=x, layers="*")
+    certificate = found.certify(x + 1, calibration=x)
+    assert {s.layer for s in certificate.layers} >= {"linear1", "linear2"}
+    assert any("no statement by itself of self_attn" in note for note in certificate.notes)
+    for s in certificate.layers:
+        if (s.status, s.level) == ("RIG", "L3"):
+            assert 0 < s.measured <= s.value
+
+
 def test_dead_inputs_have_no_share_and_move_nothing():
     model, x = net(), data(50, 1)
     x[:, 3] = 0

@@ -1,5 +1,6 @@
 """What is said of every layer by itself, relative to the sums that its outputs are made of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import call, to_device
 from prunus.calibration.gather import watched
 from prunus.calibration.place import device_of
+from prunus.calibration.select import prunable
 from prunus.calibration.statistics import Reads, Vectors
 from prunus.layer import Layer
 from prunus.modes import evaluating
@@ -79,11 +81,10 @@ class _Seen:
     reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
-        change = self.changes[layer.name]
-        found = change.relative(reading.values)
+        found = self.changes[layer.name].relative(reading.values.cpu())
         most = torch.stack([found.amax(1).max(), found.mean(1).max()])
         # The first axis is that of the groups, all of which have the same numbers.
-        most = most.expand(reading.values.shape[1], 2).clone()
+        most = most.expand(reading.values.shape[1], 2).to(reading.values, copy=True)
         return most if total is None else torch.maximum(total, most)
 
     def merge(self, one: Tensor, other: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ def layer_statements(
     Raises:
         ValueError: a calibration without shares or of other weights, unfit batches.
     """
-    changes = _changes(model, thin, _units(pruned))
+    changes, left = _changes(model, thin, _units(pruned))
     if isinstance(calibration, Calibration):
         known = {name: change for name, change in changes.items() if name in calibration}
         _same(calibration, known)
@@ -140,13 +141,14 @@ def layer_statements(
                 model, calibration, ("share", _Seen(changes)), layers=list(changes), progress=False
             )
     if not known:
-        return (), ("no layer's weights changed",)
+        return (), tuple(_left(left)) or ("no layer's weights changed",)
     fresh = _fresh(model, known, read)
     statements: list[Statement] = []
     for name, change in known.items():
-        own = found[name]
-        if "share" not in own.statistics:
+        if name not in found or "share" not in found[name].statistics:
+            left.append(name)  # it never ran, or does not show what it multiplies
             continue
+        own = found[name]
         share = own.statistic("share").cpu()
         seen = own.statistics.get("relative")
         odds = _odds(pruned, name, change)
@@ -154,7 +156,8 @@ def layer_statements(
             name, change, share, None if seen is None else seen.flatten()[:2].tolist(),
             fresh.get(name), found.samples, odds, delta, in_sample,
         )  # fmt: skip
-    return tuple(statements), tuple(_notes(changes, found, fresh))
+    left += [name for name in changes if name not in known]
+    return tuple(statements), (*_left(left), *_conditions(fresh))
 
 
 def _of_layer(
@@ -265,15 +268,21 @@ def _judged(value: float, limit: float, change: _Change) -> tuple[bool, str]:
     return False, ""
 
 
-def _changes(model: nn.Module, thin: nn.Module, units: str | None) -> dict[str, _Change]:
-    """The layers whose weights differ, in order."""
-    others = weights_of(thin)
-    found = {}
+def _changes(
+    model: nn.Module, thin: nn.Module, units: str | None
+) -> tuple[dict[str, _Change], list[str]]:
+    """The layers whose weights differ, in order, and those of them that are no layers alone."""
+    others, known = weights_of(thin), prunable(model, asked=True)[0]
+    found: dict[str, _Change] = {}
+    left: list[str] = []
     for name, weight in weights_of(model).items():
-        if name not in others or not weight.source.alone:
+        if name not in others:
             continue
         old, new = (w.matrix().detach().cpu().double() for w in (weight, others[name]))
         if old.shape != new.shape or torch.equal(old, new):
+            continue
+        if name not in known or not weight.source.alone:
+            left.append(name)
             continue
         live = torch.ones(len(old), dtype=torch.bool)
         if units == NODES:  # rows of removed nodes are read by nobody
@@ -288,7 +297,7 @@ def _changes(model: nn.Module, thin: nn.Module, units: str | None) -> dict[str, 
         found[name] = _Change(
             weight=old, new=new, shift=shift, live=live, groups=weight.source.groups
         )
-    return found
+    return found, left
 
 
 def _units(pruned: Any) -> str | None:
@@ -361,23 +370,21 @@ def _fresh(
     return {name: own for name, own in found.items() if own.largest}
 
 
-def _notes(
-    changes: Mapping[str, _Change], calibration: Calibration, fresh: Mapping[str, _Fresh]
-) -> list[str]:
-    """What the statements leave out, and why they are not multiplied through the layers."""
-    lines = []
-    left = [n for n in changes if n not in calibration or "share" not in calibration[n].statistics]
-    if left:
-        lines.append(f"no statement by itself of {', '.join(left)}: no shares of its weights")
+def _left(names: Sequence[str]) -> list[str]:
+    """What the statements leave out."""
+    if not names:
+        return []
+    return [f"no statement by itself of {', '.join(names)}: no shares of its weights"]
+
+
+def _conditions(fresh: Mapping[str, _Fresh]) -> list[str]:
+    """Why the statements are not multiplied through the layers."""
     factors = {n: float(own.conditions[0].median()) for n, own in fresh.items()}
-    if factors:
-        product = 1.0
-        for factor in factors.values():
-            product *= factor
-        lines.append(
-            "errors by layer are relative to Σ|w||x|, which exceeds |z| at the median by "
-            + ", ".join(f"{factor:.2g} ({name})" for name, factor in factors.items())
-            + f"; through all layers these multiply ({product:.2g}), so that no statement about "
-            f"the network is made of them"
-        )
-    return lines
+    if not factors:
+        return []
+    return [
+        "errors by layer are relative to Σ|w||x|, which exceeds |z| at the median by "
+        + ", ".join(f"{factor:.2g} ({name})" for name, factor in factors.items())
+        + f"; through all layers these multiply ({math.prod(factors.values()):.2g}), so that no "
+        f"statement about the network is made of them"
+    ]
