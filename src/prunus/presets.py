@@ -483,9 +483,9 @@ ADVICE: tuple[str, ...] = (
     "between 0.89 and 1.42 %, random-node+ls being the 1.42 %; at a quarter taylor-2017+ls is told "
     "apart from it (1.73 against 3.02 %). Without +ls thinet leaves least (2.84 and 29.58 %).",
     "sipp and pfp are for their statements (certify with calibration=), not for accuracy: at 20 % "
-    "of the digits MLP's weights (dense 2.75 %) sipp leaves 85 % test error, sipp-row 42, sipp-random "
-    "13, sipp-row+ls 10.7 and magnitude-row+ls 4.6 %; at 30 % of its nodes pfp+ls leaves 3.8 and "
-    "importance-node+ls 3.3 %.",
+    "of the digits MLP's weights (dense 2.75 %) sipp leaves 85 % test error, sipp-row 42, "
+    "sipp-random 13, sipp-row+ls 10.7 and magnitude-row+ls 4.6 %; at 30 % of its nodes pfp+ls "
+    "leaves 3.8 and importance-node+ls 3.3 %.",
     "Bandwidths of the literature are off the scale of the data: at 10/60000 per sum the node "
     "kernel is the identity to 1e-12, so that DIVNET draws uniformly, and the edge kernel is 0.90 "
     "off its diagonal on average. 'median', the default, is on it.",
