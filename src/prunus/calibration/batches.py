@@ -111,13 +111,32 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
     args, kwargs = arguments(batch)
     try:
         return model(*args, **kwargs)
-    except UNFIT as error:
+    except (ValueError, *UNFIT) as error:
+        lacking = _lacks_decoder(model, kwargs)
+        if lacking:
+            raise ValueError(lacking) from error
+        if isinstance(error, ValueError):
+            raise
         said = str(error).strip().splitlines()
         reason = said[0] if said and not isinstance(error, KeyError) else repr(error)
         raise ValueError(
             f"The model could not run on the data: {reason.rstrip('.')}. The input was "
             f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs)}"
         ) from error
+
+
+def _lacks_decoder(model: torch.nn.Module, given: Mapping[str, Any]) -> str | None:
+    """What to add where an encoder and a decoder are given the encoder's inputs alone."""
+    config = getattr(model, "config", None)
+    known = any(key.startswith("decoder_") or key == "labels" for key in given)
+    if known or not getattr(config, "is_encoder_decoder", False):
+        return None
+    start = getattr(config, "decoder_start_token_id", None)
+    return (
+        f"The model has a decoder, which the data give nothing to read: add `decoder_input_ids` to "
+        f"each batch, {'a start token' if start is None else start} "
+        f"(`config.decoder_start_token_id`) and then the tokens that it has written so far."
+    )
 
 
 def _shown(given: Any) -> str:

@@ -46,6 +46,11 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
                 f"{recipe.granularity.alike!r}. Use a density or another budget."
             )
         alike = in_all_blocks(groups, alike)
+    step = recipe.granularity.multiple_of
+    for group in groups:
+        if step > 1 and group.size // group.pools <= step:
+            why = f"multiple_of={step} leaves no smaller number than all {group.size}"
+            refused = {**dict.fromkeys(group.producers, why), **refused}
     latency = None
     if budget is not None and budget.target == "latency":
         latency = latency_share(job.dense, groups, to_device(budget.example, job.device))

@@ -79,7 +79,14 @@ class Target:
             total = sum(sum(own) for own in sizes.values())
             asked = sum(densities[name] * sum(own) for name, own in sizes.items()) / total
             wanted = None if cost.nodes else sum(counts.values())
-            notes = () if recipe.allocation.equal_shares else (_set_aside(recipe),)
+            aside = () if recipe.allocation.equal_shares else (_set_aside(recipe),)
+            risen = tuple(
+                f"{name} keeps {int(kept[name].sum())} of {sum(sizes[name])}, where a density of "
+                f"{densities[name]:g} would be fewer than every pool keeps at least"
+                for name in kept
+                if int(kept[name].sum()) > counts[name]
+            )
+            notes = (*aside, *risen)
             plan = plan_of(kept, cost, Budget(density=min(1.0, asked)), notes, asked=wanted)
             return plan, kept
         assert self.budget is not None  # `target_of` sets exactly one
