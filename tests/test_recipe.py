@@ -188,6 +188,28 @@ def test_what_the_advice_says_of_few_nodes_is_what_was_recorded():
         assert f"from {dense} to {pruned} %" in said
 
 
+def test_the_table_of_nodes_in_the_benchmark_is_what_was_recorded():
+    text = (RESULTS.parents[1] / "docs" / "benchmark.md").read_text()
+    part = text.split("### Node selections, without training")[1].split("points, paired")[0]
+    table = [line for line in part.splitlines() if line.startswith("| `")]
+    lines = (RESULTS / "mnist_nodes" / "records.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    shown = {}
+    for line in table:
+        name, *cells = (cell.strip().strip("*") for cell in line.strip("|").split("|"))
+        shown[name.replace("`", "").replace('inputs="pruned"', "pruned inputs")] = cells
+    assert len(shown) == 11
+    for name, cells in shown.items():
+        for density, cell in zip((0.75, 0.5, 0.25, 0.125, 0.0625, 0.03125), cells, strict=True):
+            own = {
+                r["seed"]: 100 * r["after"]["test_error"]
+                for r in rows
+                if (r["recipe"], r["density_asked"]) == (name, density)
+            }
+            assert sorted(own) == list(range(5))
+            assert f"{statistics.mean(own.values()):.2f}" == cell
+
+
 def test_what_the_advice_says_of_repulsion_is_what_was_recorded():
     said = " ".join(ADVICE)
     edges = [r for r in recorded("repulsion") if r["kernel"] == "edge"]

@@ -223,6 +223,15 @@ def test_the_whole_group_has_factors_of_one(rule):
     )
 
 
+def test_a_form_that_is_no_second_moment_has_no_factors():
+    form = a_form(5)
+    values, vectors = torch.linalg.eigh(form.matrix)
+    values[0] = -1e-6 * values.sum()
+    wrong = Form.plain(vectors @ torch.diag(values) @ vectors.T)
+    with pytest.raises(ValueError, match=r"^The form of 5 classes is not positive definite with "):
+        refit_scales(wrong, torch.ones(5, dtype=torch.bool))
+
+
 def test_classes_alike_are_no_reason_to_fail():
     """Two equal classes: M has no inverse, and the second gains nothing."""
     form = a_form(6)

@@ -213,7 +213,10 @@ class Calibration(Mapping[str, Layer]):
         return self._coupling
 
     def found(self, heads: Heads = "kv") -> MutableMapping[Hashable, Any]:
-        """What rules for nodes have found of these statistics for every count; kept in memory.
+        """What rules for nodes have found of these statistics for every count.
+
+        It stays in memory with the calibration: an order of each group's classes, and for rules
+        that imitate a matrix (classes, classes), never larger than the consumers' Gram matrices.
 
         Args:
             heads: what of attention is a class, which decides the groups: see `Node`.

@@ -88,6 +88,9 @@ def refit_scales(form: Form, kept: Kept) -> Scale:
     """The least of D over all factors on the classes kept: a_S = 1 + (M_SS + λI)⁻¹ (b − M 1_S)_S.
 
     λ is 1e-8 of the mean of M's diagonal; a dead class has factor 1.
+
+    Raises:
+        ValueError: M_SS + λI is not positive definite, so that M is no second moment.
     """
     some = kept & ~dead_classes(form)
     scale = torch.ones(len(kept), dtype=torch.float64)
@@ -96,6 +99,11 @@ def refit_scales(form: Form, kept: Kept) -> Scale:
     inner = form.matrix[some][:, some]
     missing = form.target[some] - inner.sum(1)
     inner.diagonal().add_(RIDGE * form.matrix.diagonal().mean())
-    factor = torch.linalg.cholesky(inner)
+    factor, fault = torch.linalg.cholesky_ex(inner)
+    if int(fault):
+        raise ValueError(
+            f"The form of {int(some.sum())} classes is not positive definite with ridge "
+            f"{RIDGE:.0e}. Collect its statistics in float64."
+        )
     scale[some] += torch.cholesky_solve(missing[:, None], factor)[:, 0]
     return scale
