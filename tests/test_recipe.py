@@ -180,6 +180,22 @@ def test_what_the_advice_says_of_few_nodes_is_what_was_recorded():
     for name in ("forward-node", "obs-node", *called):
         by = called.get(name, name)
         assert f"{error('mnist_nodes', f'{name}+ls', *few)} % by {by}" in said
+
+    def trained_on(folder: str, recipe: str, density: float) -> str:
+        lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        own = [
+            100 * (r["retrained"] or r["after"])["test_error"]
+            for r in rows
+            if (r["recipe"], r["density_asked"]) == (recipe, density)
+        ]
+        assert len(own) == 5
+        return f"{statistics.mean(own):.2f}"
+
+    for density in (0.125, 0.03125):
+        ours = trained_on("mnist_nodes_retrained", "forward-node+ls", density)
+        small = trained_on("mnist_mlp", "small dense (for nodes)", density)
+        assert f"{ours} against {small} % at {100 * density:g} %" in said
     for name in ("forward-node", "importance-node"):
         dense, pruned = (
             error("ye2020_digits", f"{name}+ls{suffix}", 0.06, task="digits-cnn")

@@ -470,7 +470,8 @@ ADVICE: tuple[str, ...] = (
     "(dense 1.69 %) errs at 12.5, 6.25 and 3.125 % of the weights in 2.71, 4.19 and 8.05 % by "
     "forward-node, 2.62, 3.98 and 8.59 % by obs-node, 3.96, 7.38 and 16.04 % by random draws, "
     "4.92, 12.19 and 25.33 % by importance. From half of the weights on forward-node is not told "
-    "apart from importance-node.",
+    "apart from importance-node. Trained on for 2 epochs it beats a small dense network of the "
+    "same widths: 2.33 against 2.80 % at 12.5 %, 5.26 against 6.15 % at 3.125 %.",
     "Without +ls factors on the nodes help: at half of one layer's nodes greedy-global leaves "
     "1.79 %, importance-node 21.67 %. On the digits CNN no factors make up for what goes.",
     "Deep networks with few nodes: inputs='pruned' does more than the rule. On the digits CNN at "
