@@ -64,7 +64,7 @@ def test_no_point_of_the_ball_exceeds_the_bound(seed):
     biases = None if seed % 2 else [0.1 * torch.ones(len(w)).double() for w in weights]
     n, radius = (4, 8, 12)[seed % 3], (1.0, 3.0)[seed % 2]
     made = construct(weights, n, generator=generator(seed), biases=biases, assign=seed % 4 > 0)
-    x = ball(2000, 6, radius)
+    x = ball(10_000, 6, radius)
     with torch.no_grad():
         gap = (made.network()(x) - answer(weights, x, biases)).norm(dim=1).max()
     assert 0 < float(gap) <= made.error_bound(radius)

@@ -51,7 +51,7 @@ def test_nearest_of_all_sums(n, g):
 def test_nearest_is_what_an_integer_program_finds(g):
     from scipy.optimize import LinearConstraint, milp
 
-    items, targets = draw_items("product", 4, 12, generator=g), torch.full((4,), 0.25).double()
+    items, targets = draw_items("product", 10, 12, generator=g), torch.full((10,), 0.25).double()
     _, error = nearest_subset(items, targets)
     for row, found in zip(items.numpy(), error.tolist(), strict=True):
         both = np.array([[*row, -1.0], [*-row, -1.0]])  # minimise s with |x·m − z| ≤ s

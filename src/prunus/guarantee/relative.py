@@ -2,108 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from prunus.calibration import Calibration, calibrate
-from prunus.calibration.batches import call, to_device
-from prunus.calibration.gather import watched
-from prunus.calibration.place import device_of
-from prunus.calibration.select import prunable
-from prunus.calibration.statistics import Reads, Vectors
-from prunus.layer import Layer
-from prunus.modes import evaluating
+from prunus.guarantee.moved import Change, Fresh, Seen, changes_of, fresh_errors
 from prunus.parts import NODES
 from prunus.theory.gap.held_out import held_out_quantile, sample_size_for_quantile
 from prunus.theory.gap.shares import drawn_error, exceeding, known_error
 from prunus.theory.gap.statement import Kind, Statement
-from prunus.views import ConvView, TransposedConvView, batched
-from prunus.weights import Weight, weights_of
 
 __all__ = ["layer_statements"]
 
 LEVEL = 0.95  # of the held-out quantile
-PIECE = 2**22  # numbers of a piece of a layer's input vectors
 SLACK = 1e-9  # relative, for sums in float64
 ALONE = (
     "of a layer by itself, at the inputs that the dense network gives it, without biases of its own"
 )
 COVERED = "no share of these inputs exceeds the largest of the calibration inputs"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Change:
-    """A layer's weights before and after, as matrices.
-
-    Attributes:
-        weight: before, float64.
-        new: after.
-        shift: b' − b, or None where no bias moved.
-        live: outputs that anything still reads.
-        groups: convolution groups.
-    """
-
-    weight: Float64[Tensor, "out in"]
-    new: Float64[Tensor, "out in"]
-    shift: Float64[Tensor, " out"] | None
-    live: Bool[Tensor, " out"]
-    groups: int
-
-    def relative(self, x: Float[Tensor, "positions groups in"]) -> Float[Tensor, "positions out"]:
-        """|z'(x) − z(x)| / Σ |w| |x| of the live outputs; ∞ where the sum is 0 and z is not."""
-        moved = self._times(x, self.new - self.weight)
-        moved = moved.abs() if self.shift is None else (moved + self.shift).abs()
-        whole = self._times(x.abs(), self.weight.abs())
-        ratio = torch.where(whole > 0, moved / whole, torch.where(moved > 0, torch.inf, 0.0))
-        return ratio[:, self.live]
-
-    def condition(self, x: Float[Tensor, "positions groups in"]) -> Float[Tensor, " numbers"]:
-        """Σ |w| |x| / |z|: by how much an error relative to the sum exceeds one relative to z."""
-        z = self._times(x, self.weight)[:, self.live]
-        whole = self._times(x.abs(), self.weight.abs())[:, self.live]
-        return (whole[whole > 0] / z[whole > 0].abs()).flatten()
-
-    def _times(self, x: Tensor, matrix: Tensor) -> Float[Tensor, "positions out"]:
-        blocks = matrix.reshape(self.groups, -1, matrix.shape[1])
-        return torch.einsum("pgi,goi->pgo", x, blocks).flatten(1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """max over input vectors of the largest and of the mean relative error, (2 rows, 1)."""
-
-    changes: Mapping[str, _Change]
-    name: ClassVar[str] = "relative"
-    reads: ClassVar[Reads] = Reads(source="inputs", axis="group")
-
-    def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
-        found = self.changes[layer.name].relative(reading.values.cpu())
-        most = torch.stack([found.amax(1).max(), found.mean(1).max()])
-        # The first axis is that of the groups, all of which have the same numbers.
-        most = most.expand(reading.values.shape[1], 2).to(reading.values, copy=True)
-        return most if total is None else torch.maximum(total, most)
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return torch.maximum(one, other)
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total
-
-    def numbers(self, out: int, wide: int, groups: int) -> int:
-        return 2 * groups
-
-
-@dataclass
-class _Fresh:
-    """Of one layer on fresh inputs: a number per sample, and conditions of the first ones."""
-
-    largest: list[Tensor] = field(default_factory=list)
-    mean: list[Tensor] = field(default_factory=list)
-    conditions: list[Tensor] = field(default_factory=list)
 
 
 def layer_statements(
@@ -129,7 +48,7 @@ def layer_statements(
     Raises:
         ValueError: a calibration without shares or of other weights, unfit batches.
     """
-    changes, left = _changes(model, thin, _units(pruned))
+    changes, left = changes_of(model, thin, _units(pruned))
     if isinstance(calibration, Calibration):
         known = {name: change for name, change in changes.items() if name in calibration}
         _same(calibration, known)
@@ -138,11 +57,11 @@ def layer_statements(
         known = changes
         if changes:
             found = calibrate(
-                model, calibration, ("share", _Seen(changes)), layers=list(changes), progress=False
+                model, calibration, ("share", Seen(changes)), layers=list(changes), progress=False
             )
     if not known:
         return (), tuple(_left(left)) or ("no layer's weights changed",)
-    fresh = _fresh(model, known, read)
+    fresh = fresh_errors(model, known, read)
     statements: list[Statement] = []
     for name, change in known.items():
         if name not in found or "share" not in found[name].statistics:
@@ -162,10 +81,10 @@ def layer_statements(
 
 def _of_layer(
     name: str,
-    change: _Change,
+    change: Change,
     share: Tensor,
     seen: list[float] | None,
-    fresh: _Fresh | None,
+    fresh: Fresh | None,
     samples: int,
     odds: Tensor | None,
     delta: float,
@@ -251,14 +170,14 @@ def _held_out(
     )  # fmt: skip
 
 
-def _most(change: _Change) -> Float[Tensor, " live"]:
+def _most(change: Change) -> Float[Tensor, " live"]:
     """What holds for any input whatever: no error exceeds the largest |w' − w| / |w| of its row."""
     w, v = change.weight, change.new
     ratio = torch.where(w == v, 0.0, (v - w).abs() / w.abs())
     return ratio.amax(1)[change.live]
 
 
-def _judged(value: float, limit: float, change: _Change) -> tuple[bool, str]:
+def _judged(value: float, limit: float, change: Change) -> tuple[bool, str]:
     if value == float("inf"):
         moved = change.shift is not None
         what = "a bias moved" if moved else "a weight that was 0 is not any more"
@@ -268,43 +187,11 @@ def _judged(value: float, limit: float, change: _Change) -> tuple[bool, str]:
     return False, ""
 
 
-def _changes(
-    model: nn.Module, thin: nn.Module, units: str | None
-) -> tuple[dict[str, _Change], list[str]]:
-    """The layers whose weights differ, in order, and those of them that are no layers alone."""
-    others, known = weights_of(thin), prunable(model, asked=True)[0]
-    found: dict[str, _Change] = {}
-    left: list[str] = []
-    for name, weight in weights_of(model).items():
-        if name not in others:
-            continue
-        old, new = (w.matrix().detach().cpu().double() for w in (weight, others[name]))
-        if old.shape != new.shape or torch.equal(old, new):
-            continue
-        if name not in known or not weight.source.alone:
-            left.append(name)
-            continue
-        live = torch.ones(len(old), dtype=torch.bool)
-        if units == NODES:  # rows of removed nodes are read by nobody
-            live = new.any(1) | ~old.any(1)
-        biases = weight.bias(), others[name].bias()
-        shift = None
-        if biases[0] is not None and biases[1] is not None:
-            moved = (biases[1].cpu().double() - biases[0].cpu().double()) * live
-            shift = moved if bool(moved.any()) else None
-        if not bool(live.any()) or (shift is None and torch.equal(old[live], new[live])):
-            continue  # all that changed is read by nobody
-        found[name] = _Change(
-            weight=old, new=new, shift=shift, live=live, groups=weight.source.groups
-        )
-    return found, left
-
-
 def _units(pruned: Any) -> str | None:
     return getattr(getattr(pruned, "recipe", None), "units", None)
 
 
-def _odds(pruned: Any, name: str, change: _Change) -> Tensor | None:
+def _odds(pruned: Any, name: str, change: Change) -> Tensor | None:
     """π of every weight, where the layer was drawn so that its sums concentrate."""
     recipe = getattr(pruned, "recipe", None)
     if recipe is None or not recipe.selection.concentrates or recipe.units == NODES:
@@ -321,7 +208,7 @@ def _odds(pruned: Any, name: str, change: _Change) -> Tensor | None:
     return odds
 
 
-def _same(calibration: Calibration, changes: Mapping[str, _Change]) -> None:
+def _same(calibration: Calibration, changes: Mapping[str, Change]) -> None:
     for name, change in changes.items():
         layer = calibration[name]
         layer.require("share")
@@ -332,44 +219,6 @@ def _same(calibration: Calibration, changes: Mapping[str, _Change]) -> None:
             )
 
 
-def _fresh(
-    model: nn.Module, changes: Mapping[str, _Change], read: Sequence[Any]
-) -> dict[str, _Fresh]:
-    """Each sample's largest and mean relative error in every layer, at dense inputs."""
-    found: dict[str, _Fresh] = {}
-    if not read:
-        return found
-    weights = {name: w for name, w in weights_of(model).items() if name in changes}
-    current: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-    def take(weight: Weight, inputs: Tensor) -> None:
-        change, own = changes[weight.name], found.setdefault(weight.name, _Fresh())
-        kernels = isinstance(weight.view, ConvView | TransposedConvView)
-        given = batched(weight.module, inputs) if kernels else inputs
-        size = max(1, given[:1].numel()) * max(1, weight.source.taps)
-        size = max(size, len(change.weight))
-        pieces = []
-        for piece in torch.split(given, max(1, PIECE // size)):
-            x = weight.view.vectors(weight.module, piece).detach().cpu().double()
-            if not own.conditions:
-                own.conditions.append(change.condition(x))
-            relative = change.relative(x).reshape(len(piece), -1, int(change.live.sum()))
-            pieces.append((relative.amax((1, 2)), relative.mean(2).amax(1)))
-        once = (torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces]))
-        current.setdefault(weight.name, []).append(once)
-
-    with evaluating(model), torch.no_grad(), watched(weights, take):
-        for batch in read:
-            current.clear()
-            call(model, to_device(batch, device_of(model)))
-            for name, calls in current.items():
-                if len({len(largest) for largest, _ in calls}) > 1:
-                    continue  # its calls have no common samples
-                found[name].largest.append(torch.stack([c[0] for c in calls]).amax(0))
-                found[name].mean.append(torch.stack([c[1] for c in calls]).amax(0))
-    return {name: own for name, own in found.items() if own.largest}
-
-
 def _left(names: Sequence[str]) -> list[str]:
     """What the statements leave out."""
     if not names:
@@ -377,9 +226,10 @@ def _left(names: Sequence[str]) -> list[str]:
     return [f"no statement by itself of {', '.join(names)}: no shares of its weights"]
 
 
-def _conditions(fresh: Mapping[str, _Fresh]) -> list[str]:
+def _conditions(fresh: Mapping[str, Fresh]) -> list[str]:
     """Why the statements are not multiplied through the layers."""
-    factors = {n: float(own.conditions[0].median()) for n, own in fresh.items()}
+    active = {n: own.conditions[0] for n, own in fresh.items() if len(own.conditions[0])}
+    factors = {name: float(values.median()) for name, values in active.items()}
     if not factors:
         return []
     return [
