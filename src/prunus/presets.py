@@ -487,6 +487,9 @@ ADVICE: tuple[str, ...] = (
     "of the digits MLP's weights (dense 2.75 %) sipp leaves 85 % test error, sipp-row 42, "
     "sipp-random 13, sipp-row+ls 10.7 and magnitude-row+ls 4.6 %; at 30 % of its nodes pfp+ls "
     "leaves 3.8 and importance-node+ls 3.3 %.",
+    "edge-popup needs no training: on the digits MLP (trained: 2.97 %) its subnetworks of random "
+    "weights are at 2.84 and 3.90 % with 10 and 5 % of them, weights trained on a random mask at "
+    "4.39 and 20 %. At 2 % let the layers share, EdgePopup(across=True): 4.61 against 5.59 %.",
     "Bandwidths of the literature are off the scale of the data: at 10/60000 per sum the node "
     "kernel is the identity to 1e-12, so that DIVNET draws uniformly, and the edge kernel is 0.90 "
     "off its diagonal on average. 'median', the default, is on it.",

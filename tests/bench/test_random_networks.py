@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from prunus.bench import read_records
 from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.sweep import unique
 from prunus.bench.record import Record
 from prunus.joint import EdgePopup
 from prunus.reproduce import pensia2020, ramanujan2020, save
@@ -52,10 +54,11 @@ def test_conclusions_are_judged_by_paired_intervals():
     for seed, noise in enumerate((0.0, 0.1, 0.2, -0.1, -0.2)):
         dense = 3.0 + noise
         rows += [
-            record("ours", 0.1, seed, 3.2 + noise, dense),
+            record("ours", 0.1, seed, 3.2 + 1.1 * noise, dense),
             record("fixed density", 0.1, seed, 3.0 + noise, dense),
             record("unscaled", 0.1, seed, 20 + 3 * noise, dense),
             record("unsigned", 0.1, seed, 9 + 10 * noise, dense),
+            record("scaled as in their code", 0.1, seed, 12 + noise, dense),
             record("ranked by s", 0.1, seed, 5.0 - noise, dense),
             record("as published", 0.1, seed, 2.0 + noise, dense),
             record("random mask", 0.1, seed, 90 + noise, dense, trained=3.2 - 4 * noise),
@@ -66,7 +69,7 @@ def test_conclusions_are_judged_by_paired_intervals():
     }
     assert found["scaling by the density is needed", "0.1"][1] == "holds"
     said = "an untrained subnetwork is as good as the trained network (to 1 point)"
-    assert found[said, "0.1"] == ("0.20", "holds")
+    assert found[said, "0.1"] == ("0.20 ± 0.02", "holds")
     said = "constant weights without signs are far worse (5 points)"
     assert found[said, "0.1"][1] == "not told apart"  # 6 ± 1.8
     said = "it beats weights that are trained on a random mask"
@@ -76,6 +79,8 @@ def test_conclusions_are_judged_by_paired_intervals():
     assert found[said, "0.1"][1] == "does not hold"
     said = "a random mask of the same weights does not work (60 % wrong)"
     assert found[said, "0.1"][1] == "holds"
+    said = "their code's scaling is worse below one half"
+    assert found[said, "0.1"] == ("-9.00", "not told apart")  # five that are all alike
     assert not any(density == "0.5" for _, density in found)  # nothing is said of what was not run
 
 
@@ -115,3 +120,17 @@ def test_a_broken_law_would_be_seen():
     ]
     table = pensia2020.account(wrong).tables["Conclusions"]
     assert {c["verdict"] for c in table} == {"does not hold"}
+
+
+def test_what_is_shown_comes_from_the_kept_records(tmp_path):
+    """The tables in the repository and in the docs, made again from the records beside them."""
+    folder = RESULTS / "ramanujan2020"
+    records = unique(read_records(folder / "records.jsonl").rows)
+    assert all(r.status == "done" for r in records)
+    again = {p.name: p.read_bytes() for p in save(ramanujan2020.account("full", records), tmp_path)}
+    for kind in ("json", "md"):
+        assert (folder / f"ramanujan2020.{kind}").read_bytes() == again[f"ramanujan2020.{kind}"]
+    docs = (Path(__file__).parents[2] / "docs" / "subset_sum.md").read_text()
+    for line in again["ramanujan2020.md"].decode().splitlines():
+        if line.startswith("|"):
+            assert line in docs

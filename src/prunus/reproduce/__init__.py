@@ -123,7 +123,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Ramanujan et al. (2020): subnetworks of random weights, controls, every conclusion "
         "judged",
         data="MNIST",
-        small="60 s",
+        small="57 s",
         full="about 60 min",
         resumes=True,
     ),

@@ -363,8 +363,8 @@ def claims(errors: Errors) -> list[dict[str, str]]:
 def _verdict(gap: Mapping[str, Any], bound: float, *, within: bool) -> str:
     """Whether the interval lies below the bound, beyond it, or neither."""
     low, high = gap["low"], gap["high"]
-    if low is None:  # all seeds alike, or too few
-        if gap["seeds"] < 2:
+    if low is None:  # too few seeds, or all alike: the sign test
+        if gap["p"] > 0.05:
             return "not told apart"
         low = high = gap["mean"]
     if high < bound and (not within or low > -bound):
