@@ -36,11 +36,13 @@ exclude_patterns = ["_build", "gallery/**/*.ipynb"]
 html_theme = "furo"
 html_title = f"prunus {release}"
 suppress_warnings = ["config.cache", "myst.header"]
-# The examples in their small form take a minute altogether; PRUNUS_GALLERY=0 shows them unrun.
+# The examples run in their small form, without data sets; PRUNUS_GALLERY=0 shows them unrun.
+os.environ.setdefault("PRUNUS_SMALL", "1")
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["gallery"],
-    "filename_pattern": "sampling_dpps",
+    "filename_pattern": r"/(?!mnist_six_methods|which_selector)\w+\.py$",
+    "image_scrapers": (),  # pictures are what the last expression of a page shows
     "ignore_pattern": r"__init__|(^|/)_",
     "write_computation_times": False,
     "plot_gallery": os.environ.get("PRUNUS_GALLERY", "1") != "0",

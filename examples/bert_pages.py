@@ -96,3 +96,8 @@ pruned = ship(
 with tempfile.TemporaryDirectory() as folder:
     saved = pruned.save_hf(f"{folder}/small", example={"input_ids": ids[:16]})
     print(saved.notes[0])
+
+# %%
+# What each layer keeps, and what it costs.
+
+pruned

@@ -68,3 +68,8 @@ pruned = ship(
     what="test error",
 )
 print(f"hidden_size {model.rnn.hidden_size} -> {pruned.compact(x[:4]).rnn.hidden_size}")
+
+# %%
+# What each weight keeps, and what it costs.
+
+pruned

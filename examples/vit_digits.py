@@ -73,3 +73,8 @@ with tempfile.TemporaryDirectory() as folder:
     again = ViTForImageClassification.from_pretrained(f"{folder}/small")
     print(saved.notes[0])
     print(f"{again.config.num_attention_heads} heads, {again.config.intermediate_size} channels")
+
+# %%
+# What each layer keeps, and what it costs.
+
+pruned
