@@ -4,10 +4,12 @@ import functools
 import os
 import platform
 import socket
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["host_facts", "return_memory", "versions"]
+__all__ = ["few_leftovers", "host_facts", "return_memory", "versions"]
 
 
 @functools.cache
@@ -57,16 +59,62 @@ def return_memory() -> None:
     glibc keeps what it serves below a threshold that grows with what was freed, so that a process
     that goes through blocks of a network holds some of each. Elsewhere nothing happens.
     """
-    trim = _trim()
+    trim = _libc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
+def few_leftovers() -> AbstractContextManager[None]:
+    """While this is open, large tensors that are freed go back to the system at once.
+
+    glibc serves what is below a threshold from a heap whose holes it keeps, and raises the
+    threshold, up to 32 MB, whenever something larger is freed: how much a process then holds beyond
+    what lives in it differs from run to run. Inside, the threshold stands at 4 MB. Afterwards it is
+    at 32 MB, where glibc's own rule has it once a tensor of that size was freed.
+    """
+    return _Threshold()
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+TUNABLES = "GLIBC_TUNABLES"
+LOW, HIGH = 4 << 20, 32 << 20  # bytes; the higher one is glibc's largest
+
+
+class _Threshold(AbstractContextManager[None]):
+    """The process has one, so that the first to come lowers it and the last to go raises it."""
+
+    lock = threading.Lock()
+    inside = 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            _Threshold.inside += 1
+            if _Threshold.inside == 1:
+                _set(LOW)
+                return_memory()  # room in the heap is used before anything else
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            _Threshold.inside -= 1
+            if _Threshold.inside == 0:
+                _set(HIGH)
+
+
+def _set(threshold: int) -> None:
+    option = _libc("mallopt")
+    told = "MALLOC_MMAP_THRESHOLD_" in os.environ or "mmap_threshold" in os.environ.get(
+        TUNABLES, ""
+    )
+    if option is not None and not told:  # else the user has said what they want
+        option(M_MMAP_THRESHOLD, threshold)
+        option(M_TRIM_THRESHOLD, 2 * threshold)  # as glibc ties the two
+
+
 @functools.cache
-def _trim() -> Any:
+def _libc(name: str) -> Any:
     import ctypes
 
     try:
-        return ctypes.CDLL("libc.so.6").malloc_trim
+        return getattr(ctypes.CDLL("libc.so.6"), name)
     except (OSError, AttributeError):  # another C library
         return None

@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TextIO, TypeVar, cast
+from typing import Protocol, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -32,11 +32,17 @@ BETWEEN = 15.0  # seconds between two lines where there is no terminal
 WIDTH = 20  # characters of a board's bars
 
 
+class Advance(Protocol):
+    """Moves a bar on by some steps, and lets it say something else."""
+
+    def __call__(self, steps: int, words: str | None = None) -> None: ...
+
+
 @contextmanager
 def progress_bar(
     description: str, total: int | None, *, progress: bool | None = None
-) -> Iterator[Callable[[int], None]]:
-    """A bar whose value is a function `advance(steps)`.
+) -> Iterator[Advance]:
+    """A bar whose value is a function `advance(steps)`; a second argument changes what it says.
 
     Args:
         description: what is being done, as shown left of the bar.
@@ -46,7 +52,7 @@ def progress_bar(
     """
     shown = sys.stderr.isatty() if progress is None else progress
     if not shown:
-        yield lambda steps: None
+        yield lambda steps, words=None: None
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -61,8 +67,10 @@ def progress_bar(
     begun = time.monotonic()
     started = False
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, words: str | None = None) -> None:
         nonlocal started
+        if words is not None:
+            bar.update(task, description=words)
         if not started and (progress or time.monotonic() - begun > PATIENCE):
             started = True
             bar.start()

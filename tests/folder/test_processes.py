@@ -1,11 +1,16 @@
-"""Two processes that share the batches prune as one does."""
+"""Processes that share the batches, and workers that take blocks, prune as one process does."""
+
+import json
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from tests.folder.test_prune_folder import loaded
+from tests.folder.test_resume import contents
 
+from prunus.bench import make_executor
+from prunus.bench.grid.executors import Ended, SerialExecutor, WorkerLost, closing
 from prunus.folder import prune_folder
 
 
@@ -39,3 +44,50 @@ def test_more_processes_than_batches_are_refused():
     alone.size = 3
     with pytest.raises(ValueError, match="3 processes need as many batches, got 2"):
         alone.share([1, 2])
+
+
+@pytest.mark.parametrize("recipe", ["sparsegpt", "magnitude"])
+def test_blocks_handed_out_are_the_same_bytes(source, ids, tmp_path, recipe):
+    data = {} if recipe == "magnitude" else {"data": ids, "inputs": "dense"}
+    one = prune_folder(source, tmp_path / "one", recipe, 0.5, **data)
+    with closing(make_executor("local")) as executor:
+        apart = prune_folder(source, tmp_path / "two", recipe, 0.5, executor=executor, **data)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert apart.layers == one.layers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", "ray", "dask"])
+def test_engines_hand_out_blocks(source, ids, tmp_path, name):
+    pytest.importorskip({"local": "joblib", "ray": "ray", "dask": "distributed"}[name])
+    options = {"data": ids, "inputs": "dense"}
+    prune_folder(source, tmp_path / "one", "wanda+ls", 0.5, **options)
+    with closing(make_executor(name, workers=2)) as executor:
+        prune_folder(source, tmp_path / "two", "wanda+ls", 0.5, executor=executor, **options)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+class Failing(SerialExecutor):
+    """Loses a worker at the second block."""
+
+    def as_completed(self):
+        for count, ended in enumerate(super().as_completed()):
+            yield Ended(ended.job, error=WorkerLost("gone")) if count == 1 else ended
+
+
+def test_a_lost_worker_costs_one_block(source, ids, tmp_path):
+    options = {"data": ids, "inputs": "dense"}
+    with pytest.raises(RuntimeError, match=r"Block 1 was not pruned \(gone\)"):
+        prune_folder(source, tmp_path / "two", "wanda", 0.5, executor=Failing(), **options)
+    journal = json.loads((tmp_path / "two.part" / "progress.json").read_text())
+    assert list(journal["apart"]) == ["0"]
+    prune_folder(source, tmp_path / "two", "wanda", 0.5, executor=SerialExecutor(), **options)
+    prune_folder(source, tmp_path / "one", "wanda", 0.5, **options)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_what_cannot_be_handed_out_is_refused(source, ids, tmp_path):
+    with pytest.raises(ValueError, match="each block waits for the one before"):
+        prune_folder(source, tmp_path / "x", "wanda", 0.5, data=ids, executor=SerialExecutor())
+    with pytest.raises(TypeError, match=r"one of prunus.bench.make_executor's, got int"):
+        prune_folder(source, tmp_path / "x", "magnitude", 0.5, executor=3)

@@ -1,17 +1,18 @@
 """A run that is stopped, however, goes on and gives the same bytes."""
 
 import errno
+import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 
 import pytest
 import torch
 from tests.folder.conftest import llama
+from tests.killing import working
 
 from prunus.files import single
 from prunus.folder import prune_folder
@@ -108,40 +109,63 @@ def test_a_full_disk_is_said_before_and_survived_later(source, ids, tmp_path, mo
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-CHILD = """
-import sys, torch
-from prunus.folder import prune_folder
-torch.set_num_threads(1)
-rows = torch.randint(0, 64, (12, 20), generator=torch.Generator().manual_seed(1))
-print("begun", flush=True)
-prune_folder(sys.argv[1], sys.argv[2], "sparsegpt", 0.5, data=list(rows.split(4)))
-"""
+ROWS = torch.randint(0, 64, (12, 20), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def prune(src, out):
+    return prune_folder(src, out, "sparsegpt", 0.5, data=list(ROWS.split(4)), progress=False)
+
+
+def stage_of(out):
+    """What a killed run left: blocks done, and how far the next one was; None if none was begun."""
+    work = out.with_name(f"{out.name}.part")
+    if out.exists() or not (work / "progress.json").is_file():
+        return None
+    done = len(json.loads((work / "progress.json").read_text())["blocks"])
+    stream = (work / f"stream-{done + 1:05d}.safetensors").is_file()
+    weights = (work / f"model-block-{done:05d}.safetensors").is_file()
+    return done, stream, weights
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path, kills):
-    src = llama(tmp_path / "src", blocks=12 if kills > 1 else 3, width=64, ffn=160)
-    rows = torch.randint(0, 64, (12, 20), generator=torch.Generator().manual_seed(1))
-    begun = time.perf_counter()
-    prune_folder(src, tmp_path / "whole", "sparsegpt", 0.5, data=list(rows.split(4)))
-    seconds = time.perf_counter() - begun
-    draws = random.Random(0)
-    killed = 0
-    for _ in range(2 * kills):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(src), str(tmp_path / "out")],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == "begun\n"
-        time.sleep(draws.random() * seconds / max(1, kills / 4))
-        child.send_signal(signal.SIGKILL)
-        killed += child.wait() == -signal.SIGKILL
-        child.stdout.close()
-        if (tmp_path / "out").exists() or killed == kills:
-            break
-    assert killed
-    prune_folder(src, tmp_path / "out", "sparsegpt", 0.5, data=list(rows.split(4)))
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert not (tmp_path / "out.part").exists()
+    """Every kill counted has hit a run under way; those that came too late begin a new folder."""
+    src = llama(tmp_path / "src", blocks=16 if kills > 2 else 3, width=64, ffn=160)
+    prune(src, tmp_path / "whole")
+    draws, landed, folders = random.Random(0), [], 0
+
+    def work(done):
+        real, count = os.replace, 0
+
+        def replace(*args, **kwargs):
+            nonlocal count
+            real(*args, **kwargs)
+            count += 1
+            done(count)
+
+        single.os.replace = replace
+        prune(src, tmp_path / f"out-{folders}")
+
+    while len(landed) < kills:
+        out = tmp_path / f"out-{folders}"
+        files, pause = draws.randint(1, 4), draws.random() * 0.05
+        with working(work) as (child, count):
+            while count.value < files and child.is_alive():
+                time.sleep(0.0005)
+            time.sleep(pause)
+            child.kill()
+            child.join()
+        stage = stage_of(out)
+        if child.exitcode == -signal.SIGKILL and stage is not None:
+            landed.append(stage)
+        assert child.exitcode in (0, -signal.SIGKILL)
+        if out.exists():
+            assert contents(out) == contents(tmp_path / "whole")
+            folders += 1
+    prune(src, tmp_path / f"out-{folders}")
+    for number in range(folders + 1):
+        assert contents(tmp_path / f"out-{number}") == contents(tmp_path / "whole")
+    assert not list(tmp_path.glob("*.part"))
+    stages = Counter((stream, weights) for _, stream, weights in landed)
+    print(f"{kills} kills in {folders + 1} folders, (stream, weights) written: {dict(stages)}")
+    assert len({done for done, *_ in landed}) >= (8 if kills > 2 else 1)

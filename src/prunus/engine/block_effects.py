@@ -15,7 +15,7 @@ from prunus.progress import progress_bar
 from prunus.scopes.trees import tensors_of
 from prunus.surgery.depth import Skippable
 
-__all__ = ["Gaps", "turned"]
+__all__ = ["Gaps", "output_gap", "token_counts", "turned"]
 
 LIMIT = 2**30  # bytes of dense outputs that are kept
 
@@ -33,7 +33,7 @@ def turned(
     def after(i: int, module: nn.Module, args: Any, output: Any) -> None:
         x, y = taken.pop(i).double(), tensors_of(output)[0].detach().double()
         turn = 1 - torch.cosine_similarity(x, y, dim=-1)
-        counts = _tokens(mask, turn)
+        counts = token_counts(mask, turn)
         total[i] += float((turn * counts).sum())
         seen[i] = float(counts.sum())
 
@@ -78,8 +78,8 @@ class Gaps:
                 dense = self._known(i, batch)
                 with _zeroed(self._model, writers):
                     other = _output(self._model, batch)
-                gap = _gap(dense, other, kind)
-                counts = _tokens(_mask_of(batch), gap)
+                gap = output_gap(dense, other, kind)
+                counts = token_counts(_mask_of(batch), gap)
                 total += float((gap * counts).sum())
                 tokens += float(counts.sum())
         return total / tokens
@@ -96,7 +96,7 @@ class Gaps:
         return found
 
 
-def _gap(dense: Tensor, other: Tensor, kind: str) -> Tensor:
+def output_gap(dense: Tensor, other: Tensor, kind: str) -> Tensor:
     """Per sample (and token): nats, or squared output units averaged over the last axis."""
     dense, other = dense.double(), other.double()
     if kind == "mse":
@@ -118,7 +118,7 @@ def _mask_of(batch: Any) -> Tensor | None:
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
-def _tokens(mask: Tensor | None, values: Tensor) -> Tensor:
+def token_counts(mask: Tensor | None, values: Tensor) -> Tensor:
     """1 for each value that counts, 0 for padding."""
     if mask is not None and values.ndim >= 2 and values.shape[:2] == mask.shape:
         wide = mask.reshape(*mask.shape, *[1] * (values.ndim - 2))

@@ -40,6 +40,7 @@ class _Facts(Schema):
     needs: Needs
     seconds: Spread
     notes: list[str]
+    gone: list[str] = Field(default_factory=list)  # older accounts have none
 
 
 def write_account(folder: Path, result: FolderResult, settings: Mapping[str, Any]) -> None:
@@ -57,6 +58,7 @@ def write_account(folder: Path, result: FolderResult, settings: Mapping[str, Any
         "needs": asdict(result.needs),
         "seconds": result.seconds,
         "notes": list(result.notes),
+        "gone": list(result.gone),
         "versions": versions(),
     }
     write_text(folder / ACCOUNT, json.dumps(facts, indent=1) + "\n")
@@ -85,5 +87,6 @@ def read_account(folder: Path) -> tuple[FolderResult, dict[str, Any]] | None:
         needs=facts.needs,
         seconds=facts.seconds,
         notes=tuple(facts.notes),
+        gone=tuple(facts.gone),
     )
     return result, raw["settings"]

@@ -3,15 +3,13 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from prunus.calibration.batches import call, first_of, to_device
-from prunus.calibration.gather import Gatherer
 from prunus.calibration.view_check import blind_layers, check_views
 from prunus.check import matches
 from prunus.engine.job import Job, State, job_of
@@ -19,59 +17,18 @@ from prunus.engine.kinds import unit_of
 from prunus.engine.scoped import Sweep
 from prunus.engine.statistics import bare_layers, counted, measurable, with_weights
 from prunus.engine.step import counts_for
-from prunus.engine.target import Target
 from prunus.engine.unit import Unit
+from prunus.folder.block_net import BlockNet
+from prunus.folder.order import Order, selected, target_within
 from prunus.folder.result import BlockResult, LayerAccount
-from prunus.folder.skeleton import BlockNet
 from prunus.modes import copied, evaluating
-from prunus.recipe import Recipe
 from prunus.scopes import Files, Replay, Replayed, rehearsed
 from prunus.surgery.compact import compact_groups
 from prunus.weights import weight_at, weights_of
 
-__all__ = ["Order", "PrunedBlock", "prune_block", "selected", "target_within"]
+__all__ = ["PrunedBlock", "prune_block"]
 
 NEVER_RAN = "its forward never ran on the first batch"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Order:
-    """How the blocks of a folder are pruned; one for all of them.
-
-    Attributes:
-        recipe: the method; its `inputs` say whose inputs calibrate.
-        name: its name.
-        target: what is asked for.
-        layers: names or globs to prune, or None.
-        exclude: names or globs to leave alone.
-        within: "block", or "layers" where each layer sees those before it pruned.
-        aim: "own" outputs of each layer on its inputs, or the "dense" network's.
-        alone: statistics of one input at a time, a pass for each.
-        seed: of all random draws.
-        device: where blocks are.
-        scratch: a folder for what a block keeps in between.
-        combine: adds the sums of other processes, or None.
-        measure: collect Gram matrices for layer errors alone.
-    """
-
-    recipe: Recipe
-    name: str
-    target: Target
-    layers: Sequence[str] | None
-    exclude: Sequence[str] | None
-    within: str
-    aim: str
-    alone: bool
-    seed: int
-    device: torch.device
-    scratch: Path
-    combine: Callable[[Gatherer], None] | None
-    measure: bool
-
-    @property
-    def paired(self) -> bool:
-        """True where a dense block runs beside the one that is pruned."""
-        return self.recipe.inputs == "pruned" and (self.within == "layers" or self.aim == "dense")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -177,27 +134,6 @@ def prune_block(
         seconds=time.perf_counter() - begun,
     )
     return PrunedBlock(account=account, small=small, outputs=after, dense_outputs=dense_after)
-
-
-def target_within(target: Target, names: Sequence[str]) -> Target:
-    """The part of what is asked for that these layers' pools have to do with."""
-    if target.by_name is not None:
-        own = {g: d for g, d in target.by_name.items() if any(matches(n, g) for n in names)}
-        return Target(by_name=own or {names[0]: 1.0})
-    if target.plan is not None:
-        kept = {n: k for n, k in target.plan.kept.items() if n in names}
-        return Target(plan=replace(target.plan, kept=kept))
-    return target
-
-
-def selected(names: Sequence[str], order: Order) -> list[str]:
-    """Those of the layers that are to be pruned."""
-    chosen = names if order.layers is None else [n for n in names if _meant(n, order.layers)]
-    return [n for n in chosen if not _meant(n, order.exclude or ())]
-
-
-def _meant(name: str, globs: Sequence[str]) -> bool:
-    return any(matches(name, glob) for glob in globs)
 
 
 def _job(

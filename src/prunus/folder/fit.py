@@ -8,12 +8,12 @@ import torch
 from prunus.budget import densities_of
 from prunus.calibration.statistics import resolved
 from prunus.check import matches, unknown
-from prunus.folder.blocks import Order, selected
 from prunus.folder.hidden import Batch
 from prunus.folder.needs import Needs, needs_of
+from prunus.folder.order import Order, selected
 from prunus.folder.skeleton import Skeleton
 from prunus.joint import is_network
-from prunus.parts import NODES
+from prunus.parts import BLOCKS, EXPERTS, NODES
 from prunus.recipe import Recipe
 from prunus.weights import weights_of
 
@@ -22,24 +22,33 @@ __all__ = ["check_names", "checked_recipe", "needs_for"]
 
 def checked_recipe(name: str, recipe: Recipe) -> Recipe:
     """The recipe, or a ValueError where it must see the whole network."""
-    whole = [s.name for s in resolved(recipe.statistics).values() if not s.reads.sequential]
-    why = None
-    if whole:
-        why = f"it reads {', '.join(whole)} of the whole network"
-    elif is_network(recipe.selection):
-        why = "it searches over all layers at once"
-    elif recipe.allocation.reads_scores and recipe.granularity.fixed is None:
-        why = f"{recipe.allocation!r} compares the scores of all layers"
-    elif recipe.schedule.rounds != 1 or recipe.schedule.trains:
-        why = f"its schedule {recipe.schedule!r} prunes in several steps"
-    elif recipe.basis.needs_batches:
-        why = f"{recipe.basis!r} changes all layers at once"
+    why = _reason_against(recipe)
     if why is not None:
         raise ValueError(
             f"Recipe {name!r} cannot go block by block: {why}. Use prunus.prune on the loaded "
             f"model, or another recipe."
         )
     return recipe
+
+
+def _reason_against(recipe: Recipe) -> str | None:
+    whole = [s.name for s in resolved(recipe.statistics).values() if not s.reads.sequential]
+    if whole:
+        return f"it reads {', '.join(whole)} of the whole network"
+    if is_network(recipe.selection):
+        return "it searches over all layers at once"
+    if recipe.allocation.reads_scores and recipe.granularity.fixed is None:
+        return f"{recipe.allocation!r} compares the scores of all layers"
+    if recipe.schedule.rounds != 1 or recipe.schedule.trains:
+        return f"its schedule {recipe.schedule!r} prunes in several steps"
+    if recipe.basis.needs_batches:
+        return f"{recipe.basis!r} changes all layers at once"
+    if recipe.units == EXPERTS:
+        return "the folder's configuration counts experts, which only the loaded model's code knows"
+    if recipe.units == BLOCKS and recipe.granularity.part != "block":
+        part = recipe.granularity.part
+        return f"a folder's configuration cannot say that the {part} of a block is missing"
+    return None
 
 
 def check_names(skeleton: Skeleton, order: Order) -> Order:
@@ -68,8 +77,18 @@ def needs_for(
     batches: Sequence[Batch],
     memory: int | None,
     device: torch.device,
+    *,
+    every_stream: bool = False,
 ) -> tuple[Order, Needs]:
     """What is needed, and the order in which it fits `memory`.
+
+    Args:
+        skeleton: the model.
+        order: how its blocks are pruned.
+        batches: that calibrate.
+        memory: bytes that may be used, or None.
+        device: where blocks are.
+        every_stream: the streams into all blocks lie on disk at once.
 
     Raises:
         MemoryError: it does not fit in any order; the terms of the formula are named.
@@ -101,7 +120,7 @@ def needs_for(
             gram=gram and bool(batches),
             factor=order.recipe.refits and gram,
             pairs=one.paired,
-            streams=4 if one.aim == "dense" else 2,
+            streams=skeleton.blocks + 3 if every_stream else 4 if one.aim == "dense" else 2,
             output_bytes=sum(s.bytes for s in stored.values()),
             alone=one.alone or one.within == "layers",
             device=device.type,

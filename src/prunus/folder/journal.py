@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from prunus.files import write_text
 from prunus.folder.result import BlockResult
 from prunus.reading import Schema, read_json, text_of
@@ -22,6 +24,7 @@ class _Facts(Schema):
     format: int
     settings: dict[str, Any]
     blocks: list[BlockResult]
+    apart: dict[str, BlockResult] = Field(default_factory=dict)
 
 
 class Journal:
@@ -33,6 +36,7 @@ class Journal:
 
     Attributes:
         blocks: accounts of those that are done, in order.
+        apart: of those that were done in any order, by number.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -44,6 +48,7 @@ class Journal:
         self._path = folder / NAME
         self._settings = json.loads(json.dumps(settings))
         self.blocks: list[BlockResult] = []
+        self.apart: dict[str, BlockResult] = {}
         if not self._path.is_file():
             self._write()
             return
@@ -66,11 +71,21 @@ class Journal:
                 f"{folder} holds an unfinished pruning with other settings: "
                 f"{'; '.join(differing)}. Resume with the same, or remove the folder."
             )
-        self.blocks = facts.blocks
+        self.blocks, self.apart = facts.blocks, facts.apart
 
     def done(self, block: BlockResult) -> None:
         """Note that one more block is done."""
         self.blocks.append(block)
+        self._write()
+
+    def done_apart(self, index: int, block: BlockResult) -> None:
+        """Note that this block is done."""
+        self.apart[str(index)] = block
+        self._write()
+
+    def again(self) -> None:
+        """Nothing is done."""
+        self.blocks.clear()
         self._write()
 
     def _write(self) -> None:
@@ -78,5 +93,6 @@ class Journal:
             "format": FORMAT,
             "settings": self._settings,
             "blocks": [asdict(block) for block in self.blocks],
+            "apart": {index: asdict(block) for index, block in self.apart.items()},
         }
         write_text(self._path, json.dumps(facts, indent=1) + "\n")

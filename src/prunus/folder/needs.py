@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["RATES", "Needs", "needs_of"]
+__all__ = ["RATES", "Needs", "needs_of", "time_words"]
 
 # Floating-point operations per second of one thread of a loaded CPU, and of one accelerator.
 RATES = {"cpu": (5e10, 6.4e9), "cuda": (1e14, 1e12), "mps": (5e12, 1e11)}
@@ -36,14 +36,14 @@ class Needs:
 
     def short(self) -> str:
         """Memory and time alone."""
-        return f"about {_size(self.total)}, {_time(self.seconds)}"
+        return f"about {_size(self.total)}, {time_words(self.seconds)}"
 
     def summary(self) -> str:
         """In words."""
         terms = ", ".join(f"{name} {_size(n)}" for name, n in self.memory.items() if n)
         return (
             f"needs about {_size(self.total)} of memory ({terms}), {_size(self.disk)} of disk and "
-            f"{_time(self.seconds)}"
+            f"{time_words(self.seconds)}"
         )
 
 
@@ -116,7 +116,8 @@ def _size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _time(seconds: float) -> str:
+def time_words(seconds: float) -> str:
+    """Seconds, minutes or hours, two digits."""
     if seconds < 90:
         return f"{seconds:.2g} s"
     return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"

@@ -45,6 +45,11 @@ class Ranks:
         """True for the process that writes."""
         return self.rank == 0
 
+    @property
+    def suffix(self) -> str:
+        """Of the names of this process's files, where several keep theirs in one folder."""
+        return "" if self.size == 1 else f"-rank-{self.rank:03d}"
+
     def share(self, batches: Sequence[T]) -> list[T]:
         """This process's batches.
 
@@ -84,8 +89,3 @@ class Ranks:
         own = account_of(layers, gatherer.sums, {}, gatherer.statistics, "", 0, None)
         every = gathered(own, self._group)
         gatherer.sums.update(reduced_sums(gatherer.sums, every, gatherer.statistics, self._group))
-
-    def stream_name(self, index: int, kind: str) -> str:
-        """The file of this process's share of a stream."""
-        own = "" if self.size == 1 else f"-rank-{self.rank:03d}"
-        return f"{kind}stream-{index:05d}{own}.safetensors"

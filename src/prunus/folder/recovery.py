@@ -36,6 +36,8 @@ def folder_masks(
     if known is None:
         raise ValueError(f"{path} is no account of a pruned folder.")
     masks: dict[str, Tensor] = {}
+    if known[0].gone:  # what is left is dense
+        return masks
     for name, account in known[0].layers.items():
         weight = weight_at(model, name)
         mask = weight.matrix() != 0

@@ -39,12 +39,14 @@ class BlockResult:
         not_pruned: {name: reason}.
         notes: what the reader should know.
         seconds: that it took.
+        turned: 1 − E cos between the stream before and behind it, where blocks as wholes may go.
     """
 
     layers: Mapping[str, LayerAccount]
     not_pruned: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     seconds: float = 0.0
+    turned: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,6 +66,7 @@ class FolderResult:
         seconds: that the blocks took, over all runs.
         resumed: blocks that an earlier, interrupted run had done.
         notes: what the reader should know.
+        gone: blocks that were taken out whole, by their old names.
     """
 
     folder: Path
@@ -78,6 +81,7 @@ class FolderResult:
     seconds: float
     resumed: int = 0
     notes: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:

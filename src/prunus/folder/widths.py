@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from prunus.files import write_text
+from prunus.folder.bare import bare_model
 from prunus.folder.checkpoint import INDEX, open_checkpoint
-from prunus.folder.skeleton import Skeleton, bare_model
+from prunus.folder.skeleton import Skeleton
 from prunus.surgery.configs import changed_configs
 
-__all__ = ["write_config"]
+__all__ = ["merged_config", "write_config"]
 
 
 def write_config(skeleton: Skeleton, folder: Path) -> None:
@@ -38,7 +39,8 @@ def write_config(skeleton: Skeleton, folder: Path) -> None:
         except (ValueError, TypeError, RuntimeError, AttributeError, ZeroDivisionError):
             continue  # the class refuses such widths
         if all(name in state and state[name].shape == shape for name, shape in after.items()):
-            _write(folder / "config.json", config.to_dict(), trial.to_dict())
+            path = folder / "config.json"
+            write_text(path, merged_config(path.read_text(), config.to_dict(), trial.to_dict()))
             return
     changed = [n for n in after if after[n] != before[n]]
     said = ", ".join(f"{n}: {tuple(before[n])} to {tuple(after[n])}" for n in changed[:3])
@@ -48,11 +50,11 @@ def write_config(skeleton: Skeleton, folder: Path) -> None:
     )
 
 
-def _write(path: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Change the fields that differ, and nothing else of the file."""
-    facts = json.loads(path.read_text())
+def merged_config(text: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The text of a configuration in which the fields that differ are changed, and nothing else."""
+    facts = json.loads(text)
     _merge(facts, before, after)
-    write_text(path, json.dumps(facts, indent=2) + "\n")
+    return json.dumps(facts, indent=2) + "\n"
 
 
 def _merge(facts: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -151,4 +151,5 @@ def _remarks(result: Any) -> list[str]:
         f"{len(names)} left whole ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): {why}"
         for why, names in by_reason(result.not_pruned).items()
     ]
-    return [*left, *result.notes]
+    gone = [f"taken out: {', '.join(result.gone)}"] if result.gone else []
+    return [*gone, *left, *result.notes]

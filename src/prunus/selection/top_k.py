@@ -34,11 +34,14 @@ def top_k_mask(
         pieces = zip(torch.split(scores, rows), torch.split(kept, rows), strict=True)
         return torch.cat([top_k_mask(part, count) for part, count in pieces])
     kept = kept.to(scores.device)
-    ordered = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
-    worst = _worst_kept(ordered, kept)
-    above, level = ordered > worst, ordered == worst
+    if bool(scores.isnan().any()):
+        scores = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    worst = _worst_kept(scores, kept)
+    above, level = scores > worst, scores == worst
     missing = kept - above.sum(1)
-    return above | (level & (level.cumsum(1) <= missing[:, None]))
+    if bool((level.sum(1) > missing).any()):  # else nothing is equal, and nothing to be counted
+        level &= level.cumsum(1) <= missing[:, None]
+    return above | level
 
 
 def _worst_kept(
