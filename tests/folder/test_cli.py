@@ -55,9 +55,22 @@ def test_prune_and_score(place):
     assert re.search(r"[1-9]\d* of \d+ windows in-sample", seen.output)
 
 
+def test_blocks_go_to_an_executor(place):
+    options = ("--recipe", "wanda", "--density", "0.5", "--text", place / "train.txt", "--length",
+               "16", "--samples", "4", "--inputs", "dense")  # fmt: skip
+    for out, more in (("one", ()), ("two", ("--executor", "local", "--workers", "1"))):
+        found = run("prune", place / "src", *options, *more, "--out", place / out)
+        assert found.exit_code == 0, found.output
+    for name in ("model-block-00000.safetensors", "model-block-00001.safetensors"):
+        assert (place / "one" / name).read_bytes() == (place / "two" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--text", "train.txt", "--workers", "2"], "--workers needs --executor"),
+        (["--text", "train.txt", "--executor", "spark"], "Unknown executor 'spark'"),
+        (["--text", "train.txt", "--executor", "local"], "each block waits for the one before"),
         (["--text", "train.txt", "--evaluate", "train.txt"], "is the text that calibrates"),
         (["--text", "train.txt", "--evaluate", "none.txt"], "There is no text file"),
         (["--text", "none.txt"], "There is no text file"),

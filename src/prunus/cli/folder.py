@@ -105,6 +105,8 @@ def prune_saved(
     *,
     score: Path | None,
     window: int | None,
+    engine: str | None = None,
+    workers: int | None = None,
     **options: Any,
 ) -> None:
     """`prunus prune` of a folder: prune, print, and say the perplexity before and after.
@@ -116,8 +118,14 @@ def prune_saved(
         density: as `prune_folder` takes it.
         score: text on which both are scored, or None.
         window: of the scores; the calibration's length where None.
+        engine: name of an executor that takes blocks, or None.
+        workers: of it.
         options: of `prune_folder`.
     """
+    from contextlib import nullcontext
+
+    from prunus.bench import make_executor
+    from prunus.bench.grid.executors import closing
     from prunus.folder import prune_folder
     from prunus.report.folder import folder_summary
 
@@ -129,7 +137,13 @@ def prune_saved(
         )
     if score is not None and not score.is_file():
         raise FileNotFoundError(f"There is no text file {score}.")
-    result = prune_folder(src, out, recipe, density, **options)
+    if engine is None and workers is not None:
+        raise ValueError("--workers needs --executor local, ray or dask.")
+    taken: Any = nullcontext()
+    if engine is not None:
+        taken = closing(make_executor(engine, workers=workers))
+    with taken as executor:
+        result = prune_folder(src, out, recipe, density, executor=executor, **options)
     scores: dict[str, Any] = {}
     if score is not None:
         measure = scorer(

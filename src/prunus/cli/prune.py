@@ -118,6 +118,11 @@ def prune(
         float | None, typer.Option(help="Likewise: GB that may be used beside the libraries.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Likewise: windows that run together.")] = 1,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="Likewise, with --inputs dense: blocks go to local, ray or dask."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Of --executor: blocks at once.")] = None,
 ) -> None:
     """Prune a network, print what it cost, and save it with a report.
 
@@ -171,6 +176,8 @@ def prune(
             aim=aim,
             memory=None if memory is None else round(memory * 1e9),
             batch=batch,
+            engine=executor,
+            workers=workers,
             layers=layers or None,
             exclude=exclude or None,
             device=device,
