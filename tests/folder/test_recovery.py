@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from prunus.folder import folder_masks, hold_folder, merge_adapter, prune_folder
+from prunus.integrations import merge_adapters
 
 
 @pytest.fixture
@@ -60,3 +61,23 @@ def test_merged_adapters_keep_zeros_and_lose_least():
     assert error(best) < error(plain)
     with pytest.raises(ValueError, match="must have the weight's shape"):
         merge_adapter(weight, change.T)
+
+
+# peft reads a name that transformers is about to drop.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_adapters_of_peft_merge_into_a_folder(pruned, source, ids):
+    peft = pytest.importorskip("peft")
+    masks = folder_masks(AutoModelForCausalLM.from_pretrained(pruned), pruned)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(pruned), config)
+    for options in ({}, {"data": ids}):
+        merged = merge_adapters(model, **options)
+        assert len(merged.layers) == 6
+        state = dict(merged.model.named_parameters())
+        before = AutoModelForCausalLM.from_pretrained(pruned).state_dict()
+        for name, mask in masks.items():
+            assert not bool(state[name][~mask].any()), name
+            changed = not torch.equal(state[name], before[name])
+            assert changed == ("q_proj" in name or "down_proj" in name), name

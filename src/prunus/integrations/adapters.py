@@ -116,8 +116,10 @@ def _updates(model: nn.Module, weights: Mapping[str, Weight]) -> Iterator[tuple[
     """The sum of the active adapters' updates of every layer that has some, as (out, in)."""
     for name, module in model.named_modules():
         base = getattr(module, "base_layer", None)
+        if not isinstance(base, nn.Module):  # a model of transformers has a method of that name
+            continue
         active = [a for a in getattr(module, "active_adapters", ()) if a in _adapters(module)]
-        if not isinstance(base, nn.Module) or not active:
+        if not active:
             continue
         if any(getattr(module, "use_dora", {}).get(a, False) for a in active):
             raise ValueError(
