@@ -28,7 +28,7 @@ from prunus.cost import Latency, measure_latency
 from prunus.courses import Static
 from prunus.engine.prune import prune
 from prunus.guarantee import certify
-from prunus.parts import NODES
+from prunus.parts import EDGES, NODES
 from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.result import Pruned
@@ -160,6 +160,7 @@ def _prune(
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
     fits = fits and not method.selection.network  # a search reads the samples themselves
+    fits = fits and method.units in (EDGES, NODES)  # so do scores of blocks and experts
     if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
         source = _calibration(
