@@ -192,6 +192,9 @@ def test_grouped_convolutions_by_the_definition():
     known = by(certificate, "0", "relative", "RIG")
     assert known.measured == pytest.approx(float(ratio.max()), rel=1e-9)
     assert by(certificate, "0", "relative", "PRED").measured == pytest.approx(known.measured)
+    assert "of the 750 vectors of 30 calibration inputs alone" in known.assumptions[0]
+    fresh = by(certificate, "0", "relative", "PRED").assumptions[0]
+    assert fresh.endswith("over the draw of both, if all positions calibrated")
     mean = ratio.mean(1).amax()
     assert by(certificate, "0", "relative_mean", "RIG").measured == pytest.approx(float(mean))
 

@@ -73,7 +73,7 @@ def layer_statements(
         odds = _odds(pruned, name, change)
         statements += _of_layer(
             name, change, share, None if seen is None else seen.flatten()[:2].tolist(),
-            fresh.get(name), found.samples, odds, delta, in_sample,
+            fresh.get(name), (own.samples, found.samples), odds, delta, in_sample,
         )  # fmt: skip
     left += [name for name in changes if name not in known]
     return tuple(statements), (*_left(left), *_conditions(fresh))
@@ -85,13 +85,15 @@ def _of_layer(
     share: Tensor,
     seen: list[float] | None,
     fresh: Fresh | None,
-    samples: int,
+    counts: tuple[int, int],
     odds: Tensor | None,
     delta: float,
     in_sample: bool,
 ) -> list[Statement]:
-    """Everything about one layer."""
-    live = change.live
+    """Everything about one layer; `counts` are those of the vectors and samples that calibrated."""
+    live, (vectors, samples) = change.live, counts
+    # `max_positions` draws patches of every sample, and a fresh one has more of them.
+    all_of_them = "" if vectors == samples else ", if all positions calibrated"
     bound = known_error(change.weight, change.new, share)[live].amax(1) * (1 + SLACK)
     if change.shift is not None and bool((change.shift[live] != 0).any()):
         bound = torch.full_like(bound, torch.inf)
@@ -109,7 +111,9 @@ def _of_layer(
             Statement(
                 status="RIG", level="L3", value=float(value), route="shares of the weights",
                 measured=None if seen is None else seen[place], vacuous=vacuous, reason=reason,
-                assumptions=(f"{ALONE}; of the {samples} calibration inputs alone",), **common,
+                assumptions=(
+                    f"{ALONE}; of the {vectors} vectors of {samples} calibration inputs alone",
+                ), **common,
             )
         )  # fmt: skip
         made.append(
@@ -119,7 +123,7 @@ def _of_layer(
                 vacuous=vacuous, reason=reason,
                 assumptions=(
                     f"{COVERED}; each does with probability at most {exceeding(samples):.2g} over "
-                    f"the draw of both",
+                    f"the draw of both{all_of_them}",
                 ),
                 in_sample=in_sample and values is not None, **common,
             )
