@@ -144,6 +144,16 @@ def test_every_round_keeps_some_of_what_the_one_before_kept():
         assert not found.tokens[~stays_of(pruned, key)].any()
 
 
+@torch.no_grad()
+def test_what_went_once_stays_gone():
+    model, x = own()
+    once = prunus.prune(model, "reap", 0.5, data=x)
+    again = prunus.prune(once.model, "reap", 0.75, data=x)  # which has two experts alone
+    torch.testing.assert_close(again.model(x), once.model(x), rtol=0, atol=0)
+    assert again.cost_after.parameters == once.cost_after.parameters
+    torch.testing.assert_close(again.compact(x)(x), once.compact(x)(x))
+
+
 def test_counts_are_equal_multiples_and_enough():
     model, x = own()
     multiple = Recipe(granularity=Experts(multiple_of=2), score=Reap())

@@ -120,12 +120,18 @@ def stacks_of(model: nn.Module, mixture: Mixture) -> dict[str, Tensor]:
 
 
 def kept_experts(model: nn.Module, masks: Masks) -> dict[str, Bool[Tensor, " experts"]]:
-    """True for each expert that masks leave a row of the router, by name of its layer."""
-    return {
-        name: masks[f"{mixture.router}.weight"].any(1)
-        for name, mixture in mixtures(model).items()
-        if f"{mixture.router}.weight" in masks
-    }
+    """True for each expert that masks leave a row of the router, by name of its layer.
+
+    What the router is barred from already, as after an earlier pruning, stays gone.
+    """
+    found = {}
+    for name, mixture in mixtures(model).items():
+        gone = barred_from(model.get_submodule(mixture.router), mixture.count)
+        mask = masks.get(f"{mixture.router}.weight")
+        if mask is not None or bool(gone.any()):
+            left = ~gone if mask is None else mask.any(1).cpu() & ~gone
+            found[name] = left
+    return found
 
 
 class Barred:
