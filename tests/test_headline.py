@@ -142,6 +142,15 @@ def test_how_far_one_may_prune():
     assert comparison_headline([], "loss", None) == ["There are no scores."]
 
 
+def test_few_seeds_are_said_to_tell_little():
+    three = rows(a=[1.0, 1.1, 1.2], b=[1.05, 1.1, 1.3])
+    assert comparison_headline(three, "loss", 1.0)[-1] == (
+        "With 3 seeds only large differences are told apart."
+    )
+    five = rows(a=[1.0, 1.1, 1.2, 1.0, 1.1], b=[1.05, 1.1, 1.3, 0.9, 1.1])
+    assert "seeds" not in " ".join(comparison_headline(five, "loss", 1.0))
+
+
 def test_which_way_is_better():
     assert higher_is_better("accuracy", None, [0.1])
     assert not higher_is_better("test_error", 0.1, [0.05])

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,11 @@ def view(words: Sequence[str], tables: Sequence[Rows] = (), *, pictures: Sequenc
     """An HTML fragment: paragraphs, pictures side by side, then tables.
 
     Args:
-        words: paragraphs, as plain text; the first stands out.
+        words: paragraphs, as text in which `code` is understood; the first stands out.
         tables: rows of cells; strings, numbers or None.
         pictures: `<svg>` elements made by us; empty ones are left out.
     """
-    said = [html.escape(text) for text in words if text]
+    said = [re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(t)) for t in words if t]
     first = [f"<p><strong>{said[0]}</strong></p>"] if said else []
     drawn = "".join(picture for picture in pictures if picture)
     parts = [*first, *(f"<p>{text}</p>" for text in said[1:])]

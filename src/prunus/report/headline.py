@@ -24,6 +24,7 @@ __all__ = [
     "time_words",
 ]
 
+ENOUGH = 5
 FEWEST = 3  # with fewer seeds no interval of a difference is worth its name
 LEVEL = 0.95
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "KB"))
@@ -131,7 +132,9 @@ def comparison_headline(
     seeds = len({r["seed"] for r in rows})
     if len({r["recipe"] for r in rows}) > 1 and seeds < FEWEST:
         lines.append(f"Too few seeds ({seeds}) to tell recipes apart.")
-    elif found[chosen].untested:
+    elif FEWEST <= seeds < ENOUGH and any(found[level].ties for level in (chosen, lowest)):
+        lines.append(f"With {seeds} seeds only large differences are told apart.")
+    if seeds >= FEWEST and found[chosen].untested:
         lines.append(
             "Recipes that draw nothing ran once, on one network: among them the order is this "
             "network's and is not tested."
