@@ -1,7 +1,7 @@
 """The demonstration: small nets on the digits, pruned by the basic recipes, as one report."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from prunus.presets import recipes
 from prunus.progress import progress_bar
 from prunus.report.comparison import comparison_page, network_section, task_headline
 from prunus.report.footing import footing
+from prunus.report.headline import comparison_headline
 from prunus.report.network import draw_network
 from prunus.report.page import Drawing, Section, Text
 from prunus.report.tables import score_rows
@@ -70,8 +71,16 @@ class Demo:
 
     def table(self, net: str) -> list[dict[str, Any]]:
         """Mean test error in percent, a row per recipe, a column per density."""
-        rows = [r for r in report_rows(self.records, METRIC) if r["network"] == net]
+        rows = self._rows(net)
         return score_rows([{**r, "percent": 100 * r["score"]} for r in rows], "percent")
+
+    def headline(self, net: str) -> list[str]:
+        """How far one may prune, by which recipe, and which are not told apart from it."""
+        levels = self.dense[net]
+        return comparison_headline(self._rows(net), METRIC, sum(levels) / len(levels))
+
+    def _rows(self, net: str) -> list[dict[str, Any]]:
+        return [r for r in report_rows(self.records, METRIC) if r["network"] == net]
 
 
 def run_demo(
@@ -84,6 +93,7 @@ def run_demo(
     cache: str | Path | None = None,
     workers: int = 1,
     progress: bool | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Demo:
     """Train, prune by the basic recipes, compact, measure, and write the report.
 
@@ -99,6 +109,7 @@ def run_demo(
         cache: folder of trained networks.
         workers: processes; the records do not depend on it.
         progress: as in `progress_bar`.
+        say: called with a line on each stage as it begins.
 
     Raises:
         ImportError: the extra `demo` is not installed.
@@ -109,6 +120,8 @@ def run_demo(
     make_folder(out)
     data = load_data("digits")
     chosen = trained_recipes() if names is None else list(names)
+    told = say or (lambda stage: None)
+    told(f"1 of 4: training {len(nets)} networks × {seeds} seeds on the digits (or reading them)")
     dense = {
         net: [
             trained(task(net), data, seed=seed, cache=cache, progress=progress).metrics[METRIC]
@@ -117,11 +130,16 @@ def run_demo(
         for net in nets
     }
     jobs = [(net, seed) for net in nets for seed in range(seeds)]
+    told(
+        f"2 of 4: pruning each by {len(chosen)} recipes to {len(densities)} densities, "
+        f"{len(jobs) * len(chosen) * len(densities)} prunings"
+    )
     found: dict[tuple[str, int], list[Record]] = {}
     with progress_bar("pruning networks", len(jobs), progress=progress) as advance:
         for job, rows in _runs(jobs, chosen, densities, cache, workers):
             found[job] = rows
             advance(1)
+    told("3 of 4: timing the networks that are smaller, with nothing else running")
     times: dict[Any, dict[str, Any]] = {
         (net, 0, row["recipe"], row["density"]): dict(row)
         for net in nets
@@ -133,6 +151,7 @@ def run_demo(
         for r in found[job]
     ]
     own = {net: [r for r in records if r.task == net] for net in nets}
+    told("4 of 4: writing the report")
     results = [
         network_section(
             report_rows(own[net], METRIC),

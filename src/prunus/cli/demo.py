@@ -1,7 +1,7 @@
 """`prunus demo`: small networks on the digits, pruned by every basic recipe, as one report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,38 +24,51 @@ def demo(
     Example: prunus demo --seeds 1 --out demo-report
     """
     import os
+    import textwrap
 
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from prunus.bench.data.tasks import task
     from prunus.bench.demo import basic_recipes, run_demo, trained_recipes
+    from prunus.report.text import table_text, width_here
 
     torch.set_num_threads(1)  # the networks are too small to share out
     names = trained_recipes() if every else basic_recipes()
-    result = run_demo(out, seeds=seeds, names=names, workers=min(4, os.cpu_count() or 1))
-    console = Console()
+    result = run_demo(
+        out,
+        seeds=seeds,
+        names=names,
+        workers=min(4, os.cpu_count() or 1),
+        say=lambda stage: typer.echo(stage, err=True),
+    )
     for net, dense in result.dense.items():
-        rows = {str(row["recipe"]): row for row in result.table(net)}
-        columns = [name for name in next(iter(rows.values())) if name != "recipe"]
         error = 100 * sum(dense) / len(dense)
-        table = Table(
-            title=f"{task(net).title}: test error in % by density, dense {error:.2f}; "
-            f"without → with least squares",
-            title_justify="left",
+        title = (
+            f"{task(net).title}: test error in % by density, dense {error:.2f}; without → with "
+            f"least squares"
         )
-        table.add_column("recipe", no_wrap=True)
-        for column in columns:
-            table.add_column(column.removeprefix("density "), justify="right", no_wrap=True)
-        for name, row in rows.items():
-            if name.endswith("+ls"):
-                continue
-            after = rows.get(f"{name}+ls", {})
-            cells = [
-                f"{row[c]:.1f} → {after[c]:.1f}" if after else f"{row[c]:.1f}" for c in columns
-            ]
-            table.add_row(name, *cells)
-        console.print(table)
+        typer.echo(table_text(_rows(result.table(net)), title=title))
     typer.echo(result.lines)
-    typer.echo(result.page)
+    for net in result.dense:
+        said = f"{task(net).title}. {' '.join(result.headline(net))}"
+        typer.echo(textwrap.fill(said, width_here()))
+    typer.echo(f"The report: {result.page}")
+
+
+def _rows(table: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row per recipe: its error without least squares, and with."""
+    by_name = {str(row["recipe"]): row for row in table}
+    shown = []
+    for name, row in by_name.items():
+        if name.endswith("+ls"):
+            continue
+        after = by_name.get(f"{name}+ls")
+        cells = {
+            key.removeprefix("density "): f"{value:.1f}"
+            if after is None
+            else f"{value:.1f} → {after[key]:.1f}"
+            for key, value in row.items()
+            if key != "recipe"
+        }
+        shown.append({"recipe": name, **cells})
+    return shown

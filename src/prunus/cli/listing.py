@@ -40,11 +40,8 @@ def listing(
 
     Example: prunus list scores
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from prunus.check import unknown
+    from prunus.report.text import table_text, width_here
 
     if kind not in list(Kind):
         raise unknown("table", kind, list(Kind))
@@ -52,19 +49,13 @@ def listing(
     if not rows:
         typer.echo(f"no {kind} yet")
         return
-    table = Table()
-    for column in rows[0]:
-        table.add_column(column, no_wrap=column == "name")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    console = Console()
-    console.print(table)
+    typer.echo(table_text(rows))
     if Kind(kind) is Kind.recipes:
         from prunus.presets import ADVICE
 
-        typer.echo(textwrap.fill(MEASURED, console.width))
+        typer.echo(textwrap.fill(MEASURED, width_here()))
         for line in ADVICE:
-            typer.echo(textwrap.fill(f"- {line}", console.width, subsequent_indent="  "))
+            typer.echo(textwrap.fill(f"- {line}", width_here(), subsequent_indent="  "))
 
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:

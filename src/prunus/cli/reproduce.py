@@ -1,6 +1,7 @@
 """`prunus reproduce`: a figure or table of a paper, with our numbers beside the published ones."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +33,8 @@ def reproduce(
 
     Example: prunus reproduce list
     """
-    from rich.table import Table
-
     from prunus.files import make_folder
+    from prunus.report.text import table_text
     from prunus.reproduce import REPRODUCTIONS, reproduction, save
     from prunus.reproduce.harness import Harness
 
@@ -59,10 +59,7 @@ def reproduce(
     )
     _print(f"{result.title}\n{result.paper}")
     for title, rows in result.shown().items():
-        table = Table(*rows[0], title=title)
-        for row in rows:
-            table.add_row(*row.values())
-        _print(table)
+        typer.echo(table_text(rows, title=title, width=_width()))
     for line in result.conditions:
         _print(f"- {line}")
     for path in save(result, out):
@@ -71,28 +68,35 @@ def reproduce(
 
 def _list() -> None:
     """Every reproduction with what it needs."""
-    from rich.table import Table
-
+    from prunus.report.text import table_text
     from prunus.reproduce import REPRODUCTIONS
 
-    table = Table()
-    for title in ("name", "what", "data for --full", "processor time", "with --full", "resumes"):
-        table.add_column(title)
-    for name, known in sorted(REPRODUCTIONS.items()):
-        resumes = "yes" if known.resumes else ""
-        table.add_row(name, known.says, known.data, known.small, known.full or "–", resumes)
-    _print(table)
+    rows = [
+        {
+            "name": name,
+            "what": known.says,
+            "data for --full": known.data,
+            "processor time": known.small,
+            "with --full": known.full or "–",
+            "resumes": "yes" if known.resumes else "",
+        }
+        for name, known in sorted(REPRODUCTIONS.items())
+    ]
+    typer.echo(table_text(rows, width=_width()))
     _print(
         "Processor times as measured on a busy machine of two cores, – where nobody has. Those "
         "that resume take --workers."
     )
 
 
-def _print(what: object) -> None:
-    """A text or a table; a file or a pipe has no edge to wrap at."""
-    from rich.console import Console
+def _width() -> int:
+    """A file or a pipe has no edge to wrap at, unless COLUMNS says so."""
+    from prunus.report.text import width_here
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDE)
-    console.print(what, markup=False)
+    return width_here() if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+
+
+def _print(text: str) -> None:
+    from prunus.report.text import rendered
+
+    typer.echo(rendered(text, width=_width()))

@@ -19,7 +19,7 @@ from prunus.granularity import pooled, unpooled
 from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import BlockView, ClassView, ExpertView, UnitView
-from prunus.parts import SelectionFacts
+from prunus.parts import EDGES, NODES, SelectionFacts
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
@@ -266,8 +266,12 @@ def edge_result(
     return result_of(layer, fit, output_error(layer, fit.weight, fit.bias))
 
 
-def result_of(layer: Layer, fit: Fit, error: float | None) -> LayerResult:
-    """The account of one layer."""
+def result_of(layer: Layer, fit: Fit, error: float | None, *, units: str = EDGES) -> LayerResult:
+    """The account of one layer; where nodes go, removed outputs are no error."""
+    power = None
+    if error is not None:
+        rows = fit.mask.any(1) if units == NODES else None
+        power = output_error(layer, torch.zeros_like(layer.weight), layer.bias, rows)
     notes = dict(fit.notes)
     kept = int(fit.mask.sum(1).max()) if fit.mask.numel() else 0
     if fit.ridge is not None and error is not None and 0 < layer.samples < kept:
@@ -281,6 +285,7 @@ def result_of(layer: Layer, fit: Fit, error: float | None) -> LayerResult:
         weight=fit.weight,
         bias=fit.bias,
         error=error,
+        power=power,
         scale=fit.scale,
         ridge=fit.ridge,
         notes=notes,

@@ -96,7 +96,9 @@ def measure_errors(
                         call(before, on_device)
                 advance(1)
     done = {
-        name: replace(result, error=tally.mean(name)) if measure else result
+        name: replace(result, error=tally.mean(name), power=tally.power(name))
+        if measure
+        else result
         for name, result in results.items()
     }
     return Measured(results=done, fingerprint=fingerprint.value, rows=fingerprint.rows)
@@ -108,19 +110,39 @@ class _Tally:
     def __init__(self) -> None:
         self.padding: Padding | None = None
         self.sums: dict[str, float] = {}
+        self.powers: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
     def add(self, weight: Weight, outputs: Tensor, inputs: Tensor, rows: Tensor | None) -> None:
         """Take in what a layer answers otherwise."""
-        for values in responses_of(weight, outputs, self.padding):
-            flat = values.flatten(1).to(torch.float64)
-            if rows is not None:
-                flat = flat[:, rows.to(flat.device)]
+        for flat in self._vectors(weight, outputs, rows):
             total = float(flat.square().sum())
             if not math.isfinite(total) and not bool(torch.isfinite(inputs).all()):
                 raise ValueError(f"Layer {weight.name!r} {FINITE}")
             self.sums[weight.name] = self.sums.get(weight.name, 0.0) + total
             self.counts[weight.name] = self.counts.get(weight.name, 0) + len(flat)
+
+    def add_power(self, weight: Weight, outputs: Tensor, rows: Tensor | None) -> None:
+        """Take in what a layer answers, of which the bias is taken off."""
+        bias = weight.bias()
+        if bias is not None:
+            bias = bias.detach().to(torch.float64)
+        for flat in self._vectors(weight, outputs, None):
+            values = flat if bias is None else flat - bias.to(flat.device)
+            if rows is not None:
+                values = values[:, rows.to(values.device)]
+            had = self.powers.get(weight.name, 0.0)
+            self.powers[weight.name] = had + float(values.square().sum())
+
+    def _vectors(self, weight: Weight, outputs: Tensor, rows: Tensor | None) -> Iterator[Tensor]:
+        for values in responses_of(weight, outputs, self.padding):
+            flat = values.flatten(1).to(torch.float64)
+            yield flat if rows is None else flat[:, rows.to(flat.device)]
+
+    def power(self, name: str) -> float | None:
+        """E‖W x‖² over the same vectors and outputs."""
+        count = self.counts.get(name, 0)
+        return self.powers[name] / count if count and name in self.powers else None
 
     def mean(self, name: str) -> float | None:
         """Over all vectors; None where none came."""
@@ -168,9 +190,16 @@ def _watching(
 
         return hook
 
+    def after(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            tally.add_power(lost[name][0], output, columns.get(name))
+
+        return hook
+
     try:
         for name, (weight, _) in lost.items():
             handles.append(weight.module.register_forward_pre_hook(before(name), with_kwargs=True))
+            handles.append(weight.module.register_forward_hook(after(name)))
         yield
     finally:
         for handle in handles:

@@ -307,4 +307,4 @@ class Sweep:
             fit, error = unit.measured(layer, fit, self.masks)
             if unit.cut is None:  # a joint method's choice holds weights, which are written
                 self.choices.pop(name, None)
-            yield result_of(layer, fit, error)
+            yield result_of(layer, fit, error, units=unit.recipe.units)

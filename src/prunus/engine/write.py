@@ -38,7 +38,7 @@ def write(
         fit = new_values(model, unit, layers, name, choices, masks)
         done, error = unit.measured(layers[name], fit, masks)
         weight_at(model, name).put(done.weight, done.bias)
-        results[name] = result_of(layers[name], done, error)
+        results[name] = result_of(layers[name], done, error, units=unit.recipe.units)
     apply_masks(model, masks)
     return masks, results
 

@@ -1,12 +1,9 @@
 """One pruning, or a comparison of many, as text tables."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from prunus.check import by_reason
 from prunus.cost import speedup
@@ -17,6 +14,7 @@ from prunus.report.headline import (
     size_words,
     time_text,
 )
+from prunus.report.text import rendered, table_text
 from prunus.weights import weight_at
 
 __all__ = [
@@ -133,31 +131,33 @@ def summary(pruned: Any) -> str:
         f"{pruned.name}, seed {pruned.seed}: density {cost.density:.4g} of the selected weights, "
         f"{cost.model_density:.4g} of the whole model"
     )
-    table = Table()
-    for column in ("layer", "shape", "kept", "density", "layer error"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
-    for row in layer_rows(pruned):
-        error = "not measured" if row["error"] is None else f"{row['error']:.4g}"
-        table.add_row(
-            row["layer"], row["shape"], f"{row['kept']:,}", f"{row['density']:.4g}", error
-        )
-    for name in pruned.not_pruned:
-        table.add_row(name or "the model itself", "", "", "dense", "")
-    costs = Table()
-    for column in ("cost", "before", "after", "left"):
-        costs.add_column(column, justify="left" if column == "cost" else "right")
-    for row in shown_costs(pruned):
-        costs.add_row(*row.values())
+    layers = [
+        {
+            "layer": row["layer"],
+            "shape": row["shape"],
+            "kept": f"{row['kept']:,}",
+            "density": f"{row['density']:.4g}",
+            "layer error": _error(pruned.layers[row["layer"]]),
+        }
+        for row in layer_rows(pruned)
+    ]
+    layers += [
+        {"layer": name or "the model itself", "shape": "", "kept": "", "density": "dense",
+         "layer error": ""}
+        for name in pruned.not_pruned
+    ]  # fmt: skip
     lines = [latency_note(pruned)]
     lines += [
         f"not pruned: {', '.join(name or 'the model itself' for name in names)}, because {why}"
         for why, names in by_reason(pruned.not_pruned).items()
     ]
     lines += [*selection_notes(pruned), *pruned.plan.notes, *pruned.notes]
-    parts: list[Any] = [head, pruned_headline(pruned), table, costs]
+    parts: list[Any] = [
+        head, pruned_headline(pruned), table_text(layers), table_text(shown_costs(pruned)),
+    ]  # fmt: skip
     if pruned.metrics:
         parts.append(_metrics(pruned.metrics))
-    return _render(*parts, *lines)
+    return rendered(*parts, *lines)
 
 
 def metric_rows(metrics: Any) -> list[dict[str, Any]]:
@@ -173,15 +173,24 @@ def metric_rows(metrics: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _metrics(metrics: Any) -> Table:
-    table = Table()
-    table.add_column("metric")
-    for stage in metrics:
-        table.add_column(stage, justify="right")
-    for row in metric_rows(metrics):
-        name = str(row["metric"])
-        table.add_row(named_score(name), *(_shown(name, row[stage]) for stage in metrics))
-    return table
+def _metrics(metrics: Any) -> str:
+    return table_text(
+        [
+            {
+                "metric": named_score(str(row["metric"])),
+                **{stage: _shown(str(row["metric"]), row[stage]) for stage in metrics},
+            }
+            for row in metric_rows(metrics)
+        ]
+    )
+
+
+def _error(layer: Any) -> str:
+    """The layer's error in squared output units, and as a share of what the layer gives."""
+    if layer.error is None:
+        return "not measured"
+    share = layer.relative_error
+    return f"{layer.error:.4g}" + ("" if share is None else f" ({100 * share:.3g} %)")
 
 
 def _shown(name: str, value: Any) -> str:
@@ -191,56 +200,49 @@ def _shown(name: str, value: Any) -> str:
 def comparison_summary(comparison: Any) -> str:
     """The metric by recipe (rows) and density (columns), mean ± standard error over seeds."""
     rows = comparison.table()
-    densities = list(dict.fromkeys(row["density"] for row in rows))
     found = {(row["recipe"], row["density"]): row for row in rows}
-    table = Table(
+    densities = dict.fromkeys(row["density"] for row in rows)
+
+    def cell(recipe: str, density: Any) -> str:
+        row = found.get((recipe, density))
+        return "" if row is None else _mean(row[comparison.metric], row["standard_error"])
+
+    return table_text(
+        [
+            {"recipe": recipe, **{str(d): cell(recipe, d) for d in densities}}
+            for recipe in dict.fromkeys(row["recipe"] for row in rows)
+        ],
         title=f"{comparison.metric}; dense {comparison.dense[comparison.metric]:.4g}",
-        title_justify="left",
     )
-    table.add_column("recipe")
-    for density in densities:
-        table.add_column(str(density), justify="right")
-    for recipe in dict.fromkeys(row["recipe"] for row in rows):
-        cells = []
-        for density in densities:
-            row = found.get((recipe, density))
-            cells.append(
-                "" if row is None else _mean(row[comparison.metric], row["standard_error"])
-            )
-        table.add_row(recipe, *cells)
-    return _render(table)
 
 
 def aligned(head: str, rows: list[dict[str, Any]], lines: Sequence[str]) -> str:
     """A line, a table of records, and further lines, as text."""
-    table = Table()
-    for number, column in enumerate(rows[0] if rows else ()):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else _number(v) for v in row.values()))
-    return _render(head, table, *lines)
+    shown = [{k: v if isinstance(v, str) else _number(v) for k, v in row.items()} for row in rows]
+    return rendered(head, table_text(shown), *lines)
 
 
 def compressed_summary(compressed: Any) -> str:
     """The bytes of a compressed network by layer and part, as a text table."""
     parts = list(dict.fromkeys(part for own in compressed.parts.values() for part in own))
-    table = Table()
-    for column in ("layer", "shape", "kept", "values", "mask coder", *parts):
-        table.add_column(column, justify="left" if column == "layer" else "right")
+    rows = []
     for name, own in compressed.parts.items():
         facts = compressed.layers.get(name, {})
-        bytes_of = [f"{own[part]:,.0f}" if part in own else "" for part in parts]
+        about = {"shape": "", "kept": "", "values": "", "mask coder": ""}
         if facts:
-            shape = " × ".join(str(n) for n in facts["shape"])
-            head = [name, shape, f"{facts['kept']:,}", str(facts.get("k", "all"))]
-            table.add_row(*head, facts["coder"], *bytes_of)
-        else:
-            table.add_row("everything else", "", "", "", "", *bytes_of)
+            about = {
+                "shape": " × ".join(str(n) for n in facts["shape"]),
+                "kept": f"{facts['kept']:,}",
+                "values": str(facts.get("k", "all")),
+                "mask coder": facts["coder"],
+            }
+        bytes_of = {part: f"{own[part]:,.0f}" if part in own else "" for part in parts}
+        rows.append({"layer": name if facts else "everything else", **about, **bytes_of})
     said = (
         f"{compressed.path}: {compressed.bytes:,} bytes, {compressed.ratio:.1f} times smaller "
         f"than the {compressed.dense_bytes:,} bytes of the dense parameters"
     )
-    return _render(table, said)
+    return rendered(table_text(rows), said)
 
 
 def _mean(mean: float, error: float | None) -> str:
@@ -249,11 +251,3 @@ def _mean(mean: float, error: float | None) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def _render(*parts: Any) -> str:
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=110, color_system=None, force_terminal=False)
-    for part in parts:
-        console.print(part, markup=False, highlight=False)
-    return buffer.getvalue().rstrip()

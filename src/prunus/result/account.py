@@ -73,6 +73,7 @@ class LayerFacts(Schema):
     """What was done to a layer."""
 
     error: Spread | None
+    power: Spread | None = None
     ridge: Spread | None
     notes: dict[str, Any]
 

@@ -74,7 +74,7 @@ def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None)
             "notes": list(pruned.plan.notes),
         },
         "layers": {
-            n: {"error": r.error, "ridge": r.ridge, "notes": dict(r.notes)}
+            n: {"error": r.error, "power": r.power, "ridge": r.ridge, "notes": dict(r.notes)}
             for n, r in pruned.layers.items()
         },
         "not_pruned": dict(pruned.not_pruned),
@@ -226,6 +226,7 @@ def _layers(
             weight=layer.weight,
             bias=layer.bias,
             error=entry.error,
+            power=entry.power,
             ridge=entry.ridge,
             notes=entry.notes,
         )

@@ -36,6 +36,8 @@ class LayerResult:
         bias: the bias after compensation, or None.
         error: E‖(W x + b) − (W′ x + b′)‖² on the calibration inputs over the kept outputs,
             squared output units; None without a Gram matrix.
+        power: E‖W x‖² of the dense weights on the same inputs and outputs, which `error` is seen
+            against; None where there is no error.
         scale: factors that a rescaled selection put on the weights, or None.
         ridge: largest relative damping that a row needed, or None.
         notes: what the selection has to say, such as kernel diagnostics.
@@ -46,6 +48,7 @@ class LayerResult:
     weight: Float[Tensor, "out in"]
     bias: Float[Tensor, " out"] | None = None
     error: float | None = None
+    power: float | None = None
     scale: Tensor | None = None
     ridge: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +56,16 @@ class LayerResult:
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.mask.shape))
         error = "" if self.error is None else f", error {self.error:.4g}"
+        if self.relative_error is not None:
+            error += f" ({100 * self.relative_error:.3g} %)"
         return f"LayerResult({self.name!r}: {shape}, density {self.density:.4g}{error})"
+
+    @property
+    def relative_error(self) -> float | None:
+        """The error as a share of what the dense weights make of the inputs, E‖W x‖²."""
+        if self.error is None or not self.power:
+            return None
+        return self.error / self.power
 
     @property
     def density(self) -> float:
