@@ -32,7 +32,7 @@ def test_wide_tables_come_in_parts_with_the_key():
     whole = table_text(rows, width=200)
     parts = table_text(rows, width=60)
     assert whole.count("recipe-number-1") == 1
-    assert parts.count("recipe-number-1") == 3
+    assert parts.count("recipe-number-1") == parts.count("┏") > 1
     assert parts.count("37.5 → 12.4") == 24
     assert "[+ls]" in table_text([{"a": "x[+ls]", "b": "[red]"}], width=60)  # no markup
 

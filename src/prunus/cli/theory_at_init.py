@@ -21,7 +21,8 @@ Densities = Annotated[
     str, typer.Option(help="Fractions kept, with commas, or LOW:HIGH:COUNT on a log scale.")
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Stem of the files: .json, and .svg, .png, .csv of the figure.")
+    Path | None,
+    typer.Option(help="Stem of the files: STEM-table.json; .svg, .png, .csv, .json of figures."),
 ]
 Classes = Annotated[int, typer.Option(help="Classes K.")]
 Samples = Annotated[int, typer.Option(help="Training points n.")]
@@ -412,11 +413,13 @@ def sweep(
         "first-layer units with class means, before > after training."
     )
     if out is not None:
+        from prunus.report.figure import beside
+
         chart, records = sweep_figure(found)
         _save(out, [vars(cell) for cell in found.cells], chart, records)
         if found.cells[0].alignment is not None:
             chart, records = alignment_figure(found)
-            _save(out.with_name(out.name + "-alignment"), None, chart, records)
+            _save(beside(out, "-alignment"), None, chart, records)
 
 
 def _with_error(value: float | None, error: float | None, sign: str) -> str:
@@ -427,10 +430,9 @@ def _with_error(value: float | None, error: float | None, sign: str) -> str:
 
 def _save(out: Path, rows: Any, chart: Any, records: list[dict[str, Any]]) -> None:
     from prunus.files import write_text
-    from prunus.report.figure import save_figure
+    from prunus.report.figure import beside, save_figure
 
     if rows is not None:
-        table = out.with_name(out.name + "-table.json")
-        typer.echo(write_text(table, json.dumps(rows, indent=1) + "\n"))
+        typer.echo(write_text(beside(out, "-table.json"), json.dumps(rows, indent=1) + "\n"))
     for path in save_figure(chart, out, records):
         typer.echo(path)

@@ -39,7 +39,11 @@ def curve(
     ] = 3,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Stem of the files: .json, .svg, .png and .csv.")
+        Path | None,
+        typer.Option(
+            help="Stem of the files: STEM.svg, .png, .csv and .json of the figure, and "
+            "STEM-table.json."
+        ),
     ] = None,
 ) -> None:
     """Bounds (dashed), prediction (solid) and measurement (points) along one axis.
@@ -78,7 +82,7 @@ def curve(
             "is the number to plan with before training"
         )
     if out is not None:
-        from prunus.report.figure import figure, save_figure
+        from prunus.report.figure import beside, figure, save_figure
 
         chart = figure(
             records,
@@ -92,7 +96,7 @@ def curve(
             width=460,
             height=320,
         )
-        typer.echo(write_text(out.with_name(out.name + "-table.json"), json.dumps(rows, indent=1)))
+        typer.echo(write_text(beside(out, "-table.json"), json.dumps(rows, indent=1) + "\n"))
         for path in save_figure(chart, out, records):
             typer.echo(path)
 

@@ -156,11 +156,9 @@ def prune(
 
     Example: prunus theory teacher-student prune -K 6 -M 2 --noise 0.25 --reweight act
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from prunus.report.figure import figure, save_figure
     from prunus.report.teacher_student import inequality_figure
+    from prunus.report.text import table_text
     from prunus.reproduce.pruned_students import compare_methods, inequality_records
     from prunus.rng import generator_for
     from prunus.theory import teacher_student as ts
@@ -196,21 +194,20 @@ def prune(
         progress=None,
     )
     title = f"K = {students}, M = {teachers}, σ = {noise:g}"
-    table = Table(title=f"half-MSE after pruning, {title}")
-    for column in ("kept nodes or share", "method", "closed form", "real masks", "deviation"):
-        table.add_column(column)
     measured = {(r["kept"], r["series"]): r["error"] for r in records if r["kind"] == "measured"}
+    rows = []
     for record in records:
         if record["kind"] == "theory":
             real = measured.get((record["kept"], record["series"]))
-            table.add_row(
-                f"{record['kept']} of {students}",
-                record["series"],
-                f"{record['error']:.4g}",
-                "" if real is None else f"{real:.4g}",
-                "" if real is None else f"{record['error'] / real - 1:+.1%}",
-            )
-    Console().print(table)
+            row = {
+                "kept nodes or share": f"{record['kept']} of {students}",
+                "method": record["series"],
+                "closed form": f"{record['error']:.4g}",
+                "real masks": "" if real is None else f"{real:.4g}",
+                "deviation": "" if real is None else f"{record['error'] / real - 1:+.1%}",
+            }
+            rows.append(row)
+    typer.echo(table_text(rows, title=f"half-MSE after pruning, {title}"))
     noise_note = f"counted (sigma^2/2 = {noise**2 / 2:g})" if count_noise else "not counted"
     typer.echo(
         f"weights {'normalised' if normalise else 'as trained'}; label noise {noise_note}; "
@@ -271,11 +268,9 @@ def map_(
 
     Example: prunus theory teacher-student map -K 4,6,8,12 -M 2 --noise 0,0.25,1
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from prunus.report.figure import save_figure
     from prunus.report.teacher_student import map_figure
+    from prunus.report.text import table_text
     from prunus.reproduce.pruned_students import map_records
     from prunus.rng import generator_for
     from prunus.theory import teacher_student as ts
@@ -296,13 +291,9 @@ def map_(
         teacher_readout=teacher_readout,
     )
     records = map_records(cells)
-    table = Table(title="best method by mean error over the starts")
     columns = ("K", "M", "sigma", "kept", "least squares", "best", "error", "second", "its error")
-    for column in columns:
-        table.add_column(column)
-    for record in records:
-        table.add_row(*(_cell(record[column]) for column in columns))
-    Console().print(table)
+    shown = [{column: _cell(record[column]) for column in columns} for record in records]
+    typer.echo(table_text(shown, title="best method by mean error over the starts"))
     held: dict[tuple[Any, ...], dict[str, list[bool]]] = {}
     for cell in cells:
         if cell.reweight is None:

@@ -8,7 +8,7 @@ from typing import Any
 from prunus.files import write_bytes, write_text
 from prunus.report.plain import plain_json, table_csv
 
-__all__ = ["PALETTE", "figure", "require", "save_figure"]
+__all__ = ["PALETTE", "beside", "figure", "require", "save_figure"]
 
 # Okabe and Ito (2008): told apart with any colour vision, and ordered by lightness in grey.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31"]
@@ -112,14 +112,23 @@ def save_figure(
     """
     converter = require("vl_convert", "report")
     spec = plain_json(chart.to_dict())
-    base = Path(stem)
-
-    def beside(suffix: str) -> Path:
-        return base.with_name(base.name + suffix)
-
     return [
-        write_text(beside(".svg"), converter.vegalite_to_svg(spec)),
-        write_bytes(beside(".png"), converter.vegalite_to_png(spec, scale=2)),
-        write_text(beside(".csv"), table_csv(records)),
-        write_text(beside(".json"), plain_json([dict(r) for r in records], indent=1) + "\n"),
+        write_text(beside(stem, ".svg"), converter.vegalite_to_svg(spec)),
+        write_bytes(beside(stem, ".png"), converter.vegalite_to_png(spec, scale=2)),
+        write_text(beside(stem, ".csv"), table_csv(records)),
+        write_text(beside(stem, ".json"), plain_json([dict(r) for r in records], indent=1) + "\n"),
     ]
+
+
+def beside(stem: str | os.PathLike[str], ending: str) -> Path:
+    """The file of this ending: `out/gap` and `-table.json` give `out/gap-table.json`.
+
+    Raises:
+        ValueError: the stem is a folder and names no file.
+    """
+    base = Path(stem)
+    if not base.name or os.fspath(stem).endswith(os.sep):
+        raise ValueError(
+            f"A stem of file names is needed, such as out/gap, got {os.fspath(stem)!r}, a folder."
+        )
+    return base.with_name(base.name + ending)
