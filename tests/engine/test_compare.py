@@ -29,7 +29,7 @@ def setup():
 def test_compare_calibrates_once_and_agrees_with_prune(monkeypatch, tmp_path):
     model, x, evaluate = setup()
     calls = []
-    module = importlib.import_module("prunus.engine.compare")
+    module = importlib.import_module("prunus.engine.calibrated")
     real = module.calibrate
     monkeypatch.setattr(module, "calibrate", lambda *a, **k: calls.append(1) or real(*a, **k))
     names = ["random-edge", "random-edge+ls", "magnitude", "dpp-node+ls", "dpp-edge"]

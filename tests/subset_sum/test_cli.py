@@ -42,7 +42,7 @@ def test_build_measure_and_draw(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["needed", "--eps", "0.7"], "`eps` must lie in (0, 0.5), got 0.7"),
+        (["needed", "--eps", "0.7"], "--eps must lie in (0, 0.5), got 0.7"),
         (["construct", "--items", "x"], "--items must hold numbers with commas"),
         (["construct", "--items", "8.5"], "numbers with commas between, got '8.5'"),
         (["construct", "--items", "40"], "`n` must be a whole number in [1, 34], got 40"),
