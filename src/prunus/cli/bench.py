@@ -120,7 +120,7 @@ def bench(
         typer.echo(f"{count_said(grid)}.")
         typer.echo(f"{len(every)} cells, {len(todo)} to do: {said}")
         return
-    typer.echo(f"{count_said(grid)}.", err=True)
+    typer.echo(f"{count_said(grid)}.")
     try:
         result = run(grid, **options)
     except KeyboardInterrupt:
