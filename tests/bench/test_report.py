@@ -133,10 +133,10 @@ def test_from_grid_to_page_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert re.search(
         r"10 cells, 5 to do: about \d+ s with 1 worker; before, about \d+ s to train 1 dense", out
     )
-    assert len(out.splitlines()) == 11
+    assert len(out.splitlines()) == 12  # and of what they are
     assert sum(line.startswith("done") for line in out.splitlines()) == 5
     code, out, _ = run(monkeypatch, capsys, *common)
-    assert (code, out.splitlines()[0]) == (0, "10 cells: 5 run now, 10 done, 0 failed")
+    assert (code, out.splitlines()[1]) == (0, "10 cells: 5 run now, 10 done, 0 failed")
     code, out, _ = run(monkeypatch, capsys, *common, "--dry-run", "--set", "seeds=3")
     assert re.search(r"15 cells, 5 to do: about \d+ s with 1 worker", out)
     page = tmp_path / "page.html"
