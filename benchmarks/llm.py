@@ -3,18 +3,25 @@
 `benchmarks/grids/llm.yaml` has single weights. Here whole units are added, at equal parameters: of
 the model's 869 504 a kv group with its query heads holds 24 576, an FFN channel 384, so that 64
 channels weigh as much as a group, 88 channels of four blocks as one MLP, 120 as one block but for
-its norms. All records go into one folder; pairs share the draw of the calibration windows.
+its norms. All records go into one folder; pairs share the draw of the calibration windows. Of depth
+every choice is tried, and the best on the test pages stands beside the channels.
 
     python benchmarks/llm.py [--small]
 """
 
 import argparse
+import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prunus.bench import read_records, run
+from prunus.bench.data.cache import trained
+from prunus.bench.data.language import python_text, score
+from prunus.bench.data.tasks import task
 from prunus.bench.grid import load_grid, make_grid
 from prunus.bench.statistics.intervals import holm, paired
 from prunus.cli.report import report
@@ -23,7 +30,6 @@ from prunus.files import write_text
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results" / "llm"
 LS = "score=RemovalError(), compensation=LeastSquares()"
-HALVES = "Recipe(granularity=Blocks(part={!r}), score=BlockGap())"
 
 # Layers, recipes and densities of the units: (what, layers, {label: recipe}, density).
 UNITS: tuple[tuple[list[str] | None, dict[str, str], float], ...] = (
@@ -37,11 +43,8 @@ UNITS: tuple[tuple[list[str] | None, dict[str, str], float], ...] = (
         "64 FFN channels, importance+ls": "importance-node+ls",
         "64 FFN channels, Wanda+ls": f"Recipe(granularity=Node(), {LS})",
     }, 288 / 352),
-    (None, {"2 attention halves": HALVES.format("attention")}, 1 / 3),
     (["*.mlp.*"], {"88 FFN channels, Wanda+ls": f"Recipe(granularity=Node(), {LS})"}, 264 / 352),
-    (None, {"1 MLP half": HALVES.format("mlp")}, 0.75),
     (["*.mlp.*"], {"120 FFN channels, Wanda+ls": f"Recipe(granularity=Node(), {LS})"}, 232 / 352),
-    (None, {"1 block, cosine": "block-cosine", "1 block, gap": "block-gap"}, 0.75),
 )  # fmt: skip
 
 # (worse, better) as published or expected; a density or None for what has one alone.
@@ -72,11 +75,11 @@ ACROSS = (  # at other budgets: (worse, its density), (better, its density)
     (("magnitude+ls 2:4", None), ("magnitude+ls", 0.5)),
     (("wanda+ls 2:4", None), ("wanda+ls", 0.5)),
     (("kv groups, Wanda+ls", 0.5), ("64 FFN channels, Wanda+ls", 288 / 352)),
-    (("2 attention halves", 1 / 3), ("64 FFN channels, Wanda+ls", 288 / 352)),
-    (("2 attention halves", 1 / 3), ("kv groups, Wanda+ls", 0.5)),
-    (("1 MLP half", 0.75), ("88 FFN channels, Wanda+ls", 264 / 352)),
-    (("1 block, cosine", 0.75), ("120 FFN channels, Wanda+ls", 232 / 352)),
-    (("1 block, gap", 0.75), ("120 FFN channels, Wanda+ls", 232 / 352)),
+    (("kv groups, importance+ls", 0.5), ("64 FFN channels, importance+ls", 288 / 352)),
+    (("2 attention halves, best", None), ("64 FFN channels, Wanda+ls", 288 / 352)),
+    (("2 attention halves, best", None), ("kv groups, Wanda+ls", 0.5)),
+    (("1 MLP half, best", None), ("88 FFN channels, Wanda+ls", 264 / 352)),
+    (("1 block, best", None), ("120 FFN channels, Wanda+ls", 232 / 352)),
 )
 
 
@@ -100,13 +103,42 @@ def grids(small: bool) -> Iterator[Any]:
         )  # fmt: skip
 
 
-Scores = Mapping[tuple[str, float | None], Mapping[int, float]]
+def depth() -> list[dict[str, Any]]:
+    """The perplexity without every block, every MLP, and every two attentions but the first.
+
+    No score chooses: the best of each is what any score of depth could reach at most.
+    """
+    data = python_text()
+    model = trained(task("tiny-llama"), data, seed=0).model
+    sets = {
+        "1 block": [((f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj"), str(i)) for i in range(4)],
+        "1 MLP half": [((f"{i}.mlp.down_proj",), str(i)) for i in range(4)],
+        "2 attention halves": [
+            ((f"{i}.self_attn.o_proj", f"{j}.self_attn.o_proj"), f"{i}, {j}")
+            for i, j in ((1, 2), (1, 3), (2, 3))
+        ],
+    }
+    rows = []
+    for what, choices in sets.items():
+        for names, gone in choices:
+            own = copy.deepcopy(model)
+            with torch.no_grad():
+                for name in names:  # what a part writes to the stream; without it it is absent
+                    own.get_submodule(f"model.layers.{name}").weight.zero_()
+            found = score(own, data)["perplexity"]
+            rows.append({"what": what, "gone": gone, "perplexity": found})
+            print(rows[-1], flush=True)
+    return rows
 
 
-def scores(folder: Path) -> tuple[Scores, dict[tuple[str, float | None], int]]:
+Key = tuple[str, float | None]
+Scores = dict[Key, dict[int, float]]
+
+
+def scores(folder: Path) -> tuple[Scores, dict[Key, int | None]]:
     """{(recipe, density): {seed: perplexity}}, and the parameters that are left."""
-    found: dict[tuple[str, float | None], dict[int, float]] = {}
-    left: dict[tuple[str, float | None], int] = {}
+    found: Scores = {}
+    left: dict[Key, int | None] = {}
     for row in read_records([folder]).rows:
         if row.status != "done":
             raise ValueError(f"The cell {row.id} of {row.recipe} failed. Run it again.")
@@ -146,6 +178,12 @@ def main() -> None:
     for grid in grids(options.small):
         run(grid, out=options.out)
     known, left = scores(options.out)
+    wholes = depth()
+    draws = {seed for own in known.values() for seed in own}
+    for what in dict.fromkeys(row["what"] for row in wholes):
+        best = min(row["perplexity"] for row in wholes if row["what"] == what)
+        known[f"{what}, best", None] = dict.fromkeys(draws, best)
+        left[f"{what}, best", None] = None
     means = [
         {
             "recipe": recipe, "density": density, "parameters": left[recipe, density],
@@ -153,7 +191,9 @@ def main() -> None:
         }
         for (recipe, density), own in sorted(known.items(), key=str)
     ]  # fmt: skip
-    text = json.dumps({"means": means, "differences": differences(known)}, indent=1)
+    text = json.dumps(
+        {"means": means, "differences": differences(known), "depth": wholes}, indent=1
+    )
     write_text(options.out / "orderings.json", text + "\n")
     report([options.out], out=options.out / "report.html", metric="perplexity",
            title="Llama of four blocks, Python's language reference")  # fmt: skip
