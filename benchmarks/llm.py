@@ -162,7 +162,9 @@ def differences(known: Scores) -> list[dict[str, Any]]:
     for row, p in zip(drawn, holm([row["p"] for row in drawn]), strict=True):
         row["p_holm"] = p
     for row in rows:
-        if row.get("p_holm", 0.0) > 0.05:
+        if row["seeds"] < 2:
+            row["says"] = "one draw"
+        elif row.get("p_holm", 0.0) > 0.05:
             row["says"] = "not told apart"
         else:
             row["says"] = "holds" if row["mean"] > 0 else "contradicted"
