@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "all_finite",
     "as_float64",
     "brief",
     "by_reason",
@@ -27,8 +28,17 @@ __all__ = [
 ]
 
 
+def all_finite(values: Tensor) -> bool:
+    """True where no entry is NaN or infinite; both would show in the extremes."""
+    if not values.is_floating_point() or values.layout != torch.strided or not values.numel():
+        return bool(torch.isfinite(values).all())
+    return all(math.isfinite(x) for x in torch.stack(values.detach().aminmax()).tolist())
+
+
 def finite(name: str, values: Tensor, advice: str = "Remove the bad values first.") -> Tensor:
     """Return `values`, or raise a ValueError that names the array and its first bad index."""
+    if all_finite(values):
+        return values
     bad = ~torch.isfinite(values)
     if bool(bad.any()):
         index = tuple(int(i) for i in bad.nonzero()[0])

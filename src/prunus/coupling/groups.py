@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, distinct
+from prunus.coupling.labels import FIRST, distinct, distinct_counts
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
@@ -40,19 +40,28 @@ class _Table:
     def kinds(self, *flags: Tensor) -> Tensor:
         """Numbers that are equal for classes with as many slices everywhere and the same uses.
 
-        A partition is refined place by place, each time among the classes that the place has.
+        What a class has is a list of (place, number of slices), ascending in the places; a
+        partition is refined entry by entry of these lists, among the classes that have so many.
         """
         kind = torch.zeros_like(self.roots)
         for flag in flags:
             kind = kind * 2 + flag
-        following = int(kind.max()) + 1 if len(kind) else 0
-        for numbers in (*(n for _, n in self.slots.values()), *self.uses.values()):
-            if not len(numbers):
-                continue
-            which, counts = torch.unique(numbers, return_counts=True)
-            keys = kind[which] * (int(counts.max()) + 1) + counts
-            found, place = torch.unique(keys, return_inverse=True)
-            kind[which] = following + place
+        parts = [*(n for _, n in self.slots.values()), *self.uses.values()]
+        if not parts or not len(kind):
+            return kind
+        lengths = torch.tensor([len(part) for part in parts])
+        place = torch.arange(len(parts)).repeat_interleave(lengths)
+        pairs, slices = torch.unique(torch.cat(parts) * len(parts) + place, return_counts=True)
+        owner, tokens = pairs // len(parts), pairs % len(parts) * (int(slices.max()) + 1) + slices
+        known, tokens = torch.unique(tokens, return_inverse=True)
+        first = torch.searchsorted(owner, torch.arange(len(kind)))
+        count = torch.bincount(owner, minlength=len(kind))
+        following = int(kind.max()) + 1
+        for turn in range(int(count.max())):
+            left = (count > turn).nonzero().flatten()
+            keys = kind[left] * len(known) + tokens[first[left] + turn]
+            found, at = torch.unique(keys, return_inverse=True)
+            kind[left] = following + at
             following += len(found)
         return kind
 
@@ -61,6 +70,21 @@ class _Table:
         index, numbers = self.slots[place]
         low = torch.full_like(self.roots, torch.iinfo(torch.int64).max)
         return low.scatter_reduce_(0, numbers, index, "amin")
+
+
+class _Users:
+    """Which uses a class has."""
+
+    def __init__(self, uses: dict[Use, Tensor]) -> None:
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._uses = list(uses)
+        self._numbers = torch.cat([none, *uses.values()])
+        lengths = torch.tensor([len(numbers) for numbers in uses.values()], dtype=torch.int64)
+        self._at = torch.arange(len(uses)).repeat_interleave(lengths)
+
+    def of(self, number: Tensor) -> list[Use]:
+        """Of the class with this number, in order of execution."""
+        return [self._uses[i] for i in distinct(self._at[self._numbers == number]).tolist()]
 
 
 def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
@@ -112,11 +136,12 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         unit[members] = torch.arange(len(members))
     slots = _slots(table, where, unit, len(ranked))
     names: dict[str, int] = defaultdict(int)
+    users = _Users(table.uses)
     groups: list[Group] = []
     for i, (maker, _, members) in enumerate(ranked):
         name = told[maker]
         names[name] += 1
-        use = [key for key, numbers in table.uses.items() if bool((numbers == members[0]).any())]
+        use = users.of(members[0])
         groups.append(
             Group(
                 name=name if names[name] == 1 else f"{name}#{names[name]}",
@@ -232,8 +257,10 @@ def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list
     found: list[list[Slot]] = [[] for _ in range(groups)]
     for (parameter, axis, role), (index, numbers) in table.slots.items():
         own = where[numbers]
-        for i in distinct(own[own >= 0]).tolist():
-            units, positions = unit[numbers[own == i]], index[own == i]
-            order = torch.argsort(units, stable=True)
-            found[i].append(Slot(parameter, axis, role, positions[order], units[order]))
+        order = torch.argsort(unit[numbers], stable=True)
+        order = order[torch.argsort(own[order], stable=True)]
+        these, counts = distinct_counts(own)
+        for i, at in zip(these.tolist(), order.split(counts.tolist()), strict=True):
+            if i >= 0:
+                found[i].append(Slot(parameter, axis, role, index[at], unit[numbers[at]]))
     return found

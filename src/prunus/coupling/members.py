@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, Labels, distinct, pairs_of
+from prunus.coupling.labels import FIRST, Labels, distinct, distinct_counts, pairs_of
 from prunus.coupling.parts import settle_parts
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Role
@@ -14,9 +14,10 @@ from prunus.coupling.types import Role
 __all__ = ["Place", "settled"]
 
 Place = tuple[str, int, Role]  # parameter, axis, role
+Uses = dict[Place, tuple[Tensor, Tensor]]  # positions, and what uses each
 
 
-def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
+def settled(trace: LabelTrace) -> Uses:
     """Positions and classes of every place, each position in one class.
 
     A slice that several classes use is cut with all of them, so these are made one class; a slice
@@ -34,14 +35,41 @@ def settled(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
         for (parameter, _, _), (_, labels) in uses.items():
             if parameter == name:
                 trace.labels.refuse(labels, f"`{name}`: {reason}")
-    found = {}
-    for place, (index, labels) in uses.items():
-        roots = trace.labels.find(labels)
-        keep = roots >= FIRST
-        if bool(keep.any()):
-            where, root = pairs_of(index[keep], roots[keep])
-            found[place] = (where, root)
-    return found
+    every = _Together(uses)
+    roots = trace.labels.find(every.labels)
+    keep = roots >= FIRST
+    slice_, root = pairs_of(every.slices[keep], roots[keep])
+    return every.apart(slice_, root)
+
+
+class _Together:
+    """The slices of all places in one array, as one operation on many numbers costs what a few do.
+
+    Attributes:
+        slices: a number for every slice of every place, ascending from place to place.
+        labels: what uses it.
+    """
+
+    def __init__(self, uses: Uses) -> None:
+        self._places = list(uses)
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        index = torch.cat([none, *(own for own, _ in uses.values())])
+        self.labels = torch.cat([none, *(labels for _, labels in uses.values())])
+        self._step = int(index.max()) + 1 if len(index) else 1
+        counts = torch.tensor([len(own) for own, _ in uses.values()], dtype=torch.int64)
+        self.slices = torch.arange(len(uses)).repeat_interleave(counts) * self._step + index
+
+    def apart(self, slices: Tensor, labels: Tensor) -> Uses:
+        """Ascending slices and what uses them by place; places without any are left out."""
+        firsts = torch.arange(len(self._places) + 1) * self._step
+        ends = torch.searchsorted(slices, firsts)
+        parts = zip(
+            self._places,
+            torch.tensor_split(slices % self._step, ends[1:-1]),
+            torch.tensor_split(labels, ends[1:-1]),
+            strict=True,
+        )
+        return {place: (index, own) for place, index, own in parts if len(index)}
 
 
 def _turned(trace: LabelTrace, uses: Iterable[Place]) -> list[str]:
@@ -54,7 +82,7 @@ def _turned(trace: LabelTrace, uses: Iterable[Place]) -> list[str]:
     return list(found)
 
 
-def _uses(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
+def _uses(trace: LabelTrace) -> Uses:
     gathered: dict[Place, list[tuple[Tensor, Tensor]]] = {}
     for parameter, axis, role, index, labels in trace.members:
         place = (parameter, axis, cast(Role, role))
@@ -65,30 +93,27 @@ def _uses(trace: LabelTrace) -> dict[Place, tuple[Tensor, Tensor]]:
     }
 
 
-def _one_class_each(labels: Labels, uses: dict[Place, tuple[Tensor, Tensor]]) -> None:
-    for (parameter, _, _), (index, own) in uses.items():
-        _one_class_per_slice(labels, parameter, index, own)
-
-
-def _one_class_per_slice(labels: Labels, parameter: str, index: Tensor, own: Tensor) -> None:
-    order = torch.argsort(index, stable=True)
-    index, own = index[order], own[order]
-    same = index[1:] == index[:-1]
+def _one_class_each(labels: Labels, uses: Uses) -> None:
+    every = _Together(uses)
+    order = torch.argsort(every.slices, stable=True)
+    slices, own = every.slices[order], every.labels[order]
+    same = slices[1:] == slices[:-1]
     left, right = own[:-1][same], own[1:][same]
     both = (left >= FIRST) & (right >= FIRST)
     labels.unite(left[both], right[both])
     # A class beside anything else at one slice: find it over all uses of the slice.
-    bad = distinct(index[own < FIRST])
-    if len(bad):
-        beside = own[torch.isin(index, bad) & (own >= FIRST)]
-        labels.refuse(
-            beside, f"`{parameter}` reads it together with values that no removable channel makes"
-        )
+    if not bool((own < FIRST).any()):
+        return
+    for (parameter, _, _), (index, users) in uses.items():
+        bad = distinct(index[users < FIRST])
+        if len(bad):
+            labels.refuse(
+                users[torch.isin(index, bad) & (users >= FIRST)],
+                f"`{parameter}` reads it together with values that no removable channel makes",
+            )
 
 
-def _entries(
-    trace: LabelTrace, uses: dict[Place, tuple[Tensor, Tensor]]
-) -> dict[Place, tuple[Tensor, Tensor]]:
+def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     """Members in parameters that scale or shift classes directly.
 
     Entries that meet all classes alike (a shift by position) belong to none and stay. Otherwise
@@ -100,15 +125,20 @@ def _entries(
         return {}
     atoms, touched = trace.met()
     owner = book.at(-1 - atoms)
-    found: dict[Place, tuple[Tensor, Tensor]] = {}
-    for number in distinct(owner).tolist():
+    order = torch.argsort(owner, stable=True)
+    numbers, counts = distinct_counts(owner)
+    found: Uses = {}
+    for number, mine in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
         entry = book.entries[number]
-        mine = owner == number
         place = atoms[mine] - entry.first
-        roots = _apart(labels, place, labels.find(touched[mine]))
-        if roots is None:
+        roots = labels.find(touched[mine])
+        if len(entry.shape[0]) == 1 and bool((place[1:] > place[:-1]).all()):
+            found[entry.name, 0, "out"] = (*entry.index(place), roots)  # one class an entry
             continue
-        index = entry.index(place)
+        apart = _apart(labels, place, roots)
+        if apart is None:
+            continue
+        roots, index = apart, entry.index(place)
         axis = _axis_of_slices(index, roots, entry.shape[0], len(distinct(place)))
         if axis is None:
             labels.refuse(roots, f"the parameter `{entry.name}` mixes its entries with others")

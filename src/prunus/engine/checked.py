@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prunus.budget import Plan
+from prunus.check import all_finite
 from prunus.compensation import Compensation
 from prunus.granularity import Granularity, pooled
 from prunus.joint import JointResult
@@ -98,7 +99,7 @@ def _shaped(whose: str, part: str, given: Tensor, layer: Layer) -> None:
 
 def _sound(whose: str, layer: Layer, mask: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     for values in (weight, bias):
-        if values is not None and not bool(values.isfinite().all()):
+        if values is not None and not all_finite(values):
             raise ValueError(
                 f"The {whose} gave layer {layer.name!r} NaN or infinite values in "
                 f"{values.dtype}. Check it, or use a wider type."

@@ -256,6 +256,8 @@ def sample_of(model: nn.Module, example: Any, rows: int = 2) -> Any:
         rows: how many are enough.
     """
     few = first_of(example, rows)
+    if size_of(few) == size_of(example):
+        return example
     return few if _ran(model, few) == _ran(model, example) else example
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import plainly
 from prunus.coupling import Group, Heads, NotTraceable, coupling_of
-from prunus.modes import copied, private
+from prunus.modes import private, twin
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
@@ -110,16 +110,25 @@ def compact_groups(
     spare: Spare | None = None,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole."""
-    small = copied(model)
+    small = twin(model)  # shares the numbers of all parameters that are not cut
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
     gone = _empty(small, groups, example)
     if spare is not None:
         gone = spare(groups, gone)
     left = cut(small, groups, gone, example)
+    _apart(model, small)
     change = verify_equal(
         model, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics
     )
     return Compaction(small, change)
+
+
+def _apart(model: nn.Module, small: nn.Module) -> None:
+    """Give a twin copies of the numbers that it still shares."""
+    shared = {p.untyped_storage()._cdata for p in model.parameters()}
+    for parameter in small.parameters():
+        if parameter.untyped_storage()._cdata in shared:
+            parameter.data = parameter.data.clone()
 
 
 def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> dict[str, Tensor]:
@@ -149,9 +158,10 @@ def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> dict[st
                 going = group.balanced(going)
             if not going.any():
                 continue
-            fold(model, group, going, dead.inputs)
             for slot in group.slots:
                 left[slot.parameter, slot.axis] -= int(going[slot.unit].sum())
             alive[group.name] &= ~going
-            changed = True
+            if bool((going & ~dead.blank).any()):  # else nothing moves, and nothing else can die
+                fold(model, group, going & ~dead.blank, dead.inputs)
+                changed = True
     return {name: ~units for name, units in alive.items()}

@@ -1,6 +1,7 @@
 """Units that a network can lose without changing: nobody reads them, or they emit a constant."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group, Slot
 from prunus.surgery.readings import Reading, joined, read_inputs, variants
+from prunus.surgery.zeros import Zeros
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -23,10 +25,12 @@ class Dead:
         units: True where a class can go.
         inputs: for each consumer, the constant it reads on each of its input channels (any value
             where the channel is no constant).
+        blank: units all of whose members are zero, so that there is nothing to fold.
     """
 
     units: Bool[Tensor, " size"]
     inputs: dict[str, Float[Tensor, " channels"]]
+    blank: Bool[Tensor, " size"]
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -62,9 +66,11 @@ class Suspects:
             they emit depends on no input.
         cut: units of a single source with a zero norm weight or depthwise filter behind it, which
             may or may not stand on every path to the consumers.
+        blank: units all of whose members among the parameters are zero.
     """
 
     zero: dict[str, Bool[Tensor, " size"]]
+    blank: Bool[Tensor, " size"]
     unread: Bool[Tensor, " size"]
     silent: Bool[Tensor, " size"]
     cut: Bool[Tensor, " size"]
@@ -80,8 +86,9 @@ def dead_units(
     at the consumer on the example and its variants, is the same for all samples and positions.
     Where a norm takes statistics over the group, only a unit all of whose members are zero goes.
     """
-    state = model.state_dict()
-    suspects = [_suspects(model, state, group, alive[group.name]) for group in groups]
+    zeros = Zeros(model.state_dict())
+    learned = {name for name, _ in model.named_parameters()}
+    suspects = [_suspects(model, zeros, learned, group, alive[group.name]) for group in groups]
     read = {
         name
         for group, suspect in zip(groups, suspects, strict=True)
@@ -109,49 +116,51 @@ def dead_units(
             for name in group.consumers
             if name in readings
         }
-        found.append(Dead(units=suspect.unread | fine, inputs=inputs))
+        found.append(Dead(units=suspect.unread | fine, inputs=inputs, blank=suspect.blank))
     return found
 
 
 def _suspects(
-    model: nn.Module, state: Mapping[str, Tensor], group: Group, alive: Tensor
+    model: nn.Module, zeros: Zeros, learned: set[str], group: Group, alive: Tensor
 ) -> Suspects:
-    zero = {s.parameter: _zero_units(state, group, s) for s in _inputs(group)}
+    zero = {s.parameter: _zero_units(zeros, group, s) for s in _inputs(group)}
     rows = {
-        s.parameter: _zero_units(state, group, s)
+        s.parameter: _zero_units(zeros, group, s)
         for s in group.slots
-        if s.role == "out" and s.parameter in state
+        if s.role == "out" and s.parameter in zeros
     }
+    every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
+    none = torch.zeros_like(alive)
+    gone = torch.stack([alive, *every]).all(dim=0)
+    blank = torch.stack([torch.ones_like(alive), *zero.values(), *every]).all(dim=0)
     if not group.exact:
-        none = torch.zeros_like(alive)
-        learned = {n for n, _ in model.named_parameters()}
-        every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
-        gone = torch.stack([alive, *every]).all(dim=0)
-        return Suspects(zero=zero, unread=gone, silent=none, cut=none)
+        return Suspects(zero=zero, blank=blank, unread=gone, silent=none, cut=none)
     unread = alive & torch.stack([alive, *zero.values()]).all(dim=0)
     if not all(is_read(group, name) for name in group.producers):
         # What a recurrent unit emits changes from step to step even where no input reaches it.
-        none = torch.zeros_like(alive)
-        return Suspects(zero=zero, unread=unread, silent=none, cut=none)
+        return Suspects(zero=zero, blank=blank, unread=unread, silent=none, cut=none)
     sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
     sources += group.embeddings
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
     silent = torch.stack([rows[f"{p}.weight"] for p in sources]).all(dim=0) & alive & ~unread
-    cut = torch.zeros_like(alive)
+    cut = none
     if len(sources) == 1 and not group.embeddings:
         stops = [rows[f"{p}.weight"] for p in behind if f"{p}.weight" in rows]
         cut = torch.stack([cut, *stops]).any(dim=0) & alive & ~unread & ~silent
-    return Suspects(zero=zero, unread=unread, silent=silent, cut=cut)
+    return Suspects(zero=zero, blank=blank, unread=unread, silent=silent, cut=cut)
 
 
 def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor]) -> None:
-    """Move what the units emit into the consumers' biases, and make all their members zero."""
+    """Move what the units emit into the consumers' biases, and make all their members zero.
+
+    Parameters get numbers of their own before they change: others may share them.
+    """
     with torch.no_grad():
         for slot in _inputs(group):
             name = slot.layer
             owner, _, leaf = slot.parameter.rpartition(".")
             module = model.get_submodule(owner)
-            weight: Tensor = getattr(module, leaf)
+            weight = _own(getattr(module, leaf))
             index = slot.index[units[slot.unit]].to(weight.device)
             if slot.axis != 1 or not is_read(group, name):
                 # of a transposed or recurrent layer: only zeros go there
@@ -168,12 +177,35 @@ def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor
                 ).sum(dim=1)
                 _add_to_bias(module, shift)
             weight[:, index] = 0
-        state = model.state_dict()
         for slot in group.slots:
             if slot.role == "out":
-                tensor = state[slot.parameter]
+                owner, _, leaf = slot.parameter.rpartition(".")
+                tensor = _own(getattr(model.get_submodule(owner), leaf))
                 index = slot.index[units[slot.unit]].to(tensor.device)
                 tensor.index_fill_(slot.axis, index, 0)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, with memory of its own."""
+    tensor.data = tensor.data.clone()
+    return tensor
+
+
+@contextmanager
+def _lent(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor]]:
+    """Copies in place of some tensors, by name; the tensors come back untouched."""
+    found: dict[str, Tensor] = {}
+    before: list[tuple[Tensor, Tensor]] = []
+    try:
+        for name in sorted(names):
+            owner, _, leaf = name.rpartition(".")
+            tensor: Tensor = getattr(model.get_submodule(owner), leaf)
+            before.append((tensor, tensor.data))
+            found[name] = _own(tensor).data
+        yield found
+    finally:
+        for tensor, numbers in reversed(before):
+            tensor.data = numbers
 
 
 def _add_to_bias(module: nn.Module, shift: Tensor) -> None:
@@ -183,7 +215,7 @@ def _add_to_bias(module: nn.Module, shift: Tensor) -> None:
     if module.bias is None:
         zeros = torch.zeros(len(weight), dtype=weight.dtype, device=weight.device)
         module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
-    bias: Tensor = module.bias  # type: ignore[assignment]
+    bias = _own(module.bias)  # type: ignore[arg-type]
     bias.copy_(bias.to(torch.float64) + shift)
 
 
@@ -196,33 +228,29 @@ def _read_redrawn(
     happens to be off (or saturated) in the middle of a path around the cut shows it at one of
     them. Values are huge once: a path that opens only far from the example counts as well.
     """
-    state = model.state_dict()
-    redrawn: list[tuple[Tensor, Tensor]] = []
+    places: list[tuple[str, int, Tensor]] = []
     names: set[str] = set()
     for group, units in zip(groups, cut, strict=True):
         if units.any():
             names |= {name for name in group.consumers if is_read(group, name)}
             source = next(p for p in group.producers if not is_depthwise(model.get_submodule(p)))
-            redrawn += [
-                (state[slot.parameter].movedim(slot.axis, 0), slot.index[units[slot.unit]])
+            places += [
+                (slot.parameter, slot.axis, slot.index[units[slot.unit]])
                 for slot in group.slots
                 if slot.parameter in (f"{source}.weight", f"{source}.bias") and slot.role == "out"
             ]
-    if not redrawn:
+    if not places:
         return {}
-    saved = [tensor.clone() for tensor, _ in redrawn]
     generator = torch.Generator().manual_seed(0)
     readings = []
-    try:
+    with _lent(model, {name for name, _, _ in places}) as lent:
         for size in (-10.0, 10.0, -1e4, 1e4):
-            for tensor, index in redrawn:
+            for name, axis, index in places:
+                tensor = lent[name].movedim(axis, 0)
                 rows = torch.randn(len(index), *tensor.shape[1:], generator=generator)
                 values = rows * abs(size) / 10 if rows.ndim > 1 else torch.full_like(rows, size)
                 tensor[index.to(tensor.device)] = values.to(tensor)
             readings.append(read_inputs(model, example, names))
-    finally:
-        for (tensor, _), before in zip(redrawn, saved, strict=True):
-            tensor.copy_(before)
     return {name: reduce(joined, (each[name] for each in readings)) for name in readings[0]}
 
 
@@ -241,11 +269,9 @@ def _all_of(group: Group, slot: Slot, entries: Tensor) -> Tensor:
     return result
 
 
-def _zero_units(state: Mapping[str, Tensor], group: Group, slot: Slot) -> Tensor:
+def _zero_units(zeros: Zeros, group: Group, slot: Slot) -> Tensor:
     """True for each class whose slices of the parameter are all zero."""
-    tensor = state[slot.parameter]
-    slices = tensor.movedim(slot.axis, 0).reshape(tensor.shape[slot.axis], -1)
-    return _all_of(group, slot, (slices == 0).all(dim=1).cpu()[slot.index])
+    return _all_of(group, slot, zeros.slices(slot.parameter, slot.axis)[slot.index])
 
 
 def _channels(model: nn.Module, slot: Slot, values: Tensor) -> Tensor:

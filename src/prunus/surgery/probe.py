@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.coupling import Group
-from prunus.modes import copied
+from prunus.modes import twin
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import CompactionError, verify_equal
 
@@ -134,7 +134,7 @@ def _failure(
 ) -> str | None:
     """Why the network without these classes fails or differs from the one with zeros, or None."""
     masked = _masked(model, groups, gone)
-    small = copied(masked)
+    small = twin(masked)  # thrown away, as the masked one is: they share what is not cut
     try:
         left = cut(small, groups, gone, example)
         verify_equal(masked, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics)
@@ -144,24 +144,28 @@ def _failure(
 
 
 def narrowed(model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any) -> nn.Module:
-    """A copy of the model without these classes, not compared with anything."""
+    """The model without these classes, not compared with anything; it shares what is not cut."""
     small = _masked(model, groups, gone)
     cut(small, groups, gone, example)
     return small
 
 
 def _masked(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
-    """A copy in which all members of these classes are zero."""
-    masked = copied(model)
+    """A twin in which all members of these classes are zero; it shares what has none."""
+    masked = twin(model)
     learned = dict(masked.named_parameters(remove_duplicate=False))
+    own: set[int] = set()
     with torch.no_grad():
         for group in groups:
             for slot in group.slots:
                 tensor = learned.get(slot.parameter)
-                if tensor is None:  # running statistics stay, as in a pruned network
+                index = slot.index[gone[group.name][slot.unit]]
+                if tensor is None or not len(index):  # running statistics stay, as when pruned
                     continue
-                index = slot.index[gone[group.name][slot.unit]].to(tensor.device)
-                tensor.index_fill_(slot.axis, index, 0)
+                if id(tensor) not in own:
+                    tensor.data = tensor.data.clone()
+                    own.add(id(tensor))
+                tensor.index_fill_(slot.axis, index.to(tensor.device), 0)
     return masked
 
 
