@@ -19,9 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import peer_networks as peers
 from memory import peak_of
 
 from coupling import resnet50
+from real_networks import heads_of, set_attributes
 
 RESULTS = Path(__file__).parent / "results"
 RATIOS = (0.3, 0.5, 0.65)  # of channels that Torch-Pruning removes
@@ -38,6 +40,8 @@ def network(name: str) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     if name == "resnet50 at 96²":
         return resnet50()[0], torch.randn(2, 3, 96, 96)
+    if name in BUILT:
+        return BUILT[name]()
     if name == "resnet20":
         return cifar10_resnet20().eval(), torch.randn(2, 3, 32, 32)
     if name == "lenet-300-100":
@@ -45,34 +49,53 @@ def network(name: str) -> tuple[Any, Any]:
     return digits_cnn().eval(), torch.randn(2, 1, 8, 8)
 
 
-NETWORKS = ("lenet-300-100", "digits-cnn", "resnet20", "resnet50 at 96²")
+BUILT = {
+    "mobilenet-v2 at 96²": peers.mobilenet_v2,
+    "vit-s/16 at 224²": peers.vit,
+    "llama, 4 blocks": peers.llama,
+}
+NETWORKS = ("lenet-300-100", "digits-cnn", "resnet20", "resnet50 at 96²", *BUILT)
 
 
 def theirs(model: Any, x: Any, ratio: float = 0.5, *, p: int = 1) -> Any:
-    """Torch-Pruning's network."""
+    """Torch-Pruning's network, given what its examples give it of attention."""
     import torch
 
     peer = importlib.import_module("torch_pruning")
     small = copy.deepcopy(model)
     last = [m for m in small.modules() if isinstance(m, torch.nn.Linear)][-1]
+    heads = heads_of(small)
+    attention = {
+        "num_heads": heads, "prune_num_heads": True, "head_pruning_ratio": ratio,
+        "prune_head_dims": False,
+    }  # fmt: skip
     pruner = peer.pruner.BasePruner(
         small,
         x,
         importance=peer.importance.GroupMagnitudeImportance(p=p),
         pruning_ratio=ratio,
         ignored_layers=[last],
+        **(attention if heads else {}),
     )
     pruner.step()
+    if heads:
+        set_attributes(small)
     with torch.no_grad():
         small(x)
     return small
 
 
-def ours(model: Any, x: Any) -> Any:
-    """Prunus's network."""
+def ours(model: Any, x: Any, *, measure: bool = False) -> Any:
+    """Prunus's network; with `measure`, the error of every layer on the data too."""
     import prunus
 
-    return prunus.prune(model, "l1-filter", 0.5, data=x).compact(x)
+    pruned = prunus.prune(model, "l1-filter", 0.5, data=x, measure=measure, progress=False)
+    return pruned.compact(x)
+
+
+def measured(model: Any, x: Any) -> Any:
+    """The same with the error of every layer."""
+    return ours(model, x, measure=True)
 
 
 def seconds(call: Any, *args: Any) -> float:

@@ -153,17 +153,17 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
     if known is not None:
         found: M = known
         return found
-    kind = type(module)
+    kind: Any = type(module)
     if not _as_any_module(kind) or "__deepcopy__" in vars(module):
         return copy.deepcopy(module, memo)
-    new = kind.__new__(kind)
+    new: M = kind.__new__(kind)
     memo[id(module)] = new  # before its parts, which may know it
     for key, value in vars(module).items():
         if type(value) in ATOMS:
             new.__dict__[key] = value
         elif key == "_modules" and type(value) is dict:
-            new.__dict__[key] = own = {}
-            memo[id(value)] = own
+            own: dict[str, Any] = {}
+            new.__dict__[key] = memo[id(value)] = own
             for name, child in value.items():
                 own[name] = None if child is None else _tree(child, memo)
         elif type(value) in (dict, OrderedDict, set) and not value:

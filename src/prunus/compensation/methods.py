@@ -30,7 +30,7 @@ class NoCompensation(Compensation):
         self, layer: Layer, mask: Bool[Tensor, "out in"]
     ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
         """The weights with zeros outside the mask, and the bias as it is."""
-        return layer.weight.masked_fill(~mask, 0.0), layer.bias
+        return torch.where(mask, layer.weight, 0.0), layer.bias
 
 
 @dataclass(frozen=True)

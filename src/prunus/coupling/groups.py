@@ -260,7 +260,7 @@ def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list
         order = torch.argsort(unit[numbers], stable=True)
         order = order[torch.argsort(own[order], stable=True)]
         these, counts = distinct_counts(own)
-        for i, at in zip(these.tolist(), order.split(counts.tolist()), strict=True):
+        for i, at in zip(these.tolist(), torch.split(order, counts.tolist()), strict=True):
             if i >= 0:
                 found[i].append(Slot(parameter, axis, role, index[at], unit[numbers[at]]))
     return found

@@ -128,7 +128,7 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     order = torch.argsort(owner, stable=True)
     numbers, counts = distinct_counts(owner)
     found: Uses = {}
-    for number, mine in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
+    for number, mine in zip(numbers.tolist(), torch.split(order, counts.tolist()), strict=True):
         entry = book.entries[number]
         place = atoms[mine] - entry.first
         roots = labels.find(touched[mine])

@@ -104,7 +104,8 @@ def _sound(whose: str, layer: Layer, mask: Tensor, weight: Tensor, bias: Tensor 
                 f"The {whose} gave layer {layer.name!r} NaN or infinite values in "
                 f"{values.dtype}. Check it, or use a wider type."
             )
-    if bool(((weight != 0) & ~mask.to(weight.device)).any()):
+    outside = torch.where(mask.to(weight.device), 0, weight)
+    if outside.numel() and any(float(x) for x in outside.aminmax()):
         raise ValueError(
             f"The {whose} of layer {layer.name!r} left weights outside the mask. Return exact "
             f"zeros there."

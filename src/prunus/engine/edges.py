@@ -273,8 +273,9 @@ def result_of(layer: Layer, fit: Fit, error: float | None, *, units: str = EDGES
         rows = fit.mask.any(1) if units == NODES else None
         power = output_error(layer, torch.zeros_like(layer.weight), layer.bias, rows)
     notes = dict(fit.notes)
-    kept = int(fit.mask.sum(1).max()) if fit.mask.numel() else 0
-    if fit.ridge is not None and error is not None and 0 < layer.samples < kept:
+    solved = fit.ridge is not None and error is not None and layer.samples > 0
+    kept = int(fit.mask.sum(1).max()) if solved and fit.mask.numel() else 0
+    if solved and layer.samples < kept:
         notes["interpolates"] = (
             f"{layer.samples} samples for up to {kept} weights of an output: the new values fit "
             f"these samples, and the error says nothing of others"

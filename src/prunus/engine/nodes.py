@@ -197,17 +197,25 @@ class NodeUnit:
 
     def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
         """Rows of the producers, their biases and norms, and columns of the consumers."""
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        return parameter_masks(self.groups[key], choice.mask.flatten().cpu(), shapes)
+        group = self.groups[key]
+        named = dict.fromkeys(slot.parameter for slot in group.slots)
+        shapes = {
+            name: tuple(tensor.shape)
+            for name in named
+            if isinstance(tensor := _at(model, name), nn.Parameter)
+        }
+        return parameter_masks(group, choice.mask.flatten().cpu(), shapes)
 
     def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
         """New values of a consumer's kept columns; a producer's rows stay as they are."""
         mask = mask.to(layer.weight.device)
         reads = [key for key in choices if layer.name in self.groups[key].consumers]
-        weight, bias, ridge = layer.weight.masked_fill(~mask, 0.0), layer.bias, None
+        ridge: float | None = None
         said: Mapping[str, Any] = {}
         if reads:
             weight, bias, ridge, said = refitted(self.recipe.compensation, layer, mask)
+        else:
+            weight, bias = torch.where(mask, layer.weight, 0.0), layer.bias
         scale = None
         if not self.recipe.compensation.refits:
             scale = self._column_scale(layer, reads, choices)
@@ -238,10 +246,15 @@ class NodeUnit:
         bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
         if bias is not None and path is not None and path in masks:
             bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
-        weight = fit.weight.masked_fill(~fit.mask, 0.0)
-        error = output_error(layer, weight, bias, fit.mask.any(1))
-        return replace(fit, weight=weight, bias=bias), error
+        rows = fit.mask.view(torch.uint8).amax(1).bool() if fit.mask.numel() else fit.mask.any(1)
+        return replace(fit, bias=bias), output_error(layer, fit.weight, bias, rows)
 
     def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
         """The kept classes by group."""
         return {key: choice.mask.flatten().cpu() for key, choice in choices.items()}
+
+
+def _at(model: nn.Module, name: str) -> Any:
+    """What a model has under a name of its state."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf, None)

@@ -2,16 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.calibration.batches import call, size_of, to_device
+from prunus.calibration.batches import size_of, to_device
 from prunus.calibration.place import device_of
-from prunus.cost import Anatomy, Cost, anatomy, node_cost, smaller_cost, sparse_cost
+from prunus.cost import (
+    Anatomy,
+    Cost,
+    Operations,
+    anatomy,
+    count_operations,
+    node_cost,
+    smaller_cost,
+    sparse_cost,
+)
 from prunus.engine.job import Job, State
-from prunus.modes import evaluating
 from prunus.surgery.compact import CompactionError, compact_groups
+from prunus.surgery.readings import run
 
 __all__ = ["settled"]
 
@@ -38,8 +48,22 @@ def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, .
             *_zeros_before(sizes, own, names, state.masks),
         )
     batch = to_device(job.example, device_of(work))
+    operations: Operations | None = None
+
+    def counting(small: nn.Module, batch: Any) -> Any:
+        nonlocal operations
+        outputs: list[Any] = []
+
+        def once() -> int:
+            outputs.append(run(small, batch))
+            return size_of(batch) or 1
+
+        operations = count_operations(small, once)
+        return outputs[0]
+
     try:
-        found = compact_groups(work, groups, batch, inexact=job.recipe.granularity.inexact)
+        inexact = job.recipe.granularity.inexact
+        found = compact_groups(work, groups, batch, inexact=inexact, running=counting)
     except CompactionError as error:
         # The work that led here, maybe hours of training, is not thrown away.
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
@@ -47,14 +71,7 @@ def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, .
             *said,
             f"the costs are those of the plan, for the compact network could not be made: {error}",
         )
-    small = found.model
-
-    def run() -> int:
-        with evaluating(small), torch.no_grad():
-            call(small, batch)
-        return size_of(batch) or 1
-
-    own = anatomy(small, run)
+    own = replace(anatomy(found.model), operations=operations)
     shapes = {name: own.shapes[own.home(name)] for name in sizes.shapes}
     cost = smaller_cost(sizes, shapes, names)
     counted = smaller_cost(own, own.shapes, names)

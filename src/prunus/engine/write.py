@@ -33,13 +33,15 @@ def write(
     masks: Masks = {}
     for key, choice in choices.items():
         masks = merged(masks, unit.masks(model, key, choice))
-    results = {}
+    results, written = {}, set()
     for name in unit.needs(choices):
         fit = new_values(model, unit, layers, name, choices, masks)
         done, error = unit.measured(layers[name], fit, masks)
-        weight_at(model, name).put(done.weight, done.bias)
+        place = weight_at(model, name)
+        place.put(done.weight, done.bias)
+        written.add(place.path)
         results[name] = result_of(layers[name], done, error, units=unit.recipe.units)
-    apply_masks(model, masks)
+    apply_masks(model, {path: mask for path, mask in masks.items() if path not in written})
     return masks, results
 
 

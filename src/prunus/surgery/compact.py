@@ -1,6 +1,6 @@
 """A physically smaller dense copy of a pruned model, deduced from its zeros and verified equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
+from prunus.surgery.readings import run
 from prunus.surgery.removals import removal_of
 from prunus.surgery.verify import CompactionError, verify_equal
 
@@ -108,8 +109,12 @@ def compact_groups(
     rtol: float = 1e-4,
     inexact: bool = False,
     spare: Spare | None = None,
+    running: Callable[[nn.Module, Any], Any] = run,
 ) -> Compaction:
-    """`compact` for a model whose groups are known; those that cannot be cut stay whole."""
+    """`compact` for a model whose groups are known; those that cannot be cut stay whole.
+
+    `running` runs the smaller network on the example, once.
+    """
     small = twin(model)  # shares the numbers of all parameters that are not cut
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
     gone = _empty(small, groups, example)
@@ -118,7 +123,13 @@ def compact_groups(
     left = cut(small, groups, gone, example)
     _apart(model, small)
     change = verify_equal(
-        model, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics
+        model,
+        small,
+        example,
+        kept=left.kept,
+        rtol=rtol,
+        statistics=left.statistics,
+        running=running,
     )
     return Compaction(small, change)
 

@@ -25,6 +25,8 @@ from prunus.surgery.readings import run
 
 __all__ = ["Cut", "cut", "why_whole"]
 
+Removed = dict[str, dict[int, Tensor]]  # True where a position along an axis of a tensor goes
+
 
 def why_whole(model: nn.Module, group: Group, *, inexact: bool) -> str | None:
     """Why a group's classes cannot be cut out of the model, or None where they can."""
@@ -65,25 +67,27 @@ def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], e
         gone: which.
         example: one batch, to read the widths of norms without tensors off.
     """
-    removed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    removed: Removed = defaultdict(dict)
+    tensors: dict[str, Tensor] = {}
     outputs: dict[str, tuple[str, int]] = {}
     across: dict[str, None] = {}
     for group in groups:
         if not bool(gone[group.name].any()):
             continue
         for slot in group.slots:
-            places = slot.index[gone[group.name][slot.unit]].tolist()
-            removed[slot.parameter][slot.axis].update(places)
+            places = slot.index[gone[group.name][slot.unit]]
+            _remove(model, removed, tensors, slot.parameter, slot.axis, places)
             layer, _, leaf = slot.parameter.rpartition(".")
             if slot.role == "out" and leaf == "weight" and layer in group.producers:
                 outputs[layer] = (slot.parameter, slot.axis)
                 if getattr(model.get_submodule(layer), "bias", None) is not None:
-                    removed[f"{layer}.bias"][0].update(places)  # also one that folding added
+                    # also one that folding added
+                    _remove(model, removed, tensors, f"{layer}.bias", 0, places)
         if not group.exact:
             across.update(dict.fromkeys(norms_across(model, group)))
-    before = {name: _tensor(model, name).shape for name in removed}
+    before = {name: tensor.shape for name, tensor in tensors.items()}
     cuts: dict[tuple[str, int], tuple[int, int]] = {
-        (name, axis): (before[name][axis], before[name][axis] - len(gone_there))
+        (name, axis): (len(gone_there), len(gone_there) - int(gone_there.sum()))
         for name, axes in removed.items()
         for axis, gone_there in axes.items()
     }
@@ -91,11 +95,11 @@ def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], e
     for name, parameter in model.named_parameters(remove_duplicate=False):
         twins[id(parameter)].append(name)
     for (name, axis), lengths in list(cuts.items()):  # a table that a linear layer shares
-        for other in twins.get(id(_tensor(model, name)), ()):
+        for other in twins.get(id(tensors[name]), ()):
             cuts[other, axis] = lengths
     folding = [n for n in across if f"{n}.weight" in removed and is_rms(model.get_submodule(n))]
     statistics = {
-        name: _stays(before[f"{name}.weight"][0], removed[f"{name}.weight"][0])
+        name: _stays(removed[f"{name}.weight"][0])
         for name in across
         if f"{name}.weight" in removed and name not in folding
     }
@@ -104,17 +108,14 @@ def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], e
     if len(readings) > 1:
         with with_statistics(model, statistics):
             expected = run(model, example)
-    _shrink(model, removed)
+    _shrink(model, removed, tensors)
     update_attributes(model, cuts)
     for name in folding:
         fold_rms(model.get_submodule(name), before[f"{name}.weight"].numel())
         scale_epsilon(model.get_submodule(name), before[f"{name}.weight"].numel())
     _update_bare_norms(model, example)
     follow(model, readings, example, expected)
-    kept = {
-        layer: _stays(before[parameter][axis], removed[parameter][axis])
-        for layer, (parameter, axis) in outputs.items()
-    }
+    kept = {layer: _stays(removed[parameter][axis]) for layer, (parameter, axis) in outputs.items()}
     return Cut(kept=kept, statistics=statistics)
 
 
@@ -128,10 +129,24 @@ def cuts_between(before: Mapping[str, torch.Size], model: nn.Module) -> Cuts:
     }
 
 
-def _stays(length: int, gone: set[int]) -> Tensor:
-    stays = torch.ones(length, dtype=torch.bool)
-    stays[sorted(gone)] = False
-    return stays.nonzero().flatten()
+def _remove(
+    model: nn.Module,
+    removed: Removed,
+    tensors: dict[str, Tensor],
+    name: str,
+    axis: int,
+    places: Tensor,
+) -> None:
+    """Enter positions of a tensor among those that go."""
+    if name not in tensors:
+        tensors[name] = _tensor(model, name)
+    if axis not in removed[name]:
+        removed[name][axis] = torch.zeros(tensors[name].shape[axis], dtype=torch.bool)
+    removed[name][axis][places] = True
+
+
+def _stays(gone: Tensor) -> Tensor:
+    return (~gone).nonzero().flatten()
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
@@ -140,23 +155,23 @@ def _tensor(model: nn.Module, name: str) -> Tensor:
     return found
 
 
-def _shrink(model: nn.Module, removed: Mapping[str, Mapping[int, set[int]]]) -> None:
+def _shrink(model: nn.Module, removed: Removed, tensors: Mapping[str, Tensor]) -> None:
     """Cut positions out of parameters and buffers, wherever each of them stands."""
     places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
     for module in model.modules():
         for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 places[id(tensor)].append((module, leaf))
-    wanted: dict[int, tuple[Tensor, dict[int, set[int]]]] = {}
+    wanted: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
     for name, axes in removed.items():
-        tensor = _tensor(model, name)
-        _, own = wanted.setdefault(id(tensor), (tensor, defaultdict(set)))
+        tensor = tensors[name]
+        _, own = wanted.setdefault(id(tensor), (tensor, {}))
         for axis, gone in axes.items():
-            own[axis] |= gone
+            own[axis] = own[axis] | gone if axis in own else gone
     for key, (tensor, own) in wanted.items():
         smaller = tensor.detach()
         for axis, gone in own.items():
-            index = _stays(tensor.shape[axis], gone).to(tensor.device)
+            index = _stays(gone).to(tensor.device)
             smaller = smaller.index_select(axis, index)
         new = (
             nn.Parameter(smaller, requires_grad=tensor.requires_grad)

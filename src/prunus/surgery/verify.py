@@ -1,12 +1,14 @@
 """Two networks compared on an example; where they differ, the first layer that does is named."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prunus.ambient import unless_interrupted
 from prunus.coupling.weights import LAYERS
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
@@ -24,6 +26,7 @@ def verify_equal(
     kept: Mapping[str, Tensor],
     rtol: float,
     statistics: Mapping[str, Tensor] | None = None,
+    running: Callable[[nn.Module, Any], Any] = run,
 ) -> float | None:
     """Compare outputs on the example; raise CompactionError unless they agree.
 
@@ -35,28 +38,28 @@ def verify_equal(
         rtol: largest accepted error relative to max|output|; see `compact`.
         statistics: for each norm that takes its statistics over less than before, the positions
             that stay; the network with zeros runs with these statistics too.
+        running: runs the smaller network on the example.
 
     Returns:
         None, or where statistics changed ‖small(x) − model(x)‖ / ‖model(x)‖, the model as it is.
     """
     with with_statistics(model, statistics or {}):
-        expected, before = _run_recorded(model, example)
-    called, finished = list[str](), list[str]()
+        expected, coarsest = _run_noting(model, example)
     try:
-        got, after = _run_recorded(small, example, called, finished)
+        got = running(small, example)
     except Exception as error:  # whatever the user's forward raises at a width it does not expect
-        where = "in" if called[-1:] != finished[-1:] else "after"
-        place = f"{where} layer `{called[-1]}`" if called else "before its first layer"
         raise CompactionError(
-            f"The smaller network fails {place} ({str(error).strip()}). A width is probably "
-            f"written in the forward code, as in x.view(-1, 400): take it from the tensor, as in "
-            f"x.flatten(1), or exclude the layers whose outputs arrive there."
+            f"The smaller network fails {_place(small, example)} ({str(error).strip()}). A width "
+            f"is probably written in the forward code, as in x.view(-1, 400): take it from the "
+            f"tensor, as in x.flatten(1), or exclude the layers whose outputs arrive there."
         ) from error
-    coarsest = max((_eps(value.dtype) for value in before.values()), default=0.0)
     wrong = _difference(expected, got, rtol, coarsest)
     if wrong is None:
         _verify_lengths(model, small, example, statistics or {}, rtol, coarsest)
         return relative_change(run(model, example), got) if statistics else None
+    with with_statistics(model, statistics or {}):
+        before = _outputs(model, example)
+    after = _outputs(small, example)
     for name, value in before.items():
         if name not in after:
             continue
@@ -118,18 +121,21 @@ def relative_change(before: Any, after: Any) -> float:
     return (moved / size) ** 0.5 if size else (0.0 if moved == 0 else float("inf"))
 
 
-def _run_recorded(
-    model: nn.Module,
-    example: Any,
-    called: list[str] | None = None,
-    finished: list[str] | None = None,
-) -> tuple[Any, dict[str, Tensor]]:
-    """The output, and those of all linear and convolution layers in order of execution.
+def _run_noting(model: nn.Module, example: Any) -> tuple[Any, float]:
+    """The output, and the machine epsilon of the coarsest type that a layer's outputs have."""
+    coarsest = 0.0
 
-    `called` and `finished` receive the names of the childless modules as they start and end.
-    """
+    def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal coarsest
+        coarsest = max(coarsest, _eps(output.dtype))
+
+    with _hooked((module, hook) for module in model.modules() if isinstance(module, LAYERS)):
+        return run(model, example), coarsest
+
+
+def _outputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
+    """The outputs of all linear and convolution layers in order of execution."""
     outputs: dict[str, Tensor] = {}
-    handles = []
 
     def recorder(name: str) -> Any:
         def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -137,21 +143,44 @@ def _run_recorded(
 
         return hook
 
-    def announcer(name: str, names: list[str] | None) -> Any:
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS)]
+    with _hooked((module, recorder(name)) for name, module in layers):
+        run(model, example)
+    return outputs
+
+
+def _place(model: nn.Module, example: Any) -> str:
+    """Where a model fails on the example: in which childless module, or after which."""
+    called, finished = list[str](), list[str]()
+
+    def announcer(name: str, names: list[str]) -> Any:
         def hook(_: nn.Module, *values: Any) -> None:
-            if names is not None:
-                names.append(name)
+            names.append(name)
 
         return hook
 
+    ends = [(n, m) for n, m in model.named_modules() if n and not any(m.children())]
+    handles = [m.register_forward_pre_hook(announcer(n, called)) for n, m in ends]
+    with _hooked((module, announcer(name, finished)) for name, module in ends):
+        try:
+            run(model, example)
+        except Exception as error:  # as it did before
+            unless_interrupted(error)
+        finally:
+            for handle in handles:
+                handle.remove()
+    where = "in" if called[-1:] != finished[-1:] else "after"
+    return f"{where} layer `{called[-1]}`" if called else "before its first layer"
+
+
+@contextmanager
+def _hooked(hooks: Iterable[tuple[nn.Module, Any]]) -> Iterator[None]:
+    """Forward hooks, for as long as the block is open."""
+    handles = []
     try:
-        for name, module in model.named_modules():
-            if isinstance(module, LAYERS):
-                handles.append(module.register_forward_hook(recorder(name)))
-            if name and not any(module.children()):
-                handles.append(module.register_forward_pre_hook(announcer(name, called)))
-                handles.append(module.register_forward_hook(announcer(name, finished)))
-        return run(model, example), outputs
+        for module, hook in hooks:
+            handles.append(module.register_forward_hook(hook))
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,34 @@
+"""Zero slices by their definition, along every axis."""
+
+import pytest
+import torch
+
+from prunus.surgery.zeros import Zeros
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2, 5), (0, 3), (3, 0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_slices_without_an_entry_beside_zero(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(len(shape))
+    tensor = torch.randn(shape, generator=generator).to(dtype)
+    for axis, size in enumerate(shape):
+        if size > 2:
+            tensor.select(axis, 2).zero_()
+    if tensor.numel():
+        tensor.flatten()[0] = -0.0
+    zeros = Zeros({"t": tensor})
+    for axis in range(tensor.ndim):
+        rows = tensor.movedim(axis, 0).unbind()
+        expected = torch.tensor([bool((row == 0).all()) for row in rows], dtype=torch.bool)
+        assert torch.equal(zeros.slices("t", axis), expected)
+
+
+def test_what_is_no_number_is_not_zero() -> None:
+    tensor = torch.zeros(3, 2, 2)
+    tensor[1, 0, 1], tensor[2, 1, 0] = torch.nan, -torch.inf
+    zeros = Zeros({"t": tensor})
+    assert zeros.slices("t", 0).tolist() == [True, False, False]
+    assert zeros.slices("t", 1).tolist() == [False, False]
+    assert zeros.slices("t", 2).tolist() == [False, False]
+    assert "t" in zeros
+    assert "u" not in zeros
