@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["few_leftovers", "host_facts", "return_memory", "versions"]
+__all__ = ["available_memory", "few_leftovers", "host_facts", "return_memory", "versions"]
 
 
 @functools.cache
@@ -51,6 +51,22 @@ def versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
     }
+
+
+def available_memory(device: Any = None) -> int | None:
+    """Bytes that new tensors on a `torch.device` can take; None where the system does not say."""
+    import torch
+
+    if device is not None and device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    facts = Path("/proc/meminfo")
+    if (device is not None and device.type != "cpu") or not facts.exists():
+        return None
+    for line in facts.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
 
 
 def return_memory() -> None:

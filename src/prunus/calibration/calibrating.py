@@ -10,7 +10,7 @@ from torch import nn
 from prunus.ambient import plainly
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.collect import collect, guard_memory
-from prunus.calibration.place import placed
+from prunus.calibration.place import checked_device, device_of, placed
 from prunus.calibration.reasons import listed
 from prunus.calibration.select import check_ready, matching, prunable
 from prunus.calibration.statistics import STATISTICS, Statistic, resolved
@@ -71,6 +71,9 @@ def calibrate(
         ValueError: unknown statistics or layers, empty or unfit data, NaN or infinite weights or
             inputs (the layer is named).
         MemoryError: a statistic would need more than the memory limit.
+
+    Warns:
+        RuntimeWarning: all statistics together may take more memory than there is.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
@@ -127,7 +130,9 @@ def _calibrated(
     names = matching(known, layers, exclude, refused)
     weights = {name: known[name] for name in names}
     bare = {name: weight.layer() for name, weight in weights.items()}
-    guard_memory(bare, wanted)
+    guard_memory(
+        bare, wanted, device=device_of(model) if device is None else checked_device(device)
+    )
     example = first_of(batches.peek(), 2)
     with (
         placed(model, device) as where,

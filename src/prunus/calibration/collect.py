@@ -1,5 +1,6 @@
 """One streaming pass over the data that collects what is asked; hooks are always removed."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from prunus.calibration.padding import padding_of
 from prunus.calibration.statistics import Matrix, Signal, Source, Statistic
 from prunus.calibration.sums import Sums
 from prunus.coupling import Group
+from prunus.host import available_memory
 from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.rng import generator_for
@@ -82,7 +84,7 @@ def collect(
     drawn: dict[str, tuple[int, Generator]] = {}
     if max_positions is not None:
         drawn = {name: (max_positions, generator_for(seed, name)) for name in weights}
-    gatherer = Gatherer(layers, statistics, drawn)
+    gatherer = Gatherer(layers, statistics, drawn, shared=True)
     backward = Backward(
         weights,
         layers,
@@ -171,12 +173,17 @@ def guard_memory(
     layers: Mapping[str, Layer],
     statistics: Mapping[str, Statistic],
     groups: tuple[Group, ...] = (),
+    device: torch.device | None = None,
 ) -> None:
     """Refuse sums above the memory limit before any data are read.
 
     Raises:
         MemoryError: names the statistic, the layer (or group), what it needs and the limit.
+
+    Warns:
+        RuntimeWarning: all sums together may take more memory than there is.
     """
+    together = 0
     sizes = [
         (f"layer {name!r}", "layer", *layer.weight.shape, layer.groups)
         for name, layer in layers.items()
@@ -187,6 +194,7 @@ def guard_memory(
             if (kind == "classes") != (s.reads.source == "classes"):
                 continue
             needed = 8 * s.numbers(out, wide, blocks)
+            together += needed
             if needed > GRAM_BYTES:
                 raise MemoryError(
                     f"The statistic {s.name!r} of {shown} needs {needed / 2**30:.3g} GiB, more "
@@ -194,3 +202,12 @@ def guard_memory(
                     f"recipe that needs less (`wanda` takes the diagonal of the Gram matrix "
                     f"only), or raise prunus.calibration.collect.GRAM_BYTES."
                 )
+    left = available_memory(device)
+    if left is not None and together > left:
+        warnings.warn(
+            f"The statistics of {len(sizes)} layers may take {together / 2**30:.3g} GiB, and "
+            f"{left / 2**30:.3g} GiB are available. Prune with blocks='auto', which holds "
+            f"those of one block at a time, or select fewer layers.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

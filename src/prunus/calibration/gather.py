@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from prunus.calibration.leading import Leading
 from prunus.calibration.padding import Padding
 from prunus.calibration.statistics import Pair, Source, Statistic, Vectors
 from prunus.calibration.sums import Sums
@@ -34,13 +35,17 @@ class Gatherer:
         layers: Mapping[str, Layer],
         statistics: Mapping[str, Statistic],
         drawn: Mapping[str, tuple[int, Generator]] | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
+        """`shared`: layers that take the same inputs have one sum, whole after `close`."""
         self.padding: Padding | None = None
         self.sums: dict[str, Sums] = {}
         self.blind: set[str] = set()
         self.layers = layers
         self.statistics = statistics
         self._drawn = drawn or {}
+        self._leading = Leading(self.sums, self.reading("inputs")) if shared else None
 
     def reading(self, source: Source) -> list[Statistic]:
         """The statistics that read so."""
@@ -51,6 +56,11 @@ class Gatherer:
         name = weight.name
         sums = self.sums.setdefault(name, Sums())
         wanted = self.reading("inputs")
+        leading = self._leading if wanted else None
+        if leading is not None:
+            if leading.met(weight, inputs, self.padding):
+                return
+            sums = leading.place(weight, inputs, self.padding)
         if wanted:
             drawn = self._drawn.get(name)
             for values in vectors_of(weight, inputs, self.padding, drawn):
@@ -63,7 +73,9 @@ class Gatherer:
         self.blind.add(weight.name)
 
     def close(self) -> None:
-        """Drop what was summed over a part of the calls alone."""
+        """Complete the sums, and drop what was summed over a part of the calls alone."""
+        if self._leading is not None:
+            self._leading.close()
         for name in self.blind:
             sums = self.sums[name]
             for source in ("inputs", "outputs", "pair"):

@@ -16,7 +16,7 @@ from prunus.calibration.place import device_of
 from prunus.calibration.reduce import account_of, gathered, reduced_sums
 from prunus.calibration.saved import Stored, load_sums, save_sums
 from prunus.calibration.statistics import Statistic
-from prunus.calibration.sums import Sums
+from prunus.calibration.sums import Made, Sums
 from prunus.check import unknown
 from prunus.coupling import Coupling, Group, Heads, couple
 from prunus.layer import Layer
@@ -66,13 +66,14 @@ class Calibration(Mapping[str, Layer]):
             name: own.finished(statistics, samples, 1) for name, own in self._group_sums.items()
         }
         self._layers = {}
+        made: Made = {}
         for name, layer in layers.items():
             own = {
                 group: self.class_statistics[group]
                 for group, group_sums in self._group_sums.items()
                 if name in group_sums.consumers
             }
-            full = sums[name].layer(layer, statistics, samples)
+            full = sums[name].layer(layer, statistics, samples, made)
             self._layers[name] = replace(full, classes=own) if own else full
         self._model = model
         self._coupling = coupling

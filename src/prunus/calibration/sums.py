@@ -9,7 +9,9 @@ from torch import Tensor
 from prunus.calibration.statistics import Source, Statistic
 from prunus.layer import Layer, squeeze_groups
 
-__all__ = ["Sums"]
+__all__ = ["Made", "Sums"]
+
+Made = dict[tuple[str, int, int, int], Tensor]  # by statistic, sums, count and groups
 
 
 @dataclass(eq=False)
@@ -64,7 +66,11 @@ class Sums:
         return replace(self, totals={key: value.to(device) for key, value in self.totals.items()})
 
     def finished(
-        self, statistics: Mapping[str, Statistic], samples: int, groups: int
+        self,
+        statistics: Mapping[str, Statistic],
+        samples: int,
+        groups: int,
+        made: Made | None = None,
     ) -> dict[str, Tensor]:
         """What the sums stand for; statistics per convolution group lose the axis of a single one.
 
@@ -72,20 +78,34 @@ class Sums:
             statistics: by name, at least those of which there are sums.
             samples: of the model, over which gradients are averaged.
             groups: convolution groups of the layer.
+            made: what other layers' sums stand for; the same sums stand for the same tensor.
         """
         found = {}
         for name, total in self.totals.items():
             reads = statistics[name].reads
-            value = statistics[name].finish(total, self.counts.get(reads.source, samples))
-            found[name] = squeeze_groups(value, groups) if reads.axis == "group" else value
+            count = self.counts.get(reads.source, samples)
+            key = (name, id(total), count, groups)
+            known = None if made is None else made.get(key)
+            if known is None:
+                value = statistics[name].finish(total, count)
+                known = squeeze_groups(value, groups) if reads.axis == "group" else value
+            if made is not None:
+                made[key] = known
+            found[name] = known
         return found
 
-    def layer(self, bare: Layer, statistics: Mapping[str, Statistic], samples: int) -> Layer:
-        """The layer with its statistics."""
+    def layer(
+        self,
+        bare: Layer,
+        statistics: Mapping[str, Statistic],
+        samples: int,
+        made: Made | None = None,
+    ) -> Layer:
+        """The layer with its statistics; see `finished`."""
         vectors = max(self.counts.values(), default=0)
         return replace(
             bare,
             samples=vectors or samples,
-            statistics={**bare.statistics, **self.finished(statistics, samples, bare.groups)},
+            statistics={**bare.statistics, **self.finished(statistics, samples, bare.groups, made)},
             axes={**bare.axes, **{name: s.reads.axis for name, s in statistics.items()}},
         )
