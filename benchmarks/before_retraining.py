@@ -93,7 +93,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 if not own:
                     continue
                 values = [r[key] for r in own]
-                low, high = t_interval(values) or (None, None)
+                low, high = (t_interval(values) if len(values) > 2 else None) or (None, None)
                 found.append(
                     {
                         "network": network,
@@ -109,6 +109,36 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     }
                 )
     return found
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """README's picture: error over the share of parameters that is left, a panel per network."""
+    from prunus.report.figure import figure, save_figure
+
+    points = [
+        {
+            "network": f"{row['network']}, dense {row['dense']:.1f} %, {row['seeds']} trainings",
+            "kept": 100 * row["kept"],
+            "error": row["error"],
+            "series": row["method"],
+            "kind": kind,
+            **({} if row["low"] is None else {"low": row["low"], "high": row["high"]}),
+        }
+        for row in rows
+        for kind in ("theory", "measured")  # a line through the points
+    ]
+    chart = figure(
+        points,
+        x="kept",
+        y="error",
+        x_title="parameters left, %",
+        y_title="test error before retraining, %",
+        facet="network",
+        columns=3,
+        width=230,
+        height=220,
+    )
+    save_figure(chart, FIGURE, rows)
 
 
 def main() -> None:
@@ -136,8 +166,10 @@ def main() -> None:
                     file.append(json.dumps(row))
             rows += found
             print(*map(json.dumps, found), sep="\n", file=sys.stderr, flush=True)
-    for row in summary(rows):
+    found = summary(rows)
+    for row in found:
         print(json.dumps(row))
+    draw(found)
 
 
 if __name__ == "__main__":
