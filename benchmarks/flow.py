@@ -1,10 +1,9 @@
-"""From a network to a smaller, verified one, and its error before retraining, beside a peer.
+"""From a network to a smaller, verified one, beside a peer; its error is in `before_retraining.py`.
 
 Torch-Pruning (Fang et al. 2023, DepGraph) is asked for group L1 magnitudes, half of the channels,
-and runs its result once. Prunus prunes by `l1-filter`, measures layer errors, cuts, and verifies
-the cut network against the masked one. One thread, processor time, both in turn in one process;
-peak memory in fresh processes, above what the process held with the network loaded. Errors are of
-digits-cnn, five trainings, at the parameter counts that Torch-Pruning reaches.
+and runs its result once. Prunus prunes by `l1-filter`, cuts, and verifies the cut network against
+the masked one; `measured` has the layer errors too. One thread, processor time, all in turn in one
+process; peak memory in fresh processes, above what the process held with the network loaded.
 
 Needs torch-pruning 1.6.1: `pip install --target FOLDER --no-deps torch-pruning==1.6.1`.
 """
@@ -26,8 +25,7 @@ from coupling import resnet50
 from real_networks import heads_of, set_attributes
 
 RESULTS = Path(__file__).parent / "results"
-RATIOS = (0.3, 0.5, 0.65)  # of channels that Torch-Pruning removes
-SEEDS = 5
+REPEATS = 5
 
 
 def network(name: str) -> tuple[Any, Any]:
@@ -110,13 +108,16 @@ def flows(repeats: int) -> list[dict[str, Any]]:
     rows = []
     for name in NETWORKS:
         model, x = network(name)
-        ours(model, x), theirs(model, x)  # imports and first calls
-        pairs = [(seconds(theirs, model, x), seconds(ours, model, x)) for _ in range(repeats)]
+        flowing = (theirs, ours, measured)
+        for run in flowing:
+            run(model, x)  # imports and first calls
+        taken = [[seconds(run, model, x) for run in flowing] for _ in range(repeats)]
         row = {
             "network": name,
-            "torch_pruning_s": median(t for t, _ in pairs),
-            "prunus_s": median(o for _, o in pairs),
-            "ratio": median(o / t for t, o in pairs),
+            "torch_pruning_s": median(t for t, _, _ in taken),
+            "prunus_s": median(o for _, o, _ in taken),
+            "ratio": median(o / t for t, o, _ in taken),
+            "ratio_measured": median(m / t for t, _, m in taken),
         }
         if Path("/proc/self/clear_refs").exists():
             row["torch_pruning_mb"] = peak_of(network, theirs_only, name)[0] / 1e6
@@ -136,44 +137,6 @@ def ours_only(model: Any, x: Any) -> None:
     ours(model, x)
 
 
-def errors(seeds: int) -> list[dict[str, Any]]:
-    """Test error in % before retraining, at the parameters that Torch-Pruning reaches."""
-    import prunus
-    from prunus.bench.data.cache import trained
-    from prunus.bench.data.sets import load_data
-    from prunus.bench.data.tasks import task
-    from prunus.bench.data.train import accuracy
-
-    chosen = task("digits-cnn")
-    data = load_data("digits")
-
-    def error(model: Any) -> float:
-        return 100 * (1 - accuracy(model, data.x_test, data.y_test))
-
-    rows = []
-    for seed in range(seeds):
-        dense = trained(chosen, data, seed=seed).model.eval()
-        for ratio in RATIOS:
-            small = theirs(dense, data.x_train[:2], ratio, p=2)
-            count = sum(p.numel() for p in small.parameters())
-            row = {
-                "seed": seed,
-                "parameters": count,
-                "of": sum(p.numel() for p in dense.parameters()),
-                "dense": error(dense),
-                "torch_pruning": error(small),
-            }
-            for name in ("importance-node", "importance-node+ls"):
-                pruned = prunus.prune(
-                    dense, name, prunus.Budget(parameters=count), data=data.x_train
-                )
-                row[name] = error(pruned.model)
-                row[f"{name} parameters"] = int(pruned.cost_after.parameters)
-            rows.append(row)
-            print(*(f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True)
-    return rows
-
-
 def main() -> None:
     """Measure, print, and keep the numbers unless --small."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -190,11 +153,10 @@ def main() -> None:
 
     path = RESULTS / "flow.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    for part, run in {"error": errors, "flow": flows}.items():
-        rows = run(1 if given.small else SEEDS)
-        if not given.small:  # what is done stays, whatever comes of the rest
-            found |= {part: rows, "versions": versions(), "host": host_facts()}
-            print(write_text(path, json.dumps(found, indent=1) + "\n"))
+    rows = flows(1 if given.small else REPEATS)
+    if not given.small:
+        found |= {"flow": rows, "versions": versions(), "host": host_facts()}
+        print(write_text(path, json.dumps(found, indent=1) + "\n"))
 
 
 if __name__ == "__main__":
