@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import lru_cache
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -182,7 +182,7 @@ SETTING = (  # the last two add what modules of earlier versions lack
 )
 
 
-@cache
+@lru_cache(maxsize=1024)  # parametrizations make a class for every module
 def _as_any_module(kind: type[nn.Module]) -> bool:
     """True where instances of a class are copied as `nn.Module` says, by their `__dict__`."""
     return (

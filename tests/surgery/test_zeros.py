@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from prunus.surgery import compact
 from prunus.surgery.zeros import Zeros
 
 
@@ -21,6 +23,22 @@ def test_slices_without_an_entry_beside_zero(shape: tuple[int, ...], dtype: torc
         rows = tensor.movedim(axis, 0).unbind()
         expected = torch.tensor([bool((row == 0).all()) for row in rows], dtype=torch.bool)
         assert torch.equal(zeros.slices("t", axis), expected)
+
+
+def test_what_is_cut_shares_no_memory_with_the_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    with torch.no_grad():
+        for layer in (model[0].weight, model[0].bias):  # two units go, the last layer stays whole
+            layer[:2] = 0
+        model[2].weight[:, :2] = 0
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    small = compact(model, torch.randn(3, 4))
+    assert small[0].weight.shape == (4, 4)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_what_is_no_number_is_not_zero() -> None:
