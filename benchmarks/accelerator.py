@@ -21,7 +21,9 @@ from prunus.compensation import least_squares
 from prunus.granularity import EdgePerRow
 from prunus.joint import SparseGPT
 from prunus.layer import Layer
-from prunus.schedules import AtInit
+from prunus.parts import EDGES, NODES
+from prunus.recipe import Recipe
+from prunus.schedules import steps_of
 
 RESULTS = Path(__file__).parent / "results" / "accelerator.json"
 
@@ -32,33 +34,43 @@ def network(seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten(),
-        nn.Linear(32 * 64, 50), nn.ReLU(), nn.Linear(50, 10),
+        nn.Linear(32 * 64, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Linear(50, 10),
     )  # fmt: skip
     return model.eval(), torch.randn(256, 3, 16, 16)
 
 
-def agreement() -> list[dict[str, object]]:
-    """How far each recipe's network on the GPU is from the one on the CPU."""
+def served(recipe: Recipe) -> bool:
+    """True for what one call of `prune` does to the weights or nodes of a trained network."""
+    schedule = recipe.schedule
+    trains = schedule.inside or schedule.trains or schedule.before_training
+    return not trains and recipe.units in (EDGES, NODES)
+
+
+def agreement(device: str = "cuda") -> list[dict[str, object]]:
+    """How far each recipe's network on the device is from the one on the CPU."""
     model, x = network()
-    shared = prunus.calibrate(model, x)
-    on_gpu = network()[0].cuda()
+    batch = (x, torch.arange(len(x)) % 10)
+    on_gpu = network()[0].to(device)
     on_gpu.load_state_dict(model.state_dict())
     rows = []
-    for name in prunus.recipes:
-        if isinstance(prunus.recipes[name].schedule, AtInit):
+    for name, recipe in prunus.recipes.items():
+        if not served(recipe):
             continue
+        shared = batch  # rounds measure anew
+        if len(steps_of(recipe.schedule)) == 1:
+            shared = prunus.calibrate(model, batch, recipe.statistics or ("gram",))
         one = prunus.prune(model, name, 0.3, data=shared)
         two = prunus.prune(on_gpu, name, 0.3, data=shared)
-        assert all(p.is_cuda for p in two.model.parameters())
+        assert {p.device.type for p in two.model.parameters()} == {device}
         same = [float((one.masks[k] == two.masks[k].cpu()).double().mean()) for k in one.masks]
         with torch.no_grad():
             dense = model(x)
-            gap = (one.model(x) - two.model(x.cuda()).cpu()).norm() / dense.norm()
+            gap = (one.model(x) - two.model(x.to(device)).cpu()).norm() / dense.norm()
         rows.append({"recipe": name, "masks_equal": min(same), "relative_gap": float(gap)})
-        if "node" in name or name.startswith("l1"):
-            small = two.compact(x[:8].cuda())
+        if recipe.units == NODES:
+            small = two.compact(x[:8].to(device))
             with torch.no_grad():
-                away = (small(x.cuda()) - two.model(x.cuda())).abs().max()
+                away = (small(x.to(device)) - two.model(x.to(device))).abs().max()
             rows[-1]["compact_difference"] = float(away)
     return rows
 

@@ -12,6 +12,7 @@ import models
 import prunus
 from prunus.bench import Distil, Task, Training, fit, fresh_model
 from prunus.bench.data import tasks
+from prunus.bench.data.tasks import steps_of, trainer
 from prunus.bench.grid.cell import baselines
 from prunus.bench.grid.config import cells, make_grid
 from prunus.bench.grid.inside import share_of
@@ -27,9 +28,9 @@ TINY = Task(
     title="tiny",
     data=bench_tiny.data,
     model=partial(models.MLP, (6, 12, 8, 2)),
-    train=partial(tasks._train, training=QUICK),
-    retrain=partial(tasks._train, training=replace(QUICK, epochs=2)),
-    steps=partial(tasks._steps, training=QUICK),
+    train=trainer(QUICK),
+    retrain=trainer(replace(QUICK, epochs=2)),
+    steps=steps_of(QUICK),
 )
 OFF = ["small-dense", "no-retraining", "random", "random-layers"]
 GRADUAL = {
@@ -77,12 +78,15 @@ def test_recipes_bring_their_own_schedules_and_controls(tmp_path):
              "selection=RandomK(), schedule=Dynamic(every=5, grow=GradientGrowth()))"},
             {"name": "filters", "recipe": "Recipe(granularity=Node(), score=Magnitude("
              "side='producer', reduction='l2'), schedule=Gradual(every=5, soft=True))"},
+            {"name": "movement", "recipe": "Recipe(score=Movement(), "
+             "schedule=Gradual(every=5, soft=True))"},
         ], "without": ["small-dense"],
     }  # fmt: skip
     records = made(values, tmp_path)
     schedules = {label: r.schedule.partition("(")[0] for (label, _), r in records.items()}
     assert schedules == {
         "gradual, often": "Gradual", "rigl": "Dynamic", "filters": "Gradual", "magnitude": "none",
+        "movement": "Gradual",
         "random-edge": "none", "static random-edge": "Static", "static random-node": "Static",
         "random in the layers of gradual, often": "Gradual",
         "random in the layers of rigl": "Dynamic",
@@ -185,7 +189,7 @@ def test_what_does_not_go_together_is_said_before_anything_runs():
         "equal_training: retrain begins from a trained network",
     ):  # fmt: skip
         assert words in said
-    for distil in ([1.0], "soft", [0.0, 0.5], [4.0, 1.5]):
+    for distil in ([1.0], "soft", [0.0, 0.5], [4.0, 1.5], ["hot", 0.5], [[4.0], 0.5], {"T": 4}):
         with pytest.raises(ValueError, match=r"distil: "):
             make_grid({**EASY, "distil": distil})
 

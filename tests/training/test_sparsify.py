@@ -334,9 +334,9 @@ def test_a_state_of_something_else_is_refused():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=rf"^The state was made with another `{key}`"):
             sparse.load_state_dict({**state, key: value})
-    with pytest.raises(ValueError, match=r"^This is no state of a Sparsifier"):
+    with pytest.raises(ValueError, match=r"^The state is no state of a Sparsifier"):
         sparse.load_state_dict({"masks": {}})
-    with pytest.raises(ValueError, match=r"^This is no state of a Sparsifier"):
+    with pytest.raises(ValueError, match=r"^The state is no state of a Sparsifier"):
         sparse.load_state_dict(model.state_dict())
     sparse.load_state_dict(state)
     sparse.remove()

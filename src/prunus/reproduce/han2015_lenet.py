@@ -1,23 +1,19 @@
 """Han et al. (2015), tables 3 and 4: LeNet-300-100 and LeNet-5 pruned twelvefold by magnitude."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Generator, nn
-from torch.optim import Optimizer
-
-from prunus.bench.data.sets import Dataset
-from prunus.bench.data.tasks import TASKS
-from prunus.bench.data.train import Training, fit
+from prunus.bench.data.tasks import TASKS, trainer
+from prunus.bench.data.train import Training
 from prunus.bench.grid.budgets import density_text
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.reproduce.harness import Harness, carry_out, with_interval
+from prunus.reproduce.harness import Harness, of_grids, with_interval
 
 __all__ = ["account", "grids", "reproduce", "rows_of"]
 
@@ -40,22 +36,11 @@ class _Net:
     seeds: int = 3  # of networks
 
 
-def _again(
-    model: nn.Module,
-    data: Dataset,
-    *,
-    generator: Generator,
-    hold: Callable[[Optimizer], Any] | None = None,
-    progress: bool | None = None,
-) -> nn.Module:
-    return fit(model, data, AGAIN, generator=generator, hold=hold, progress=progress)
-
-
 AGAIN = Training(epochs=10, learning_rate=1e-3, weight_decay=0.1, batch=256)
 lenet300 = replace(
     TASKS["mnist-lenet300"],
     name="prunus.reproduce.han2015_lenet:lenet300",
-    retrain=_again,
+    retrain=trainer(AGAIN),
     definition=f"{TASKS['mnist-lenet300'].definition}, again by {AGAIN!r}",
 )
 FULL = (
@@ -88,8 +73,10 @@ def reproduce(
         progress: as in `progress_board`.
         harness: where the records lie and who runs the cells; throw-away records by default.
     """
-    records = carry_out(grids(scale, seed), harness, data_dir=data_dir, progress=progress)
-    return account(scale, records)
+    return of_grids(
+        grids, account, scale=scale, seed=seed, data_dir=data_dir, progress=progress,
+        harness=harness,
+    )  # fmt: skip
 
 
 def account(scale: Scale, records: Sequence[Record]) -> Reproduction:

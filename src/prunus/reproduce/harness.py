@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 from prunus.bench.grid.config import make_grid
 from prunus.bench.grid.sweep import finished, run
 from prunus.bench.record import Record
+from prunus.reproduce import Reproduction, Scale
 
-__all__ = ["FailedRuns", "Harness", "carry_out", "with_interval"]
+__all__ = ["FailedRuns", "Harness", "carry_out", "of_grids", "with_interval"]
 
 
 class FailedRuns(RuntimeError):
@@ -86,6 +87,34 @@ def carry_out(
                 f"the records in {folder} hold the tracebacks and what is done."
             )
         return [known[cell.id] for cell in cells]
+
+
+def of_grids(
+    grids: Callable[[Scale, int], Sequence[Mapping[str, Any]]],
+    account: Callable[[Scale, Sequence[Record]], Reproduction],
+    *,
+    scale: Scale,
+    seed: int,
+    data_dir: Path | None,
+    progress: bool | None,
+    harness: Harness | None,
+) -> Reproduction:
+    """What `account` makes of the records of `grids`, which are run where they are missing.
+
+    Args:
+        grids: of a scale and the first seed.
+        account: tables and figures, of finished records alone.
+        scale: "small" or "full".
+        seed: of the first network.
+        data_dir: folder with the data sets.
+        progress: as in `progress_board`.
+        harness: where the records lie and who runs the cells; throw-away records by default.
+
+    Raises:
+        FailedRuns, FileNotFoundError, OSError: as `carry_out`.
+    """
+    records = carry_out(grids(scale, seed), harness, data_dir=data_dir, progress=progress)
+    return account(scale, records)
 
 
 def with_interval(mean: float, low: float | None = None, high: float | None = None) -> str:

@@ -22,6 +22,10 @@ class Movement(Score):
     has it, a removed weight's number would stand still for ever. Made for fine-tuning a trained
     network on another task. Numbers of different layers are not comparable: use `Uniform()`.
 
+    The paper's soft form keeps all weights above one threshold of all layers, and a penalty on
+    σ of the numbers sets how many. Where their count is given, as here, a penalty that lowers all
+    numbers near 0 alike changes no rank: what is left of that form is `Global()` beside this score.
+
     References:
         Sanh, Wolf, Rush (2020), Movement pruning: adaptive sparsity by fine-tuning, Eq. 3.
     """

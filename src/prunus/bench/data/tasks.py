@@ -43,7 +43,9 @@ __all__ = [
     "mnist_lenet5",
     "mnist_lenet300",
     "mnist_mlp",
+    "steps_of",
     "task",
+    "trainer",
 ]
 
 
@@ -130,6 +132,16 @@ def _train(
     )  # fmt: skip
 
 
+def trainer(training: Training) -> Train:
+    """A task's `train` or `retrain` that trains so, with all that a grid may ask of it."""
+    return partial(_train, training=training)
+
+
+def steps_of(training: Training) -> Callable[[Dataset], int]:
+    """A task's `steps` for such a `train`."""
+    return partial(_steps, training=training)
+
+
 def _epochs(training: Training, share: float) -> int:
     """The epochs that are a share of a training.
 
@@ -162,10 +174,10 @@ def _named(
         title=title,
         data=partial(load_data, data),
         model=model,
-        train=partial(_train, training=training),
-        retrain=partial(_train, training=retraining),
+        train=trainer(training),
+        retrain=trainer(retraining),
         definition=f"{training!r} by trainer {TRAINER_VERSION}",
-        steps=partial(_steps, training=training),
+        steps=steps_of(training),
     )
 
 

@@ -1,5 +1,6 @@
 """A grid of cells from a YAML file, checked as a whole before anything runs."""
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,9 @@ def _method(entry: Any) -> _Method:
     label = label or resolve(recipe)[0]
     if recipe.schedule == OneShot():
         return _Method(label, repr(recipe))
-    bare = replace(recipe, schedule=OneShot())
+    bare = recipe
+    with contextlib.suppress(ValueError):  # a score that only a training gathers keeps its course
+        bare = replace(recipe, schedule=OneShot())
     return _Method(label, repr(bare), _schedule(repr(recipe.schedule)))
 
 
@@ -116,7 +119,8 @@ def _samples(value: Any) -> int | None:
 def _distil(value: Any) -> tuple[float, float] | None:
     if value is None:
         return None
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+    numbers = isinstance(value, Sequence) and all(isinstance(own, int | float) for own in value)
+    if not numbers or len(value) != 2:
         raise ValueError(f"distil is [temperature, weight], such as [4.0, 0.9], got {value!r}")
     own = Distil(*value)
     return float(own.temperature), float(own.weight)

@@ -1,0 +1,90 @@
+"""What pages and advice say of LeNet-300-100 is what the kept records show."""
+
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+
+from prunus.bench.statistics.intervals import paired
+from prunus.presets import ADVICE
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def table_of(page: str, title: str) -> dict[str, list[str]]:
+    """{name in the first cell: the numbers of its line} of the table under a title."""
+    lines = (ROOT / "docs" / page).read_text().replace("−", "-").partition(title)[2].splitlines()
+    found = {}
+    for line in itertools.takewhile(lambda own: own.startswith("|"), lines[2:]):
+        name, *cells = line.strip("|").split("|")
+        found[name.strip(" `")] = re.findall(r"-?[0-9]+\.[0-9]+", " ".join(cells))
+    assert len(found) > 1
+    return found
+
+
+def test_what_is_said_of_lenet_is_what_was_recorded():
+    """Every number of both tables, from the records; the advice quotes the same."""
+
+    def errors(folder: str) -> dict[tuple[str, str], dict[int, float]]:
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for line in (RESULTS / folder / "records.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            kind = (row["recipe"], row["schedule"])
+            found.setdefault(kind, {})[row["seed"]] = 100 * row["after"]["test_error"]
+        assert {len(own) for own in found.values()} == {5}
+        return found
+
+    def mean(own: dict[int, float]) -> str:
+        return f"{statistics.mean(own.values()):.2f}"
+
+    edges = errors("mnist_lenet300_edges") | errors("mnist_lenet300_obs")
+    for name, numbers in table_of("second_order.md", "| a tenth of").items():
+        kinds = [(own, s) for s in ("none", "Refine(rounds=5)") for own in (name, f"{name}+ls")]
+        if name.startswith("obs-global"):
+            kinds = [(own, "none") for own in ("obs-global without ls", "obs-global")]
+        assert numbers == [mean(edges[kind]) for kind in kinds if kind in edges] != []
+    nodes = errors("mnist_lenet300_nodes")
+    for name, numbers in table_of("second_order.md", "| a quarter of").items():
+        pair = nodes[name, "none"], nodes[f"{name}+ls", "none"]
+        expected = [mean(own) for own in pair]
+        if name != "random-node":
+            gap = paired(pair[1], nodes["random-node+ls", "none"])
+            expected += [f"{gap[key]:.2f}" for key in ("mean", "low", "high")]
+        assert numbers == expected
+    said = " ".join(ADVICE)
+    rounds = "Refine(rounds=5)"
+    for own in (
+        edges["obs-global", "none"],
+        edges["obs", "none"],
+        edges["magnitude-global+ls", "none"], edges["gap-gradient+ls", rounds],
+        edges["obd+ls", rounds], *(nodes[f"{n}+ls", "none"] for n in ("obs-node", "apoz")),
+    ):  # fmt: skip
+        assert mean(own) in said[said.index("on LeNet-300-100 (dense") :]
+
+
+def test_what_is_said_of_methods_inside_training_is_what_was_recorded():
+    """The advice, and the page's means and differences with their intervals."""
+    lines = (RESULTS / "mnist_lenet300_training" / "records.jsonl").read_text().splitlines()
+    errors: dict[str, dict[int, float]] = {}
+    for row in map(json.loads, lines):
+        if row["recipe"] == "random-edge":  # the lottery's
+            continue
+        errors.setdefault(row["recipe"], {})[row["seed"]] = 100 * row["retrained"]["test_error"]
+    means = {name: statistics.mean(own.values()) for name, own in errors.items()}
+    assert {len(own) for own in errors.values()} == {5}
+    said = " ".join(ADVICE)
+    order = ("gradual", "lottery", "rigl", "set", "gradual-layer", "static")
+    assert re.findall(r"[0-9.]+", said[said.index("errs by") :])[:7] == [
+        f"{means['gradual']:.2f}",
+        "1.56",
+        *(f"{means[name]:.2f}" for name in order[1:]),
+    ]
+    page = (ROOT / "docs" / "prune_while_you_train.md").read_text().replace("−", "-")
+    for name in order[:-1]:
+        gap = paired(errors[name], errors["static"])
+        [line] = re.findall(rf"^\| {name}[,a-z ]* \| [0-9.]+ \| -.*\|$", page, re.MULTILINE)[:1]
+        assert re.findall(r"-?[0-9.]+", line) == [
+            f"{value:.2f}" for value in (means[name], gap["mean"], gap["low"], gap["high"])
+        ]
