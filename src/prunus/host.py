@@ -85,7 +85,7 @@ def few_leftovers() -> AbstractContextManager[None]:
 
     glibc serves what is below a threshold from a heap whose holes it keeps, and raises the
     threshold, up to 32 MB, whenever something larger is freed: how much a process then holds beyond
-    what lives in it differs from run to run. Inside, the threshold stands at 4 MB. Afterwards it is
+    what lives in it differs from run to run. Inside, the threshold stands at 1 MB. Afterwards it is
     at 32 MB, where glibc's own rule has it once a tensor of that size was freed.
     """
     return _Threshold()
@@ -93,7 +93,7 @@ def few_leftovers() -> AbstractContextManager[None]:
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 TUNABLES = "GLIBC_TUNABLES"
-LOW, HIGH = 4 << 20, 32 << 20  # bytes; the higher one is glibc's largest
+LOW, HIGH = 1 << 20, 32 << 20  # bytes; the higher one is glibc's largest
 
 
 class _Threshold(AbstractContextManager[None]):
