@@ -16,8 +16,8 @@ EDGE = 3  # characters that a column takes beside its cells
 
 
 def width_here() -> int:
-    """Characters in a line: those of the terminal, or what COLUMNS says; 80 where neither does."""
-    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((80, 24)).columns))
+    """Characters in a line: those of the terminal, or what COLUMNS says; 110 in a file."""
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
 
 def table_text(
