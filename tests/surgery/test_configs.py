@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import prunus
 from prunus import Recipe
 from prunus.granularity import Node
+from prunus.surgery.configs import UnsaidWidths
 
 ALIKE = Recipe(granularity=Node(alike="blocks"))
 
@@ -138,7 +139,12 @@ def test_hugging_face_models_come_back(name, tmp_path):
         model, ids = kind(config).eval(), {"input_ids": torch.randint(3, 60, (4, 12))}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        small = prunus.prune(model, ALIKE, 0.7, data=ids).compact(ids).eval()
+        options = {}
+        if name != "llama":  # its heads are as wide as the stream has room for each
+            with pytest.warns(UnsaidWidths, match="cannot say what was cut"):
+                prunus.prune(model, ALIKE, 0.7, data=ids).compact(ids)
+            options = {"exclude": "*att*"}
+        small = prunus.prune(model, ALIKE, 0.7, data=ids, **options).compact(ids).eval()
         small.save_pretrained(tmp_path)
         again = kind.from_pretrained(tmp_path).eval()
     with torch.no_grad():
