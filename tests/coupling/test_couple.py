@@ -257,6 +257,14 @@ def test_a_branch_on_units_refuses_them(test, reason):
     assert all(2 not in index for index in rows)
 
 
+@pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.Identity(), nn.Sequential(nn.Linear(4, 3))])
+def test_a_model_without_channels_inside_has_no_groups(model):
+    coupling = couple(model, torch.randn(3, 4))
+    assert coupling.groups == ()
+    reasons = {"its outputs are the network's outputs"}
+    assert {*coupling.refused.values()} == reasons or isinstance(model, nn.Identity)
+
+
 def test_a_model_that_does_not_run_refuses_everything():
     coupling = couple(nn.Sequential(nn.Linear(4, 4), nn.Linear(5, 3)), torch.randn(3, 4))
     assert coupling.groups == ()

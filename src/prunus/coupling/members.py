@@ -61,6 +61,8 @@ class _Together:
 
     def apart(self, slices: Tensor, labels: Tensor) -> Uses:
         """Ascending slices and what uses them by place; places without any are left out."""
+        if not self._places:
+            return {}
         firsts = torch.arange(len(self._places) + 1) * self._step
         ends = torch.searchsorted(slices, firsts)
         parts = zip(
