@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import torch
+
 from prunus.files.lock import Handle
 
 CALLS = ("open", "write", "pwrite", "fsync", "ftruncate", "replace", "unlink", "close", "mkdir")
@@ -87,6 +89,7 @@ def working(work: Callable[[Callable[[int], None]], None]) -> Iterator:
     count = FORK.Value("q", 0)
 
     def run():
+        torch.set_num_threads(1)  # a pool of threads that the parent had is not there after a fork
         work(lambda value: setattr(count, "value", value))
 
     child = FORK.Process(target=run)

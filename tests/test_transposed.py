@@ -65,9 +65,13 @@ def test_least_squares_does_not_raise_the_error():
     assert fitted.layers["0"].error < 0.9 * plain.layers["0"].error
 
 
-def test_groups_of_a_transposed_convolution_are_refused_as_nodes():
+def test_groups_of_a_transposed_convolution_go_as_nodes():
+    torch.manual_seed(0)
     between = nn.ConvTranspose1d(4, 4, 2, groups=2)
-    model = nn.Sequential(nn.Conv1d(3, 4, 1), between, nn.Conv1d(4, 2, 1))
-    coupling = couple(model, torch.randn(2, 3, 5))
-    assert coupling.groups == ()
-    assert coupling.refused["0"] == "a transposed convolution in groups has no rule"
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), between, nn.Conv1d(4, 2, 1)).eval()
+    x = torch.randn(2, 3, 5)
+    assert couple(model, x).groups
+    pruned = prunus.prune(model, "importance-node", 0.5, data=x)
+    small = pruned.compact(x)
+    assert small[1].weight.numel() < between.weight.numel()
+    assert_close(small(x), pruned.model(x))

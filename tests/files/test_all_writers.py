@@ -21,6 +21,8 @@ ALLOWED = {
     "bench/record/store.py": {"unlink"},  # an own file without rows
     "bench/record/sql.py": {"write_bytes"},  # whole lines, into a temporary folder
     "bench/grid/work.py": {"write_text"},  # /proc/self/clear_refs
+    "folder/depth.py": {"unlink"},  # its own streams, in the folder of work that a run resumes
+    "folder/streams.py": {"unlink"},  # likewise
     "export/to_hf.py": {"save_pretrained"},  # into a folder that `new_folder` gives
     "theory/gap/walks.py": {"savez_compressed"},  # makes the package's own table
 }

@@ -246,8 +246,9 @@ class NodeUnit:
         bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
         if bias is not None and path is not None and path in masks:
             bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
+        weight = torch.where(fit.mask, fit.weight, 0.0)  # an earlier step's masks are in it too
         rows = fit.mask.view(torch.uint8).amax(1).bool() if fit.mask.numel() else fit.mask.any(1)
-        return replace(fit, bias=bias), output_error(layer, fit.weight, bias, rows)
+        return replace(fit, weight=weight, bias=bias), output_error(layer, weight, bias, rows)
 
     def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
         """The kept classes by group."""

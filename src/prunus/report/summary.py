@@ -137,7 +137,7 @@ def summary(pruned: Any) -> str:
             "shape": row["shape"],
             "kept": f"{row['kept']:,}",
             "density": f"{row['density']:.4g}",
-            "layer error": _error(pruned.layers[row["layer"]]),
+            "layer error": _error(pruned.layers.get(row["layer"])),
         }
         for row in layer_rows(pruned)
     ]
@@ -187,7 +187,7 @@ def _metrics(metrics: Any) -> str:
 
 def _error(layer: Any) -> str:
     """The layer's error in squared output units, and as a share of what the layer gives."""
-    if layer.error is None:
+    if layer is None or layer.error is None:  # experts are no layers of their own
         return "not measured"
     share = layer.relative_error
     return f"{layer.error:.4g}" + ("" if share is None else f" ({100 * share:.3g} %)")
