@@ -70,7 +70,7 @@ def test_a_cluster_gives_the_serial_records_though_a_worker_dies(
     # The dead worker's file and another's; a third where both had begun when the one died.
     assert len(list(out.glob("*.jsonl"))) >= 2
     monkeypatch.delenv("PRUNUS_TEST_GATE")
-    run(grid, out=tmp_path / "serial", cache=tmp_path / "cache2")
+    run(grid, out=tmp_path / "serial", cache=tmp_path / "cache2", progress=False)
     assert table(out) == table(tmp_path / "serial")
     assert capfd.readouterr() == ("", "")
 
