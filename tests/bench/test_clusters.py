@@ -64,7 +64,9 @@ def test_a_cluster_gives_the_serial_records_though_a_worker_dies(
     out = tmp_path / "cluster"
     out.mkdir()
     with one_worker_killed(out, monkeypatch) as killed:
-        done = run(grid, out=out, cache=tmp_path / "cache", executor=executor(engine))
+        done = run(
+            grid, out=out, cache=tmp_path / "cache", executor=executor(engine), progress=False
+        )
     assert killed
     assert (done.done, done.failed) == (2 * (8 + 4 + 4), 0)
     # The dead worker's file and another's; a third where both had begun when the one died.
