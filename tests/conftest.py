@@ -1,5 +1,7 @@
 """Every type and shape annotation of the package is checked while the tests run."""
 
+import os
+
 import hypothesis
 import pytest
 
@@ -12,6 +14,8 @@ from prunus.calibration import STATISTICS  # noqa: E402 after the checks are on
 from prunus.presets import PRESETS  # noqa: E402
 from prunus.surgery.attributes import ROWS  # noqa: E402
 from prunus.views import VIEWS  # noqa: E402
+
+os.environ.pop("COLUMNS", None)  # which pytest's workers set; tests of widths set their own
 
 TABLES = {"views": VIEWS, "attributes": ROWS, "statistics": STATISTICS, "recipes": PRESETS}
 
