@@ -22,6 +22,7 @@ from prunus.compensation import NoCompensation
 from prunus.engine import prune
 from prunus.reproduce import (
     REPRODUCTIONS,
+    Reproduction,
     acharyya2021,
     acharyya2021_cifar,
     acharyya2021_mnist,
@@ -304,3 +305,12 @@ def test_what_is_shown_comes_from_the_kept_records(name, tmp_path):
     for line in again[f"{name}.md"].decode().splitlines():
         if line.startswith("|"):
             assert line in docs
+
+
+def test_a_figure_does_not_replace_the_table(tmp_path):
+    result = Reproduction(
+        name="own", title="", paper="", conditions=[], rows=[], figures={"own": (None, [])}
+    )
+    with pytest.raises(ValueError, match=r"^A figure of 'own' has that name too"):
+        save(result, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.cli.imports import named_function
+from prunus.report.figure import require
 
 __all__ = ["HUB", "hub_folder", "load_weights", "network"]
 
@@ -128,15 +129,9 @@ def hub_folder(model: str) -> Path:
         return Path(name)
     if not name or name.startswith((".", "/")) or name.count("/") > 1:
         raise ValueError(f"MODEL: there is no folder {name!r}.")
+    client = require("huggingface_hub", "hf")
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ImportError(
-            "hf: reads models by the library transformers, which is not installed; it comes with "
-            "an extra: pip install 'prunus[hf]'."
-        ) from None
-    try:
-        return Path(snapshot_download(name))
+        return Path(client.snapshot_download(name))
     except Exception as error:  # the client's own, of many kinds: no network, no such name, …
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(
@@ -147,13 +142,7 @@ def hub_folder(model: str) -> Path:
 
 def _from_hub(folder: Path) -> Any:
     """The model that a folder's configuration names, by plain transformers; no foreign code."""
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError(
-            "hf: reads models by the library transformers, which is not installed; it comes with "
-            "an extra: pip install 'prunus[hf]'."
-        ) from None
+    transformers = require("transformers", "hf")
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"MODEL: {folder} has no config.json, so that it is no folder that `save_pretrained` "

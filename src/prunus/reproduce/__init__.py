@@ -194,10 +194,19 @@ def _text(value: object) -> str:
 
 
 def save(result: Reproduction, folder: Path) -> list[Path]:
-    """Write the table as JSON and Markdown, each figure as SVG, PNG, CSV and JSON; the paths."""
+    """Write the table as JSON and Markdown, each figure as SVG, PNG, CSV and JSON; the paths.
+
+    Raises:
+        ValueError: a figure has the reproduction's own name, and would replace its table.
+    """
     from prunus.report.figure import save_figure
     from prunus.report.grid import markdown_table
 
+    if result.name in result.figures:
+        raise ValueError(
+            f"A figure of {result.name!r} has that name too, under which the table is written. "
+            f"Give the figure another."
+        )
     table = {
         "name": result.name,
         "title": result.title,
