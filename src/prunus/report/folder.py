@@ -7,6 +7,7 @@ from typing import Any
 
 from prunus.check import by_reason
 from prunus.files import write_text
+from prunus.recipe import as_written
 from prunus.report.charts import bars
 from prunus.report.footing import footing
 from prunus.report.page import Chart, Section, Table, Text, page
@@ -117,11 +118,11 @@ def _headline(result: Any, scores: Mapping[str, Any] | None) -> str:
         for stage, score in (scores or {}).items()
     )
     first = f"Perplexity is {said}." if said else "Not scored: no text for perplexity was given."
-    smaller = "granularity=Node(" in result.recipe
+    smaller = as_written(result.recipe).granularity.shrinks
     return (
         f"{first} {result.kept:,} of {result.total:,} weights in {len(result.layers)} layers are "
         f"left ({100 * result.density:.3g} %). "
-        + ("The tensors are smaller." if smaller else "Zeros in dense tensors save no time.")
+        + ("The network is smaller." if smaller else "Zeros in dense tensors save no time.")
     )
 
 
