@@ -22,7 +22,6 @@ import peer_networks as peers
 from memory import peak_of
 
 from coupling import resnet50
-from real_networks import heads_of, set_attributes
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 5
@@ -62,7 +61,7 @@ def theirs(model: Any, x: Any, ratio: float = 0.5, *, p: int = 1) -> Any:
     peer = importlib.import_module("torch_pruning")
     small = copy.deepcopy(model)
     last = [m for m in small.modules() if isinstance(m, torch.nn.Linear)][-1]
-    heads = heads_of(small)
+    heads = peers.heads_of(small)
     attention = {
         "num_heads": heads, "prune_num_heads": True, "head_pruning_ratio": ratio,
         "prune_head_dims": False,
@@ -77,7 +76,7 @@ def theirs(model: Any, x: Any, ratio: float = 0.5, *, p: int = 1) -> Any:
     )
     pruner.step()
     if heads:
-        set_attributes(small)
+        peers.set_attributes(small)
     with torch.no_grad():
         small(x)
     return small

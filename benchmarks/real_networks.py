@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peer_networks import heads_of, set_attributes
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 LIMIT = 20  # processor seconds of one network and library, without imports
@@ -72,8 +74,6 @@ def ours(name: str) -> dict[str, Any]:
     }
 
 
-QUERIES = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "q",
-           "k", "v", "query_proj", "key_proj", "value_proj")  # fmt: skip
 # How the peer is called, in this order, until it works.
 WAYS: dict[str, dict[str, Any]] = {
     "as in its examples": {},
@@ -82,42 +82,6 @@ WAYS: dict[str, dict[str, Any]] = {
     **{f"round_to={n}": {"round_to": n} for n in (2, 3, 4, 8)},
 }
 BEST = ("works", "inexact", "wrong")  # else what came of the first way counts
-FUSED = ("qkv_proj", "query_key_value", "c_attn", "qkv")
-
-
-def heads_of(model: Any) -> dict[Any, int]:
-    """Layers that make queries, keys and values, with their numbers of heads."""
-    from torch import nn
-
-    found: dict[Any, int] = {}
-    for part in getattr(model, "qkv", ()):  # the attention written as einsum, heads of width 4
-        found |= {layer: layer.out_features // 4 for layer in part}
-    for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            found[module] = module.num_heads
-        wide = next((int(v) for key in ("head_dim", "attention_head_size", "d_kv",
-                     "key_value_proj_dim") if isinstance(v := getattr(module, key, None), int)),
-                    0)  # fmt: skip
-        for leaf, child in module.named_children():
-            out = getattr(child, "out_features", getattr(child, "nf", 0))
-            if leaf in (*QUERIES, *FUSED) and wide and out and out % wide == 0:
-                found[child] = out // wide // (3 if leaf in FUSED else 1)
-    return found
-
-
-def set_attributes(model: Any) -> None:
-    """What users set after pruning heads, as the peer's examples do."""
-    for module in model.modules():
-        query = next((c for leaf, c in module.named_children() if leaf in QUERIES), None)
-        wide = getattr(module, "head_dim", getattr(module, "attention_head_size", None))
-        if query is None or not isinstance(wide, int):
-            continue
-        for key in ("num_attention_heads", "num_heads", "n_heads"):
-            if isinstance(getattr(module, key, None), int):
-                setattr(module, key, query.out_features // wide)
-        for key in ("all_head_size", "embed_dim", "inner_dim"):
-            if isinstance(getattr(module, key, None), int):
-                setattr(module, key, query.out_features)
 
 
 def logits(output: Any) -> Any:
