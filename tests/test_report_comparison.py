@@ -159,3 +159,11 @@ def test_the_six_methods_in_small(tmp_path, capsys, monkeypatch):
     assert nodes == {80 * 64 + 80 + 80 * 100 + 100 + 1010}
     assert all(r["test_error_before"] < 0.08 for r in stored["records"])
     assert "| dpp-node+ls |" in (tmp_path / "six.md").read_text()
+
+
+def test_the_foot_names_the_data(comparison, tmp_path):
+    text = comparison.report(tmp_path / "page.html", made="2026-01-02").read_text()
+    foot = text[text.index("<footer>") :]
+    assert "Page made on 2026-01-02" in foot
+    assert "300 samples calibrated" in foot
+    assert f"<code>{comparison.data_fingerprint}</code>" in foot

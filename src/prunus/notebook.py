@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.cells import cell_text, right_aligned
+
 __all__ = ["histogram", "view"]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -39,9 +41,7 @@ def view(words: Sequence[str], tables: Sequence[Rows] = (), *, pictures: Sequenc
 
 def _table(rows: Rows) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    numeric = {
-        c for c in columns if all(isinstance(row.get(c), int | float | None) for row in rows)
-    }  # fmt: skip
+    numeric = right_aligned(rows, columns)
 
     def line(tag: str, cells: Mapping[str, str]) -> str:
         inside = "".join(
@@ -51,19 +51,9 @@ def _table(rows: Rows) -> str:
         return f"<tr>{inside}</tr>"
 
     head = line("th", {c: c.replace("_", " ") for c in columns})
-    body = "".join(line("td", {c: _cell(row.get(c)) for c in columns}) for row in rows[:SHOWN])
+    body = "".join(line("td", {c: cell_text(row.get(c)) for c in columns}) for row in rows[:SHOWN])
     more = f"<p>… and {len(rows) - SHOWN} more</p>" if len(rows) > SHOWN else ""
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>{more}"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def histogram(values: Sequence[float], title: str, *, bins: int = BINS) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prunus.cli.imports import named_function
 
-__all__ = ["Given", "evaluator", "first_samples", "read", "scores"]
+__all__ = ["Given", "evaluator", "first_samples", "needed_evaluator", "read", "scores"]
 
 BATCH = 1000
 
@@ -215,3 +215,23 @@ def evaluator(given: Given | None, own: str | os.PathLike[str] | None) -> Evalua
     if own is not None:
         return named_function("--evaluate", os.fspath(own))
     return given.scores if given is not None and given.scored else None
+
+
+def needed_evaluator(given: Given | None, own: str | os.PathLike[str] | None, why: str) -> Evaluate:
+    """The same, for what means nothing without one.
+
+    Args:
+        given: of --data.
+        own: of --evaluate.
+        why: the option or command that asks for it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if given is None and own is None:
+        raise ValueError(f"{why} needs --data, or --evaluate, which says what the metric is.")
+    found = evaluator(given, own)
+    if found is None:
+        name = "" if given is None else f" {given.name}"
+        raise ValueError(f"{why}: --data{name} has no labels to score by. Give --evaluate.")
+    return found

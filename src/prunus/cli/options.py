@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Data", "DataDir", "Delta", "Device", "Factory", "Model", "PlanOut", "Recipe", "Seed",
-    "Weights", "number",
+    "Data", "DataDir", "Delta", "Device", "Drop", "Evaluate", "Factory", "Metric", "Model",
+    "PlanOut", "Recipe", "Seed", "Weights", "number",
 ]  # fmt: skip
 
 Model = Annotated[
@@ -31,6 +31,23 @@ Data = Annotated[
 ]
 DataDir = Annotated[
     Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the named data sets.")
+]
+Drop = Annotated[
+    str | None,
+    typer.Option(
+        help="How much worse the metric may be, in its own unit: 1% is 0.01, a point of accuracy."
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="What counts: accuracy by default, or a metric that --evaluate gives."),
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        help="`package.module:function`, called as evaluate(model); accuracy on the test part by "
+        "default."
+    ),
 ]
 Weights = Annotated[
     Path | None,

@@ -15,20 +15,12 @@ def plan(
         str | None,
         typer.Option(help="ε, such as 0.1 or 10%: a share of the rms output, or of predictions."),
     ] = None,
-    drop: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a limit: how much worse the metric may be, as in `prunus prune`."
-        ),
-    ] = None,
+    drop: own.Drop = None,
     recipe: Annotated[
         str, typer.Option(help="Of --drop: what prunes, a name or a Recipe(...) as Python.")
     ] = "magnitude",
-    metric: Annotated[str | None, typer.Option(help="Of --drop; accuracy by default.")] = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(help="Of --drop: `package.module:function`, called as evaluate(model)."),
-    ] = None,
+    metric: own.Metric = None,
+    evaluate: own.Evaluate = None,
     kind: Annotated[str, typer.Option(help="predicted, mean_square, sup or changed.")] = (
         "predicted"
     ),
@@ -63,6 +55,8 @@ def plan(
     out: own.PlanOut = None,
 ) -> None:
     """Print how many weights each layer keeps so that the gap, or a metric, stays within a limit.
+
+    Give --limit, of the gap, or --drop, of a metric.
 
     Examples:
 
@@ -120,16 +114,12 @@ def _of_drop(
     samples: int | None,
     seed: int,
 ) -> Any:
-    from prunus.cli.given import evaluator
+    from prunus.cli.given import needed_evaluator
     from prunus.cli.target import target
     from prunus.engine import plan
     from prunus.recipe import parse
 
-    if evaluate is None and given is None:
-        raise ValueError("--drop needs --data, or --evaluate, which says what the metric is.")
-    judge = evaluator(given, evaluate)
-    if judge is None:
-        raise ValueError(f"--drop: --data {given.name} has no labels. Give --evaluate.")
+    judge = needed_evaluator(given, evaluate, "--drop")
     return plan(
         net,
         target(None, drop=drop, metric=metric or (None if evaluate else "accuracy")),

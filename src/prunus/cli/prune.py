@@ -28,18 +28,8 @@ def prune(
         str | None,
         typer.Option("--nm", help="Instead of a density: keep N of every M weights, such as 2:4."),
     ] = None,
-    drop: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a density: the lowest one at which the metric is at most so much "
-            "worse, in its own unit; 1% is 0.01, a point of accuracy. Half of the test part "
-            "chooses, the other half scores."
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(help="Of --drop: accuracy by default, or a metric that --evaluate gives."),
-    ] = None,
+    drop: own.Drop = None,
+    metric: own.Metric = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -126,10 +116,12 @@ def prune(
 ) -> None:
     """Prune a network, print what it cost, and save it with a report.
 
-    The training part of the data calibrates, the test part scores. A file with x and y is split
-    3 : 1 by class. The folder holds the weights (safetensors), pruned.json and report.html;
-    for nodes also the compact network, for a Hugging Face model the folder hf/, which
-    `from_pretrained` loads.
+    How much is left is said by one of --density, --nm, --drop, --budget and --plan. The training
+    part of the data calibrates, the test part scores; with --drop half of it chooses the density,
+    the other half scores. A file with x and y is split 3 : 1 by class.
+
+    The folder holds the weights (safetensors), pruned.json and report.html; for nodes also the
+    compact network, for a Hugging Face model the folder hf/, which `from_pretrained` loads.
 
     Examples:
 
@@ -185,7 +177,7 @@ def prune(
         )
         return
     from prunus.check import whole
-    from prunus.cli.given import evaluator, read
+    from prunus.cli.given import evaluator, needed_evaluator, read
     from prunus.cli.imports import named_function
     from prunus.cli.networks import network
     from prunus.engine import prune as run
@@ -203,14 +195,13 @@ def prune(
     given = None if data is None else read(data, data_dir)
     dense = network(model, factory, weights)
     choosing, scoring = given, given
-    if drop is not None and evaluate_on is None:
-        if given is None:
-            raise ValueError("--drop needs --data, or --evaluate, which says what the metric is.")
-        choosing, scoring = given.halves("--drop")
-        metric = metric or "accuracy"
-    judge = evaluator(choosing, evaluate_on)
-    if drop is not None and judge is None:
-        raise ValueError(f"--drop: --data {data} has no labels. Give --evaluate.")
+    if drop is None:
+        judge = evaluator(given, evaluate_on)
+    else:
+        if given is not None and evaluate_on is None:
+            choosing, scoring = given.halves("--drop")
+            metric = metric or "accuracy"
+        judge = needed_evaluator(choosing, evaluate_on, "--drop")
     asked = target(
         density,
         budget,

@@ -23,18 +23,13 @@ def sensitivity(
         ),
     ] = None,
     data: own.Data = "digits",
-    evaluate: Annotated[
-        str | None,
-        typer.Option(help="`package.module:function`, called as evaluate(model)."),
-    ] = None,
+    evaluate: own.Evaluate = None,
+    metric: own.Metric = None,
     samples: Annotated[int, typer.Option(help="Samples to calibrate on.")] = 1000,
     budget: Annotated[
         str | None, typer.Option(help="Plan for this density of the whole network.")
     ] = None,
-    drop: Annotated[
-        str | None,
-        typer.Option(help="Plan for what the metric may lose, if the layers' losses add up."),
-    ] = None,
+    drop: own.Drop = None,
     out: own.PlanOut = None,
     report: Annotated[Path | None, typer.Option(help="HTML page of the scan.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of the runs.")] = None,
@@ -45,12 +40,14 @@ def sensitivity(
 ) -> None:
     """Prune each layer alone and print what the test set says; plan from that.
 
+    A plan by --budget or --drop assumes that the layers' losses add up.
+
     Example:
 
     prunus sensitivity prunus.bench.zoo:digits_mlp --data digits --budget 20% --out plan.json
     """
     from prunus.check import whole
-    from prunus.cli.given import evaluator, read
+    from prunus.cli.given import needed_evaluator, read
     from prunus.cli.networks import network
     from prunus.cli.target import target
     from prunus.engine import sensitivity as run
@@ -63,15 +60,14 @@ def sensitivity(
     if out is not None and budget is None and drop is None:
         raise ValueError("--out writes a plan, which needs --budget or --drop.")
     given = None if data is None else read(data, data_dir)
-    judge = evaluator(given, evaluate)
-    if judge is None:
-        raise ValueError(f"--data {data} has no labels to score by. Give --evaluate.")
+    judge = needed_evaluator(given, evaluate, "The scan")
     scan = run(
         network(model, factory, weights),
         parse(recipe) if "(" in recipe else recipe,
         [own.number("--density", text) for text in density or DENSITIES],
         data=None if given is None else given.limited(samples),
         evaluate=judge,
+        metric=metric,
         seed=seed,
     )
     typer.echo(scan.summary())

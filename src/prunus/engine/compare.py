@@ -180,6 +180,8 @@ def compare(
         recipes=methods,
         latencies=latencies,
         pictures=pictures,
+        data_fingerprint=shared.fingerprint,
+        samples=shared.samples,
     )
 
 

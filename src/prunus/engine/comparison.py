@@ -28,6 +28,8 @@ class Comparison:
         recipes: the recipes by the names used in the records.
         latencies: for node recipes, the measured latency of dense and compact networks.
         pictures: pruned networks kept for drawing, by (recipe, density).
+        data_fingerprint: hash of the calibration data, or None.
+        samples: how many samples calibrated, or None.
     """
 
     records: Sequence[Mapping[str, Any]]
@@ -36,6 +38,8 @@ class Comparison:
     recipes: Mapping[str, Recipe]
     latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
     pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
+    data_fingerprint: str | None = None
+    samples: int | None = None
 
     def __repr__(self) -> str:
         """A line for the terminal; `summary()` has the table."""
@@ -97,8 +101,13 @@ class Comparison:
         ]
         return write_text(path, "\n".join(lines) + "\n")
 
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one self-contained HTML page; needs the extra `report`."""
+    def report(self, path: str | os.PathLike[str], *, made: str | None = None) -> Path:
+        """Write one self-contained HTML page; needs the extra `report`.
+
+        Args:
+            path: of the page.
+            made: the date in its foot; today's where None.
+        """
         from prunus.report.comparison import write_comparison
 
-        return write_comparison(self, path)
+        return write_comparison(self, path, made=made)

@@ -116,6 +116,7 @@ def prune_block(
                 kept=int(result.mask.sum()),
                 total=result.mask.numel(),
                 error=result.error,
+                power=result.power,
                 ridge=result.ridge,
             )
     groups = unit.cut

@@ -21,13 +21,23 @@ class LayerAccount:
         total: weights there were.
         error: E‖(W x + b) − (W′ x + b′)‖² on the calibration inputs, squared output units; None
             where no Gram matrix was collected.
+        power: E‖W x‖² of the dense weights, which the error is held against; None likewise, and in
+            accounts of older versions.
         ridge: largest relative damping that a row needed, or None.
     """
 
     kept: int
     total: int
     error: float | None = None
+    power: float | None = None
     ridge: float | None = None
+
+    @property
+    def relative_error(self) -> float | None:
+        """The error as a share of what the dense weights make of the inputs."""
+        if self.error is None or not self.power:
+            return None
+        return self.error / self.power
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +115,19 @@ class FolderResult:
         return folder_summary(self)
 
     def report(
-        self, path: str | os.PathLike[str], *, scores: Mapping[str, Any] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        scores: Mapping[str, Any] | None = None,
+        made: str | None = None,
     ) -> Path:
         """Write one self-contained HTML page; needs the extra `report`.
 
         Args:
             path: of the page.
             scores: {stage: `Perplexity`}, such as of the dense and of the pruned network.
+            made: the date in its foot; today's where None.
         """
         from prunus.report.folder import write_folder_report
 
-        return write_folder_report(self, path, scores)
+        return write_folder_report(self, path, scores, made=made)

@@ -215,7 +215,7 @@ def write_comparison(
             title="Pruning recipes compared",
             headline=comparison.headline(),
             lead=f"{len(comparison.recipes)} recipes, {count} runs on one network.",
-            footer=footing(made=made),
+            footer=footing(made=made, data=comparison.data_fingerprint, samples=comparison.samples),
         ),
     )
 

@@ -8,16 +8,20 @@ from typing import Any
 from prunus.check import by_reason
 from prunus.files import write_text
 from prunus.recipe import as_written
-from prunus.report.charts import bars
 from prunus.report.footing import footing
-from prunus.report.page import Chart, Section, Table, Text, page
+from prunus.report.layers import error_text, layer_charts, shown_layers
+from prunus.report.page import Section, Table, Text, page
 from prunus.report.summary import aligned
 
 __all__ = ["folder_page", "folder_rows", "folder_summary", "write_folder_report"]
 
 
 def folder_rows(result: Any) -> list[dict[str, Any]]:
-    """A row per kind of layer, those of all blocks together: what it keeps, and its mean error."""
+    """A row per kind of layer, those of all blocks together: what it keeps, and its error.
+
+    The mean error is in squared output units; `relative` is the sum of the errors over the sum of
+    what the dense layers give, None where an account does not say that.
+    """
     kinds: dict[str, list[Any]] = {}
     for name, own in result.layers.items():
         kind = ".".join("*" if part.isdigit() else part for part in name.split("."))
@@ -25,7 +29,9 @@ def folder_rows(result: Any) -> list[dict[str, Any]]:
     rows = []
     for kind, layers in kinds.items():
         kept, total = sum(o.kept for o in layers), sum(o.total for o in layers)
-        errors = [o.error for o in layers if o.error is not None]
+        measured = [o for o in layers if o.error is not None]
+        powers = [o.power for o in measured]
+        known = bool(powers) and all(powers)
         rows.append(
             {
                 "layers": kind,
@@ -33,7 +39,8 @@ def folder_rows(result: Any) -> list[dict[str, Any]]:
                 "kept": kept,
                 "of": total,
                 "density": kept / total,
-                "mean error": sum(errors) / len(errors) if errors else None,
+                "error": sum(o.error for o in measured) / len(measured) if measured else None,
+                "relative": sum(o.error for o in measured) / sum(powers) if known else None,
             }
         )
     return rows
@@ -47,7 +54,10 @@ def folder_summary(result: Any, scores: Mapping[str, Any] | None = None) -> str:
         f"calibrated, {result.seconds:.1f} s"
     )
     rows = [
-        {**row, "mean error": "not measured" if row["mean error"] is None else row["mean error"]}
+        {
+            **{key: row[key] for key in ("layers", "blocks", "kept", "of", "density")},
+            "mean error": error_text(row["error"], row["relative"]),
+        }
         for row in folder_rows(result)
     ]
     lines = [f"{stage}: {score}" for stage, score in (scores or {}).items()]
@@ -55,7 +65,11 @@ def folder_summary(result: Any, scores: Mapping[str, Any] | None = None) -> str:
 
 
 def write_folder_report(
-    result: Any, path: str | os.PathLike[str], scores: Mapping[str, Any] | None = None
+    result: Any,
+    path: str | os.PathLike[str],
+    scores: Mapping[str, Any] | None = None,
+    *,
+    made: str | None = None,
 ) -> Path:
     """Write one self-contained HTML page; needs the extra `report`.
 
@@ -63,8 +77,9 @@ def write_folder_report(
         result: a `FolderResult`.
         path: of the page.
         scores: {stage: `Perplexity`}.
+        made: the date in its foot; today's where None.
     """
-    return write_text(path, folder_page(result, scores))
+    return write_text(path, folder_page(result, scores, made=made))
 
 
 def folder_page(
@@ -76,27 +91,19 @@ def folder_page(
         f"weights in {len(result.layers)} layers are kept. {result.tokens} tokens "
         f"calibrated; the blocks took {result.seconds:.1f} s."
     )
-    rows = [{"layer": n, "density": o.kept / o.total} for n, o in result.layers.items()]
-    errors = [
-        {"layer": n, "error": o.error} for n, o in result.layers.items() if o.error is not None
+    rows = [
+        {"layer": n, "density": o.kept / o.total, "error": o.error, "relative": o.relative_error}
+        for n, o in result.layers.items()
     ]
-    charts = [
-        Chart("density", bars(rows, label="layer", value="density",
-              x_title="density (kept / total)", low=0, high=1), rows, "What each layer keeps."),
-    ]  # fmt: skip
-    if any(row["error"] > 0 for row in errors):
-        charts.append(
-            Chart(
-                "error",
-                bars(errors, label="layer", value="error", x_title="mean squared output error"),
-                errors,
-                "E‖Wx − W′x‖² on the calibration text, in squared output units.",
-            )
-        )
-    sections = [Section("Pictures", [charts])]
+    sections = [Section("Pictures", [layer_charts(rows, "text")])]
     if scores:
         sections.append(Section("Perplexity", [Table("perplexity", list(_scores(scores)), SCORES)]))
-    kinds = Table("kinds", folder_rows(result), "Kinds of layers, all blocks together.")
+    kinds = Table(
+        "kinds",
+        shown_layers(folder_rows(result)),
+        "Kinds of layers, all blocks together; errors are means over the blocks.",
+        KIND_TITLES,
+    )
     sections.append(Section("Layers", [kinds]))
     remarks = _remarks(result)
     if remarks:
@@ -107,7 +114,7 @@ def folder_page(
         sections,
         headline=_headline(result, scores),
         lead=lead,
-        footer=footing(made=made),
+        footer=footing(made=made, samples=result.tokens, unit="tokens"),
     )
 
 
@@ -126,6 +133,7 @@ def _headline(result: Any, scores: Mapping[str, Any] | None) -> str:
     )
 
 
+KIND_TITLES = {"error": "error (squared units)", "relative": "error (of the output)"}
 SCORES = (
     "exp of the mean negative log-likelihood; it depends on window and stride. The interval is a "
     "95 % bootstrap over windows."

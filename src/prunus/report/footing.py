@@ -7,13 +7,20 @@ from prunus.host import host_facts, versions
 __all__ = ["footing"]
 
 
-def footing(*, made: str | None = None, data: str | None = None, samples: int | None = None) -> str:
+def footing(
+    *,
+    made: str | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+    unit: str = "samples",
+) -> str:
     """Date, versions and machine of the page, and the data behind it, as two paragraphs.
 
     Args:
         made: the date to write; today's where None.
         data: the fingerprint of the calibration data, or None.
-        samples: how many samples calibrated, or None.
+        samples: how many calibrated, or None.
+        unit: what these are.
     """
     date = datetime.date.today().isoformat() if made is None else made
     host = host_facts()
@@ -23,7 +30,7 @@ def footing(*, made: str | None = None, data: str | None = None, samples: int | 
     if host["accelerator"]:
         where += f", {host['accelerator']}"
     lines = [f"Page made on {date} with {with_what}; on {where}."]
-    about = [] if samples is None else [f"{samples:,} samples calibrated"]
+    about = [] if samples is None else [f"{samples:,} {unit} calibrated"]
     about += [] if data is None else [f"fingerprint `{data}`"]
     if about:
         lines.append(f"Data: {', '.join(about)}.")

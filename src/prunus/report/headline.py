@@ -166,6 +166,12 @@ def standing(rows: Sequence[Mapping[str, Any]], higher: bool) -> Standing:
     over the seeds that both have, at 95 % shared out over the others (Bonferroni); where one of
     them draws nothing and was run once, of the other's runs against it.
 
+    That the best was found by the same runs is paid for (Hsu 1984, multiple comparisons with the
+    best): with normal differences, the recipe that is truly best is the one named or one of its
+    ties with a probability of 97.5 % at least, for it goes only where another one beats it in a
+    test that errs to that side in 5 % / 2 / (recipes − 1). Among m recipes that are all equal some
+    are told apart in m · 2.5 % at most, the sum over all pairs.
+
     Args:
         rows: with recipe, seed and score, all of one density.
         higher: True where a larger score is better.

@@ -2,13 +2,13 @@
 
 import base64
 import html
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from prunus.cells import cell_text, right_aligned
 from prunus.report.figure import require
 from prunus.report.plain import columns_of, plain_json, table_csv
 
@@ -25,14 +25,12 @@ __all__ = [
 ]
 
 # The palette's dark colours, lightened for a dark page.
-NOT_FINITE = {"nan": "NaN", "inf": "∞", "-inf": "−∞"}
 ON_DARK = {
     "#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E",
     "#C3C9CF": "#4A525B", "#5B6570": "#A3ACB6",
 }  # fmt: skip
 TRANSPOSED = 5  # a single row of at least so many columns is set upright
 Rows = Sequence[Mapping[str, Any]]
-QUANTITY = re.compile(r"[<≤≈]? ?[−-]?[\d., ]+(e-?\d+)?( ?(%|×|s|ms|µs|bytes|KB|MB|GB))?")
 
 
 @dataclass(frozen=True)
@@ -288,9 +286,7 @@ def _table(rows: Rows, titles: Mapping[str, str], shown: Sequence[str] = ()) -> 
     columns = [c for c in shown if c in there] or there
     if len(rows) == 1 and len(columns) >= TRANSPOSED:
         return _upright(rows[0], columns, titles)
-    numeric = {c for c in columns if all(_numeric(r.get(c)) for r in rows)}
-    if any(isinstance(r.get(columns[0]), str) for r in rows):
-        numeric.discard(columns[0])  # names of layers may be numbers
+    numeric = right_aligned(rows, columns)
     head = "".join(
         f"<th{_right(c in numeric)}>{html.escape(titles.get(c, c.replace('_', ' ')))}</th>"
         for c in columns
@@ -316,29 +312,12 @@ def _upright(row: Mapping[str, Any], columns: Sequence[str], titles: Mapping[str
     return f'<div class="scroll upright"><table><tbody>{lines}</tbody></table></div>'
 
 
-def _numeric(value: Any) -> bool:
-    """True of numbers, and of text that is a number with its unit."""
-    if isinstance(value, str):
-        return QUANTITY.fullmatch(value) is not None
-    return isinstance(value, int | float | None)
-
-
 def _right(numeric: bool) -> str:
     return ' class="n"' if numeric else ""
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
-    if isinstance(value, float) and 1e4 <= abs(value) < 1e15:
-        return f"{value:,.0f}".replace(",", " ")
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else NOT_FINITE[str(value)]
-    return html.escape(str(value))
+    return html.escape(cell_text(value))
 
 
 POLICY = (

@@ -9,11 +9,11 @@ from torch import nn
 
 from prunus.files import write_text
 from prunus.report.certificate import certificate_sections
-from prunus.report.charts import bars
 from prunus.report.footing import footing
 from prunus.report.headline import named_score, pruned_headline, shown_score
+from prunus.report.layers import layer_charts, shown_layers
 from prunus.report.network import chain, draw_mask, draw_network, drawable
-from prunus.report.page import Block, Chart, Drawing, Section, Table, Text, page
+from prunus.report.page import Block, Drawing, Section, Table, Text, page
 from prunus.report.summary import latency_note, layer_rows, selection_notes, shown_costs
 from prunus.report.tables import RECIPE_COLUMNS, recipe_rows
 from prunus.weights import weight_at
@@ -21,6 +21,8 @@ from prunus.weights import weight_at
 __all__ = ["network_drawings", "pruning_page", "write_report"]
 
 MASKS_SHOWN = 12
+LAYER_TITLES = {"why": "not pruned, because", "error": "error (squared units)",
+                "relative": "error (of the output)"}  # fmt: skip
 
 
 def write_report(
@@ -93,26 +95,7 @@ def pruning_page(pruned: Any, certificate: Any = None, *, made: str | None = Non
 def _pictures(pruned: Any) -> list[Block | Sequence[Block]]:
     """What each layer keeps and loses, the network where it is small, and the masks."""
     layers = layer_rows(pruned)
-    shares = [{"layer": r["layer"], "density": r["density"]} for r in layers]
-    errors = [
-        {"layer": r["layer"], "error": r["error"]}
-        for r in layers
-        if r["error"] is not None and r["error"] > 0
-    ]
-    charts: list[Block] = [
-        Chart("density", bars(shares, label="layer", value="density",
-              x_title="density (kept / total)", low=0, high=1), shares, "What each layer keeps."),
-    ]  # fmt: skip
-    if errors:
-        charts.append(
-            Chart(
-                "error",
-                bars(errors, label="layer", value="error", x_title="mean squared output error"),
-                errors,
-                "E‖Wx − W′x‖² on the calibration inputs, in squared output units.",
-            )
-        )
-    blocks: list[Block | Sequence[Block]] = [charts]
+    blocks: list[Block | Sequence[Block]] = [layer_charts(layers)]
     drawings = network_drawings(pruned)
     if drawings:
         blocks.append(drawings)
@@ -131,7 +114,7 @@ def _pictures(pruned: Any) -> list[Block | Sequence[Block]]:
 
 def _layer_table(pruned: Any) -> Table:
     """Every layer with weights, the pruned ones first; those left alone are dense."""
-    rows: list[dict[str, Any]] = layer_rows(pruned)
+    rows: list[dict[str, Any]] = shown_layers(layer_rows(pruned))
     rows += [
         {"layer": name or "the model itself", "density": "dense", "why": why}
         for name, why in pruned.not_pruned.items()
@@ -139,7 +122,7 @@ def _layer_table(pruned: Any) -> Table:
     caption = "Every layer with weights."
     if pruned.not_pruned:
         caption += f" {len(pruned.not_pruned)} were not pruned and are dense, for the reason given."
-    return Table("layers", rows, caption, {"why": "not pruned, because"})
+    return Table("layers", rows, caption, LAYER_TITLES)
 
 
 def network_drawings(pruned: Any, *, title: str = "After") -> list[Drawing]:

@@ -56,7 +56,7 @@ def sensitivity_page(scan: Any, *, made: str | None = None) -> str:
         [section],
         headline=scan_headline(scan),
         lead="`scan.plan(budget)` shares a budget out so that the losses seen add up to the least.",
-        footer=footing(made=made),
+        footer=footing(made=made, data=scan.data_fingerprint, samples=scan.samples),
     )
 
 

@@ -14,6 +14,7 @@ from prunus.report.headline import (
     size_words,
     time_text,
 )
+from prunus.report.layers import error_text
 from prunus.report.text import rendered, table_text
 from prunus.weights import weight_at
 
@@ -30,7 +31,7 @@ __all__ = [
 
 
 def layer_rows(pruned: Any) -> list[dict[str, Any]]:
-    """One record per pruned layer: name, shape, kept, density, error, ridge.
+    """One record per pruned layer: name, shape, kept, density, error, relative error, ridge.
 
     Parameters that lost something and that no view knows, as stacked experts, follow by name.
     """
@@ -44,6 +45,7 @@ def layer_rows(pruned: Any) -> list[dict[str, Any]]:
             "total": result.mask.numel(),
             "density": result.density,
             "error": result.error,
+            "relative": result.relative_error,
             "ridge": result.ridge,
         }
         for name, result in pruned.layers.items()
@@ -55,6 +57,7 @@ def layer_rows(pruned: Any) -> list[dict[str, Any]]:
             "total": mask.numel(),
             "density": float(mask.to(torch.float64).mean()),
             "error": None,
+            "relative": None,
             "ridge": None,
         }
         for name, mask in other.items()
@@ -137,7 +140,7 @@ def summary(pruned: Any) -> str:
             "shape": row["shape"],
             "kept": f"{row['kept']:,}",
             "density": f"{row['density']:.4g}",
-            "layer error": _error(pruned.layers.get(row["layer"])),
+            "layer error": error_text(row["error"], row["relative"]),
         }
         for row in layer_rows(pruned)
     ]
@@ -183,14 +186,6 @@ def _metrics(metrics: Any) -> str:
             for row in metric_rows(metrics)
         ]
     )
-
-
-def _error(layer: Any) -> str:
-    """The layer's error in squared output units, and as a share of what the layer gives."""
-    if layer is None or layer.error is None:  # experts are no layers of their own
-        return "not measured"
-    share = layer.relative_error
-    return f"{layer.error:.4g}" + ("" if share is None else f" ({100 * share:.3g} %)")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -7,6 +7,7 @@ from prunus.notebook import view
 from prunus.report.charts import bars, summarise
 from prunus.report.curves import curves, leaders
 from prunus.report.headline import higher_is_better, named_score
+from prunus.report.layers import error_text
 from prunus.report.plain import plain_json
 from prunus.report.sensitivity import scan_chart, scan_headline
 from prunus.report.summary import layer_rows, metric_rows, shown_costs
@@ -19,7 +20,10 @@ WIDE = 460  # pixels of a chart
 def pruned_html(pruned: Any) -> str:
     """A `Pruned`: its headline, what each layer keeps, costs, scores, layers."""
     layers = [
-        {k: row[k] for k in ("layer", "shape", "kept", "density", "error")}
+        {
+            **{k: row[k] for k in ("layer", "shape", "kept", "density")},
+            "error": error_text(row["error"], row["relative"]),
+        }
         for row in layer_rows(pruned)
     ]
     layers += [{"layer": name, "density": "dense"} for name in pruned.not_pruned]

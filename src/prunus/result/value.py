@@ -216,16 +216,23 @@ class Pruned:
 
         return summary(self)
 
-    def report(self, path: str | os.PathLike[str], *, certificate: Any = None) -> Path:
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        certificate: Any = None,
+        made: str | None = None,
+    ) -> Path:
         """Write one self-contained HTML page about this pruning; needs the extra `report`.
 
         Args:
             path: of the page.
             certificate: what `certify` found, to stand on the page.
+            made: the date in its foot; today's where None.
         """
         from prunus.report.pruning import write_report
 
-        return write_report(self, path, certificate)
+        return write_report(self, path, certificate, made=made)
 
     def _repr_html_(self) -> str:
         from prunus.report.views import pruned_html
