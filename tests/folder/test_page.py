@@ -26,7 +26,9 @@ def test_words_follow_the_recipes_units(source, tmp_path, name, words):
 
 
 def test_errors_are_told_in_percent_of_what_the_layers_give(source, ids, tmp_path):
-    found = prunus.prune_folder(source, tmp_path / "out", "sparsegpt", 0.5, data=ids, progress=False)
+    found = prunus.prune_folder(
+        source, tmp_path / "out", "sparsegpt", 0.5, data=ids, progress=False
+    )
     again, _ = read_account(tmp_path / "out")
     assert all(own.relative_error == own.error / own.power > 0 for own in found.layers.values())
     assert again.layers == found.layers
@@ -42,7 +44,9 @@ def test_errors_are_told_in_percent_of_what_the_layers_give(source, ids, tmp_pat
 
 
 def test_an_account_of_an_older_version_has_no_percentages(source, ids, tmp_path):
-    found = prunus.prune_folder(source, tmp_path / "out", "sparsegpt", 0.5, data=ids, progress=False)
+    found = prunus.prune_folder(
+        source, tmp_path / "out", "sparsegpt", 0.5, data=ids, progress=False
+    )
     older = {name: replace(own, power=None) for name, own in found.layers.items()}
     page = folder_page(replace(found, layers=older))
     assert "mean squared output error" in page
