@@ -150,6 +150,12 @@ PRESETS: dict[str, Preset] = {
         "largest |weight| · input norm into each output",
         Measured(24.91, 3.05, 2.0e-2),
     ),
+    "wanda-layer": Preset(
+        Recipe(granularity=Edge(), score=RemovalError()),
+        "Sun et al. (2024), A simple and effective pruning approach for large language models; "
+        "with the layer, in place of each output, as the comparison group",
+        "largest |weight| · input norm of each layer",
+    ),
     "gap-gradient": Preset(
         Recipe(score=Sensitivity(), allocation=Global()),
         "derived in docs/gap.md",

@@ -1,5 +1,6 @@
 """Processes that share the batches, and workers that take blocks, prune as one process does."""
 
+import copy
 import json
 
 import pytest
@@ -12,6 +13,8 @@ from tests.folder.test_resume import contents
 from prunus.bench import make_executor
 from prunus.bench.grid.executors import Ended, SerialExecutor, WorkerLost, closing
 from prunus.folder import prune_folder
+from prunus.folder.ranks import Ranks
+from prunus.folder.workers import Workers
 
 
 def rank(number, source, out, place):
@@ -38,8 +41,6 @@ def test_two_processes_prune_as_one(source, ids, tmp_path):
 
 
 def test_more_processes_than_batches_are_refused():
-    from prunus.folder.ranks import Ranks
-
     alone = Ranks(None)
     alone.size = 3
     with pytest.raises(ValueError, match="3 processes need as many batches, got 2"):
@@ -67,6 +68,87 @@ def test_engines_hand_out_blocks(source, ids, tmp_path, name):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+class Two(SerialExecutor):
+    """Two jobs are asked for at once, so that batches are split; both run in this process."""
+
+    slots = 2
+
+
+def summed(monkeypatch, *args, **options):
+    """The result of `prune_folder`, and the sums of every scope when all shares are in them."""
+    scopes = []
+
+    def kept(combine):
+        def noted(self, gatherer):
+            combine(self, gatherer)
+            scopes.append(copy.deepcopy(gatherer.sums))
+
+        return noted
+
+    with monkeypatch.context() as patch:
+        for kind in (Ranks, Workers):
+            patch.setattr(kind, "combine", kept(kind.combine))
+        return prune_folder(*args, **options), scopes
+
+
+def alike(one, two, monkeypatch, source, executor, **options):
+    """Batches split over workers have the sums of one process; the stream stays the same, too."""
+    given = {"measure": True, **options}
+    first, sums = summed(monkeypatch, source, one, "wanda", 0.5, **given)
+    second, split = summed(monkeypatch, source, two, "wanda", 0.5, executor=executor, **given)
+    assert contents(one) == contents(two)  # masks alone: weights that stay are copies
+    assert (len(split), second.tokens) == (len(sums), first.tokens)
+    for ours, theirs in zip(sums, split, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, own in ours.items():
+            assert own.counts == theirs[name].counts
+            for key, value in own.totals.items():
+                scale = value.abs().max()
+                assert (theirs[name].totals[key] - value).abs().max() <= 1e-12 * scale, (name, key)
+
+
+def test_batches_split_over_workers_have_the_same_sums(source, ids, tmp_path, monkeypatch):
+    alike(tmp_path / "one", tmp_path / "two", monkeypatch, source, Two(), data=ids)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("wanda+ls", {"aim": "dense", "exclude": "model.layers.1.*"}),
+        *(
+            pytest.param(recipe, options, marks=pytest.mark.slow)
+            for recipe, options in (
+                ("sparsegpt", {"within": "layers", "aim": "dense"}),
+                ("wanda+ls", {"within": "layers"}),
+                ("wanda+ls", {"memory": 345_000}),  # one input after another
+                ("importance-node+ls", {"layers": "*.mlp.*"}),
+            )
+        ),
+    ],
+)
+def test_split_batches_prune_alike(source, ids, tmp_path, recipe, options):
+    padded = [{"input_ids": b, "attention_mask": torch.ones_like(b)} for b in ids]
+    padded[1]["attention_mask"][:, :7] = 0
+    given = {"data": padded, **options}
+    one = prune_folder(source, tmp_path / "one", recipe, 0.5, **given)
+    two = prune_folder(source, tmp_path / "two", recipe, 0.5, executor=Two(), **given)
+    assert two.tokens == one.tokens
+    own, split = loaded(tmp_path / "one"), loaded(tmp_path / "two")
+    for name, value in own.items():
+        assert torch.equal(split[name] != 0, value != 0), name
+        torch.testing.assert_close(split[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    names = {p.name for p in (tmp_path / "two").iterdir()}
+    assert names == {p.name for p in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", "ray", "dask"])
+def test_engines_split_batches(source, ids, tmp_path, monkeypatch, name):
+    pytest.importorskip({"local": "joblib", "ray": "ray", "dask": "distributed"}[name])
+    with closing(make_executor(name, workers=2)) as executor:
+        alike(tmp_path / "one", tmp_path / "two", monkeypatch, source, executor, data=ids)
+
+
 class Failing(SerialExecutor):
     """Loses a worker at the second block."""
 
@@ -82,6 +164,26 @@ def test_a_lost_worker_costs_one_block(source, ids, tmp_path):
     journal = json.loads((tmp_path / "two.part" / "progress.json").read_text())
     assert list(journal["apart"]) == ["0"]
     prune_folder(source, tmp_path / "two", "wanda", 0.5, executor=SerialExecutor(), **options)
+    prune_folder(source, tmp_path / "one", "wanda", 0.5, **options)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_lost_worker_costs_the_block_whose_batches_were_split(source, ids, tmp_path):
+    class Losing(Two):
+        asked = 0
+
+        def as_completed(self):
+            for ended in super().as_completed():
+                Losing.asked += 1  # two of the first block are sums and stream
+                yield Ended(ended.job, error=WorkerLost("gone")) if Losing.asked == 3 else ended
+
+    options = {"data": ids, "within": "block"}
+    with pytest.raises(RuntimeError, match=r"Block 1 was not pruned \(gone\)"):
+        prune_folder(source, tmp_path / "two", "wanda", 0.5, executor=Losing(), **options)
+    with pytest.raises(ValueError, match=r"other settings: processes \(was 2, is 1\)"):
+        prune_folder(source, tmp_path / "two", "wanda", 0.5, **options)
+    resumed = prune_folder(source, tmp_path / "two", "wanda", 0.5, executor=Two(), **options)
+    assert resumed.resumed == 1
     prune_folder(source, tmp_path / "one", "wanda", 0.5, **options)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 

@@ -118,7 +118,7 @@ def prune_saved(
         density: as `prune_folder` takes it.
         score: text on which both are scored, or None.
         window: of the scores; the calibration's length where None.
-        engine: name of an executor that takes blocks, or None.
+        engine: name of an executor that takes batches or blocks, or None.
         workers: of it.
         options: of `prune_folder`.
     """

@@ -110,9 +110,11 @@ def prune(
     batch: Annotated[int, typer.Option(help="Likewise: windows that run together.")] = 1,
     executor: Annotated[
         str | None,
-        typer.Option(help="Likewise, with --inputs dense: blocks go to local, ray or dask."),
+        typer.Option(
+            help="Likewise: batches, or blocks with --inputs dense, go to local, ray or dask."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Of --executor: blocks at once.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Of --executor: how many at once.")] = None,
 ) -> None:
     """Prune a network, print what it cost, and save it with a report.
 

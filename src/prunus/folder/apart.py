@@ -1,15 +1,15 @@
 """Blocks of a folder pruned apart from one another, by workers, where their inputs are dense."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from prunus.calibration.batches import call, to_device
 from prunus.folder.checkpoint import open_checkpoint
+from prunus.folder.engines import Engine, told
 from prunus.folder.hidden import Batch
 from prunus.folder.journal import Journal
 from prunus.folder.loop import Walk, one_block
@@ -22,44 +22,9 @@ from prunus.folder.streams import Streams
 from prunus.host import few_leftovers, return_memory
 from prunus.progress import progress_bar
 
-__all__ = ["Engine", "check_engine", "go_apart"]
+__all__ = ["go_apart"]
 
 log = logging.getLogger("prunus")
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """Where jobs run; the executors of `prunus.bench.make_executor` are such."""
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> int: ...
-    def as_completed(self) -> Iterator[Any]: ...
-    def cancel(self) -> None: ...
-
-
-def check_engine(engine: Any, *, dense: bool, alone: bool) -> None:
-    """Refuse what cannot hand out blocks, or blocks that cannot be handed out.
-
-    Args:
-        engine: where jobs run.
-        dense: the blocks' inputs are the dense network's.
-        alone: one process calls.
-
-    Raises:
-        TypeError: it is no executor.
-        ValueError: each block waits for the one before, or the caller is one of several.
-    """
-    if not isinstance(engine, Engine):
-        raise TypeError(
-            f"`executor` must be one of prunus.bench.make_executor's, got "
-            f"{type(engine).__name__}. Write make_executor('ray', workers=4), say."
-        )
-    if not dense:
-        raise ValueError(
-            "With inputs='pruned' each block waits for the one before it, so that an executor has "
-            "nothing to hand out. Pass inputs='dense', or split the batches by group=."
-        )
-    if not alone:
-        raise ValueError("Give `executor` or `group`, not both.")
 
 
 def go_apart(
@@ -102,18 +67,12 @@ def go_apart(
         try:
             for ended in engine.as_completed():
                 if ended.error is not None:
-                    raise _told(ended.error, jobs[ended.job])
+                    raise told(ended.error, jobs[ended.job])
                 journal.done_apart(jobs[ended.job], ended.value)
                 bar(1)
         finally:
             engine.cancel()
     return [journal.apart[str(index)] for index in range(total)]
-
-
-def _told(error: BaseException, index: int) -> BaseException:
-    if isinstance(error, ValueError | OSError):
-        return error
-    return RuntimeError(f"Block {index} was not pruned ({error}). The same call goes on.")
 
 
 def _pass_by(walk: Walk, index: int) -> None:
@@ -135,6 +94,6 @@ def _job(
     """Prune one block, in whatever process."""
     skeleton = Skeleton(open_checkpoint(Path(source)))
     streams = Streams(skeleton=skeleton, batches=batches, folder=Path(folder))
-    walk = Walk(skeleton=skeleton, order=order, streams=streams, ranks=Ranks(None))
+    walk = Walk(skeleton=skeleton, order=order, streams=streams, others=Ranks(None))
     with few_leftovers():
         return one_block(walk, index, goes_on=False)

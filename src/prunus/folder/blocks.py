@@ -20,9 +20,11 @@ from prunus.engine.step import counts_for
 from prunus.engine.unit import Unit
 from prunus.folder.block_net import BlockNet
 from prunus.folder.order import Order, selected, target_within
+from prunus.folder.others import Others
 from prunus.folder.result import BlockResult, LayerAccount
+from prunus.folder.sources import outputs_of, runs, source_of
 from prunus.modes import copied, evaluating
-from prunus.scopes import Files, Replay, Replayed, rehearsed
+from prunus.scopes import Replayed
 from prunus.surgery.compact import compact_groups
 from prunus.weights import weight_at, weights_of
 
@@ -51,6 +53,7 @@ class PrunedBlock:
 def prune_block(
     net: BlockNet,
     order: Order,
+    others: Others,
     stream: Sequence[Any],
     dense_stream: Sequence[Any] | None,
     stack: ExitStack,
@@ -60,6 +63,7 @@ def prune_block(
     Args:
         net: the block with its dense weights.
         order: how.
+        others: processes that run other batches through it.
         stream: what goes into it; the dense network's where the recipe's inputs are dense.
         dense_stream: the dense network's beside it, where new values aim at that.
         stack: holds open what the outputs are computed from.
@@ -71,8 +75,8 @@ def prune_block(
     names = tuple(weights_of(net))
     if not selected(names, order):
         left = BlockResult(layers={}, not_pruned=dict.fromkeys(names, "not selected"))
-        outputs = _runs(net, order, stream)
-        beside = outputs if dense_stream is None else _runs(net, order, dense_stream)
+        outputs = runs(net, order, stream)
+        beside = outputs if dense_stream is None else runs(net, order, dense_stream)
         return PrunedBlock(
             account=left,
             small=lambda: net,
@@ -96,18 +100,19 @@ def prune_block(
     # A dense block beside it is read after the first layers have changed.
     apart = order.paired or order.alone
     dense = copied(net) if apart else net
-    source = _source(job, order, net, dense, calls, stream, dense_stream, stack)
+    source = source_of(order, net, dense, calls, stream, dense_stream, stack)
+    asked = others.beside(source, net, calls, wanted)
     sweep = Sweep(
         net,
         unit,
         kept,
         wanted,
-        source=source,
-        eyes=source,
+        source=asked,
+        eyes=asked,
         base=with_weights(bare, dense),
         seen=None,
         present=dense,
-        combine=order.combine,
+        combine=others.combine,
     )
     accounts: dict[str, LayerAccount] = {}
     for scope in _scopes(job, order, source, unit):
@@ -127,7 +132,7 @@ def prune_block(
         example = to_device(first_of(stream[0], 8), order.device)
         return compact_groups(net, groups, example, inexact=order.recipe.granularity.inexact).model
 
-    after, dense_after = _outputs(order, source, net, stream)
+    after, dense_after = outputs_of(order, source, net, stream)
     account = BlockResult(
         layers={name: accounts[name] for name in sorted(accounts, key=job.position)},
         not_pruned={n: why for n, why in state.not_pruned.items() if n not in accounts},
@@ -169,7 +174,7 @@ def _job(
 def _unit(
     job: Job, order: Order, net: BlockNet, first: Any
 ) -> tuple[Unit, Mapping[str, int], dict[str, str]]:
-    """What is kept or removed as one, how often layers are called, and what is left whole."""
+    """What is kept or removed as one, the calls of layers in their order, what is left whole."""
     state = State(target=order.target, planner=order.recipe, not_pruned={})
     unit = unit_of(job, order.recipe, state, net)
     weights = [weight_at(net, name) for name in unit.layers]
@@ -179,55 +184,8 @@ def _unit(
         call(net, to_device(first, order.device))
     refused |= {n: NEVER_RAN for n in unit.layers if not calls[n] and n not in refused}
     unit = unit.among([n for n in unit.layers if n not in refused])
-    return unit, {n: calls[n] for n in unit.layers}, {**unit.refused, **refused}
-
-
-def _source(
-    job: Job,
-    order: Order,
-    net: BlockNet,
-    dense: nn.Module,
-    calls: Mapping[str, int],
-    stream: Sequence[Any],
-    dense_stream: Sequence[Any] | None,
-    stack: ExitStack,
-) -> Replayed:
-    name = net.__dict__["_skeleton"].block_name(net.index)
-    whole = order.within == "block" and not order.alone
-    remember, loose = True, frozenset[str]()
-    if not whole:
-        small = [first_of(stream[0], 2), first_of(stream[len(stream) - 1], 2)]
-        habits = rehearsed(
-            net,
-            small,
-            device=order.device,
-            weights={n: weight_at(net, n) for n in sorted(calls, key=job.position)},
-            calls=calls,
-            chain=(),
-        )
-        remember, loose = habits.remember, habits.loose
-
-    def replay(model: nn.Module, parts: Sequence[Any], *, finish: bool) -> Replay:
-        return stack.enter_context(
-            Replay(
-                model,
-                parts,
-                device=order.device,
-                weights={n: weight_at(model, n) for n in sorted(calls, key=job.position)},
-                calls=calls,
-                loose=loose,
-                closed=(name,) if whole else (),
-                finish=finish,
-                keep=stack.enter_context(Files(order.scratch)),
-                remember=remember,
-            )
-        )
-
-    goes_on = order.recipe.inputs == "dense" or order.aim == "dense"
-    parts = stream if dense_stream is None else dense_stream
-    first = replay(dense, parts, finish=goes_on and whole)
-    work = replay(net, stream, finish=False) if order.paired else None
-    return Replayed(first, work, stream, order.device)
+    names = sorted(unit.layers, key=job.position)
+    return unit, {n: calls[n] for n in names}, {**unit.refused, **refused}
 
 
 def _scopes(job: Job, order: Order, source: Replayed, unit: Unit) -> list[tuple[str, ...]]:
@@ -244,27 +202,3 @@ def _scopes(job: Job, order: Order, source: Replayed, unit: Unit) -> list[tuple[
         else:
             found.append([name])
     return [tuple(scope) for scope in found]
-
-
-def _outputs(
-    order: Order, source: Replayed, net: nn.Module, stream: Sequence[Any]
-) -> tuple[Callable[[int], torch.Tensor], Callable[[int], torch.Tensor] | None]:
-    """The stream behind the block, and the dense one where it goes on beside."""
-    if order.recipe.inputs == "dense":
-        return source.dense.output, None  # kept, or run again by the dense block
-    beside = source.dense.output if order.aim == "dense" else None
-    if source.pruned is not None:
-        return source.pruned.output, beside
-
-    return _runs(net, order, stream), beside
-
-
-def _runs(net: nn.Module, order: Order, stream: Sequence[Any]) -> Callable[[int], torch.Tensor]:
-    """The outputs of a block that is run anew for each batch."""
-
-    def run(index: int) -> torch.Tensor:
-        with evaluating(net), torch.no_grad():
-            found: torch.Tensor = call(net, to_device(stream[index], order.device))
-        return found
-
-    return run

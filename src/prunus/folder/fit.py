@@ -79,6 +79,7 @@ def needs_for(
     device: torch.device,
     *,
     every_stream: bool = False,
+    workers: int = 0,
 ) -> tuple[Order, Needs]:
     """What is needed, and the order in which it fits `memory`.
 
@@ -89,6 +90,7 @@ def needs_for(
         memory: bytes that may be used, or None.
         device: where blocks are.
         every_stream: the streams into all blocks lie on disk at once.
+        workers: that write their sums, and read the block, beside this process.
 
     Raises:
         MemoryError: it does not fit in any order; the terms of the formula are named.
@@ -124,6 +126,7 @@ def needs_for(
             output_bytes=sum(s.bytes for s in stored.values()),
             alone=one.alone or one.within == "layers",
             device=device.type,
+            workers=workers,
         )
 
     found = needs(order)

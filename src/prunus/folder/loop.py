@@ -16,7 +16,7 @@ from prunus.folder.hidden import Stream
 from prunus.folder.journal import Journal
 from prunus.folder.needs import Needs, time_words
 from prunus.folder.order import Order
-from prunus.folder.ranks import Ranks
+from prunus.folder.others import Others
 from prunus.folder.result import BlockResult
 from prunus.folder.skeleton import Skeleton
 from prunus.folder.streams import DENSE, Streams
@@ -37,13 +37,13 @@ class Walk:
         skeleton: the model.
         order: how its blocks are pruned.
         streams: what goes into each; of no batches where the recipe reads no inputs.
-        ranks: the processes that prune together.
+        others: the processes that prune together.
     """
 
     skeleton: Skeleton
     order: Order
     streams: Streams
-    ranks: Ranks
+    others: Others
 
 
 def go_through(
@@ -77,10 +77,10 @@ def go_through(
         bar(len(done))
         for index in range(len(done), total):
             done.append(one_block(walk, index, goes_on=index + 1 < total))
-            walk.ranks.wait()  # all streams are there
+            walk.others.wait()  # all streams are there
             if journal is not None:
                 journal.done(done[-1])
-            walk.ranks.wait()  # and the journal says so
+            walk.others.wait()  # and the journal says so
             return_memory()
             walk.streams.forget(index)
             said = left(done[len(blocks) :], total - len(done))
@@ -112,10 +112,11 @@ def one_block(walk: Walk, index: int, *, goes_on: bool) -> BlockResult:
         with ExitStack() as passes:
             done = _pruned(walk, net, stream, dense, passes)
             if streams.batches and goes_on:
-                streams.behind(index, done.outputs)
-                if done.dense_outputs is not None:
-                    streams.behind(index, done.dense_outputs, DENSE)
-        if walk.ranks.leads:
+                with walk.others.behind(net):
+                    streams.behind(index, done.outputs)
+                    if done.dense_outputs is not None:
+                        streams.behind(index, done.dense_outputs, DENSE)
+        if walk.others.rank == 0:
             _write_block(walk, done.small(), index)
         return replace(done.account, seconds=time.perf_counter() - begun)
 
@@ -128,7 +129,7 @@ def _pruned(
     if given is None:
         given = [skeleton.calls_stream(1, 2).to(walk.order.device)]
     try:
-        return prune_block(net, walk.order, given, dense, stack)
+        return prune_block(net, walk.order, walk.others, given, dense, stack)
     except ValueError as error:
         raise ValueError(f"Block {net.index} of {skeleton.home}: {error}") from error
 

@@ -64,6 +64,7 @@ def needs_of(
     output_bytes: int,
     alone: bool = False,
     device: str = "cpu",
+    workers: int = 0,
 ) -> Needs:
     """The formula, from the sizes.
 
@@ -83,6 +84,7 @@ def needs_of(
         output_bytes: of the folder that is written.
         alone: the statistics of one input are there at a time.
         device: its kind.
+        workers: whose sums, and the block that they read, lie on disk too.
     """
     widths = [layers[group[0]][1] for group in inputs]
     squares = [8 * n * n for n in widths]
@@ -103,7 +105,9 @@ def needs_of(
     sweeps = sum(4 * n**3 / 3 + out * n * n for out, n in layers.values()) if factor else 0.0
     return Needs(
         memory=memory,
-        disk=streams * tokens * width * itemsize + output_bytes,
+        disk=streams * tokens * width * itemsize
+        + output_bytes
+        + (workers * memory["Gram matrices"] + block_bytes if workers else 0),
         seconds=blocks * ((forward + grams) / fast + sweeps / slow),
     )
 

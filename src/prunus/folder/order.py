@@ -1,12 +1,11 @@
 """How the blocks of a folder are pruned, and which of their layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from prunus.calibration.gather import Gatherer
 from prunus.check import matches
 from prunus.engine.target import Target
 from prunus.recipe import Recipe
@@ -30,7 +29,6 @@ class Order:
         seed: of all random draws.
         device: where blocks are.
         scratch: a folder for what a block keeps in between.
-        combine: adds the sums of other processes, or None.
         measure: collect Gram matrices for layer errors alone.
     """
 
@@ -45,7 +43,6 @@ class Order:
     seed: int
     device: torch.device
     scratch: Path
-    combine: Callable[[Gatherer], None] | None
     measure: bool
 
     @property

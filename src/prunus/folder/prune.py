@@ -15,14 +15,16 @@ from prunus.check import whole
 from prunus.engine.target import target_of
 from prunus.files import Growing, growing
 from prunus.folder.account import write_account
-from prunus.folder.apart import check_engine, go_apart
+from prunus.folder.apart import go_apart
 from prunus.folder.checkpoint import open_checkpoint
 from prunus.folder.depth import chosen_blocks, still_known, write_blocks, write_depth
+from prunus.folder.engines import check_engine
 from prunus.folder.finish import block_table, result_of, write_rest
 from prunus.folder.fit import check_names, checked_recipe, needs_for
 from prunus.folder.journal import Journal
 from prunus.folder.loop import Walk, go_through
 from prunus.folder.order import Order
+from prunus.folder.others import Others, suffix_of
 from prunus.folder.ranks import Ranks
 from prunus.folder.result import FolderResult
 from prunus.folder.settings import finished, settings_of
@@ -30,6 +32,7 @@ from prunus.folder.skeleton import Skeleton
 from prunus.folder.streams import Streams
 from prunus.folder.widths import write_config
 from prunus.folder.windows import calibration_batches
+from prunus.folder.workers import Workers, shares_of
 from prunus.parts import BLOCKS, NODES
 from prunus.presets import resolve
 from prunus.recipe import Recipe
@@ -105,10 +108,11 @@ def prune_folder(
         batch: windows that run together.
         measure: collect Gram matrices for the layers' errors where the recipe needs none.
         seed: of all random draws.
-        executor: of `prunus.bench.make_executor`, to which blocks are handed out where they do not
-            wait for one another: with inputs="dense", or recipes that read no inputs. Its workers
-            see the same folders. The files are the same, byte for byte, and one stream for every
-            block lies on disk meanwhile.
+        executor: of `prunus.bench.make_executor`; its workers see the same folders. Blocks that do
+            not wait for one another, with inputs="dense" or recipes that read no inputs, are
+            handed out: the files are the same, byte for byte, and one stream for every block lies
+            on disk meanwhile. With inputs="pruned" the batches are split, as by `group`: this
+            process runs the first share, workers the others, and sums are added.
         progress: show a bar; None shows it on a terminal after two seconds.
 
     Returns:
@@ -129,8 +133,9 @@ def prune_folder(
     blind = not method.statistics and not measure and not deep
     if blind:  # then no block's inputs matter
         method, inputs = replace(method, inputs="dense"), "dense"
+    apart = executor is not None and inputs == "dense"
     if executor is not None:
-        check_engine(executor, dense=inputs == "dense" and not deep, alone=group is None)
+        check_engine(executor, apart=apart, whole=deep, alone=group is None)
     target = target_of(density, method)
     if deep and (group is not None or target.budget is None or target.budget.density is None):
         raise ValueError(
@@ -175,18 +180,25 @@ def prune_folder(
         seed=seed,
         device=place,
         scratch=final,
-        combine=ranks.combine,
         measure=measure,
     )
     order = check_names(skeleton, order)
-    settings = settings_of(order, checkpoint, batches, density, ranks.size)
+    size = ranks.size if executor is None or apart else shares_of(executor, batches)
+    settings = settings_of(order, checkpoint, batches, density, size)
     if ranks.same(final.exists()):
         return finished(final, settings, resume=resume)
-    kept = executor is not None or deep  # the stream into every block
-    order, needs = needs_for(skeleton, order, batches, memory, place, every_stream=kept)
+    order, needs = needs_for(
+        skeleton,
+        order,
+        batches,
+        memory,
+        place,
+        every_stream=apart or deep,
+        workers=size - ranks.size,
+    )
     with ExitStack() as stack:
         journal: Journal | None = None
-        if ranks.leads:
+        if ranks.rank == 0:
             work = stack.enter_context(growing(final))
             work.tidy(SCRATCH)
             journal = Journal(work.folder, settings, resume=resume)
@@ -194,16 +206,26 @@ def prune_folder(
         else:
             work = Growing(final)
         known = list(ranks.same([] if journal is None else journal.blocks))
+        order = replace(order, scratch=work.folder)
+        others: Others = ranks
+        also: tuple[str, ...] = ()
+        if size > ranks.size:
+            stack.callback(executor.cancel)
+            others = workers = Workers(
+                executor, size, source=checkpoint.folder, order=order, batches=batches
+            )
+            also = workers.suffixes
         walk = Walk(
             skeleton=skeleton,
-            order=replace(order, scratch=work.folder),
+            order=order,
             streams=Streams(
                 skeleton=skeleton,
-                batches=ranks.share(batches),
+                batches=others.share(batches),
                 folder=work.folder,
-                suffix=ranks.suffix,
+                suffix=suffix_of(others.rank, others.size),
+                also=also,
             ),
-            ranks=ranks,
+            others=others,
         )
         table = block_table(skeleton)
         stays = list(range(skeleton.blocks))
@@ -211,7 +233,7 @@ def prune_folder(
             known = list(still_known(walk, known, journal))
             blocks, stays = chosen_blocks(walk, known, journal, density, needs, progress)
             table = write_blocks(walk, stays)
-        elif executor is not None and journal is not None:
+        elif apart and journal is not None:
             blocks = go_apart(walk, journal, executor, needs, progress)
             walk.streams.forget_all()
         else:
@@ -219,7 +241,7 @@ def prune_folder(
         result = result_of(order, blocks, batches, needs, final, len(known), notes)
         gone = [skeleton.block_name(i) for i in range(skeleton.blocks) if i not in stays]
         result = replace(result, gone=tuple(gone))
-        if ranks.leads:
+        if ranks.rank == 0:
             write_rest(checkpoint, skeleton, work.folder, table)
             if method.units == NODES:
                 write_config(skeleton, work.folder)

@@ -1,10 +1,15 @@
 """Several processes that prune one folder: each runs a share of the batches, sums are added."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from prunus.calibration.gather import Gatherer
 from prunus.calibration.reduce import account_of, gathered, reduced_sums
+from prunus.engine.statistics import Wanted
+from prunus.folder.block_net import BlockNet
+from prunus.folder.others import share_of
+from prunus.scopes import Source
 
 __all__ = ["Ranks"]
 
@@ -40,28 +45,13 @@ class Ranks:
                 )
             self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
-    @property
-    def leads(self) -> bool:
-        """True for the process that writes."""
-        return self.rank == 0
-
-    @property
-    def suffix(self) -> str:
-        """Of the names of this process's files, where several keep theirs in one folder."""
-        return "" if self.size == 1 else f"-rank-{self.rank:03d}"
-
     def share(self, batches: Sequence[T]) -> list[T]:
         """This process's batches.
 
         Raises:
             ValueError: there are fewer batches than processes.
         """
-        if batches and len(batches) < self.size:
-            raise ValueError(
-                f"{self.size} processes need as many batches, got {len(batches)}. Give more "
-                f"samples, or smaller batches."
-            )
-        return list(batches[self.rank :: self.size])
+        return share_of(batches, self.rank, self.size)
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -89,3 +79,13 @@ class Ranks:
         own = account_of(layers, gatherer.sums, {}, gatherer.statistics, "", 0, None)
         every = gathered(own, self._group)
         gatherer.sums.update(reduced_sums(gatherer.sums, every, gatherer.statistics, self._group))
+
+    def beside(
+        self, own: Source, net: BlockNet, calls: Mapping[str, int], wanted: Wanted
+    ) -> Source:
+        """The source itself: the others come here of themselves."""
+        return own
+
+    def behind(self, net: BlockNet) -> AbstractContextManager[None]:
+        """Nothing: the others write theirs of themselves."""
+        return nullcontext()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -24,12 +25,14 @@ class Streams:
         batches: of this process.
         folder: where the files lie.
         suffix: of their names, where several processes keep theirs in one folder.
+        also: suffixes of others' files, which go with this process's.
     """
 
     skeleton: Skeleton
     batches: Sequence[Batch]
     folder: Path
     suffix: str = ""
+    also: Sequence[str] = ()
 
     @property
     def width(self) -> int:
@@ -38,7 +41,10 @@ class Streams:
 
     def path(self, index: int, kind: str = OWN) -> Path:
         """The file of what goes into a block."""
-        return self.folder / f"{kind}stream-{index:05d}{self.suffix}.safetensors"
+        return self._path(index, kind, self.suffix)
+
+    def _path(self, index: int, kind: str, suffix: str) -> Path:
+        return self.folder / f"{kind}stream-{index:05d}{suffix}.safetensors"
 
     def into(self, index: int, kind: str = OWN) -> Stream:
         """What goes into a block; for the first one it is made of the embedding.
@@ -62,8 +68,8 @@ class Streams:
 
     def forget(self, index: int) -> None:
         """Remove what went into a block."""
-        for kind in (OWN, DENSE):
-            self.path(index, kind).unlink(missing_ok=True)
+        for kind, suffix in product((OWN, DENSE), (self.suffix, *self.also)):
+            self._path(index, kind, suffix).unlink(missing_ok=True)
 
     def forget_all(self) -> None:
         """Remove what went into every block, and what came behind the last one."""

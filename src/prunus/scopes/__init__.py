@@ -1,7 +1,7 @@
 """Scopes: what is calibrated and pruned together, with its inputs kept."""
 
 from prunus.scopes.blocks import blocks_of, found_blocks, scopes_of
-from prunus.scopes.collect import scope_layers
+from prunus.scopes.collect import scope_layers, scope_sums
 from prunus.scopes.keep import Files, Keep, Memory
 from prunus.scopes.rehearsal import Habits, rehearsed
 from prunus.scopes.replay import Replay, Seen
@@ -21,5 +21,6 @@ __all__ = [
     "found_blocks",
     "rehearsed",
     "scope_layers",
+    "scope_sums",
     "scopes_of",
 ]

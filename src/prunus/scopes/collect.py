@@ -13,7 +13,7 @@ from prunus.scopes.source import Pass, Source
 from prunus.views import LinearView
 from prunus.weights import Weight, weight_at
 
-__all__ = ["scope_layers"]
+__all__ = ["scope_layers", "scope_sums"]
 
 
 def scope_layers(
@@ -44,12 +44,49 @@ def scope_layers(
     Raises:
         ValueError: a layer never ran on the data, or its inputs are NaN or infinite (it is named).
     """
-    every = resolved(wanted)
-    if source.paired and "gram" in every:
-        every = resolved([*every.values(), *TOWARDS_DENSE])
-    sequential = {key: s for key, s in every.items() if s.reads.sequential}
-    if not sequential:
+    every = _every(source, wanted)
+    if not any(s.reads.sequential for s in every.values()):
         return {name: base[name] for name in names}  # nothing that a pass would show
+    asked = list(every.values())
+    gatherer, first = scope_sums(source, names, base=base, model=model, wanted=asked)
+    if combine is not None:
+        combine(gatherer)
+    found: dict[str, Layer] = {}
+    for name in names:
+        one = first.get(name, name)
+        if one == name:
+            found[name] = carried(base[name], gatherer, every, base[name])
+            gatherer.sums.pop(name, None)  # as large as what has become of them
+        else:
+            found[name] = beside(base[name], found[one], every)
+    return found
+
+
+def scope_sums(
+    source: Source,
+    names: Sequence[str],
+    *,
+    base: Mapping[str, Layer],
+    model: nn.Module,
+    wanted: Iterable[str | Statistic],
+) -> tuple[Gatherer, dict[str, str]]:
+    """The sums behind `scope_layers`, of the layers that have some of their own.
+
+    Args:
+        source: of the inputs; read once.
+        names: the layers.
+        base: as in `scope_layers`.
+        model: a network with their modules.
+        wanted: statistics, by name or as instances.
+
+    Returns:
+        what gathered them, and for each layer the one whose sums are its own too.
+
+    Raises:
+        ValueError: inputs are NaN or infinite (the layer is named).
+    """
+    every = _every(source, wanted)
+    sequential = {key: s for key, s in every.items() if s.reads.sequential}
     weights = {name: weight_at(model, name) for name in names}
     gatherer = Gatherer(base, sequential)
     outputs = bool(gatherer.reading("outputs"))
@@ -65,17 +102,15 @@ def scope_layers(
         first = now
         for name in [n for n in names if first[n] == n]:
             _take(gatherer, seen, weights[name], outputs)
-    if combine is not None:
-        combine(gatherer)
-    found: dict[str, Layer] = {}
-    for name in names:
-        one = first.get(name, name)
-        if one == name:
-            found[name] = carried(base[name], gatherer, every, base[name])
-            gatherer.sums.pop(name, None)  # as large as what has become of them
-        else:
-            found[name] = beside(base[name], found[one], every)
-    return found
+    return gatherer, first
+
+
+def _every(source: Source, wanted: Iterable[str | Statistic]) -> dict[str, Statistic]:
+    """What is collected: with two networks also what least squares reads towards the dense one."""
+    every = resolved(wanted)
+    if source.paired and "gram" in every:
+        return resolved([*every.values(), *TOWARDS_DENSE])
+    return every
 
 
 def _take(gatherer: Gatherer, seen: Pass, weight: Weight, outputs: bool) -> None:
