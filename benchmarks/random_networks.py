@@ -6,7 +6,9 @@ Both sides in one run, one thread, processor time, as ratios:
 - its speed targets: 100 000 problems of 8 and of 16 items;
 - draws of `sipp-random` (fixed size, scaled by 1/π) against draws with replacement (Baykal et al.)
   at equal numbers of distinct weights: the variance of an output's sum, and the time;
-- the statistic `share` and the draws themselves at their targets' sizes.
+- the statistic `share` and the draws themselves at their targets' sizes;
+- 784-500-10 built inside a random network with and without feedback, 8 items a slot: time, peak;
+- searches by edge-popup beside trainings of the same network with as many steps of Adam.
 
     python benchmarks/random_networks.py
     python benchmarks/random_networks.py --small     in seconds
@@ -18,11 +20,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from memory import peak_of
 from scipy.optimize import LinearConstraint, milp
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
@@ -30,12 +35,16 @@ from torch import Tensor, nn
 from prunus.bench.data.cache import trained
 from prunus.bench.data.tasks import task
 from prunus.calibration import calibrate
+from prunus.engine import prune
 from prunus.files import write_text
 from prunus.host import versions
 from prunus.inclusion import inclusion
+from prunus.joint import EdgePopup
+from prunus.presets import recipes
+from prunus.recipe import Recipe
 from prunus.selection.pivotal import pivotal_sample
 from prunus.selection.proportional import systematic_sample
-from prunus.theory.subset_sum import draw_items, nearest_subset
+from prunus.theory.subset_sum import construct, draw_items, nearest_subset
 
 HERE = Path(__file__).parent
 
@@ -169,6 +178,107 @@ def at_size(small: bool) -> dict[str, float]:
     return found
 
 
+def layers_of(widths: tuple[int, ...], samples: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Random weights of a trained network's size, and the second moments that they see."""
+    g = torch.Generator().manual_seed(4)
+    weights = [
+        torch.randn(out, wide, generator=g, dtype=torch.float64) / wide**0.5
+        for wide, out in pairwise(widths)
+    ]
+    # Neighbouring pixels are alike: a smoothed image, cut off at 0.
+    x = torch.randn(samples, widths[0] + 8, generator=g, dtype=torch.float64)
+    x = torch.stack([x[:, lag : lag + widths[0]] for lag in range(8)]).sum(0).relu()
+    grams = []
+    for weight in weights:
+        grams.append(x.T @ x / len(x))
+        x = (x @ weight.T).relu()
+    return weights, grams
+
+
+def prepared(widths: tuple[int, ...], feedback: bool) -> tuple[Any, ...]:
+    """In the process that is measured."""
+    torch.set_num_threads(1)
+    weights, grams = layers_of(widths, 2000)
+    construct(weights[-1:], 2, generator=torch.Generator().manual_seed(0))  # imports and such
+    return weights, grams if feedback else None, widths
+
+
+def built(weights: list[Tensor], grams: list[Tensor] | None, widths: tuple[int, ...]) -> float:
+    """The largest error of a layer's weights, relative to their norm."""
+    made = construct(
+        weights, 8, generator=torch.Generator().manual_seed(5), gram=grams, nonnegative=True
+    )
+    return max(float((one - w).norm() / w.norm())
+               for one, w in zip(made.effective(), weights, strict=True))  # fmt: skip
+
+
+def constructions(small: bool) -> dict[str, Any]:
+    """Processor seconds and peak of both, in turn; the ratio is the median of so many."""
+    widths = (784, 50, 10) if small else (784, 500, 10)
+    found: dict[str, list[float]] = {"feedback": [], "per weight": []}
+    peaks = dict.fromkeys(found, 0)
+    for _ in range(1 if small else 3):
+        for way in found:
+            peak, spent, _ = peak_of(prepared, built, widths, way == "feedback")
+            found[way].append(spent)
+            peaks[way] = max(peaks[way], peak)
+    return {
+        "widths": list(widths),
+        "items": 8,
+        "seconds": {way: min(spent) for way, spent in found.items()},
+        "peak_mb": {way: peak / 1e6 for way, peak in peaks.items()},
+        "feedback_over_per_weight": float(
+            np.median(np.array(found["feedback"]) / np.array(found["per weight"]))
+        ),
+    }
+
+
+def network(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers without biases, ReLU between."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for wide, out in pairwise(widths):
+        parts += [nn.Linear(wide, out, bias=False), nn.ReLU()]
+    return nn.Sequential(*parts[:-1])
+
+
+def trained_so(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
+    """Adam on the weights, batches of 128."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(128):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def searches(small: bool) -> dict[str, Any]:
+    """Processor seconds of a search and of a training with as many steps, in turn."""
+    cases = {"64-300-100-10, 1346 samples, 30 epochs": ((64, 300, 100, 10), 1346, 30)}
+    if not small:
+        cases["784-300-100-10, 10000 samples, 6 epochs"] = ((784, 300, 100, 10), 10_000, 6)
+    found = {}
+    for name, (widths, samples, epochs) in cases.items():
+        g = torch.Generator().manual_seed(6)
+        x, y = torch.rand(samples, widths[0], generator=g), torch.arange(samples) % 10
+        rule = replace(recipes["edge-popup"], selection=EdgePopup(epochs=epochs))
+
+        def search(
+            rule: Recipe = rule, widths: tuple[int, ...] = widths, x: Tensor = x, y: Tensor = y
+        ) -> None:
+            prune(network(widths), rule, 0.5, data=(x, y), progress=False)
+
+        own, theirs = [], []
+        for _ in range(1 if small else 3):
+            own.append(seconds(search))
+            theirs.append(seconds(lambda: trained_so(network(widths), x, y, epochs)))  # noqa: B023
+        found[name] = {
+            "steps": epochs * -(-samples // 128), "search_s": min(own), "training_s": min(theirs),
+            "search_over_training": float(np.median(np.array(own) / np.array(theirs))),
+        }  # fmt: skip
+    return found
+
+
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -191,6 +301,8 @@ def main() -> None:
         against_replacement(share, terms, draws, 50 if small else 1000) for draws in (40, 160, 400)
     ]
     results["targets"] = at_size(small)
+    results["constructions"] = constructions(small)
+    results["searches"] = searches(small)
     print(json.dumps(results, indent=1))
     name = "random_networks-small.json" if small else "random_networks.json"
     print(write_text(HERE / "results" / name, json.dumps(results, indent=1) + "\n"))

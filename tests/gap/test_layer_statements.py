@@ -11,6 +11,7 @@ from models import build
 from prunus.cli.app import main
 from prunus.guarantee.relative import layer_statements
 from prunus.theory.gap import Certificate, InSampleWarning, VacuousWarning
+from prunus.theory.gap.shares import drawn_error
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,57 @@ def test_what_a_draw_keeps_with_probability_1_minus_delta():
     assert float((torch.stack(worst) > bounds[0] / 30).double().mean()) > 0.2
     found.model[2].weight.data *= 1.5  # trained since: no longer what was drawn
     assert drawn_bound(found) == []
+
+
+def small_cnn():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(2, 200, 3), nn.ReLU(), nn.Conv2d(200, 5, 2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(45, 3),
+        )  # fmt: skip
+
+
+def test_what_a_draw_of_nodes_keeps_with_probability_1_minus_delta():
+    """15 draws of a convolution's inputs: at each patch at most δ + 4 SE above the bound."""
+    model, seen = small_cnn(), data(20, 1, 2 * 6 * 6).view(20, 2, 6, 6)
+    shares = prunus.calibrate(model, seen, "share")
+    with torch.no_grad():
+        h = model[:2](seen)
+        whole = nn.functional.conv2d(h.abs(), model[2].weight.abs())
+    worst, bounds = [], []
+    for seed in range(15):
+        found = prunus.prune(model, "pfp-random", 0.85, data=shares, seed=seed)
+        made, _ = layer_statements(model, found.model, found, shares, [], 0.05, False)
+        own = {s.layer: s for s in made if s.level == "L2"}
+        assert set(own) == {"2", "5"}  # the first layer's inputs are no nodes
+        # The definition, over the outputs that stay.
+        new, old = found.model[2].weight.detach(), model[2].weight.detach()
+        live = new.flatten(1).any(1)
+        ratio = nn.functional.conv2d(h, new - old).abs() / whole
+        worst.append(ratio[:, live].amax(1).flatten())
+        bounds.append(own["2"].value)
+        assert own["2"].ledger[0][0] == f"2: all {int(live.sum())} outputs at one fixed vector"
+    ratio, limit = torch.stack(worst), torch.tensor(bounds)[:, None]
+    assert float((ratio > limit).double().mean(0).max()) <= 0.05 + 4 * (0.05 * 0.95 / 15) ** 0.5
+    assert float((ratio > limit / 40).double().mean()) > 0.2  # the negative control
+    assert float(limit.max()) < 1
+    # By hand: classes as units, their shares the sums over taps of one sign.
+    share, w = shares["2"].share, shares["2"].weight.double()
+    sides = [(share * (sign * w > 0)).view(5, 200, 4).sum(2).clamp(max=1) for sign in (1, -1)]
+    odds = (1 / found.layers["2"].scale.double()).view(200, 4)
+    assert torch.equal(odds, odds[:, :1].expand(200, 4))
+    by_hand = drawn_error(
+        odds[:, 0].repeat(5, 2), torch.cat(sides, 1),
+        torch.cat([torch.ones(5, 200), -torch.ones(5, 200)], 1), 0.05,
+    )  # fmt: skip
+    assert bounds[-1] == pytest.approx(float(by_hand[live].max()), rel=1e-6)
+    # Single weights as units would promise more than one draw for all taps of a channel holds.
+    apart = drawn_error(odds.reshape(1, 800).repeat(5, 1), share, w, 0.05)
+    assert float(apart[live].max()) < 0.9 * bounds[-1]
+    found.model[2].weight.data *= 1.5  # trained since
+    made, _ = layer_statements(model, found.model, found, shares, [], 0.05, False)
+    assert [s.layer for s in made if s.level == "L2"] == ["5"]
 
 
 @pytest.mark.parametrize("kind", ["cnn-relu", "cnn-pool"])

@@ -304,3 +304,70 @@ def test_the_answer_of_an_own_search_is_held_to_the_counts(answer, message):
     assert plan.kept == {"0": 293, "2": 2299, "4": 72}
     with pytest.raises(ValueError, match=message):
         prunus.prune(model, replace(own, selection=Own(answer)), 0.5, data=x)
+
+
+def with_norms(seed=0):
+    """A network with batch norms whose statistics and weights are those of no data here."""
+    _, x, y = task(samples=241)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Linear(6, 96, bias=False), nn.BatchNorm1d(96), nn.ReLU(),
+            nn.Linear(96, 48, bias=False), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 3),
+        )  # fmt: skip
+    for norm in (model[1], model[4]):
+        norm.running_mean.fill_(3.0)
+        norm.running_var.fill_(0.01)
+        norm.weight.data.fill_(0.5)
+    return model, x, y
+
+
+def test_norms_take_the_statistics_of_their_batches_and_keep_those_of_the_final_masks(tmp_path):
+    model, x, y = with_norms()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = prunus.prune(model, quick(epochs=12), 0.5, data=(x, y))
+    live = prunus.prune(model.train(), quick(epochs=12, norms="batch"), 0.5, data=(x, y))
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    for place in ("1", "4"):
+        own, other = live.model.get_submodule(place), kept.model.get_submodule(place)
+        assert torch.equal(own.weight, before[f"{place}.weight"])
+        assert own.momentum == 0.1
+        assert torch.equal(other.running_mean, before[f"{place}.running_mean"])
+    # 241 samples in parts of 40, of which the last one alone joins the part before.
+    assert live.layers["0"].notes["steps"] == 12 * 6
+    assert kept.layers["0"].notes["steps"] == 12 * 7
+    # One pass with the final weights: the mean over parts is that over samples but for their sizes.
+    with torch.no_grad():
+        first = nn.functional.linear(x, live.model[0].weight)
+    torch.testing.assert_close(live.model[1].running_mean, first.mean(0), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(live.model[1].running_var, first.var(0), rtol=0.1, atol=0.02)
+    assert wrong(live.model.eval(), x, y) < 0.2
+    assert wrong(kept.model.eval(), x, y) > wrong(live.model, x, y) + 0.1
+    live.save(tmp_path / "searched")
+    again = prunus.load(tmp_path / "searched", model)
+    torch.testing.assert_close(again.model.eval()(x), live.model(x))
+
+
+def test_training_mode_of_the_given_model_changes_nothing():
+    model, x, y = with_norms()
+    found = [
+        prunus.prune(model.train(mode), quick(epochs=2, norms=norms), 0.5, data=(x, y))
+        for norms in ("kept", "batch")
+        for mode in (True, False)
+    ]
+    for one, other in (found[:2], found[2:]):
+        for name, value in one.model.state_dict().items():
+            assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_norms_of_one_sample_are_refused():
+    model, x, y = with_norms()
+    for data, options, message in [
+        ((x[:1], y[:1]), {}, "of which there must be 2 or more, got batches of 1"),
+        ((x, y), {"batch": 1}, "of which there must be 2 or more, got batch=1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            prunus.prune(model, quick(norms="batch", **options), 0.5, data=data)
+    with pytest.raises(ValueError, match="Unknown norms of EdgePopup 'train'"):
+        EdgePopup(norms="train")

@@ -148,8 +148,9 @@ def _network_choices(
     if not is_network(rule):
         return state, {}
     assert job.batches is not None  # the recipe says that it needs data
+    searched = copied(work)
     found = rule(
-        copied(work),
+        searched,
         layers,
         kept,
         job.batches,
@@ -162,6 +163,9 @@ def _network_choices(
         raise ValueError(
             f"{rule!r} must answer for the layers {sorted(kept)}, got {sorted(found)}."
         )
+    with torch.no_grad():  # such as the statistics of norms under the new weights
+        for mine, theirs in zip(work.buffers(), searched.buffers(), strict=True):
+            mine.copy_(theirs)
     if rule.moves:
         assert state.plan is not None  # made before the choice
         plan, kept = moved(state.plan, layers, found, job.recipe.granularity, kept)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prunus.calibration import Calibration, calibrate
+from prunus.guarantee.draws import Drawn, drawn_units
 from prunus.guarantee.moved import Change, Fresh, Seen, changes_of, fresh_errors
-from prunus.parts import NODES
 from prunus.theory.gap.held_out import held_out_quantile, sample_size_for_quantile
 from prunus.theory.gap.shares import drawn_error, exceeding, known_error
 from prunus.theory.gap.statement import Kind, Statement
@@ -70,10 +70,10 @@ def layer_statements(
         own = found[name]
         share = own.statistic("share").cpu()
         seen = own.statistics.get("relative")
-        odds = _odds(pruned, name, change)
+        drawn = drawn_units(pruned, own, change, share)
         statements += _of_layer(
             name, change, share, None if seen is None else seen.flatten()[:2].tolist(),
-            fresh.get(name), (own.samples, found.samples), odds, delta, in_sample,
+            fresh.get(name), (own.samples, found.samples), drawn, delta, in_sample,
         )  # fmt: skip
     left += [name for name in changes if name not in known]
     return tuple(statements), (*_left(left), *_conditions(fresh))
@@ -86,7 +86,7 @@ def _of_layer(
     seen: list[float] | None,
     fresh: Fresh | None,
     counts: tuple[int, int],
-    odds: Tensor | None,
+    drawn: Drawn | None,
     delta: float,
     in_sample: bool,
 ) -> list[Statement]:
@@ -130,18 +130,18 @@ def _of_layer(
         )  # fmt: skip
         if values is not None and len(values) >= sample_size_for_quantile(LEVEL, delta):
             made.append(_held_out(values, delta, in_sample, float(limit), common))
-    if odds is not None:
-        drawn = float(drawn_error(odds, share, change.weight, delta)[live].max()) * (1 + SLACK)
-        vacuous = not drawn < 1
+    if drawn is not None:
+        value = float(drawn_error(*drawn, delta)[live].max()) * (1 + SLACK)
+        vacuous = not value < 1
         made.append(
             Statement(
-                kind="relative", layer=name, status="RIG", level="L2", value=drawn,
+                kind="relative", layer=name, status="RIG", level="L2", value=value,
                 route="Bernstein over the draw", delta=delta, vacuous=vacuous,
                 reason="it is no smaller than the sums themselves" if vacuous else "",
-                ledger=((f"{name}: all {int(live.sum())} outputs at one fixed input", delta),),
+                ledger=((f"{name}: all {int(live.sum())} outputs at one fixed vector", delta),),
                 assumptions=(
-                    f"{ALONE}; for any one input fixed before the draw whose shares are within "
-                    f"those of the calibration inputs",
+                    f"{ALONE}; for any one input vector (of a convolution, a patch) that is fixed "
+                    f"before the draw and whose shares are within those of the calibration inputs",
                 ),
             )
         )  # fmt: skip
@@ -193,23 +193,6 @@ def _judged(value: float, limit: float, change: Change) -> tuple[bool, str]:
 
 def _units(pruned: Any) -> str | None:
     return getattr(getattr(pruned, "recipe", None), "units", None)
-
-
-def _odds(pruned: Any, name: str, change: Change) -> Tensor | None:
-    """π of every weight, where the layer was drawn so that its sums concentrate."""
-    recipe = getattr(pruned, "recipe", None)
-    if recipe is None or not recipe.selection.concentrates or recipe.units == NODES:
-        return None
-    layer = pruned.layers.get(name)
-    if layer is None or layer.scale is None:
-        return None
-    scale = layer.scale.cpu().double()
-    fits = scale.shape == change.new.shape
-    kept = change.weight * scale * layer.mask.cpu() if fits else None
-    if kept is None or not torch.allclose(kept, change.new, rtol=1e-2, atol=0):
-        return None  # retrained since, or of several rounds
-    odds: Tensor = 1 / scale
-    return odds
 
 
 def _same(calibration: Calibration, changes: Mapping[str, Change]) -> None:

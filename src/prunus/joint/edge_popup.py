@@ -14,6 +14,7 @@ from prunus.calibration.forward import loss_of
 from prunus.check import positive, unknown, whole
 from prunus.granularity import Granularity, pooled, unpooled
 from prunus.inputs import samples_of
+from prunus.joint.norms import batch_norms, parts_of, renewed
 from prunus.joint.protocol import JointResult, NetworkJoint
 from prunus.layer import Layer
 from prunus.parts import LATER, Composition, shown
@@ -31,6 +32,7 @@ RANKS = ("absolute", "signed")
 SCALES = ("density", "none", "published")
 STARTS = ("one", "fan-in")
 OPTIMIZERS = ("adam", "sgd")
+NORMS = ("kept", "batch")
 MOMENTUM = 0.9
 
 
@@ -41,8 +43,7 @@ class EdgePopup(NetworkJoint):
     Forward, a layer uses W ∘ m with m the highest |s| of each pool; backward, m is taken as |s|:
     ∂L/∂s = sign(s) · W · ∂L/∂(W ∘ m), also for weights that are masked now and may so come back.
     Adam, its rate falling as a cosine to 0; the density falls geometrically from 1 to its end over
-    the first half. Norms keep the statistics they have, and dropout is off: the search sees the
-    network as it will be evaluated. Biases stay as they are.
+    the first half. Dropout is off. Biases, and the weights of norms, stay as they are.
 
     Departures from the paper: Adam for SGD, the falling density, and scores that start on one scale
     in all layers. `EdgePopup.published()` takes them back.
@@ -63,6 +64,10 @@ class EdgePopup(NetworkJoint):
         decay: weight decay on the scores.
         across: rank the scores of all layers together: the plan's total is kept, and how the layers
             share it is the search's. Needs scores on one scale.
+        norms: batch norms with "kept" have the statistics they came with, so that the search sees
+            the network as it will be evaluated; those of a trained network say nothing of weights
+            that are drawn. With "batch" they have those of each step's samples, and in the end the
+            mean over one more pass with the final masks, which the pruned network keeps.
 
     References:
         Ramanujan, Wortsman, Kembhavi, Farhadi, Rastegari (2020), What's hidden in a randomly
@@ -82,6 +87,7 @@ class EdgePopup(NetworkJoint):
     optimizer: Literal["adam", "sgd"] = field(default="adam", metadata={LATER: True})
     decay: float = field(default=0.0, metadata={LATER: True})
     across: bool = field(default=False, metadata={LATER: True})
+    norms: Literal["kept", "batch"] = field(default="kept", metadata={LATER: True})
     statistics: ClassVar[tuple[str, ...]] = ()
     random: ClassVar[bool] = True
     __repr__ = shown
@@ -89,7 +95,7 @@ class EdgePopup(NetworkJoint):
     def __post_init__(self) -> None:
         for name, known in (
             ("weights", WEIGHTS), ("rank", RANKS), ("scale", SCALES), ("start", STARTS),
-            ("optimizer", OPTIMIZERS),
+            ("optimizer", OPTIMIZERS), ("norms", NORMS),
         ):  # fmt: skip
             if getattr(self, name) not in known:
                 raise unknown(f"{name} of EdgePopup", str(getattr(self, name)), known)
@@ -155,21 +161,26 @@ class EdgePopup(NetworkJoint):
         """Masks with exactly the counts, and the weights that they keep.
 
         Raises:
-            ValueError: no labels and no loss, data that can be read once only, or a loss that is
-                not finite.
+            ValueError: no labels and no loss, data that can be read once only, a loss that is not
+                finite, or one sample alone beside norms="batch".
         """
         model.eval().requires_grad_(False)
+        norms = batch_norms(model) if self.norms == "batch" else []
+        for norm in norms:
+            norm.train()
         found = {
             name: _Searched(self, layers[name], kept[name], granularity, seed) for name in kept
         }
         for name in found:
             weight_at(model, name).parameter.requires_grad_(True)
         optimizer = self._optimizer([own.scores for own in found.values()])
-        total = self._epochs(batches) * _steps(batches, self.batch)
+        each = self._steps(batches, norms=bool(norms))
+        epochs = -(-LEAST // each) if self.epochs is None else self.epochs
+        total = epochs * each
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         last = math.nan
         with progress_bar("searching a subnetwork", total, progress=progress) as advance:
-            for step, part in enumerate(self._parts(batches, seed)):
+            for step, part in enumerate(self._parts(batches, epochs, seed, norms=bool(norms))):
                 share = min(1.0, 2 * step / total) if self.anneal else 1.0
                 masks = self._masks(found, share)
                 for name, own in found.items():
@@ -192,7 +203,7 @@ class EdgePopup(NetworkJoint):
                 falling.step()
                 advance(1)
         masks = self._masks(found, 1.0)
-        return {
+        results = {
             name: JointResult(
                 mask=masks[name],
                 weight=own.masked(masks[name]).to(layers[name].weight.dtype),
@@ -200,6 +211,13 @@ class EdgePopup(NetworkJoint):
             )
             for name, own in found.items()
         }
+        if norms:
+            for name, result in results.items():
+                weight_at(model, name).put(result.weight)
+            with renewed(norms), torch.no_grad():
+                for part in self._parts(batches, 1, seed, norms=True):
+                    call(model, to_device(part, next(iter(found.values())).scores.device))
+        return results
 
     def _optimizer(self, scores: list[Tensor]) -> torch.optim.Optimizer:
         if self.optimizer == "adam":
@@ -223,17 +241,29 @@ class EdgePopup(NetworkJoint):
             for (name, r), part in zip(ranked.items(), parts, strict=True)
         }
 
-    def _epochs(self, batches: Batches) -> int:
-        if self.epochs is not None:
-            return self.epochs
-        return -(-LEAST // _steps(batches, self.batch))
+    def _steps(self, batches: Batches, *, norms: bool) -> int:
+        """Optimizer steps of one epoch."""
+        total = 0
+        for batch in batches:
+            samples = samples_of(batch)
+            if samples.mixed is not None or samples.size is None:
+                total += 1  # it runs whole
+            else:
+                total += len(parts_of(samples.size, self.batch, norms=norms))
+        return total
 
-    def _parts(self, batches: Batches, seed: int) -> Iterator[Any]:
-        """Shuffled parts of every batch, epoch after epoch."""
+    def _parts(self, batches: Batches, epochs: int, seed: int, *, norms: bool) -> Iterator[Any]:
+        """Shuffled parts of every batch, epoch after epoch; one that cannot be cut comes whole."""
         generator = generator_for(seed, "edge-popup")
-        for _ in range(self._epochs(batches)):
+        for _ in range(epochs):
             for batch in batches:
-                yield from _shuffled(batch, self.batch, generator)
+                samples = samples_of(batch)
+                if samples.mixed is not None or samples.size is None:
+                    yield samples.batch
+                    continue
+                order = torch.randperm(samples.size, generator=generator).tolist()
+                for first, end in parts_of(samples.size, self.batch, norms=norms):
+                    yield samples.take(order[first:end])
 
 
 class _Searched:
@@ -302,24 +332,3 @@ def _unit(kind: str, shape: tuple[int, ...], generator: Generator) -> Float[Tens
         return (2 * drawn - 1) * math.sqrt(3)
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
     return drawn if kind == "normal" else drawn.sign()
-
-
-def _steps(batches: Batches, size: int) -> int:
-    """Optimizer steps of one epoch."""
-    total = 0
-    for batch in batches:
-        samples = samples_of(batch)
-        whole_batch = samples.mixed is not None or samples.size is None
-        total += 1 if whole_batch else -(-samples.size // size)  # type: ignore[operator]
-    return total
-
-
-def _shuffled(batch: Any, size: int, generator: Generator) -> Iterator[Any]:
-    """Parts of at most `size` samples in random order; a batch that cannot be cut comes whole."""
-    samples = samples_of(batch)
-    if samples.mixed is not None or samples.size is None:
-        yield samples.batch
-        return
-    order = torch.randperm(samples.size, generator=generator).tolist()
-    for start in range(0, samples.size, size):
-        yield samples.take(order[start : start + size])

@@ -100,7 +100,8 @@ class NetworkJoint(JointFacts, Protocol):
     """A joint method that searches over all layers at once.
 
     The counts are planned before it runs, so the allocation must not read scores. It may change
-    `model`, which is a copy; the engine writes its results into the network.
+    `model`, which is a copy; the engine writes its results into the network, and what it has made
+    of the buffers (statistics of norms).
     """
 
     @property

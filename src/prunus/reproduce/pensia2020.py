@@ -3,26 +3,24 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunus.bench.data.cache import trained
-from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import task
 from prunus.bench.statistics.intervals import t_interval
 from prunus.progress import progress_bar
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
+from prunus.reproduce.pensia2020_networks import networks
 from prunus.rng import generator_for
 from prunus.theory.logarithmic import decompose, hyperbolic, samples_needed
 from prunus.theory.subset_sum import (
-    Construction,
     construct,
     draw_items,
     failure_probability,
@@ -42,7 +40,6 @@ LAW = (
 )  # fmt: skip
 LAW_DRAWS = 2000
 DELTA = 0.1
-PIXELS = {"digits-mlp": (0.0, 1.0), "mnist-lenet300": (0.1307, 0.3081)}  # mean, deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,10 @@ SMALL = Protocol(
 )  # fmt: skip
 FULL = Protocol(
     items=(4, 6, 8, 10, 12, 14, 16), draws=9, points=20_000,
-    networks={"digits-mlp": (3, 4, 6, 8, 10, 12), "mnist-lenet300": (4, 6, 8)},
+    networks={
+        "digits-mlp": (3, 4, 6, 8, 10, 12), "digits-cnn": (4, 6, 8, 10),
+        "mnist-lenet300": (4, 6, 8),
+    },
     precisions=(0.1, 0.01, 0.001, 0.0001), sums=300,
 )  # fmt: skip
 
@@ -83,7 +83,7 @@ def reproduce(
     """The law of subset sums, the construction and its bound, and trained networks built.
 
     Args:
-        scale: "full": more items and draws, and LeNet-300-100 on MNIST.
+        scale: "full": more items and draws, a convolutional network, LeNet-300-100 on MNIST.
         seed: of every draw.
         data_dir: folder with the data sets.
         progress: as in `progress_bar`.
@@ -113,7 +113,7 @@ def rows_of(
             rows.append(job())
             advance(1)
         for name, items in protocol.networks.items():
-            for row in _networks(name, items, protocol.draws, seed, data_dir):
+            for row in networks(name, items, protocol.draws, seed, data_dir):
                 rows.append(row)
                 advance(1)
     return rows
@@ -179,49 +179,11 @@ def _built(n: int, draw: int, assign: bool, points: int, seed: int) -> Row:
     }  # fmt: skip
 
 
-def _answer(weights: Sequence[Tensor], x: Tensor, biases: Sequence[Any] | None = None) -> Tensor:
+def _answer(weights: Sequence[Tensor], x: Tensor) -> Tensor:
     for i, weight in enumerate(weights):
         x = x @ weight.T
-        x = x if biases is None else x + biases[i]
         x = x.relu() if i < len(weights) - 1 else x
     return x
-
-
-def _networks(
-    name: str, items: Sequence[int], draws: int, seed: int, data_dir: Path | None
-) -> Iterator[Row]:
-    """A trained network inside random ones, weight by weight and with feedback."""
-    chosen = task(name)
-    data: Dataset = chosen.data(data_dir=data_dir)
-    model = trained(chosen, data, seed=seed, progress=False).model
-    mean, deviation = PIXELS[name]
-    x, test = ((v.flatten(1).double() * deviation + mean).clamp(min=0)
-               for v in (data.x_train[:10_000], data.x_test))  # fmt: skip
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    weights = [layer.weight.detach().double() for layer in layers]
-    biases = [layer.bias.detach().double() for layer in layers]
-    # The same network on inputs ≥ 0: W x + b = (W/σ) (σx + μ) + b − (W/σ) μ 1.
-    biases[0] = biases[0] - weights[0].sum(1) * mean / deviation
-    weights[0] = weights[0] / deviation
-    grams, h = [], x
-    for weight, bias in zip(weights, biases, strict=True):
-        grams.append(h.T @ h / len(h))
-        h = (h @ weight.T + bias).relu()
-    dense = _answer(weights, test, biases)
-    spread = float(dense.var(0).sum().sqrt())
-    for n, draw, feedback in itertools.product(items, range(draws), (False, True)):
-        made: Construction = construct(
-            weights, n, biases=biases, gram=grams if feedback else None, nonnegative=True,
-            generator=generator_for(seed, "random network", name, n, draw),
-        )  # fmt: skip
-        found = _answer(made.effective(), test, biases)
-        yield {
-            "part": "network", "task": name, "n": n, "draw": draw, "feedback": feedback,
-            "rms": float((found - dense).square().sum(1).mean().sqrt()) / spread,
-            "error": 100 * float((found.argmax(1) != data.y_test).double().mean()),
-            "dense": 100 * float((dense.argmax(1) != data.y_test).double().mean()),
-            "weight": max(block.error / block.scale for block in made.blocks if block.scale),
-        }  # fmt: skip
 
 
 def account(rows: Sequence[Row]) -> Reproduction:
@@ -254,7 +216,8 @@ def account(rows: Sequence[Row]) -> Reproduction:
             "each unit reads the input that suits it; tied: input h mod d. Bound: from the built "
             "weights, for every input of norm 1.",
             "rms: of the outputs' error over their spread, on the test images; feedback passes "
-            "each error on to inputs not yet met. Biases are kept.",
+            "each error on to inputs not yet met. Biases and norms are kept; of a convolution the "
+            "matrix of its patches is built.",
             "Intervals are Student's at 95 % over draws (of logarithms, where ratios are shown).",
         ],
         rows=[{"part": r["part"], **{k: v for k, v in r.items() if k != "part"}} for r in rows],

@@ -127,7 +127,11 @@ FULL = (
         "ours": EdgePopup(epochs=1),
         "as published": EdgePopup.published(1),
     }, 60_000),
-    _Plan(cnn, (0.1,), {n: FORMS[n] for n in ("ours, layers share", "ours")}, 1346, start=True),
+    _Plan(cnn, (0.5, 0.1), {
+        "ours, layers share": FORMS["ours, layers share"],
+        "ours": FORMS["ours"],
+        "ours, norms of the batch": EdgePopup(norms="batch"),
+    }, 1346, start=True),
 )  # fmt: skip
 
 
@@ -274,9 +278,8 @@ def _table(errors: Errors, task: Task) -> list[dict[str, str]]:
     for what in dict.fromkeys(key[1] for key in own):
         line = {"": what}
         for density in densities:
-            row = _row(errors, task.name, what, density) if (
-                (task.name, what, density) in errors
-            ) else None  # fmt: skip
+            key = (task.name, what, density)
+            row = _row(errors, *key) if key in errors else None
             line[f"{density:g}"] = (
                 "–" if row is None else with_interval(row["error_percent"], row["low"], row["high"])
             )
@@ -328,6 +331,11 @@ _CLAIMS = (
         _Claim("layers that share are better where few are kept", own, d, "ours, layers share",
                "ours")
         for own, d in ((digits, 0.02), (digits, 0.05), (mnist, 0.1), (cnn, 0.1))
+    ),
+    *(
+        _Claim("norms with the statistics of their batches are better than untrained ones", cnn, d,
+               "ours, norms of the batch", "ours")
+        for d in (0.5, 0.1)
     ),
     *(
         _Claim("ours is better than the published form", own, d, "ours", "as published")
