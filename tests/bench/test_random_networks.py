@@ -85,7 +85,13 @@ def test_conclusions_are_judged_by_paired_intervals():
 
 
 TINY = Protocol(
-    items=(4, 12), draws=3, points=500, networks={"digits-mlp": (4, 6)}, precisions=(0.1,), sums=40
+    items=(4, 12),
+    draws=3,
+    trained=3,
+    points=500,
+    networks={"digits-mlp": (4, 6)},
+    precisions=(0.1,),
+    sums=40,
 )
 
 
@@ -98,6 +104,7 @@ def test_networks_inside_random_ones(tmp_path):
     for r in rows:
         if r["part"] == "network":
             by[r["n"], r["feedback"]].append(r["rms"])
+    assert all(r["weight"] > 0 for r in rows if r["part"] == "network")
     for n in (4, 6):  # specification 4.7: feedback ≤ 0.6 of the plain error
         assert sum(by[n, True]) < 0.6 * sum(by[n, False])
     result = pensia2020.account(rows)

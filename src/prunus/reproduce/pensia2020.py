@@ -49,6 +49,7 @@ class Protocol:
     Attributes:
         items: per slot of the small target.
         draws: random networks for each number of items; at least 2.
+        trained: the same, around each trained network.
         points: inputs on the unit sphere that measure.
         networks: {task: items per slot} of trained networks that are built.
         precisions: ε of the sums of a logarithmic number of samples.
@@ -57,6 +58,7 @@ class Protocol:
 
     items: tuple[int, ...]
     draws: int
+    trained: int = 5
     points: int
     networks: Mapping[str, tuple[int, ...]]
     precisions: tuple[float, ...]
@@ -106,14 +108,14 @@ def rows_of(
             for assign in (False, True)
         ),
     ]
-    count = len(jobs) + 2 * protocol.draws * sum(map(len, protocol.networks.values()))
+    count = len(jobs) + 2 * protocol.trained * sum(map(len, protocol.networks.values()))
     rows = []
     with progress_bar("building networks", count, progress=progress) as advance:
         for job in jobs:
             rows.append(job())
             advance(1)
         for name, items in protocol.networks.items():
-            for row in networks(name, items, protocol.draws, seed, data_dir):
+            for row in networks(name, items, protocol.trained, seed, data_dir):
                 rows.append(row)
                 advance(1)
     return rows

@@ -50,8 +50,9 @@ def networks(
             made = construct(
                 [weight.matrix()], n, gram=gram, nonnegative=True, generator=generator
             )  # fmt: skip
-            weight.put(made.effective()[0])
-            worst = max(worst, *(block.error / block.scale for block in made.blocks if block.scale))
+            block = made.blocks[0]
+            worst = max(worst, block.error / block.scale if block.scale else 0.0)
+            weight.put(made.effective()[0])  # the block's target shares its memory
         with torch.no_grad():
             found = built(test)
         yield {
