@@ -264,6 +264,16 @@ def test_bad_calibrations_cost_one_line(given, message):
         prunus.certify(net(), found.model, radius=1.0, calibration=given)
 
 
+def test_one_sample_is_taken_and_said():
+    model, seen = net(), data(30, 1)
+    found = prunus.prune(model, "sipp-row", 0.7, data=seen)
+    said = [found.certify(data(9, 2), calibration=x).summary() for x in (seen[:1], seen[:2])]
+    assert ["one sample alone calibrated" in " ".join(text.split()) for text in said] == [
+        True,
+        False,
+    ]
+
+
 def test_weights_that_do_not_answer_alone_are_named():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -167,6 +167,11 @@ def test_a_priori_counts():
         ({"biases": [torch.ones(5)]}, r"`biases\[0\]` must have 2 entries"),
         ({"gram": [torch.eye(3)]}, r"shape \(6, 6\), that of the layer's slots relu\(x\) and"),
         ({"gram": []}, "`gram` must have 1 entries"),
+        (
+            {"gram": [torch.eye(3) - 0.1], "nonnegative": True},
+            r"`gram\[0\]` must be the second moment of inputs ≥ 0.*got the entry -0\.1",
+        ),
+        ({"gram": [-torch.eye(6)]}, "got a matrix that is not positive definite"),
     ],
 )
 def test_bad_input(change, message):

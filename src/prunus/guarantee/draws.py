@@ -63,8 +63,8 @@ def _of_classes(
 ) -> Drawn | None:
     """A column for every class and sign; columns of no class are certain and cost nothing."""
     places = [columns(group, layer) for group in groups]
-    every = torch.cat([place.flatten() for place in places]) if places else torch.zeros(0)
-    if not len(every) or len(every.unique()) < len(every):
+    every = [column for place in places for column in place.flatten().tolist()]
+    if not every or len({*every}) < len(every):
         return None  # nothing of it is drawn, or what is has the factors of two draws
     parts = []
     for place in places:

@@ -22,6 +22,10 @@ SLACK = 1e-9  # relative, for sums in float64
 ALONE = (
     "of a layer by itself, at the inputs that the dense network gives it, without biases of its own"
 )
+FEW = (
+    "one sample alone calibrated the shares: any share of a fresh input is larger with probability "
+    "up to 50 %"
+)
 COVERED = "no share of these inputs exceeds the largest of the calibration inputs"
 
 
@@ -76,7 +80,8 @@ def layer_statements(
             fresh.get(name), (own.samples, found.samples), drawn, delta, in_sample,
         )  # fmt: skip
     left += [name for name in changes if name not in known]
-    return tuple(statements), (*_left(left), *_conditions(fresh))
+    few = (FEW,) if found.samples == 1 else ()
+    return tuple(statements), (*few, *_left(left), *_conditions(fresh))
 
 
 def _of_layer(
@@ -131,11 +136,11 @@ def _of_layer(
         if values is not None and len(values) >= sample_size_for_quantile(LEVEL, delta):
             made.append(_held_out(values, delta, in_sample, float(limit), common))
     if drawn is not None:
-        value = float(drawn_error(*drawn, delta)[live].max()) * (1 + SLACK)
-        vacuous = not value < 1
+        reach = float(drawn_error(*drawn, delta)[live].max()) * (1 + SLACK)
+        vacuous = not reach < 1
         made.append(
             Statement(
-                kind="relative", layer=name, status="RIG", level="L2", value=value,
+                kind="relative", layer=name, status="RIG", level="L2", value=reach,
                 route="Bernstein over the draw", delta=delta, vacuous=vacuous,
                 reason="it is no smaller than the sums themselves" if vacuous else "",
                 ledger=((f"{name}: all {int(live.sum())} outputs at one fixed vector", delta),),

@@ -168,7 +168,7 @@ def construct(
 
     Raises:
         ValueError: a bad n, weights that are no matrices, do not chain, or are not finite; a Gram
-            of another size.
+            of another size, of inputs below 0 where there are none, or that is no second moment.
 
     References:
         Pensia, Rajput, Nagle, Vishwakarma, Papailiopoulos (2020), Optimal lottery tickets via
@@ -213,6 +213,12 @@ def _block(
         raise ValueError(
             f"`gram[{place}]` must have shape {(slots, slots)}, that of the layer's slots"
             f"{'' if one_sided else ' relu(x) and −relu(−x)'}, got {tuple(gram.shape)}."
+        )
+    if gram is not None and one_sided and float(gram.min()) < 0:
+        raise ValueError(
+            f"`gram[{place}]` must be the second moment of inputs ≥ 0, as nonnegative=True and "
+            f"every layer after a ReLU say, got the entry {float(gram.min()):.3g}. Shift the "
+            f"inputs, or leave nonnegative=True out."
         )
     width = n * slots
     hidden = 2 * torch.rand(width, inputs, dtype=torch.float64, generator=generator) - 1
@@ -273,7 +279,13 @@ def _feedback(gram: Tensor) -> Float[Tensor, "slots slots"]:
     """The upper Cholesky factor of (G + 0.01 mean diag)⁻¹, of which SparseGPT's sweep is made."""
     size = float(gram.diagonal().mean())
     damped = gram + (DAMPING * size if size > 0 else 1.0) * torch.eye(len(gram), dtype=gram.dtype)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor, fault = torch.linalg.cholesky_ex(damped)
+    if bool(fault):
+        raise ValueError(
+            f"`gram` must be a second moment E[x xᵀ], got a matrix that is not positive definite "
+            f"even with {DAMPING} of its mean diagonal added. Average outer products of inputs."
+        )
+    inverse = torch.cholesky_inverse(factor)
     upper: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return upper
 
