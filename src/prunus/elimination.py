@@ -12,12 +12,14 @@ from torch import Tensor
 
 from prunus.check import finite, positive, whole
 from prunus.dpp.cholesky import eliminate, smallest_loss
+from prunus.layer import Layer
 from prunus.threads import single_threaded
 
 __all__ = [
     "ObsTrace",
     "damped_inverse",
     "global_counts",
+    "layer_traces",
     "obs_masks",
     "obs_trace",
     "priced_weights",
@@ -40,6 +42,11 @@ class ObsTrace:
     order: Int[Tensor, "out steps"]
     loss: Float[Tensor, "out steps"]
     ridge: float
+
+    @property
+    def least(self) -> int:
+        """How many weights are left in every row when the elimination stops."""
+        return int((self.order < 0).sum(1).max()) if self.order.numel() else 0
 
     def mask(self, kept: Int[Tensor, " out"]) -> Bool[Tensor, "out steps"]:
         """The mask with `kept[h]` weights in row h; masks of smaller counts lie inside larger ones.
@@ -183,6 +190,30 @@ def obs_masks(
     trace = obs_trace(weight, gram, ridge=ridge, least=min(counts, default=n))
     masks = [trace.mask(torch.full((rows,), k)).to(weight.device) for k in counts]
     return masks, trace
+
+
+def layer_traces(layer: Layer, *, ridge: float, least: Sequence[int]) -> list[ObsTrace]:
+    """The trace of every convolution group of a layer (of the layer, where it has one group).
+
+    A layer that remembers keeps its trace, and gives it where that goes down as far as is asked.
+    Where it does not, the next one runs to the end: a third count may follow.
+
+    Args:
+        layer: with a Gram matrix.
+        ridge: as `obs_trace`.
+        least: for each group, how many weights may be left at the end.
+    """
+    found = []
+    for part, low in zip(layer.blocks(), least, strict=True):
+        key, known = ("obs trace", ridge), part.found
+        trace: ObsTrace | None = None if known is None else known.get(key)
+        if trace is None or trace.least > low:
+            end = low if trace is None else 0
+            trace = obs_trace(part.weight, part.statistic("gram"), ridge=ridge, least=end)
+            if known is not None:
+                known[key] = trace
+        found.append(trace)
+    return found
 
 
 def global_counts(

@@ -1,7 +1,7 @@
 """A prunable weight seen as a matrix W (out × in), with the statistics of its inputs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -74,6 +74,9 @@ class Layer:
             missing where there is one group) or the rows of W ("out").
         classes: {group: {name: value}} of what was collected of the channel classes that the layer
             reads.
+        found: what rules have found of these very weights and statistics for any number of kept
+            ones, or None where nothing outlives a call; a layer that is made of it by `replace` has
+            none.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Layer:
     statistics: Mapping[str, Tensor]
     axes: Mapping[str, Axis]
     classes: Mapping[str, Mapping[str, Tensor]]
+    found: MutableMapping[Hashable, Any] | None = field(init=False)
 
     def __init__(
         self,
@@ -107,7 +111,7 @@ class Layer:
             "name": name, "weight": weight, "bias": bias, "groups": groups, "taps": taps,
             "samples": samples, "producer": producer,
             "statistics": {key: value for key, value in values.items() if value is not None},
-            "axes": {**FIRST, **(axes or {})}, "classes": classes or {},
+            "axes": {**FIRST, **(axes or {})}, "classes": classes or {}, "found": None,
         }  # fmt: skip
         for key, value in own.items():
             object.__setattr__(self, key, value)
@@ -143,6 +147,12 @@ class Layer:
         for name in statistics:
             self.statistic(name)
 
+    def remembering(self, found: MutableMapping[Hashable, Any]) -> "Layer":
+        """The same layer with what rules have found of it, to which they add."""
+        made = replace(self)
+        object.__setattr__(made, "found", found)
+        return made
+
     def to(self, device: torch.device | str) -> "Layer":
         """The same layer with its tensors on a device."""
         moved = {key: value.to(device) for key, value in self.statistics.items()}
@@ -168,7 +178,7 @@ class Layer:
 
         def block(g: int) -> Layer:
             own = slice(g * rows, (g + 1) * rows)
-            return replace(
+            made = replace(
                 self,
                 weight=self.weight[own],
                 bias=None if self.bias is None else self.bias[own],
@@ -178,6 +188,8 @@ class Layer:
                     for key, value in self.statistics.items()
                 },
             )
+            found = self.found
+            return made if found is None else made.remembering(found.setdefault(("block", g), {}))
 
         return [block(g) for g in range(self.groups)]
 

@@ -95,11 +95,13 @@ def statistics(
                 f"{'which must name it' if asked else 'or name it too'}."
             )
         layers, reasons = shown(job.calibration, model, names, job.recipe.statistics, used=used)
+        if again:
+            layers = {name: own.to(job.device) for name, own in bare_layers(model, layers).items()}
+        else:
+            traces = job.calibration.traces
+            layers = {n: own.to(job.device).remembering(traces(n)) for n, own in layers.items()}
         return Found(
-            layers={
-                name: layer.to(job.device)
-                for name, layer in (bare_layers(model, layers) if again else layers).items()
-            },
+            layers=layers,
             never_ran=reasons,
             fingerprint=job.calibration.fingerprint,
             rows=job.calibration.rows,

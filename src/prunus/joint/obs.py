@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunus.check import positive
 from prunus.compensation.least_squares import least_squares
-from prunus.elimination import global_counts, obs_trace
+from prunus.elimination import global_counts, layer_traces
 from prunus.granularity import Granularity
 from prunus.joint.protocol import Joint, JointResult
 from prunus.layer import Layer
@@ -60,10 +60,7 @@ class OBS(Joint):
                 f"OBS eliminates edges of rows, got {granularity!r}. Use EdgePerRow(), Edge(), or "
                 f"OBC for N:M."
             )
-        traces = []
-        for part, low in zip(parts, least, strict=True):
-            assert part.gram is not None  # required above
-            traces.append(obs_trace(part.weight, part.gram, ridge=self.ridge, least=low))
+        traces = layer_traces(layer, ridge=self.ridge, least=least)
         if granularity.pools == "layer":
             shared = global_counts(
                 {index: trace.loss for index, trace in enumerate(traces)}, int(counts.sum())

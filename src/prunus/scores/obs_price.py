@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prunus.check import positive
-from prunus.elimination import ObsTrace, obs_trace
+from prunus.elimination import ObsTrace, layer_traces
 from prunus.layer import Layer
 from prunus.parts import EDGES
 from prunus.scores.protocol import Score
@@ -65,8 +65,8 @@ class ObsPrice(Score):
         layer.require(*self.statistics)
         prices = torch.cat(
             [
-                trace_prices(obs_trace(part.weight, part.statistic("gram"), ridge=self.ridge))
-                for part in layer.blocks()
+                trace_prices(trace)
+                for trace in layer_traces(layer, ridge=self.ridge, least=[0] * layer.groups)
             ]
         )
         if self.slope:
