@@ -122,7 +122,7 @@ def _measured_later(job: Job, work: nn.Module, unit: Unit) -> bool:
     A Gram matrix of every layer costs far more than the network itself, only to be read once.
     """
     recipe = job.recipe
-    if job.batches is None or recipe.statistics or is_network(recipe.selection):
+    if job.batches is None or recipe.statistics:
         return False
     if recipe.schedule.before_training or recipe.schedule.renews:  # these aim at other outputs
         return False
