@@ -70,12 +70,11 @@ SMALL = Protocol(
     precisions=(0.1, 0.01), sums=100,
 )  # fmt: skip
 FULL = Protocol(
-    items=(4, 6, 8, 10, 12, 14, 16), draws=9, points=20_000,
+    items=(4, 8, 12, 14, 16), draws=7, points=20_000,
     networks={
-        "digits-mlp": (3, 4, 6, 8, 10, 12), "digits-cnn": (4, 6, 8, 10),
-        "mnist-lenet300": (4, 6, 8),
+        "digits-mlp": (3, 4, 6, 8), "digits-cnn": (4, 6, 8), "mnist-lenet300": (4, 6, 8),
     },
-    precisions=(0.1, 0.01, 0.001, 0.0001), sums=300,
+    precisions=(0.1, 0.01, 0.001, 0.0001), sums=200,
 )  # fmt: skip
 
 
