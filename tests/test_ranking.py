@@ -1,10 +1,12 @@
 """The k-th largest, and plans made of it, against sorting."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunus import ranking
 from prunus.allocation.growth import ranked_growth, short_of
 from prunus.ranking import counted, kth_largest
 
@@ -27,6 +29,30 @@ def test_the_kth_largest_is_that_of_a_sort(values, dtype):
     for k in range(1, len(rest) + 1):
         found = kth_largest(given_, k, among)
         assert found == rest[k - 1] or bool(found.isnan() & rest[k - 1].isnan())
+
+
+@pytest.mark.parametrize("kind", ["normal", "few levels", "sorted", "rare NaN", "misleading"])
+def test_of_many_numbers_a_part_is_searched(kind, monkeypatch):
+    monkeypatch.setattr(ranking, "MANY", 4000)
+    monkeypatch.setattr(ranking, "LOOKED_AT", 100)
+    values = torch.randn(20_001, generator=torch.Generator().manual_seed(0))
+    if kind == "few levels":
+        values = values.round()
+    elif kind == "sorted":
+        values = values.sort().values
+    elif kind == "rare NaN":
+        values[::997] = float("nan")
+    elif kind == "misleading":  # the sample sees none of what is large, and then nothing else
+        values[:: len(values) // 100] -= 100
+    ordered = values.sort(descending=True).values
+    seen = []
+    partition = np.partition
+    monkeypatch.setattr(np, "partition", lambda a, k: (seen.append(len(a)), partition(a, k))[1])
+    for k in (1, 2, 19, 2000, 9_999, 10_000, 10_001, 18_000, 20_000, 20_001):
+        found = kth_largest(values, k)
+        assert torch.equal(found, ordered[k - 1]) or bool(found.isnan() & ordered[k - 1].isnan())
+    if kind == "normal":
+        assert sum(seen) < 0.4 * len(values) * len(seen)
 
 
 def test_marks_are_counted_row_by_row():

@@ -1,13 +1,17 @@
 """The k-th largest of many numbers, and how many are marked, without sorting or adding them up."""
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["counted", "kth_largest"]
+__all__ = ["FEW", "counted", "kth_largest", "places"]
 
-FEW = 16  # rows that are counted one by one
+FEW = 16  # rows that are counted, or ranked, one by one
+LOOKED_AT = 2**15  # numbers of a sample that tells about where the k-th largest lies
+MANY = 2**20  # numbers from which on a sample is taken
 
 
 def kth_largest(
@@ -15,7 +19,8 @@ def kth_largest(
 ) -> Float[Tensor, ""]:
     """The k-th largest of `values`, k from 1 to their number; NaN counts as the largest.
 
-    On a CPU numpy's partition is used, which takes a tenth of the time of torch's `kthvalue`.
+    On a CPU numpy's partition is used, which takes a tenth of the time of torch's `kthvalue`; of
+    millions of numbers it sees those alone among which, by a sample, the k-th must lie.
 
     Args:
         values: in any shape.
@@ -26,19 +31,40 @@ def kth_largest(
         ValueError: there is no such rank.
     """
     fast = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
-    if fast:
-        flat = values.detach().numpy().reshape(-1)
-        if among is not None:
-            flat = flat[among.numpy().reshape(-1)]
-        size = len(flat)
-    else:
-        taking = values.flatten() if among is None else values[among]
-        size = len(taking)
+    size = values.numel() if among is None else int(among.count_nonzero())
     if not 1 <= k <= size:
         raise ValueError(f"`k` must lie in [1, {size}], got {k}.")
-    if fast:
-        return torch.tensor(np.partition(flat, size - k)[size - k], dtype=values.dtype)
-    return taking.kthvalue(size - k + 1).values
+    if not fast:
+        taking = values.flatten() if among is None else values[among]
+        return taking.kthvalue(size - k + 1).values
+    values = values.detach()
+    if among is not None:  # the others go to the end; to pick these out is slower
+        values = torch.where(among, values, -math.inf)
+    return torch.tensor(_ranked(values.numpy().reshape(-1), values.numel() - k), dtype=values.dtype)
+
+
+def _ranked(flat: np.ndarray, place: int) -> np.generic:
+    """The number at `place` in rising order; every other number may be left out of the search.
+
+    What lies on the wrong side of a number a little beyond the place, as a sample has it, cannot be
+    at the place where enough is left; where too little is left, all are searched.
+    """
+    size = len(flat)
+    if size >= MANY:
+        some = np.sort(flat[:: size // LOOKED_AT])
+        share, reach = place / size, 4 / np.sqrt(len(some))
+        if share >= 0.5:  # NaN, the largest, is not below anything
+            bound = some[max(int((share - reach * np.sqrt(1 - share)) * len(some)) - 4, 0)]
+            left = flat[~(flat < bound)]
+            above = size - place
+            if above <= len(left):
+                return np.partition(left, len(left) - above)[len(left) - above]
+        else:
+            bound = some[min(int((share + reach * np.sqrt(share)) * len(some)) + 4, len(some) - 1)]
+            left = flat[flat <= bound]
+            if place < len(left):
+                return np.partition(left, place)[place]
+    return np.partition(flat, place)[place]
 
 
 def counted(marked: Bool[Tensor, "pools units"]) -> Int[Tensor, " pools"]:
@@ -47,3 +73,10 @@ def counted(marked: Bool[Tensor, "pools units"]) -> Int[Tensor, " pools"]:
         return marked.count_nonzero(1)
     counts = [int(row.count_nonzero()) for row in marked]
     return torch.tensor(counts, dtype=torch.int64, device=marked.device)
+
+
+def places(marked: Bool[Tensor, " units"]) -> Int[Tensor, " found"]:
+    """Where the entries are True, in rising order; torch's `nonzero` takes ten times as long."""
+    if marked.device.type != "cpu":
+        return marked.nonzero().flatten()
+    return torch.from_numpy(np.flatnonzero(marked.numpy()))

@@ -1,11 +1,14 @@
 """Zeros that hold: after every step, against momentum from before, after rewinding."""
 
+import copy
+
 import pytest
 import torch
 
 import models
 import prunus
 from prunus.schedules import Rewinding
+from prunus.surgery.bits import IDLE, IDLED
 
 
 def network(recipe="magnitude", density=0.5):
@@ -120,6 +123,53 @@ def test_what_is_evaluated_after_rewinding_has_its_zeros():
     recipe = prunus.Recipe(schedule=Rewinding(rounds=2))
     prunus.prune(model, recipe, 0.25, data=x, train=train, evaluate=evaluate)
     assert density == pytest.approx([1, 0.25, 0.25], abs=0.01)  # before, pruned, trained
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_stays_learns_as_under_masks_by_hand_to_the_bit(name):
+    _, x, pruned = network(density=0.2)
+    twin = copy.deepcopy(pruned.model)
+    own, other = (OPTIMIZERS[name](m.parameters()) for m in (pruned.model, twin))
+    removed = {n: ~pruned.masks[n] for n, _ in twin.named_parameters() if n in pruned.masks}
+    with pruned.hold(own):
+        for _ in range(2 * IDLED + 3):
+            for model, optimizer in ((pruned.model, own), (twin, other)):
+                optimizer.zero_grad()
+                model(x).square().mean().backward()
+                for n, gone in removed.items() if model is twin else ():
+                    model.get_parameter(n).grad.masked_fill_(gone, 0.0)
+                optimizer.step()
+            with torch.no_grad():
+                for n, gone in removed.items():
+                    twin.get_parameter(n).masked_fill_(gone, 0.0)
+            for p, q in zip(pruned.model.parameters(), twin.parameters(), strict=True):
+                assert torch.equal(p, q)
+    if name.startswith("adam"):  # no slow roots of zero; what stays has its own moments
+        for n, gone in removed.items():
+            moment = own.state[pruned.model.get_parameter(n)]["exp_avg_sq"]
+            assert bool((moment[gone] > 0).all())
+            assert float(moment[gone].max()) <= IDLE
+            assert torch.equal(
+                moment[~gone], other.state[twin.get_parameter(n)]["exp_avg_sq"][~gone]
+            )
+
+
+def test_zeros_follow_parameters_into_another_type():
+    _, x, pruned = network()
+    optimizer = torch.optim.SGD(pruned.model.parameters(), lr=0.1, momentum=0.9)
+    with pruned.hold(optimizer):
+        pruned.model.double()
+        for _ in range(2):
+            pruned.model(x.double()).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for parameter in pruned.model.parameters():
+                parameter.data += 1
+            optimizer.step()
+        for value in pruned.model.parameters():
+            value.grad = torch.full_like(value, float("inf"))
+        optimizer.step()
+        assert not broken(pruned.model, pruned.masks)
 
 
 def test_an_optimizer_of_another_network_is_refused():

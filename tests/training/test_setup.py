@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import ddp_worker
 import prunus
+from prunus.surgery.bits import IDLE
 from prunus.training import sparsifier
-from prunus.training.attached import IDLE
 from traces import Home, home, same, state_of, surroundings
 
 WORKER = Path(ddp_worker.__file__)

@@ -22,7 +22,7 @@ from prunus.presets import PRESETS
 from prunus.recipe import Recipe
 from prunus.scores import Constant
 from prunus.selection import RandomK
-from prunus.training.attached import IDLE, ROOTED
+from prunus.surgery.bits import IDLE, ROOTED
 
 INSIDE = [name for name, preset in PRESETS.items() if preset.recipe.schedule.inside]
 EDGES = [name for name in INSIDE if prunus.recipes[name].units == "edges"]

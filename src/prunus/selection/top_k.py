@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from prunus.nodes import UnitView
 from prunus.parts import UNITS
+from prunus.ranking import FEW, counted, kth_largest
 from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
@@ -37,11 +38,12 @@ def top_k_mask(
     if bool(scores.isnan().any()):
         scores = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     worst = _worst_kept(scores, kept)
-    above, level = scores > worst, scores == worst
-    missing = kept - above.sum(1)
-    if bool((level.sum(1) > missing).any()):  # else nothing is equal, and nothing to be counted
-        level &= level.cumsum(1) <= missing[:, None]
-    return above | level
+    mask = scores >= worst
+    if bool((counted(mask) != kept).any()):  # else nothing is equal, and nothing to be counted
+        level = scores == worst
+        missing = kept - counted(mask) + counted(level)
+        mask ^= level & (level.cumsum(1) > missing[:, None])
+    return mask
 
 
 def _worst_kept(
@@ -49,6 +51,9 @@ def _worst_kept(
 ) -> Float[Tensor, "pools 1"]:
     """The `kept[p]`-th largest score of each pool; the largest where none is kept."""
     counts = kept.clamp_min(1)
+    if len(scores) <= FEW:
+        rows = zip(scores, counts.tolist(), strict=True)
+        return torch.stack([kth_largest(row, count) for row, count in rows])[:, None]
     if bool((counts == counts[0]).all()):  # selection is cheaper than sorting
         rank = scores.shape[1] + 1 - int(counts[0])
         return scores.kthvalue(rank, dim=1, keepdim=True).values

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from prunus.modes import copied
+from prunus.surgery.bits import IDLED, clear, idle, kept_bits
 from prunus.weights import weights_of
 
 __all__ = ["Hold", "apply_masks", "claim", "emitting", "held", "hold", "is_held", "release"]
@@ -77,22 +78,17 @@ def hold(model: nn.Module, masks: Masks, optimizer: Any) -> Hold:
     if optimizer is not None:
         optimizer = _innermost(optimizer)
         _check_owner(model, masks, optimizer)
-    apply_masks(model, masks)
+    zeros = _Zeros(model, masks)
+    zeros.put()
     removers: list[Callable[[], None]] = []
     for name, parameter in model.named_parameters():
-        mask = masks.get(name)
-        if mask is None or not parameter.requires_grad:
-            continue
-        hook: Any = parameter.register_post_accumulate_grad_hook  # untyped in torch
-        removers.append(hook(_zero_grad(mask)).remove)
-
-    def after_step(*_: Any) -> None:
-        apply_masks(model, masks)
-
+        if name in masks and parameter.requires_grad:
+            hook: Any = parameter.register_post_accumulate_grad_hook  # untyped in torch
+            removers.append(hook(zeros.cleaner(name)).remove)
     if optimizer is None:
-        removers.append(register_optimizer_step_post_hook(after_step).remove)
+        removers.append(register_optimizer_step_post_hook(zeros.after_step).remove)
     else:
-        removers.append(optimizer.register_step_post_hook(after_step).remove)
+        removers.append(optimizer.register_step_post_hook(zeros.after_step).remove)
     claim(model)
     removers.append(lambda: release(model))
     return Hold(removers)
@@ -150,9 +146,41 @@ def held(model: nn.Module, masks: Masks) -> Iterator[None]:
         apply_masks(model, masks)
 
 
-def _zero_grad(mask: Tensor) -> Callable[[Tensor], None]:
-    def zero(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(~mask.to(parameter.grad.device), 0.0)
+class _Zeros:
+    """The zeros of a model that is held; its parameters may move to other devices meanwhile."""
 
-    return zero
+    def __init__(self, model: nn.Module, masks: Masks) -> None:
+        self._model, self._masks = model, masks
+        self._bits: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Put the zeros back after a step of the optimizer."""
+        self.put()
+        self._steps += 1
+        if self._steps % IDLED == 1:
+            for name, parameter in self._model.named_parameters():
+                if name in self._masks:
+                    idle(optimizer, parameter, self._masks[name].to(parameter.device))
+
+    def put(self) -> None:
+        """Zero the masked entries of all parameters."""
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                if name in self._masks:
+                    self._clear(name, parameter)
+
+    def cleaner(self, name: str) -> Callable[[Tensor], None]:
+        """A hook that zeroes the masked entries of a gradient."""
+
+        def clean(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                self._clear(name, parameter.grad)
+
+        return clean
+
+    def _clear(self, name: str, values: Tensor) -> None:
+        bits = self._bits.get(name)
+        if bits is None or bits.device != values.device:
+            bits = self._bits[name] = kept_bits(self._masks[name], values)
+        clear(values, bits)

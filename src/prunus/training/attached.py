@@ -9,10 +9,7 @@ from torch.optim import Optimizer
 
 from prunus.surgery.masked import is_held
 
-__all__ = ["check_free", "check_parameters", "closure_of", "forget", "idle", "torch_optimizer"]
-
-ROOTED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")  # what Adam and RMSprop take roots of
-IDLE = 1e-30
+__all__ = ["check_free", "check_parameters", "closure_of", "forget", "torch_optimizer"]
 
 
 def torch_optimizer(optimizer: Any) -> Optimizer | None:
@@ -86,23 +83,6 @@ def forget(optimizer: Optimizer | None, parameter: Tensor, where: Tensor) -> Non
     for value in optimizer.state.get(parameter, {}).values():
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             value.masked_fill_(where.to(value.device), 0)
-
-
-def idle(optimizer: Optimizer | None, parameter: Tensor, kept: Tensor) -> None:
-    """Lift second moments of removed entries off zero, of which a CPU takes slow square roots.
-
-    MKL's root of 0 takes five times as long as that of 1e-30, a third of a step of AdamW where a
-    tenth is kept. No weight feels it: the gradients of removed entries are 0.
-    """
-    if optimizer is None or parameter.device.type != "cpu":
-        return
-    state = optimizer.state.get(parameter, {})
-    for name in ROOTED:
-        value = state.get(name)
-        if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.is_cpu:
-            continue
-        if value.dtype in (torch.float32, torch.float64):
-            value.masked_fill_(~kept, IDLE)
 
 
 def closure_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prunus.ranking import counted, kth_largest
+from prunus.ranking import counted, kth_largest, places
 
 __all__ = ["exchange"]
 
@@ -43,7 +43,8 @@ def _best(
         if count == 0:
             continue
         edge = kth_largest(row, count, there)  # without a sort: layers have millions of weights
-        torch.gt(row, edge, out=best).logical_and_(there)
-        at = (row == edge).logical_and_(there).nonzero().flatten()
-        best[at[: count - int(best.count_nonzero())]] = True
+        torch.ge(row, edge, out=best).logical_and_(there)
+        surplus = int(best.count_nonzero()) - count
+        if surplus > 0:
+            best[places((row == edge).logical_and_(there))[-surplus:]] = False
     return found

@@ -12,18 +12,16 @@ from torch.optim import Optimizer
 from prunus.courses import updates
 from prunus.engine.edges import mask_of
 from prunus.result import Pruned
+from prunus.surgery.bits import IDLED, clear, idle, kept_bits
 from prunus.surgery.masked import apply_masks, claim, release
 from prunus.training.account import account
-from prunus.training.attached import closure_of, forget, idle
+from prunus.training.attached import closure_of, forget
 from prunus.training.checkpoint import packed, restored
 from prunus.training.chooser import Chooser, Chosen, everything
 from prunus.training.ranks import check_agreement
 from prunus.training.turn import Turn
-from prunus.training.zeros import clear, kept_bits
 
 __all__ = ["Sparsifier"]
-
-IDLED = 100  # steps between two looks at what the optimizer keeps of removed weights
 
 
 class Sparsifier:
