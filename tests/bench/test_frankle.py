@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from prunus.reproduce import REPRODUCTIONS, frankle2019_mnist, save
-from prunus.reproduce.frankle2019_mnist import FULL, ROLES, SMALL, account, claims, runs_of, verdict
+from prunus.reproduce.frankle2019_mnist import (
+    FULL,
+    SMALL,
+    account,
+    claims,
+    kept_rows,
+    runs_of,
+    verdict,
+)  # fmt: skip
+from prunus.reproduce.frankle2019_trainings import ROLES, densities
 from prunus.reproduce.harness import Harness
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -39,11 +48,38 @@ def test_every_role_is_trained_at_every_density(made):
 
 def test_kept_records_are_read_and_others_are_not(made, monkeypatch):
     folder, rows = made
-    monkeypatch.setattr(frankle2019_mnist, "_seed", None)  # nothing is trained again
+    monkeypatch.setattr(frankle2019_mnist, "Trainings", None)  # nothing is trained again
     assert runs_of(TINY, 0, folder, None, False) == rows
     assert {json.loads(p.read_text())["seed"] for p in folder.iterdir()} == {0, 1}
     with pytest.raises(TypeError):  # another protocol has no records
         runs_of(replace(TINY, epochs=2), 0, folder, None, False)
+
+
+def same(rows):
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def test_a_run_goes_on_where_it_stopped_with_what_claims_need_first(made, tmp_path, monkeypatch):
+    _, rows = made
+    given = frankle2019_mnist.Trainings.row
+    order = []
+
+    def stops(self, role, n):
+        if len(order) == 11:
+            raise KeyboardInterrupt
+        order.append((role, n))
+        return given(self, role, n)
+
+    monkeypatch.setattr(frankle2019_mnist.Trainings, "row", stops)
+    with pytest.raises(KeyboardInterrupt):
+        runs_of(TINY, 0, tmp_path, None, False)
+    judged = {("dense", 0), ("ticket", 7), ("ticket", 15), ("re-initialised", 7), ("one shot", 7)}
+    judged |= {("one shot", 15)}
+    assert set(order[:6]) == {*order[6:], ("re-initialised", 7)} == judged
+    monkeypatch.setattr(frankle2019_mnist.Trainings, "row", given)
+    assert {*kept_rows(TINY, 0, tmp_path)} >= judged
+    again = runs_of(TINY, 0, tmp_path, None, False)
+    assert same(again) == same(rows)
 
 
 def test_the_account_is_saved_whole(made, tmp_path):
@@ -91,7 +127,7 @@ def test_verdicts_follow_the_interval(gap, said):
 def test_full_scale_takes_every_round_of_the_paper():
     assert FULL.exponents == tuple(range(1, 16))
     assert set(FULL.reported) <= set(FULL.exponents)
-    assert frankle2019_mnist.densities(FULL, 1) == {"fc1": 0.8, "fc2": 0.8, "fc3": 0.9}
+    assert densities(FULL, 1) == {"fc1": 0.8, "fc2": 0.8, "fc3": 0.9}
     assert REPRODUCTIONS["frankle2019-mnist"].resumes
 
 

@@ -1,82 +1,48 @@
 """Frankle and Carbin (2019): lottery tickets of LeNet-300-100 against their controls."""
 
-import copy
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from prunus.bench.data.sets import Dataset
-from prunus.bench.data.tasks import fresh_model, task
-from prunus.bench.data.train import Training, evaluate, fit
-from prunus.bench.grid.tickets import OTHER, shuffled
+from prunus.bench.data.tasks import task
 from prunus.bench.statistics.intervals import paired
-from prunus.engine import prune
 from prunus.files import write_text
 from prunus.progress import progress_bar
-from prunus.recipe import Recipe
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
+from prunus.reproduce.frankle2019_trainings import BARRIER, ROLES, Protocol, Row, Trainings
 from prunus.reproduce.harness import Harness, with_interval
-from prunus.rng import generator_for
-from prunus.surgery.masked import apply_masks, hold
-from prunus.training import connection
 
-__all__ = ["FULL", "SMALL", "Protocol", "account", "claims", "densities", "reproduce", "runs_of"]
-
-ROLES = ("ticket", "late-rewound", "rate-rewound", "one shot", "re-initialised", "shuffled")
-Row = dict[str, Any]
-Masks = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What is trained, and how.
-
-    Attributes:
-        task: whose network and data.
-        epochs: of every training.
-        check: steps between two looks at the validation loss.
-        exponents: after each round a layer keeps 0.8ⁿ of its weights, the output layer 0.9ⁿ.
-        reported: those of them at which one shot, controls and barriers are trained too.
-        seeds: of initial weights and orders.
-        early: share of a training to which the late-rewound ticket returns.
-        batch: samples per step.
-        rate: of Adam.
-        held: one in so many training samples validates.
-    """
-
-    task: str
-    epochs: int
-    check: int
-    exponents: tuple[int, ...]
-    reported: tuple[int, ...] = (3, 7, 9, 12, 15)
-    seeds: int
-    early: float = 0.02
-    batch: int = 60
-    rate: float = 1.2e-3
-    held: int = 12
-
+__all__ = ["FULL", "SMALL", "account", "claims", "kept_rows", "reproduce", "runs_of"]
 
 SMALL = Protocol(task="digits-mlp", epochs=25, check=10, exponents=(3, 7, 9, 12, 15), seeds=3)
 FULL = Protocol(task="mnist-lenet300", epochs=11, check=100, exponents=tuple(range(1, 16)), seeds=5)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Trained:
-    """One training: where its validation loss was least, and what it left."""
-
-    stop: int
-    error: float
-    last_error: float
-    state: Mapping[str, Tensor]
-    snapshot: Mapping[str, Tensor]
+# What is said, by how much it is published, what is compared in whom at which round, by how much
+# the first may exceed the second, and the digits of the answer.
+CLAIMS = (
+    ("a ticket at 21 % stops sooner than dense", "38 % sooner", "stop",
+     "ticket", "dense", 7, 0.0, 0),
+    ("a ticket at 13.5 % is more accurate than dense", "> 0.3 points", "error",
+     "ticket", "dense", 9, 0.0, 2),
+    ("a ticket at 3.6 % is at the dense level (within 0.3 points)", "level", "error",
+     "ticket", "dense", 15, 0.3, 2),
+    ("re-initialised at 21 % is less accurate than dense", "yes", "error",
+     "dense", "re-initialised", 7, 0.0, 2),
+    ("a ticket at 21 % stops sooner than re-initialised", "2.51 times", "stop",
+     "ticket", "re-initialised", 7, 0.0, 0),
+    ("a ticket at 21 % is more accurate than re-initialised", "0.5 points", "error",
+     "ticket", "re-initialised", 7, 0.0, 2),
+    ("one shot at 21 % stops sooner than dense", "yes", "stop",
+     "one shot", "dense", 7, 0.0, 0),
+    ("at 3.6 % iterative is more accurate than one shot", "yes", "error",
+     "ticket", "one shot", 15, 0.0, 2),
+)  # fmt: skip
 
 
 def reproduce(
@@ -117,160 +83,56 @@ def runs_of(
     data_dir: Path | None,
     progress: bool | None,
 ) -> list[Row]:
-    """The rows of all seeds, from their records where `folder` has them."""
+    """The rows of all seeds, from their records where `folder` has them.
+
+    Each row is kept as it comes. What the claims are judged by comes first, for all seeds. A run
+    that goes on makes the rounds again that lead to what is missing.
+    """
+    seeds = range(first, first + protocol.seeds)
+    rows = {seed: kept_rows(protocol, seed, folder) for seed in seeds}
+    todo = [
+        (seed, role, n)
+        for urgent in (True, False)
+        for seed in seeds
+        for role, n in _wanted(protocol)
+        if (role, n) not in rows[seed] and ((role, n) in _judged(protocol)) == urgent
+    ]
+    made: dict[int, Trainings] = {}
+    with progress_bar("lottery tickets", len(todo), progress=progress) as advance:
+        for seed, role, n in todo:
+            if seed not in made:
+                data = task(protocol.task).data(data_dir=data_dir)
+                made[seed] = Trainings(protocol, seed, data)
+            rows[seed][role, n] = made[seed].row(role, n)
+            if folder is not None:
+                own = {"protocol": asdict(protocol), "seed": seed, "rows": [*rows[seed].values()]}
+                write_text(_path(protocol, seed, folder), json.dumps(own, indent=1) + "\n")
+            advance(1)
+    return [row for own in rows.values() for row in own.values()]
+
+
+def kept_rows(protocol: Protocol, seed: int, folder: Path | None) -> dict[tuple[str, int], Row]:
+    """{(role, round): row} of a seed, as far as `folder` has them."""
+    if folder is None or not _path(protocol, seed, folder).exists():
+        return {}
+    kept = json.loads(_path(protocol, seed, folder).read_text(encoding="utf-8"))["rows"]
+    return {(row["role"], row["n"]): row for row in kept}
+
+
+def _path(protocol: Protocol, seed: int, folder: Path) -> Path:
     key = hashlib.sha256(json.dumps(asdict(protocol)).encode()).hexdigest()[:8]
-    rows: list[Row] = []
-    trainings = 1 + 3 * len(protocol.exponents) + 4 * len(protocol.reported)
-    with progress_bar("lottery tickets", protocol.seeds * trainings, progress=progress) as advance:
-        for seed in range(first, first + protocol.seeds):
-            path = None if folder is None else folder / f"{key}-seed-{seed}.json"
-            if path is not None and path.exists():
-                rows += json.loads(path.read_text(encoding="utf-8"))["rows"]
-                advance(trainings)
-                continue
-            own = _seed(protocol, seed, data_dir, advance)
-            rows += own
-            if path is not None:
-                kept = {"protocol": asdict(protocol), "seed": seed, "rows": own}
-                write_text(path, json.dumps(kept, indent=1) + "\n")
-    return rows
+    return folder / f"{key}-seed-{seed}.json"
 
 
-def densities(protocol: Protocol, n: int) -> dict[str, float]:
-    """What each layer keeps after the round `n`; the output layer loses half as fast."""
-    names = [name for name, m in task(protocol.task).model().named_modules() if _linear(m)]
-    return {name: (0.9 if name == names[-1] else 0.8) ** n for name in names}
+def _wanted(protocol: Protocol) -> list[tuple[str, int]]:
+    """The rows of a seed."""
+    return [("dense", 0), *((role, n) for role in (*ROLES, BARRIER) for n in protocol.reported)]
 
 
-def _linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
-
-
-def _seed(
-    protocol: Protocol, seed: int, data_dir: Path | None, advance: Callable[[int], None]
-) -> list[Row]:
-    """All trainings of one seed."""
-    data = task(protocol.task).data(data_dir=data_dir)
-    train = _Trainer(protocol, data, seed, advance)
-    start = train.fresh(seed)
-    dense = train(start, {}, "dense")
-    rows = [_row(seed, "dense", 0, 1.0, dense)]
-    begins = {"ticket": start, "late-rewound": dense.snapshot, "rate-rewound": None}
-    spans = {"ticket": 0.0, "late-rewound": protocol.early, "rate-rewound": protocol.early}
-    for role, begin in begins.items():
-        last = dense
-        for n in protocol.exponents:
-            masks, density = train.masks(last.state, n)
-            state = last.state if begin is None else begin
-            last = train(state, masks, f"{role} {n}", early=spans[role])
-            if n in protocol.reported:
-                rows.append(_row(seed, role, n, density, last))
-                if role == "ticket":
-                    rows += _controls(train, seed, n, density, start, masks, last)
-    for n in protocol.reported:
-        masks, density = train.masks(dense.state, n)
-        rows.append(_row(seed, "one shot", n, density, train(start, masks, f"one shot {n}")))
-    return rows
-
-
-def _controls(
-    train: "_Trainer",
-    seed: int,
-    n: int,
-    density: float,
-    start: Mapping[str, Tensor],
-    masks: Masks,
-    ticket: _Trained,
-) -> Iterator[Row]:
-    """The ticket's mask on fresh weights, its weights under another mask, and a second training."""
-    fresh = train(train.fresh(seed + OTHER), masks, f"re-initialised {n}")
-    yield _row(seed, "re-initialised", n, density, fresh)
-    other = shuffled(masks, generator_for(seed, "shuffled masks", n))
-    yield _row(seed, "shuffled", n, density, train(start, other, f"shuffled {n}"))
-    twin = train(start, masks, f"twin {n}")
-    one, other_end = train.model(ticket.state), train.model(twin.state)
-    line = connection(one, other_end, lambda m: 100 * evaluate(m, train.data)["test_error"])
-    yield {"seed": seed, "role": "barrier", "n": n, "density": density, "barrier": line.barrier}
-
-
-def _row(seed: int, role: str, n: int, density: float, found: _Trained) -> Row:
-    return {
-        "seed": seed, "role": role, "n": n, "density": density, "stop": found.stop,
-        "error": found.error, "last_error": found.last_error,
-    }  # fmt: skip
-
-
-class _Trainer:
-    """Trains from given weights under given masks, watching the validation loss."""
-
-    def __init__(
-        self, protocol: Protocol, data: Dataset, seed: int, advance: Callable[[int], None]
-    ) -> None:
-        """Set every `held`-th training sample apart, drawn by the seed."""
-        self.protocol, self.data, self.seed, self._advance = protocol, data, seed, advance
-        order = torch.randperm(len(data.x_train), generator=generator_for(seed, "validation"))
-        cut = len(order) // protocol.held
-        apart, rest = order[:cut], order[cut:]
-        self._train = replace(data, x_train=data.x_train[rest], y_train=data.y_train[rest])
-        self._valid = replace(data, x_test=data.x_train[apart], y_test=data.y_train[apart])
-        self._training = Training(
-            epochs=protocol.epochs, learning_rate=protocol.rate, batch=protocol.batch,
-            decay="constant",
-        )  # fmt: skip
-        self._net = fresh_model(task(protocol.task), seed)
-
-    def fresh(self, seed: int) -> dict[str, Tensor]:
-        """Initial weights: Gaussian Glorot, biases zero."""
-        generator = generator_for(seed, "Glorot", self.protocol.task)
-        for module in self._net.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-        return copy.deepcopy(self._net.state_dict())
-
-    def model(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """A network with these weights."""
-        model = copy.deepcopy(self._net)
-        model.load_state_dict(dict(state))
-        return model
-
-    def masks(self, state: Mapping[str, Tensor], n: int) -> tuple[Masks, float]:
-        """Masks of the largest trained weights; those that are zero already go first."""
-        found = prune(self.model(state), Recipe(), densities(self.protocol, n), progress=False)
-        return found.masks, found.cost_after.density
-
-    def __call__(
-        self, start: Mapping[str, Tensor], masks: Masks, name: str, *, early: float = 0.0
-    ) -> _Trained:
-        """Train the share from `early` on; the order of the samples follows `name`."""
-        model = self.model(start)
-        apply_masks(model, masks)
-        steps = self.protocol.epochs * (len(self._train.x_train) // self.protocol.batch)
-        keep = round(self.protocol.early * steps)
-        done, best, stop, error = 0, float("inf"), 0, float("nan")
-        snapshot: Mapping[str, Tensor] = {}
-
-        def look(model: nn.Module) -> None:
-            nonlocal done, best, stop, error, snapshot
-            done += 1
-            if done == keep:
-                snapshot = copy.deepcopy(model.state_dict())
-            if done % self.protocol.check == 0:
-                loss = evaluate(model, self._valid)["cross_entropy"]
-                if loss < best:
-                    best, stop = loss, done
-                    error = 100 * evaluate(model, self.data)["test_error"]
-
-        fit(
-            model, self._train, self._training,
-            generator=generator_for(self.seed, "order", name),
-            hold=lambda optimizer: hold(model, masks, optimizer) if masks else None,
-            after_step=look, span=(early, 1.0), progress=False,
-        )  # fmt: skip
-        self._advance(1)
-        last = 100 * evaluate(model, self.data)["test_error"]
-        state = copy.deepcopy(model.state_dict())
-        return _Trained(stop=stop, error=error, last_error=last, state=state, snapshot=snapshot)
+def _judged(protocol: Protocol) -> set[tuple[str, int]]:
+    """The rows that claims compare, and all others of their tickets, which come with them."""
+    named = {(role, n) for *_, one, other, n, _, _ in CLAIMS for role in (one, other)}
+    return {("dense", 0), *named, *(("ticket", n) for n in protocol.reported)}
 
 
 def account(protocol: Protocol, rows: Sequence[Row]) -> Reproduction:
@@ -317,7 +179,7 @@ def _lines(rows: Sequence[Row], n: int) -> list[Row]:
             continue
         dense, base = _of(rows, "dense", n, "error"), _of(rows, "dense", n, "stop")
         gap = paired(error, dense)
-        barrier = _of(rows, "barrier", n, "barrier") if role == "ticket" else {}
+        barrier = _of(rows, BARRIER, n, "barrier") if role == "ticket" else {}
         lines.append({
             "density": next(r["density"] for r in rows if (r["role"], r["n"]) == (role, n)),
             "role": role,
@@ -344,24 +206,7 @@ def _texts(line: Row) -> dict[str, str]:
 def claims(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Every published claim with our number and a verdict."""
     found = []
-    for text, published, key, one, other, n, bound, digits in (
-        ("a ticket at 21 % stops sooner than dense", "38 % sooner", "stop",
-         "ticket", "dense", 7, 0.0, 0),
-        ("a ticket at 13.5 % is more accurate than dense", "> 0.3 points", "error",
-         "ticket", "dense", 9, 0.0, 2),
-        ("a ticket at 3.6 % is at the dense level (within 0.3 points)", "level", "error",
-         "ticket", "dense", 15, 0.3, 2),
-        ("re-initialised at 21 % is less accurate than dense", "yes", "error",
-         "dense", "re-initialised", 7, 0.0, 2),
-        ("a ticket at 21 % stops sooner than re-initialised", "2.51 times", "stop",
-         "ticket", "re-initialised", 7, 0.0, 0),
-        ("a ticket at 21 % is more accurate than re-initialised", "0.5 points", "error",
-         "ticket", "re-initialised", 7, 0.0, 2),
-        ("one shot at 21 % stops sooner than dense", "yes", "stop",
-         "one shot", "dense", 7, 0.0, 0),
-        ("at 3.6 % iterative is more accurate than one shot", "yes", "error",
-         "ticket", "one shot", 15, 0.0, 2),
-    ):  # fmt: skip
+    for text, published, key, one, other, n, bound, digits in CLAIMS:
         gap = paired(_of(rows, one, n, key), _of(rows, other, n, key))
         if gap["mean"] is None:
             continue
