@@ -2,83 +2,23 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prunus.bench.data.sets import Dataset
-from prunus.bench.data.tasks import TASKS, Task, trainer
-from prunus.bench.data.train import TRAINER_VERSION, Training
+from prunus.bench.data.tasks import Task
 from prunus.bench.grid.budgets import density_text
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
+from prunus.reproduce.han2015b_tasks import digits_cnn, digits_mlp, lenet5, lenet300
 from prunus.reproduce.harness import Harness, of_grids, with_interval
 
 __all__ = ["account", "grids", "reproduce", "rows_of"]
 
 BITS = 5  # of a relative index
 PLAIN = 4  # bytes of a weight that is not shared
-
-
-def _part(held: int, kind: str, base: Task, *, data_dir: str | Path | None) -> Dataset:
-    """The data without the last `held` training samples, or with those as its training part."""
-    whole = base.data(data_dir=data_dir)
-    own = slice(None, -held) if kind == "train" else slice(-held, None)
-    return replace(whole, x_train=whole.x_train[own], y_train=whole.y_train[own])
-
-
-def _task(
-    name: str, base: Task, held: int, training: Training, again: Training, tune: Training
-) -> Task:
-    said = f"{training!r}, again by {again!r}, values by {tune!r}, {held} held out"
-    return Task(
-        name=f"prunus.reproduce.han2015b_lenet:{name}",
-        title=base.title,
-        data=partial(_part, held, "train", base),
-        held_out=partial(_part, held, "held", base),
-        model=base.model,
-        train=trainer(training),
-        retrain=trainer(again),
-        tune=trainer(tune),
-        definition=f"{said}, trainer {TRAINER_VERSION}",
-    )
-
-
-lenet300 = _task(
-    "lenet300",
-    TASKS["mnist-lenet300"],
-    5000,
-    Training(epochs=10, learning_rate=2e-3, batch=256),
-    Training(epochs=6, learning_rate=2e-3, weight_decay=0.5, batch=256),
-    Training(epochs=2, learning_rate=2e-4, batch=256),
-)
-lenet5 = _task(
-    "lenet5",
-    TASKS["mnist-lenet5"],
-    5000,
-    Training(epochs=4, learning_rate=3e-3, batch=256),
-    Training(epochs=2, learning_rate=2e-3, weight_decay=0.1, batch=256),
-    Training(epochs=1, learning_rate=2e-4, batch=256),
-)
-digits_mlp = _task(
-    "digits_mlp",
-    TASKS["digits-mlp"],
-    150,
-    Training(epochs=30, learning_rate=3e-3, batch=64),
-    Training(epochs=6, learning_rate=2e-3, weight_decay=0.1, batch=64),
-    Training(epochs=3, learning_rate=2e-4, batch=64),
-)
-digits_cnn = _task(
-    "digits_cnn",
-    TASKS["digits-cnn"],
-    150,
-    Training(epochs=12, learning_rate=1e-2, batch=64),
-    Training(epochs=4, learning_rate=2e-3, batch=64),
-    Training(epochs=2, learning_rate=2e-4, batch=64),
-)
 
 
 @dataclass(frozen=True)
