@@ -43,7 +43,7 @@ def kth_largest(
     return torch.tensor(_ranked(values.numpy().reshape(-1), values.numel() - k), dtype=values.dtype)
 
 
-def _ranked(flat: np.ndarray, place: int) -> np.generic:
+def _ranked(flat: np.ndarray, place: int) -> float:
     """The number at `place` in rising order; every other number may be left out of the search.
 
     What lies on the wrong side of a number a little beyond the place, as a sample has it, cannot be
@@ -58,13 +58,13 @@ def _ranked(flat: np.ndarray, place: int) -> np.generic:
             left = flat[~(flat < bound)]
             above = size - place
             if above <= len(left):
-                return np.partition(left, len(left) - above)[len(left) - above]
+                return float(np.partition(left, len(left) - above)[len(left) - above])
         else:
             bound = some[min(int((share + reach * np.sqrt(share)) * len(some)) + 4, len(some) - 1)]
             left = flat[flat <= bound]
             if place < len(left):
-                return np.partition(left, place)[place]
-    return np.partition(flat, place)[place]
+                return float(np.partition(left, place)[place])
+    return float(np.partition(flat, place)[place])
 
 
 def counted(marked: Bool[Tensor, "pools units"]) -> Int[Tensor, " pools"]:
