@@ -182,6 +182,8 @@ def test_prune_to_what_may_be_lost(home, monkeypatch, capsys):
         (("--nm", "2-4"), "--nm must be N:M, such as 2:4, got '2-4'."),
         (("--nm", "5:4"), "--nm 5:4: `n` must be a whole number in [1, 4], got 5."),
         (("--density", "120%"), "--density must lie in (0, 1], got 1.2."),
+        (("--density", "30"), "--density must lie in (0, 1], got 30.0. Write 0.3 for 30 %."),
+        (("--drop", "1", "--data", "digits"), "A drop of 1 allows any accuracy ("),
         (("--samples", "x"), "Invalid value for '--samples': "),
         (("--no-such",), "No such option: --no-such. See `prunus prune --help`."),
         (("--drop", "1%", "--density", "0.5"), "Give --density or --drop, not both."),
@@ -200,8 +202,10 @@ def test_what_failed_costs_one_line_in_the_words_of_the_command(
     fixed = ["--recipe", "magnitude"] if "--recipe" not in arguments else []
     asked = {"--density", "--nm", "--drop", "--metric"} & {*arguments} or not arguments
     density = [] if asked else ["--density", "0.5"]
-    code, _, err = run(monkeypatch, capsys, "prune", NET, *fixed, *density, *arguments)
+    net = "prunus.bench.zoo:digits_mlp" if "digits" in arguments else NET
+    code, _, err = run(monkeypatch, capsys, "prune", net, *fixed, *density, *arguments)
     assert code == 2
+    assert not (home / "pruned").exists()  # no empty folder is left
     assert err.startswith("prunus: ")
     assert err.count("\n") == 1
     assert message in err

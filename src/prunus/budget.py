@@ -260,6 +260,11 @@ def checked_density(density: Any, name: str = "density") -> float:
     """A density as a float in (0, 1], or a ValueError."""
     if isinstance(density, bool) or not isinstance(density, int | float):
         raise ValueError(f"`{name}` must be a number in (0, 1], got {density!r}.")
+    if 2 <= density <= 100:  # as people write percentages
+        raise ValueError(
+            f"`{name}` must lie in (0, 1], got {density!r}. Write {density / 100:g} for "
+            f"{density:g} %."
+        )
     return fraction(name, density, one=True)
 
 

@@ -1,6 +1,6 @@
 """A prunable weight seen as a matrix W (out × in), with the statistics of its inputs."""
 
-from collections.abc import Hashable, Mapping, MutableMapping
+from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.check import finite
+from prunus.check import finite, near_matches
 from prunus.views import ConvView, LinearView, View, batched, matrices_of, register_view, view_of
 
 __all__ = [
@@ -42,11 +42,13 @@ class MissingStatistic(ValueError, AttributeError):
     """A statistic that was not collected was asked of a layer."""
 
 
-def missing(owner: str, name: str) -> MissingStatistic:
-    """The error for a statistic that a layer or a group lacks."""
+def missing(owner: str, name: str, known: Iterable[str] = ()) -> MissingStatistic:
+    """The error for a statistic that a layer or a group lacks, or for a misspelt attribute."""
+    near = near_matches(name, known)
     return MissingStatistic(
         f"{owner} has no statistic {name!r}, which this method needs. "
         f"Pass data, or calibrate with statistics=({name!r},)."
+        + (f" Or did you mean {near[0]}?" if near else "")
     )
 
 
@@ -126,7 +128,7 @@ class Layer:
             raise AttributeError(name)
         if name in self.statistics or name in FIRST:
             return self.statistics.get(name)
-        raise missing(f"Layer {self.name!r}", name)
+        raise missing(f"Layer {self.name!r}", name, self.__dict__)
 
     @property
     def diag(self) -> Tensor | None:

@@ -176,3 +176,59 @@ def test_the_checksum_of_a_state_sees_every_entry(dtype):
     model.values = values
     assert state_sum(model) in seen
     assert re.fullmatch("[0-9a-f]{16}", state_sum(model))
+
+
+@pytest.mark.parametrize(
+    ("metric", "drop", "room"), [("accuracy", 1, 0.9), ("test_error", 0.9, 0.1)]
+)
+def test_a_drop_that_allows_anything_is_refused(metric, drop, room):
+    """1 for one point: what came of it was a network at chance."""
+    model, x = setup()
+    with pytest.raises(
+        ValueError, match=rf"^A drop of {drop} allows any .* a point is 0\.01, or 1%"
+    ):
+        prunus.prune(
+            model, "magnitude", Budget(metric=metric, drop=drop), data=x,
+            evaluate=lambda net: {metric: 0.9},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(None, "got None"), (torch.ones(2, 3), r"got a tensor of shape \(2, 3\)"), ("x", "got x")],
+)
+def test_what_evaluate_says_is_held_to_numbers(answer, words):
+    model, x = setup()
+    with pytest.raises(TypeError, match=f"`evaluate` must return a number or a dict.*{words}"):
+        prunus.prune(model, "magnitude", 0.5, evaluate=lambda net: answer)
+    with pytest.raises(TypeError, match="`evaluate` must be a function"):
+        prunus.prune(model, "magnitude", 0.5, evaluate=x)
+
+
+def test_what_evaluate_says_holds_no_graph():
+    """Converting a tensor with a graph warns, and keeping one keeps the network's activations."""
+    model, x = setup()
+    found = prunus.prune(model, "magnitude", 0.5, evaluate=lambda net: net(x).square().mean())
+    assert not found.metrics["before"].requires_grad
+    assert "What `evaluate` measures" in found.headline()
+
+
+def test_an_input_without_its_batch_is_told_with_its_shape():
+    """What a layer of torch raises as a ValueError, too."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    with pytest.raises(ValueError, match=r"could not run on the data: expected 4D.*\(1, 8, 8\)"):
+        prunus.prune(net.eval(), "importance-node", 0.5, data=list(torch.randn(3, 1, 8, 8)))
+
+
+def test_an_own_part_that_fails_says_what_it_is_called_with():
+    model, x = setup()
+
+    def own(layer):
+        return layer.weight.abs() * layer.gram.diagonal().sqrt()
+
+    with pytest.raises(AttributeError) as caught:
+        prunus.prune(model, prunus.Recipe(score=own), 0.5, data=x)
+    assert "In your own score" in caught.value.__notes__[0]
+    assert "statistics = ('gram',)" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="Or did you mean weight"):
+        prunus.prune(model, prunus.Recipe(score=lambda layer: layer.wieght), 0.5)

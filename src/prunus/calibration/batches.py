@@ -115,7 +115,7 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
         lacking = _lacks_decoder(model, kwargs)
         if lacking:
             raise ValueError(lacking) from error
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not _of_torch(error):
             raise
         said = str(error).strip().splitlines()
         reason = said[0] if said and not isinstance(error, KeyError) else repr(error)
@@ -123,6 +123,14 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
             f"The model could not run on the data: {reason.rstrip('.')}. The input was "
             f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs)}"
         ) from error
+
+
+def _of_torch(error: Exception) -> bool:
+    """Whether a layer of torch raised it, not the caller's code and not ours."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and str(place.tb_frame.f_globals.get("__name__")).startswith("torch.")
 
 
 def _lacks_decoder(model: torch.nn.Module, given: Mapping[str, Any]) -> str | None:

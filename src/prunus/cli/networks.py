@@ -52,6 +52,11 @@ def _found(model: str, factory: str | None) -> Any:
         from prunus.result import load
 
         return load(model, named_function("--factory", factory)).model
+    if model.endswith(".py"):
+        raise ValueError(
+            f"MODEL must name the function that builds the network, as "
+            f"{Path(model).stem}:function, got {model!r}."
+        )
     raise ValueError(
         f"MODEL must be package.module:factory or a folder that `prunus prune` wrote, hf:NAME or a "
         f".pt2 file, got {model!r}."
@@ -133,7 +138,8 @@ def hub_folder(model: str) -> Path:
     try:
         return Path(client.snapshot_download(name))
     except Exception as error:  # the client's own, of many kinds: no network, no such name, …
-        said = " ".join(str(error).split())[:160] or type(error).__name__
+        first = str(error).strip().partition("\n")[0].removeprefix("Got: ").rstrip(".")
+        said = first[:160] or type(error).__name__
         raise ValueError(
             f"MODEL: {name} is no folder here, and the Hugging Face Hub did not give it ({said}). "
             f"Name a folder that `save_pretrained` wrote, or look at the name and the network."

@@ -1,5 +1,7 @@
 """`prunus prune`: one network, one recipe, one density, saved with its report."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,67 +189,70 @@ def prune(
 
     if certify and data is None:
         raise ValueError("--certify needs --data: its test part is fresh.")
-    _new_folder(out)
-    whole("rounds", rounds, low=1)
-    if samples is not None:
-        whole("samples", samples, low=1)
-    name, chosen = resolve(_recipe(recipe, nm))
-    trainer = None if train is None else named_function("--train", train)
-    chosen = _in_rounds(name, chosen, rounds, trainer)
-    given = None if data is None else read(data, data_dir)
-    dense = network(model, factory, weights)
-    choosing, scoring = given, given
-    if drop is None:
-        judge = evaluator(given, evaluate_on)
-    else:
-        if given is not None and evaluate_on is None:
-            choosing, scoring = given.halves("--drop")
-            metric = metric or "accuracy"
-        judge = needed_evaluator(choosing, evaluate_on, "--drop")
-    asked = target(
-        density,
-        budget,
-        plan,
-        drop,
-        example=None if given is None else given.first(64),
-        kind=kind,
-        delta=delta,
-        metric=metric,
-    )
-    if asked is None and chosen.granularity.fixed is None:
-        raise ValueError("Give --density, such as 0.2, or --drop, --budget, --plan or --nm.")
-    pruned = run(
-        dense,
-        chosen,
-        asked,
-        data=None if given is None else given.limited(samples),
-        layers=layers or None,
-        exclude=exclude or None,
-        evaluate=judge,
-        train=trainer,
-        seed=seed,
-        device=device,
-        blocks=blocks,
-        threads=threads,
-    )
-    _saved(pruned, out, given, {"model": model, "recipe": recipe, "data": data, "seed": seed})
-    if given is not None:
-        pruned = pruned.measured(given.first(64))
-        smaller = chosen.granularity.shrinks
-        pruned.save(out, example=given.first(8) if smaller else None)
-    typer.echo(pruned.summary())
-    if drop is not None and scoring is not choosing and scoring is not None:
-        typer.echo(_fresh(dense, pruned, scoring))
-    if hasattr(dense, "save_pretrained") and given is not None:
-        typer.echo("\n".join(pruned.save_hf(out / "hf", example=given.first(8)).notes))
-        typer.echo(out / "hf")
-    certificate = None
-    if certify and given is not None:
-        certificate = _certified(pruned, given)
-        typer.echo(certificate.summary())
-    pruned.report(out / "report.html", certificate=certificate)
-    typer.echo(out / "report.html")
-    typer.echo(out)
+    with _new_folder(out):
+        whole("rounds", rounds, low=1)
+        if samples is not None:
+            whole("samples", samples, low=1)
+        name, chosen = resolve(_recipe(recipe, nm))
+        trainer = None if train is None else named_function("--train", train)
+        chosen = _in_rounds(name, chosen, rounds, trainer)
+        given = None if data is None else read(data, data_dir)
+        if certify and given is not None:
+            given.needed("--certify")  # said before the pruning, not after it
+        dense = network(model, factory, weights)
+        choosing, scoring = given, given
+        if drop is None:
+            judge = evaluator(given, evaluate_on)
+        else:
+            if given is not None and evaluate_on is None:
+                choosing, scoring = given.halves("--drop")
+                metric = metric or "accuracy"
+            judge = needed_evaluator(choosing, evaluate_on, "--drop")
+        asked = target(
+            density,
+            budget,
+            plan,
+            drop,
+            example=None if given is None else given.first(64),
+            kind=kind,
+            delta=delta,
+            metric=metric,
+        )
+        if asked is None and chosen.granularity.fixed is None:
+            raise ValueError("Give --density, such as 0.2, or --drop, --budget, --plan or --nm.")
+        pruned = run(
+            dense,
+            chosen,
+            asked,
+            data=None if given is None else given.limited(samples),
+            layers=layers or None,
+            exclude=exclude or None,
+            evaluate=judge,
+            train=trainer,
+            seed=seed,
+            device=device,
+            blocks=blocks,
+            threads=threads,
+        )
+        _saved(pruned, out, given, {"model": model, "recipe": recipe, "data": data, "seed": seed})
+        if given is not None:
+            pruned = pruned.measured(given.first(64))
+            smaller = chosen.granularity.shrinks
+            pruned.save(out, example=given.first(8) if smaller else None)
+        typer.echo(pruned.summary())
+        if drop is not None and scoring is not choosing and scoring is not None:
+            typer.echo(_fresh(dense, pruned, scoring))
+        if hasattr(dense, "save_pretrained") and given is not None:
+            typer.echo("\n".join(pruned.save_hf(out / "hf", example=given.first(8)).notes))
+            typer.echo(out / "hf")
+        certificate = None
+        if certify and given is not None:
+            certificate = _certified(pruned, given)
+            typer.echo(certificate.summary())
+        pruned.report(out / "report.html", certificate=certificate)
+        typer.echo(_next(out, smaller=chosen.granularity.shrinks))
+        typer.echo(out / "report.html")
+        typer.echo(out)
 
 
 def _recipe(recipe: str, nm: str | None) -> Any:
@@ -299,9 +304,21 @@ def _saved(pruned: Any, out: Path, given: Any, asked: dict[str, Any]) -> None:
 
 def _fresh(dense: Any, pruned: Any, scoring: Any) -> str:
     """What the samples say that had no part in choosing the density."""
+    from prunus.report.headline import named_score, shown_score
+    from prunus.report.text import rendered
+
     before, after = scoring.scores(dense), scoring.scores(pruned.model)
-    said = ", ".join(f"{key} {before[key]:.4g} → {after[key]:.4g}" for key in before)
-    return f"on the other half of the test part, which had no part in choosing: {said}"
+    said = ", ".join(
+        f"{named_score(key)} {shown_score(key, before[key])} → {shown_score(key, after[key])}"
+        for key in before
+    )
+    return rendered(f"on the other half of the test part, which had no part in choosing: {said}")
+
+
+def _next(out: Path, *, smaller: bool) -> str:
+    """How to go on in Python, in a line."""
+    what = "the small network" if smaller else "the network with its zeros"
+    return f'in Python {what} is prunus.load("{out}", model).{"compact()" if smaller else "model"}'
 
 
 def _certified(pruned: Any, given: Any) -> Any:
@@ -314,9 +331,19 @@ def _certified(pruned: Any, given: Any) -> Any:
         return pruned.certify(given.needed("--certify"))
 
 
-def _new_folder(out: Path) -> None:
+@contextmanager
+def _new_folder(out: Path) -> Iterator[None]:
+    """The folder made, so that what is wrong with it is said now; gone again if it stays empty."""
     from prunus.files import make_folder
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    there = out.exists()
+    if there and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already. Choose another folder with --out, or remove it.")
     make_folder(out)
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
+        raise

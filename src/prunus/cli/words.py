@@ -11,6 +11,7 @@ __all__ = ["options_of", "shown"]
 FORMS = (
     ("data=, batches or a Calibration", "data="),
     ("relative=False", "--absolute"),
+    ("text=, the path of a text file, or data=, token ids", "--text, a file of UTF-8 text"),
     ("evaluate=, a function model -> float or dict", "evaluate="),
 )
 

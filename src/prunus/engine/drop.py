@@ -10,6 +10,7 @@ from torch import nn
 from prunus.budget import Budget
 from prunus.engine.runs import as_metrics
 from prunus.progress import progress_bar
+from prunus.report.headline import higher_is_better, is_share
 from prunus.result import Pruned
 from prunus.rows import RowSet, row_hashes
 
@@ -159,6 +160,7 @@ def within_drop(
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {name!r}. Name one of them.")
     if not math.isfinite(dense[name]):
         raise ValueError(f"{name} of the dense network is {dense[name]}, from which nothing drops.")
+    _limiting(name, dense[name], budget)
     found = Search(dense=dense[name], limit=budget.value, higher=budget.higher_is_better)
     best: list[tuple[Trial, Pruned, Any]] = []  # one at most: networks are large
     read: list[RowSet] = []
@@ -190,6 +192,18 @@ def within_drop(
         rows=seen if len(seen) else None,
     )
     return replace(pruned, plan=plan, metrics={"before": before, stage: value})
+
+
+def _limiting(name: str, dense: float, budget: Budget) -> None:
+    """Raise where a share may drop to its end, so that every network is good enough."""
+    if not is_share(name, [dense]):
+        return
+    room = dense if higher_is_better(name, dense, []) else 1 - dense
+    if budget.value >= room:
+        raise ValueError(
+            f"A drop of {budget.value:g} allows any {name.replace('_', ' ')} ({dense:.4g} dense). "
+            f"It is in the metric's own unit: a point is 0.01, or 1%."
+        )
 
 
 def _score(value: Any, name: str) -> float:

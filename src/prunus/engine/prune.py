@@ -24,6 +24,7 @@ from prunus.engine.calibrated import shared_calibration, shares
 from prunus.engine.drop import within_drop
 from prunus.engine.job import State, job_of
 from prunus.engine.planned import check_plannable, set_apart
+from prunus.engine.runs import numbers_of
 from prunus.engine.step import prune_step
 from prunus.engine.target import Target, target_of
 from prunus.joint import is_network
@@ -110,6 +111,10 @@ def prune(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     check_ready(model)
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(
+            f"`evaluate` must be a function model -> float or dict, got {type(evaluate).__name__}."
+        )
     if method.needs_data and data is None:
         wanted = ", ".join(names_of(method.statistics)) or "an example to trace"
         raise ValueError(
@@ -174,7 +179,7 @@ def prune(
         state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
         metrics: dict[str, Any] = {}
         if evaluate is not None:
-            metrics["before"] = evaluate(model)
+            metrics["before"] = numbers_of(evaluate(model))
         steps = _steps(name, method)
         start: dict[str, Tensor] = {}
         if any(step.rewind for step in steps):
@@ -189,19 +194,19 @@ def prune(
                     _rewind(work, start, state.masks)
                 if train is not None and step.train:
                     if evaluate is not None and step.last:
-                        metrics["pruned"] = evaluate(work)
+                        metrics["pruned"] = numbers_of(evaluate(work))
                     flags = [(m, m.training) for m in work.modules()]
                     with held(work, state.masks):
                         train(work, step)
                     for module, flag in flags:
                         module.training = flag
                     if evaluate is not None and step.last:
-                        metrics["trained"] = evaluate(work)
+                        metrics["trained"] = numbers_of(evaluate(work))
                 if step.snapshot:
                     start = _copied(work)
                 advance(1)
         if evaluate is not None and "pruned" not in metrics:
-            metrics["pruned"] = evaluate(work)
+            metrics["pruned"] = numbers_of(evaluate(work))
         if fingerprint is not None:  # of all that planned, not of a part
             state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
         return answer(job, state, work.to(home), model, metrics)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.budget import Budget, Plan
 from prunus.calibration.batches import call, size_of, to_device
@@ -11,7 +11,7 @@ from prunus.calibration.place import device_of
 from prunus.cost import measure_latency, speedup
 from prunus.result import Pruned
 
-__all__ = ["FIELDS", "as_metrics", "latency_of", "record_of"]
+__all__ = ["FIELDS", "as_metrics", "latency_of", "numbers_of", "record_of"]
 
 # What a record says beside the metrics, whose names must be others.
 FIELDS = frozenset({
@@ -28,15 +28,9 @@ def as_metrics(value: Any) -> dict[str, float]:
         TypeError: no numbers.
         ValueError: none at all, or one with the name of a record's own field.
     """
-    given = value if isinstance(value, Mapping) else {"metric": value}
-    try:
-        found = {str(key): float(number) for key, number in given.items()}
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`evaluate` must return a number or a dict of numbers, got {value!r}."
-        ) from None
-    if not found:
-        raise ValueError("`evaluate` returned an empty dict. Give at least one metric.")
+    told = numbers_of(value)
+    given = told if isinstance(told, Mapping) else {"metric": told}
+    found = {str(key): float(number) for key, number in given.items()}
     taken = {*FIELDS, *(f"{name}_before" for name in found)}
     for name in found:
         if name in taken or f"{name}_before" in FIELDS:
@@ -45,6 +39,28 @@ def as_metrics(value: Any) -> dict[str, float]:
                 f"otherwise."
             )
     return found
+
+
+def numbers_of(value: Any) -> Any:
+    """What `evaluate` said, as it said it, held by no graph of gradients.
+
+    Raises:
+        TypeError: no number, and no dict of numbers.
+        ValueError: an empty dict.
+    """
+    given = value if isinstance(value, Mapping) else {"metric": value}
+    plain = {k: v.detach() if isinstance(v, Tensor) else v for k, v in given.items()}
+    try:
+        for number in plain.values():
+            float(number)
+    except (TypeError, ValueError, RuntimeError):
+        shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+        raise TypeError(
+            f"`evaluate` must return a number or a dict of numbers, got {shown}."
+        ) from None
+    if not plain:
+        raise ValueError("`evaluate` returned an empty dict. Give at least one metric.")
+    return plain if isinstance(value, Mapping) else plain["metric"]
 
 
 def record_of(

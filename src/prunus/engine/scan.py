@@ -116,7 +116,11 @@ class SensitivityScan:
             spent = self._lost(kept)
         else:
             kept, spent = self._below(asked, what, [record for _, record in steps])
-        note = f"{self.metric} is {self._lost(kept):.4g} worse if the layers' losses add up"
+        lost = self._lost(kept)
+        note = (
+            f"{self.metric} is {abs(lost):.4g} {'worse' if lost >= 0 else 'better'} if the layers' "
+            f"losses add up"
+        )
         return Plan(
             kept=kept,
             density=self.price(kept)["weights"] / full["weights"],

@@ -26,6 +26,7 @@ class Own:
     def __init__(self, part: Any, family: type) -> None:
         """Take over what the part says, and the family's defaults for the rest."""
         self.wrapped = part
+        self._family = family.__name__.lower()
         for name in _declared(family):
             if hasattr(part, name):
                 setattr(self, name, getattr(part, name))
@@ -35,8 +36,17 @@ class Own:
             setattr(self, name, default.fget(self) if fact else functools.partial(default, self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the user's part answers."""
-        return self.wrapped(*args, **kwargs)
+        """What the user's part answers; where it fails, a note says what may be missing."""
+        try:
+            return self.wrapped(*args, **kwargs)
+        except Exception as error:
+            given = ", ".join([*(type(a).__name__ for a in args), *(f"{k}=" for k in kwargs)])
+            error.add_note(
+                f"In your own {self._family} {self!r}, which is called with ({given}). A statistic "
+                f"such as `layer.gram` is None unless the part asks for it: "
+                f"statistics = ('gram',)."
+            )
+            raise
 
     def __eq__(self, other: object) -> bool:
         return bool(self.wrapped == (other.wrapped if isinstance(other, Own) else other))

@@ -110,7 +110,8 @@ def latency_note(pruned: Any) -> str:
             f"({gain.ratio:.2f}×, {gain.low:.2f} to {gain.high:.2f})"
         )
     how = f"median of {before.runs} calls each, {before.level:.0%} intervals"
-    return f"latency: {found} ({how}, batch {before.batch}, {before.threads} threads)"
+    how += f", batch {before.batch}, {before.threads} thread{'' if before.threads == 1 else 's'}"
+    return f"latency: {found} ({how})"
 
 
 def selection_notes(pruned: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """Two networks compared on an example; where they differ, the first layer that does is named."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -204,6 +205,8 @@ def _difference(expected: Any, got: Any, rtol: float, coarsest: float) -> str | 
                 return "integer outputs differ"
             continue
         scale, error = one.abs().max().item(), (one - other).abs().max().item()
+        if not math.isfinite(scale):
+            return f"the outputs are {scale} on the data, before anything is cut"
         if not error <= tolerance(one.dtype, rtol, coarsest) * scale:
             return f"error {error:.3g} where outputs reach {scale:.3g}"
     return None
