@@ -11,13 +11,17 @@ import models
 import prunus
 from prunus.bench.record import Record, content_id
 from prunus.bench.statistics.tables import tables
+from prunus.folder import FolderResult, LayerAccount
+from prunus.folder.needs import Needs
+from prunus.likelihood import Perplexity
 from prunus.report.at_init import at_init_page
 from prunus.report.certificate import certificate_page
 from prunus.report.grid import grid_page
 from prunus.report.pruning import pruning_page
 from prunus.theory import at_init
+from prunus.tokens import TokenSet
 
-KINDS = ("pruning", "compare", "bench", "certificate", "at-init", "sensitivity")
+KINDS = ("pruning", "compare", "bench", "certificate", "at-init", "sensitivity", "folder")
 COMPARED = (
     "magnitude", "magnitude-row", "wanda", "random-edge", "magnitude-global", "magnitude-lamp",
     "magnitude-erk", "sparsegpt", "importance-node",
@@ -92,6 +96,36 @@ def measured_records() -> list[Record]:
     return rows
 
 
+def pruned_folder(folder):
+    """The account of a checkpoint of twelve blocks, its names as long as they come."""
+    kinds = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+    names = [f"model.language_model.layers.{i}.{kind}" for i in range(12) for kind in kinds]
+    return FolderResult(
+        folder=folder / "pruned-checkpoint",
+        recipe=repr(prunus.recipes["sparsegpt"]),
+        name="sparsegpt",
+        seed=0,
+        layers={n: LayerAccount(kept=500 + i, total=1000, error=1e-3 * (1 + i % 5), power=0.02)
+                for i, n in enumerate(names)},
+        not_pruned={"lm_head": "the head stays whole"},
+        tokens=4096,
+        seen=TokenSet.from_list([]),
+        needs=Needs(memory={"a block": 10_000_000}, disk=1_000_000, seconds=12.0),
+        seconds=12.0,
+    )  # fmt: skip
+
+
+def perplexities():
+    """Of the dense network and of the pruned one."""
+    return {
+        stage: Perplexity(value=value, interval=(value - 1, value + 1), tokens=9116, nats=25e3,
+                          window=512, stride=512,
+                          window_nats=torch.ones(18, dtype=torch.float64),
+                          window_tokens=torch.ones(18, dtype=torch.int64))
+        for stage, value in (("dense", 14.86), ("pruned", 15.77))
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Pages of a small trained network, with names and numbers as long as they come."""
@@ -125,8 +159,9 @@ def pages(tmp_path_factory):
     }
     for name, text in texts.items():
         (folder / f"{name}.html").write_text(text)
-    compared.report(folder / "compare.html")
-    scan.report(folder / "sensitivity.html")
+    compared.report(folder / "compare.html", made=MADE)
+    scan.report(folder / "sensitivity.html", made=MADE)
+    pruned_folder(folder).report(folder / "folder.html", scores=perplexities(), made=MADE)
     return {kind: folder / f"{kind}.html" for kind in KINDS}
 
 
@@ -142,11 +177,14 @@ def tab():
 def test_a_page_begins_with_its_headline_and_ends_with_its_conditions(kind, pages):
     text = pages[kind].read_text()
     begin = text.index('<div class="headline">')
-    assert begin < text.index("<nav>") < text.index("<main>")
+    assert begin < text.index("<main>")
+    assert ("<nav>" in text) == (text.count("<section ") > 1)  # no contents of one section
     assert begin + 60 < text.index("</div>", begin)
     foot = text[text.index("<footer>") :]
     assert "prunus 0" in foot
-    assert (MADE in foot) == (kind in ("pruning", "certificate", "at-init"))
+    assert (MADE in foot) == (kind != "bench")  # which is made from records alone
+    if kind in ("pruning", "compare"):
+        assert "200 samples calibrated" in foot
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,6 +231,16 @@ def test_the_best_are_in_colour_and_named_apart_at_their_ends(pages, tab):
     lines = "[...document.querySelectorAll('#chart-by-parameters .mark-line path')]"
     colours = tab.run(f"{lines}.map(p => p.getAttribute('stroke'))")
     assert colours.count("#C3C9CF") == 4  # nine methods, five of them in colour
+
+
+def test_names_on_the_benchmarks_curves_keep_apart(pages, tab):
+    """Eleven curves that end close to one another; also where the axis is another place's."""
+    tab.look(1280)
+    tab.open(pages["bench"].as_uri(), DRAWN)
+    names = "[...document.querySelectorAll('#chart-scores .mark-text.role-mark text')]"
+    tops = sorted(tab.run(f"{names}.map(t => t.getBoundingClientRect().top)"))
+    assert len(tops) == 5
+    assert min(b - a for a, b in pairwise(tops)) > 10
 
 
 def test_the_contrast_check_notices_what_is_faint(tab, tmp_path):

@@ -17,6 +17,7 @@ import torch
 import browser
 from prunus.report import charts, curves, network
 from prunus.report.figure import PALETTE, figure, save_figure
+from prunus.report.layers import layer_charts
 from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
 from prunus.rng import generator_for
 
@@ -348,3 +349,15 @@ def test_figures_of_numbers_that_are_none_are_written(tmp_path):
     paths = save_figure(figure(rows, x="x", y="y", x_title="x", y_title="y"), tmp_path / "f", rows)
     assert json.loads(paths[3].read_text(), parse_constant=pytest.fail)[0]["y"] is None
     assert "'=a" in paths[2].read_text()
+
+
+def test_names_beside_bars_are_cut_where_they_are_alike():
+    rows = [{"layer": f"model.layers.{i}.attention.self.{k}_projection", "density": 0.5,
+             "error": None, "relative": None} for i in range(2) for k in "qk"]  # fmt: skip
+    [chart] = layer_charts(rows)
+    names = [r["layer"] for r in next(iter(chart.chart["data"].values()))]
+    assert names == [f"…tention.self.{k}_projection" for k in "qk"] * 2 or len({*names}) == 4
+    assert [r["layer"] for r in chart.rows] == [r["layer"] for r in rows]
+    few = [{**rows[0], "layer": n} for n in ("model.fc1", "model.fc2")]
+    [chart] = layer_charts(few)
+    assert [r["layer"] for r in chart.chart["data"]["values"]] == ["fc1", "fc2"]

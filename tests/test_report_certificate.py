@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,13 @@ from torch import nn
 
 import browser
 import prunus
-from prunus.report.certificate import gap_bins, gap_histogram, gap_marks, write_certificate
+from prunus.report.certificate import (
+    certificate_page,
+    gap_bins,
+    gap_histogram,
+    gap_marks,
+    write_certificate,
+)
 from prunus.report.pruning import pruning_page
 from prunus.theory.gap import Certificate, InSampleWarning
 from prunus.theory.gap.statement import SHOWN
@@ -85,6 +92,21 @@ def test_the_page_says_everything_in_words(tmp_path):
     assert "no finite bound exists for this network" in alone
     assert "&#x27;norm&#x27; (LayerNorm)" in alone
     assert 'id="chart-contribution"' not in alone
+
+
+def test_bounds_on_shares_are_rounded_up_and_told_in_percent():
+    """4.005 % is at most 4.1 %, never 4.00 %."""
+    _, certificate = pruned()
+    [share] = [s for s in certificate.of("changed") if s.route == "Clopper-Pearson"]
+    told = certificate_page(
+        replace(certificate, held_out=(replace(share, value=0.04005, measured=0.02),))
+    )
+    text = told.partition("<main>")[2]
+    assert "at most <strong>4.1 %</strong> of predictions change" in text
+    assert "≤ 4.1 %" in text
+    assert "4.0 %" not in text.replace("4.005", "")
+    assert "which says nothing: see below" in text  # the ball's, whose bound is vacuous
+    assert text.count("What is guaranteed") == 0  # the title says it
 
 
 def test_in_sample_data_guarantee_nothing_on_the_page(tmp_path):

@@ -161,6 +161,19 @@ def test_the_six_methods_in_small(tmp_path, capsys, monkeypatch):
     assert "| dpp-node+ls |" in (tmp_path / "six.md").read_text()
 
 
+def test_captions_say_over_how_many_runs(comparison):
+    """Recipes that draw nothing run once, whatever the number of seeds."""
+    section = network_section(comparison_rows(comparison), metric="test_error")
+    charts = [b for b in blocks(section, Chart).values() if "Points" in b.caption]
+    assert charts
+    assert all("Points: one run each." in chart.caption for chart in charts)
+    drawn = [{**r, "recipe": "random-edge", "seed": s} for r in comparison_rows(comparison)[:1]
+             for s in range(2)]  # fmt: skip
+    mixed = network_section([*comparison_rows(comparison), *drawn], metric="test_error")
+    weights = blocks(mixed, Chart)["weights-by-density"]
+    assert "mean over up to 2 seeds; the band" in weights.caption
+
+
 def test_the_foot_names_the_data(comparison, tmp_path):
     text = comparison.report(tmp_path / "page.html", made="2026-01-02").read_text()
     foot = text[text.index("<footer>") :]

@@ -18,9 +18,9 @@ def cell_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
+        return f"{value:,}"
     if isinstance(value, float) and 1e4 <= abs(value) < 1e15:
-        return f"{value:,.0f}".replace(",", " ")
+        return f"{value:,.0f}"
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else NOT_FINITE[str(value)]
     return str(value)

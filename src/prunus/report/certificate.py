@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from prunus.report.figure import require
 from prunus.report.footing import footing
 from prunus.report.page import Block, Chart, Section, Table, Text, page
 from prunus.theory.gap.statement import WORDS, Certificate, Statement
-from prunus.theory.gap.words import SHOWN, headline
+from prunus.theory.gap.words import SHOWN, headline, percent, rows_of
 
 __all__ = ["certificate_page", "certificate_sections", "gap_histogram", "write_certificate"]
 
 BINS = 30
+STATED = ("what", "at_most", "seen", "ratio", "delta", "kind", "says", "by")  # CSV files have more
 DASHES = {"bound": [6, 4], "prediction": [1, 0], "measured": [2, 3]}
 
 
@@ -42,7 +44,7 @@ def certificate_page(certificate: Certificate, *, made: str | None = None) -> st
     cautions = [f"Caution: {caution}." for caution in certificate.cautions]
     return page(
         "What is guaranteed",
-        certificate_sections(certificate),
+        [replace(section, title="Statements") for section in certificate_sections(certificate)],
         headline="\n\n".join([*cautions, headline(certificate)]),
         lead="The gap is ‖F(x) − f(x)‖, the distance of the outputs before and after pruning.",
         footer=footing(made=made),
@@ -58,7 +60,7 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
     layers = certificate.layers
     says: list[Block | Sequence[Block]] = [Text(_headline(certificate))]
     empty = [s for s in everything if s.vacuous]
-    titles = {"delta": "δ", "ratio": "bound / measured"}
+    titles = {"at_most": "value", "seen": "measured", "delta": "δ", "ratio": "value / measured"}
     below: list[Block] = []
     statements = Table(
         "statements",
@@ -66,7 +68,7 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
         "Every statement holds on its own with probability at least 1 − its δ (0: always); "
         "a prediction is none.",
         titles,
-        shown=("what", "value", "measured", "ratio", "delta", "kind", "level", "vacuous", "by"),
+        shown=STATED,
     )
     if layers:
         below.append(
@@ -77,6 +79,7 @@ def certificate_sections(certificate: Certificate) -> list[Section]:
                 "much its outputs move, relative to Σ|w||x|, the sum of the terms' sizes.",
                 titles,
                 folded=len(layers) > 12,
+                shown=("layer", *STATED),
             )
         )
     charts: list[Block] = []
@@ -150,7 +153,7 @@ def _headline(certificate: Certificate) -> str:
     quantiles = [s for s in certificate.of("quantile") if s.argument == 0.95]
     for s in (*changed, *quantiles):
         what = (
-            f"at most **{s.value:.2%}** of predictions change"
+            f"at most **{percent(s.value, up=True)}** of predictions change"
             if s.kind == "changed"
             else f"95 % of inputs have a gap of at most **{s.value:.4g}**"
         )
@@ -161,7 +164,11 @@ def _headline(certificate: Certificate) -> str:
         )
     if math.isfinite(certificate.value):
         ball = "" if certificate.radius is None else f" of radius {certificate.radius:.4g}"
-        lines.append(f"No input in the ball{ball} has a gap above **{certificate.value:.4g}**.")
+        empty = any(s.vacuous and s.value == certificate.value for s in certificate.of("sup"))
+        lines.append(
+            f"No input in the ball{ball} has a gap above **{certificate.value:.4g}**"
+            + (", which says nothing: see below." if empty else ".")
+        )
     else:
         lines.append("No finite bound over a ball of inputs is known for this network.")
     return "\n\n".join(lines)
@@ -175,16 +182,20 @@ def _what(s: Statement) -> str:
 
 def _row(s: Statement) -> dict[str, Any]:
     words = "in-sample, no guarantee" if s.in_sample else WORDS[s.status]
+    told = rows_of([s])[0]
     return {
-        "what": _what(s),
-        "kind": words,
+        "what": told["statement"],
+        "at_most": told["value"],
+        "seen": told["measured"],
+        "ratio": s.tightness,
+        "delta": s.delta,
+        "kind": f"{words}, {s.level}",
+        "says": "nothing" if s.vacuous else "",
+        "by": s.route,
         "vacuous": s.vacuous,
         "value": s.value,
         "measured": s.measured,
-        "ratio": s.tightness,
-        "delta": s.delta,
         "level": s.level,
-        "by": s.route,
     }
 
 
@@ -287,5 +298,5 @@ def _caption(certificate: Certificate, marks: Sequence[dict[str, Any]]) -> str:
     words += f", {zero} of them 0 and not drawn." if zero else "."
     if marks:
         words += " Bounds are dashed, predictions solid, measurements dotted: "
-        words += "; ".join(f"{m['label']} {m['at']:.3g}" for m in marks) + "."
+        words += "; ".join(f"{m['label']} {m['at']:.4g}" for m in marks) + "."
     return words

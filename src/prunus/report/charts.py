@@ -179,16 +179,18 @@ def bars(
         raise ValueError("`rows` must hold at least one row to draw, got none.")
     names = [str(r[label]) for r in rows]
     scale = alt.Scale(zero=True) if high is None else alt.Scale(domain=[low or 0, high])
+    step = 24 if len(names) <= 40 else 12
+    axis = alt.Axis(labelLimit=160) if step == 24 else alt.Axis(labelLimit=160, labelFontSize=9)
     chart = (
         alt.Chart(alt.Data(values=[dict(r) for r in rows]))
         .mark_bar(color=PALETTE[0], height={"band": 0.7})
         .encode(
             x=alt.X(f"{value}:Q", title=x_title, scale=scale, axis=alt.Axis(tickCount=5)),
-            y=alt.Y(f"{label}:N", sort=names, title=None, axis=alt.Axis(labelLimit=160)),
+            y=alt.Y(f"{label}:N", sort=names, title=None, axis=axis),
             tooltip=[alt.Tooltip(f"{label}:N"), alt.Tooltip(f"{value}:Q", format=".4~g")],
         )
     )
-    return filling(chart, 24 * len(names) + 4)
+    return filling(chart, step * len(names) + 4)
 
 
 def filling(chart: Any, height: int) -> Any:

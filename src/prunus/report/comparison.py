@@ -82,14 +82,12 @@ def network_section(
     tidy = [_tidy(r, factor) for r in rows]
     levels = [r["dense"] for r in tidy if r["dense"] is not None]
     dense = sum(levels) / len(levels) if levels else None
-    seeds = len({r["seed"] for r in tidy})
-    over = f"mean over {seeds} seeds" if seeds > 1 else "one seed"
-    band = "; the band reaches from the lowest to the highest seed" if seeds > 1 else ""
+    over = _over(tidy)
     scores = [r["score"] for r in tidy if r["score"] is not None]
     higher = bool(scores) and higher_is_better(metric, dense, scores)
     reading = (
-        f"Points: {over}{band}. Open points on dotted lines are without least squares, filled "
-        f"points on solid lines with it. The best by their mean rank are in colour and named."
+        "Open points on dotted lines are without least squares, filled points on solid lines with "
+        "it. The best by their mean rank are in colour and named."
     )
 
     def curve(stem: str, chosen: Rows, x: str, x_title: str, label: str = "") -> list[Block]:
@@ -104,7 +102,11 @@ def network_section(
         )
         said = comparison_headline([_plain_score(r, factor) for r in chosen], metric,
                                    None if dense is None else dense / factor)  # fmt: skip
-        return [Chart(f"{prefix}{stem}", chart, data, f"{' '.join(said)} {reading}", label)]
+        drawn = _over(chosen)
+        if "seeds" in drawn:
+            drawn += "; the band reaches from the lowest to the highest seed"
+        caption = f"{' '.join(said)} Points: {drawn}. {reading}"
+        return [Chart(f"{prefix}{stem}", chart, data, caption, label)]
 
     both: list[Block] = []
     for nodes, label in ((False, "Weights removed"), (True, "Nodes removed")):
@@ -284,6 +286,19 @@ def _metric(metric: str) -> tuple[str, float]:
     """How a metric is called on an axis, and what it is multiplied with."""
     name = named_score(metric).removeprefix("the ")
     return (f"{name} (%)", 100.0) if metric in ("test_error", "accuracy") else (name, 1.0)
+
+
+def _over(rows: Rows) -> str:
+    """Over how many seeds a score is the mean: recipes that draw nothing ran once."""
+    runs: dict[tuple[Any, Any], int] = {}
+    for row in rows:
+        key = (row["recipe"], row["density"])
+        runs[key] = runs.get(key, 0) + 1
+    most = max(runs.values(), default=1)
+    if most == 1:
+        return "one run each"
+    same = min(runs.values()) == most
+    return f"mean over {most} seeds" if same else f"mean over up to {most} seeds"
 
 
 def _capital(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from prunus.report.charts import COLOURS, filling
 from prunus.report.figure import require
 
-__all__ = ["FEW", "curves", "leaders"]
+__all__ = ["FEW", "curves", "ends", "leaders", "span"]
 
 Rows = Sequence[Mapping[str, Any]]
 FEW = 5  # more colours than these cannot be told apart at a glance
@@ -100,9 +100,9 @@ def curves(
     chief = names if best is None or len(names) <= MANY else [n for n in names if n in best]
     few = len(chief) == len(names)
     data = [{**r, "chief": str(r[series]) in chief} for r in rows]
-    span = _span([float(r[k]) for r in rows for k in ("mean", "low", "high")], baseline)
+    reach = span([float(r[k]) for r in rows for k in ("mean", "low", "high")], baseline)
     at = _falling(alt, x, x_title, sorted({float(r[x]) for r in rows}))
-    y_scale = alt.Scale(type="log" if span[0] > 0 else "linear", domain=list(span), nice=False)
+    y_scale = alt.Scale(type="log" if reach[0] > 0 else "linear", domain=list(reach), nice=False)
     up = alt.Y("mean:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
     order = [*chief, *(n for n in names if n not in chief)]
     colours = [COLOURS[i % len(COLOURS)] if i < len(chief) else GREY for i in range(len(order))]
@@ -165,8 +165,8 @@ def curves(
                     "strokeWidth": 1.6}  # fmt: skip
             points = base.transform_filter(f"datum['{style}'] == '{name}'").mark_point(**mark)
             layers.append(points.encode(x=at, y=up, color=colour, opacity=faint, tooltip=tips))
-    ends = _ends(rows, x, series, style, styles, chief, span, height)
-    label = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=9, fontSize=11)
+    labels = ends(rows, x, series, style, styles, chief, reach, height)
+    label = alt.Chart(alt.Data(values=labels)).mark_text(align="left", dx=9, fontSize=11)
     if len(present) > 1:
         label = label.transform_filter(
             f"datum['{style}'] == (shown == 'both' ? '{styles[-1]}' : shown)"
@@ -187,14 +187,14 @@ def curves(
     return filling(alt.layer(*layers), height)
 
 
-def _span(values: Sequence[float], baseline: float | None) -> tuple[float, float]:
+def span(values: Sequence[float], baseline: float | None) -> tuple[float, float]:
     """The vertical axis from end to end; logarithmic where all values are positive."""
     found = [v for v in (*values, *(() if baseline is None else (baseline,))) if math.isfinite(v)]
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    if low > 0:
-        room = (high / low) ** 0.06 if high > low else 1.1
+    if low > 0:  # values that differ by rounding alone have room, too
+        room = (high / low) ** 0.06 if high / low > 1 + 1e-9 else 1.1
         return low / room, high * room
-    room = 0.06 * (high - low) or 1.0
+    room = 0.06 * (high - low) if high - low > 1e-9 * max(abs(low), abs(high)) else 1.0
     return (low if low == 0 else low - room), high + room
 
 
@@ -208,7 +208,7 @@ def _falling(alt: Any, x: str, said: str, positions: Sequence[float]) -> Any:
     )
     title = [part.strip() for part in said.split(";")]  # lines, for narrow pages
     values = positions if len(positions) < 12 else _thinned(positions)
-    form = "~g" if high <= 1 else "~s"
+    form = "~g" if high <= 1 else ".3~s"
     axis = alt.Axis(values=list(values), format=form, labelOverlap=True, grid=True)
     return alt.X(f"{x}:Q", title=title, axis=axis, scale=scale)
 
@@ -228,7 +228,7 @@ def _singling(alt: Any, series: str, names: Sequence[str], few: bool) -> Any:
     return alt.selection_point(name="single", fields=[series], bind=menu)
 
 
-def _ends(
+def ends(
     rows: Rows,
     x: str,
     series: str,

@@ -12,7 +12,6 @@ from prunus.files import write_bytes, write_text
 from prunus.report.curves import FEW
 from prunus.report.figure import require
 from prunus.report.grid_charts import critical_difference, pareto_chart, scores_chart
-from prunus.report.headline import is_share
 from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
 
 __all__ = ["grid_page", "latex_table", "markdown_table", "pivot", "write_static"]
@@ -71,7 +70,7 @@ def grid_page(found: Findings, *, title: str, lead: str = "") -> str:
     """
     words = found.metric.replace("_", " ")
     summary = "\n\n".join(found.says) or "The records hold no null baselines to compare with."
-    curve_rows = [_slim(row, words) for row in found.methods]
+    curve_rows = [_slim(row) for row in found.methods]
     best = [str(row["recipe"]) for row in found.ranks["recipes"][:FEW]]
     at = "density" if any(row["density"] is not None for row in found.methods) else "budget"
     sections = [
@@ -221,9 +220,7 @@ def write_static(found: Findings, folder: str | os.PathLike[str]) -> list[Path]:
             write_text(target / f"{stem}.tex", latex_table(rows)),
         ]
         words = found.metric.replace("_", " ")
-        own = [
-            _slim(r, words) for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)
-        ]
+        own = [_slim(r) for r in found.methods if (r["task"], r["schedule"]) == (task, schedule)]
         spec = scores_chart(own, words, static=True)
         written += [
             write_text(target / f"{stem}.svg", converter.vegalite_to_svg(spec)),
@@ -294,15 +291,10 @@ def _file(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text).strip("-")
 
 
-def _slim(row: Row, words: str = "") -> dict[str, Any]:
+def _slim(row: Row) -> dict[str, Any]:
     keep = ("task", "schedule", "recipe", "density", "budget", "mean", "low", "high", "seeds")
     slim = {k: row[k] for k in keep} | {c: row[c] for c in COSTS if row.get(c) is not None}
     slim |= {f"front_{c}": row[f"front_{c}"] for c in COSTS if row.get(c) is not None}
-    if is_share(words.replace(" ", "_"), [row["mean"]]):  # no error below 0, none above 1
-        slim |= {
-            end: None if row[end] is None else min(1.0, max(0.0, row[end]))
-            for end in ("low", "high")
-        }
     slim["at"] = row["density"] if row["density"] is not None else row["density_met"]
     slim["beats"] = row["not_beaten"] in (None, "none")
     return slim

@@ -5,12 +5,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prunus.report.curves import GREY
+from prunus.report.curves import GREY, ends, span
 from prunus.report.figure import PALETTE
 
 __all__ = ["critical_difference", "pareto_chart", "scores_chart"]
 
 Row = Mapping[str, Any]
+HEIGHT = 380  # pixels of a chart on the page
 LEGEND = {"orient": "bottom", "columns": 3, "labelLimit": 260, "symbolOpacity": 1}
 FILTER = (
     "datum.task == f_task && datum.schedule == f_schedule && "
@@ -67,7 +68,7 @@ def _spec(rows: Sequence[Row], layers: list[dict[str, Any]], static: bool) -> di
     layers[0]["params"] = [single]
     size: dict[str, Any] = {"width": 560, "height": 360}
     if not static:
-        size = {"width": "container", "height": 380,
+        size = {"width": "container", "height": HEIGHT,
                 "autosize": {"type": "fit-x", "contains": "padding", "resize": True}}  # fmt: skip
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -131,7 +132,13 @@ def scores_chart(
     x = {"field": "at", "type": "quantitative", "title": title, "scale": scale,
          "axis": {"format": ".3~g", "values": sorted({r["at"] for r in rows})[:14],
                   "labelOverlap": True}}  # fmt: skip
-    up = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    up: dict[str, Any] = (
+        {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"type": "linear", "zero": False}
+    )
+    spans = _spans(rows, log=up["type"] == "log") if best else {}
+    if best:  # one span for each place, by which the names at the curves' ends are kept apart
+        low, high = (f"spans[f_task + ' / ' + f_schedule][{end}]" for end in (0, 1))
+        up |= {"nice": False, "domainMin": {"expr": low}, "domainMax": {"expr": high}}
     y = {"field": "mean", "type": "quantitative", "title": words, "scale": up,
          "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
     colour = _colour(rows, best)
@@ -159,8 +166,10 @@ def scores_chart(
     if best and any(r["recipe"] not in best for r in rows):
         layers[:1] = _behind(line, best)
     if best:
-        layers.append(_names(x, y, best))
-    return _spec(rows, layers, static)
+        layers.append(_names(rows, x, y, best, spans))
+    spec = _spec(rows, layers, static)
+    spec["params"] = [{"name": "spans", "value": spans}, *spec["params"]]
+    return spec
 
 
 def _behind(line: dict[str, Any], best: Sequence[str]) -> list[dict[str, Any]]:
@@ -169,17 +178,42 @@ def _behind(line: dict[str, Any], best: Sequence[str]) -> list[dict[str, Any]]:
     return [{**line, "transform": [{"filter": f"{chief} {sign} 0"}]} for sign in ("<", ">=")]
 
 
-def _names(x: Row, y: Row, best: Sequence[str]) -> dict[str, Any]:
-    """Each name above the end of its curve, at the lowest density that is shown of it."""
+def _place(row: Row) -> str:
+    return f"{row['task']} / {row['schedule']}"
+
+
+def _spans(rows: Sequence[Row], *, log: bool) -> dict[str, list[float]]:
+    """The vertical axis of each task and schedule, from end to end."""
+    found: dict[str, list[float]] = {}
+    for place in dict.fromkeys(map(_place, rows)):
+        own = [r[k] for r in rows if _place(r) == place for k in ("mean", "low", "high")]
+        known = [float(v) for v in own if v is not None and (v > 0 or not log)]
+        low, high = span(known, None)
+        found[place] = [low if log else min(low, 0.0), high]
+    return found
+
+
+def _names(
+    rows: Sequence[Row], x: Row, y: Row, best: Sequence[str], spans: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Each name beside the end of its curve, moved up or down from its neighbours."""
+    labels = []
+    for place, (low, high) in spans.items():
+        own = [{**r, "place": place} for r in rows if _place(r) == place]
+        if own:
+            about = {"task": own[0]["task"], "schedule": own[0]["schedule"]}
+            placed = ends(own, "at", "recipe", "place", [place], best, (low, high), HEIGHT)
+            labels += [{**label, **about} for label in placed]
+    shown = (
+        "datum.task == f_task && datum.schedule == f_schedule && f_density == 'all' && "
+        "(f_recipe == 'all' || datum.recipe == f_recipe)"
+    )
     return {
-        "transform": [
-            {"filter": f"indexof({json.dumps(list(best))}, datum.recipe) >= 0"},
-            {"joinaggregate": [{"op": "min", "field": "at", "as": "end"}],
-             "groupby": ["task", "schedule", "recipe"]},
-            {"filter": "datum.at == datum.end"},
-        ],
+        "data": {"values": labels},
+        "transform": [{"filter": shown}],
         "mark": {"type": "text", "align": "left", "dx": 9, "fontSize": 11},
-        "encoding": {"x": x, "y": y, "text": {"field": "recipe"}, "opacity": _faint(0.15)},
+        "encoding": {"x": x, "y": {**y, "field": "label_at"}, "text": {"field": "recipe"},
+                     "opacity": _faint(0.15)},
     }  # fmt: skip
 
 

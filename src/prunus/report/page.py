@@ -29,6 +29,7 @@ ON_DARK = {
     "#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E",
     "#C3C9CF": "#4A525B", "#5B6570": "#A3ACB6",
 }  # fmt: skip
+UNITS = "s|ms|µs|bytes|KB|MB|GB"
 TRANSPOSED = 5  # a single row of at least so many columns is set upright
 Rows = Sequence[Mapping[str, Any]]
 
@@ -160,7 +161,8 @@ def page(
         raise ValueError(f"Names on a page must differ, got {', '.join(twice)} more than once.")
     charts = [b for b in blocks if isinstance(b, Chart)]
     body = "\n".join(_section(s) for s in sections)
-    contents = "".join(f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in sections)
+    links = [f'<a href="#{_slug(s.title)}">{html.escape(s.title)}</a>' for s in sections]
+    contents = f"<nav>{''.join(links)}</nav>" if len(links) > 1 else ""
     scripts = f"<script>{_asset('tables.js')}</script>"
     if charts:
         bundle = require("vl_convert", "report").javascript_bundle()
@@ -179,7 +181,7 @@ def page(
         f"<title>{html.escape(title)}</title>\n"
         f'<link rel="icon" href="data:,">\n<style>{_asset("page.css")}</style>\n</head>\n<body>\n'
         f"<header><h1>{html.escape(title)}</h1>{_headline(headline)}{_paragraphs(lead)}"
-        f"<nav>{contents}</nav></header>\n"
+        f"{contents}</header>\n"
         f"<main>\n{body}\n</main>\n<footer>{_paragraphs(footer)}</footer>\n{scripts}\n"
         "</body>\n</html>\n"
     )
@@ -219,7 +221,8 @@ def _paragraphs(text: str) -> str:
 
 
 def _headline(text: str) -> str:
-    return f'<div class="headline">{_paragraphs(text)}</div>' if text else ""
+    whole = re.sub(rf"(?<=\d) (?=({UNITS})\b|[%×])", "\u00a0", text)  # no line begins with a unit
+    return f'<div class="headline">{_paragraphs(whole)}</div>' if text else ""
 
 
 def _section(section: Section) -> str:

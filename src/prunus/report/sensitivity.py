@@ -8,7 +8,7 @@ from prunus.files import write_text
 from prunus.report.charts import summarise
 from prunus.report.curves import curves, leaders
 from prunus.report.footing import footing
-from prunus.report.headline import named_score, shown_score
+from prunus.report.headline import is_share, named_score, shown_score
 from prunus.report.page import Chart, Section, Table, Text, page
 
 __all__ = ["scan_chart", "scan_headline", "sensitivity_page", "write_scan"]
@@ -32,6 +32,15 @@ def write_scan(scan: Any, path: str | os.PathLike[str], *, made: str | None = No
 def sensitivity_page(scan: Any, *, made: str | None = None) -> str:
     """The HTML text of a scan: a curve for each layer, then the numbers."""
     rows = [{k: v for k, v in r.items() if k != "kept"} for r in scan.records]
+    dense = scan.dense[scan.metric]
+    table = [
+        {
+            key: value if key == "layer" else shown_score(scan.metric, value, dense)
+            for key, value in row.items()
+        }
+        for row in scan.table()
+    ]
+    name = named_score(scan.metric)
     section = Section(
         "Single layers",
         [
@@ -44,8 +53,8 @@ def sensitivity_page(scan: Any, *, made: str | None = None) -> str:
             ),
             Table(
                 "sensitivity-table",
-                scan.table(),
-                f"{named_score(scan.metric)} by the density of the one layer that is pruned; the "
+                table,
+                f"{name[:1].upper()}{name[1:]} by the density of the one layer that is pruned; the "
                 f"most sensitive layer first.",
             ),
             Text(f"Pruned by `{scan.recipe!r}`."),
@@ -82,17 +91,24 @@ def scan_headline(scan: Any) -> str:
 
 def scan_chart(scan: Any) -> Any:
     """A curve for each layer: the metric against the layer's density; needs the extra `report`."""
+    dense = float(scan.dense[scan.metric])
+    share = is_share(scan.metric, [dense, *(r["value"] for r in scan.records)])
+    factor = 100.0 if share else 1.0
     data = summarise(
-        [{**r, "method": str(r["layer"]), "compensation": scan.metric} for r in scan.records],
+        [
+            {"method": str(r["layer"]), "compensation": scan.metric, "density": r["density"],
+             "value": factor * r["value"]}
+            for r in scan.records
+        ],
         ["method", "compensation", "density"],
         "value",
-    )
+    )  # fmt: skip
     worst = leaders(data, "density", higher=not scan.higher)
     return curves(
         data,
         x="density",
         x_title="density of the one layer that is pruned; less is left to the right",
-        y_title=named_score(scan.metric),
+        y_title=f"{named_score(scan.metric)}{' (%)' if share else ''}",
         best=worst,
-        baseline=float(scan.dense[scan.metric]),
+        baseline=factor * dense,
     )

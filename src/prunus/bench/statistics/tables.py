@@ -16,6 +16,7 @@ from prunus.bench.statistics.paired import (
     shrinkbench,
 )
 from prunus.check import unknown
+from prunus.report.headline import is_share
 
 __all__ = ["COSTS", "Tables", "tables"]
 
@@ -31,9 +32,9 @@ class Tables:
         metric: the score that is compared.
         higher: whether a higher one is better.
         level: confidence level.
-        methods: rows of `group_rows`, with `not_beaten` (baselines that the recipe does not beat
-            beyond the interval; None where the records hold none) and `front_COST` (on the Pareto
-            front of its task and schedule).
+        methods: rows of `group_rows`, intervals of shares cut at 0 and 1, with `not_beaten`
+            (baselines that the recipe does not beat beyond the interval; None where the records
+            hold none) and `front_COST` (on the Pareto front of its task and schedule).
         baselines: rows of `against_baselines`.
         differences: rows of `differences`.
         ranks: of `ranks`.
@@ -80,6 +81,9 @@ def tables(
         raise unknown("metric", metric, known)
     higher = higher_is_better(metric)
     methods = group_rows(done, metric, level=level, interval=interval)
+    for row in methods:
+        if row["low"] is not None and is_share(metric, [row["mean"]]):
+            row["low"], row["high"] = max(0.0, row["low"]), min(1.0, row["high"])
     alarm = (1 - level) / 2
     baselines = against_baselines(done, metric, level=level, alarm=alarm)
     beaten: dict[tuple[Any, ...], list[str]] = {}

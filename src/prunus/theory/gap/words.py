@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SHOWN", "headline", "rows_of", "text_of"]
+__all__ = ["SHOWN", "headline", "percent", "rows_of", "text_of"]
 
 WORDS = {"RIG": "≤", "RIG/MC": "≤", "PRED": "≈"}
 SHOWN = {
@@ -28,7 +28,7 @@ def headline(certificate: Any) -> str:
     fresh = [s for s in certificate.of("changed") if s.level == "held-out"]
     if any(s.in_sample for s in (*certificate.statements, *certificate.held_out)):
         seen = [s.measured for s in fresh if s.measured is not None]
-        shown = f": {_percent(seen[0])} of predictions changed on them" if seen else ""
+        shown = f": {percent(seen[0])} of predictions changed on them" if seen else ""
         return (
             f"These data made the pruning, so that nothing they show is a guarantee{shown}. Give "
             f"data that neither trained, calibrated nor planned."
@@ -37,11 +37,11 @@ def headline(certificate: Any) -> str:
     useful = [s for s in fresh if not s.vacuous and s.value < 1]
     if useful:
         best = min(useful, key=lambda s: s.value)
-        found.append(f"at most {_percent(best.value, up=True)} of predictions change")
+        found.append(f"at most {percent(best.value, up=True)} of predictions change")
     moves = [s for s in certificate.of("quantile") if math.isfinite(s.value)]
     if moves:
         least = min(moves, key=lambda s: s.argument)
-        found.append(f"{_percent(least.argument)} of outputs move by less than {least.value:.4g}")
+        found.append(f"{percent(least.argument)} of outputs move by less than {least.value:.4g}")
     if found:
         delta = max(s.delta for s in (*useful, *moves))
         each = "each " if len(found) > 1 else ""
@@ -85,8 +85,8 @@ def rows_of(statements: Sequence[Any]) -> list[dict[str, Any]]:
     """A row a statement, those that say something first, with units as text."""
     rows = []
     for s in sorted(statements, key=lambda s: s.vacuous):
-        shown = _percent if s.kind in SHARES else "{:.4g}".format
-        value = _percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
+        shown = percent if s.kind in SHARES else "{:.4g}".format
+        value = percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
         rows.append(
             {
                 "statement": _what(s),
@@ -101,7 +101,7 @@ def rows_of(statements: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _what(s: Any) -> str:
     if s.kind == "quantile":
-        return f"{_percent(s.argument)} of gaps below"
+        return f"{percent(s.argument)} of gaps below"
     if s.argument is not None:
         return f"share of gaps above {s.argument:.4g}"
     return SHOWN[s.kind]
@@ -112,8 +112,8 @@ def _table(statements: Sequence[Any], *, head: bool = True) -> list[str]:
     rows = [("statement", "value", "measured", "ratio")] if head else []
     by = ["by"] if head else []
     for s in statements:
-        shown = _percent if s.kind in SHARES else "{:.4g}".format
-        value = _percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
+        shown = percent if s.kind in SHARES else "{:.4g}".format
+        value = percent(s.value, up=True) if s.kind in SHARES else shown(s.value)
         measured = "" if s.measured is None else shown(s.measured)
         ratio = "" if s.tightness is None else f"{s.tightness:.3g}"
         rows.append((_what(s), f"{WORDS[s.status]} {value}", measured, ratio))
@@ -180,7 +180,7 @@ def _delta(statement: Any) -> str:
     return f"δ = {statement.delta:.3g}" if statement.delta else ""
 
 
-def _percent(value: float, *, up: bool = False) -> str:
+def percent(value: float, *, up: bool = False) -> str:
     """A share as a percentage; a bound is rounded up."""
     if not math.isfinite(value):
         return f"{value:.4g}"
