@@ -1,9 +1,15 @@
 """The reproduction of SiPP and PFP: a small run, its statements, and verdicts that can fail."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from prunus.bench import read_records
 from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.sweep import unique
 from prunus.bench.record import Record
+from prunus.report.grid import markdown_table
 from prunus.reproduce import baykal2022, save
 from prunus.reproduce.baykal2022 import EDGES, NODES, _Plan
 
@@ -55,3 +61,27 @@ def test_conclusions_follow_the_numbers():
     said = "as a set for +ls pfp leaves less error in the layers"
     assert verdict[said] == "not told apart"
     assert verdict["no calibration input exceeds its bound"] == "does not hold"
+
+
+def test_what_is_shown_comes_from_the_kept_records():
+    """Errors and verdicts in the repository and in the docs, made again from the records."""
+    root = Path(__file__).parents[2]
+    folder = root / "benchmarks" / "results" / "baykal2022"
+    records = unique(read_records(folder / "records.jsonl").rows)
+    assert all(r.status == "done" for r in records)
+    errors, layers = baykal2022._errors(records), baykal2022._layer_errors(records)
+    kept = json.loads((folder / "baykal2022.json").read_text())["tables"]
+    docs = (root / "docs" / "sampling_methods.md").read_text()
+    own = [title for title in kept if title.startswith("Test error")]
+    made = [
+        baykal2022._table(errors, name, rules)
+        for name in ("digits-mlp", "digits-cnn", "mnist-lenet300")
+        for rules in (EDGES, NODES)
+    ]
+    assert [kept[title] for title in own] == made
+    claims = baykal2022._claims(errors, layers, [])[:-1]  # the last is of the statements
+    assert len(kept["Conclusions"]) == len(claims) + 1
+    assert all(claim in kept["Conclusions"] for claim in claims)
+    assert {len(seeds) for seeds in errors.values()} == {5}
+    for table in kept.values():
+        assert markdown_table(table) in docs

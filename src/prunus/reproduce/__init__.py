@@ -68,7 +68,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Baykal et al. (2022), Liebenwein et al. (2020): SiPP and PFP, and their statements",
         data="MNIST",
         small="30 s",
-        full="about 3 min",
+        full="4 min",
         resumes=True,
     ),
     "frankle2019-mnist": Known(
