@@ -156,6 +156,18 @@ def test_what_the_advice_says_of_the_digits_cnn_is_what_was_recorded():
     assert f"between {mean(nodes, 'mean-activation+ls', '0.5')} and 1.42 %" in said
     assert mean(nodes, "random-node+ls", "0.5") == "1.42"
     assert f"({mean(nodes, 'thinet', '0.5')} and {mean(nodes, 'thinet', '0.25')} %)" in said
+    least = [mean(nodes, "greedy-global", d) for d in ("0.5", "0.25")]
+    assert f"greedy-global leaves least ({least[0]} and {least[1]} %)" in said
+    assert (
+        f"forward-node+ls has the lowest mean ({mean(nodes, 'forward-node+ls', '0.25')} %)" in said
+    )
+    rows = [json.loads(x) for x in (RESULTS / nodes / "records.jsonl").read_text().splitlines()]
+    names = {r["recipe"] for r in rows if "random in" not in r["recipe"]}
+    for budget in ("0.5", "0.25"):
+        bare = {n: float(mean(nodes, n, budget)) for n in names if "+ls" not in n}
+        assert min(bare, key=bare.__getitem__) == "greedy-global"
+    fitted = {n: float(mean(nodes, n, "0.25")) for n in names if "+ls" in n}
+    assert min(fitted, key=fitted.__getitem__) == "forward-node+ls"
 
 
 def test_what_the_advice_says_of_few_nodes_is_what_was_recorded():

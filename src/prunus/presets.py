@@ -487,7 +487,8 @@ ADVICE: tuple[str, ...] = (
     "apart from importance-node. Trained on for 2 epochs it beats a small dense network of the "
     "same widths: 2.33 against 2.80 % at 12.5 %, 5.26 against 6.15 % at 3.125 %.",
     "Without +ls factors on the nodes help: at half of one layer's nodes greedy-global leaves "
-    "1.79 %, importance-node 21.67 %. On the digits CNN no factors make up for what goes.",
+    "1.79 %, importance-node 21.67 %. On the digits CNN they do so down to a quarter of the "
+    "weights; at 12 % they do not (51 % by greedy-scales, 6 % with +ls).",
     "Deep networks with few nodes: inputs='pruned' does more than the rule. On the digits CNN at "
     "6 % of the weights it takes forward-node+ls from 20.80 to 6.87 % test error, "
     "importance-node+ls from 29.67 to 9.27 %.",
@@ -496,7 +497,8 @@ ADVICE: tuple[str, ...] = (
     "11.62 and 72.55 %, obd+ls in one shot 1.95, 21.46 and 74.50 %.",
     "Of nodes the score matters little once +ls is on: at half of the digits CNN's weights all lie "
     "between 0.89 and 1.42 %, random-node+ls being the 1.42 %; at a quarter taylor-2017+ls is told "
-    "apart from it (1.73 against 3.02 %). Without +ls thinet leaves least (2.84 and 29.58 %).",
+    "apart from it (1.73 against 3.02 %); forward-node+ls has the lowest mean (1.46 %). Without "
+    "+ls greedy-global leaves least (1.69 and 7.89 %), of scores thinet (2.84 and 29.58 %).",
     "sipp and pfp are for their statements (certify with calibration=), not for accuracy: at 20 % "
     "of the digits MLP's weights (dense 2.75 %) sipp leaves 85 % test error, sipp-row 42, "
     "sipp-random 13, sipp-row+ls 10.7 and magnitude-row+ls 4.6 %; on the digits CNN (dense 0.89 %) "

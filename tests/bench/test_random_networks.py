@@ -1,5 +1,6 @@
 """The reproductions of Pensia et al. and Ramanujan et al.: small runs, verdicts, kept records."""
 
+import json
 from pathlib import Path
 
 from prunus.bench import read_records
@@ -141,3 +142,23 @@ def test_what_is_shown_comes_from_the_kept_records(tmp_path):
     for line in again["ramanujan2020.md"].decode().splitlines():
         if line.startswith("|"):
             assert line in docs
+
+
+def test_the_kept_constructions_are_those_of_the_page(tmp_path):
+    """Tables and verdicts of every row that was measured; five draws around each network."""
+    folder = RESULTS / "pensia2020"
+    rows = json.loads((folder / "pensia2020.json").read_text())["rows"]
+    again = {path.name: path.read_bytes() for path in save(pensia2020.account(rows), tmp_path)}
+    for name in ("pensia2020.json", "pensia2020.md"):
+        assert (folder / name).read_bytes() == again[name]
+    docs = (Path(__file__).parents[2] / "docs" / "subset_sum.md").read_text()
+    for line in again["pensia2020.md"].decode().splitlines():
+        if line.startswith("|"):
+            assert line in docs
+    draws = {(r["task"], r["n"], r["feedback"]): set() for r in rows if r["part"] == "network"}
+    for r in rows:
+        if r["part"] == "network":
+            draws[r["task"], r["n"], r["feedback"]].add(r["draw"])
+            assert r["weight"] > 0
+    assert {task for task, _, _ in draws} == {"digits-mlp", "digits-cnn", "mnist-lenet300"}
+    assert all(own == set(range(5)) for own in draws.values())

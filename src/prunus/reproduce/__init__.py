@@ -116,7 +116,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Pensia et al. (2020): networks inside random ones by theorem, law and measurement",
         data="MNIST",
         small="30 s",
-        full="about 5 min",
+        full="4 min",
     ),
     "ramanujan2020": Known(
         module="prunus.reproduce.ramanujan2020",
