@@ -221,11 +221,20 @@ def _table(trace: LabelTrace) -> _Table:
     used = {key: roots[roots >= FIRST] for key, roots in used.items()}
     every = [roots for _, roots in slots.values()] + list(used.values())
     roots = distinct(torch.cat(every)) if every else torch.empty(0, dtype=torch.int64)
+    of_slots = _numbered(roots, [own for _, own in slots.values()])
     return _Table(
         roots=roots,
-        slots={p: (index, torch.searchsorted(roots, r)) for p, (index, r) in slots.items()},
-        uses={key: torch.searchsorted(roots, r) for key, r in used.items()},
+        slots={p: (index, n) for (p, (index, _)), n in zip(slots.items(), of_slots, strict=True)},
+        uses=dict(zip(used, _numbered(roots, list(used.values())), strict=True)),
     )
+
+
+def _numbered(roots: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
+    """The numbers of labels, part by part."""
+    if not parts:
+        return ()
+    numbers = torch.searchsorted(roots, torch.cat(parts))
+    return torch.split(numbers, [len(part) for part in parts])
 
 
 def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
@@ -255,12 +264,25 @@ def _place_of(producer: str, number: Tensor, table: _Table) -> Place:
 def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list[Slot]]:
     """The members of each group, place by place; by unit, and ascending inside each."""
     found: list[list[Slot]] = [[] for _ in range(groups)]
-    for (parameter, axis, role), (index, numbers) in table.slots.items():
-        own = where[numbers]
-        order = torch.argsort(unit[numbers], stable=True)
-        order = order[torch.argsort(own[order], stable=True)]
-        these, counts = distinct_counts(own)
-        for i, at in zip(these.tolist(), torch.split(order, counts.tolist()), strict=True):
-            if i >= 0:
-                found[i].append(Slot(parameter, axis, role, index[at], unit[numbers[at]]))
+    if not table.slots or not groups:
+        return found
+    lengths = torch.tensor([len(numbers) for _, numbers in table.slots.values()])
+    place = torch.arange(len(lengths)).repeat_interleave(lengths)
+    numbers = torch.cat([numbers for _, numbers in table.slots.values()])
+    index = torch.cat([index for index, _ in table.slots.values()])
+    inside = where[numbers] >= 0
+    place, numbers, index = place[inside], numbers[inside], index[inside]
+    units = unit[numbers]
+    home = place * groups + where[numbers]
+    order = torch.argsort(home * len(table.roots) + units, stable=True)
+    homes, counts = distinct_counts(home)
+    places = list(table.slots)
+    parts = zip(
+        homes.tolist(),
+        torch.split(index[order], counts.tolist()),
+        torch.split(units[order], counts.tolist()),
+        strict=True,
+    )
+    for number, own, members in parts:
+        found[number % groups].append(Slot(*places[number // groups], own.clone(), members.clone()))
     return found

@@ -19,16 +19,29 @@ from torch import Tensor
 
 CONSTANT, DATA, WRITTEN = 0, 1, 2
 FIRST = 3
+MANY = 1024  # numbers of which it pays to ask whether they are sorted already
 
 
 def distinct(labels: Tensor, dim: int | None = None) -> Tensor:
     """The values (or slices along `dim`) that occur, ascending."""
+    if dim is None and labels.numel() > MANY and ascending(labels.flatten()):
+        apart: Tensor = labels.flatten().unique_consecutive()  # type: ignore[no-untyped-call]
+        return apart
     found: Tensor = labels.unique(dim=dim)  # type: ignore[no-untyped-call]
     return found
 
 
+def ascending(numbers: Tensor, *, strictly: bool = False) -> bool:
+    """Whether numbers in a row grow, or never fall."""
+    before, after = numbers[:-1], numbers[1:]
+    return bool((after > before if strictly else after >= before).all())
+
+
 def pairs_of(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct pairs of non-negative numbers that stand at the same position."""
+    plain = one.dtype == other.dtype == torch.int64 and one.ndim == 1
+    if plain and ascending(one, strictly=True):
+        return one, other
     base = int(other.max()) + 1 if other.numel() else 1
     keys = distinct(one.to(torch.int64) * base + other)
     return keys.div(base, rounding_mode="floor"), keys % base
@@ -60,6 +73,8 @@ def _spans(given: Sequence[int] | None, wide: Sequence[int]) -> Tensor:
     own = list(wide) if given is None else [1] * (ndim - len(given)) + list(given)[-ndim or None :]
     at = torch.zeros(tuple(wide), dtype=torch.int64, device="cpu")
     for axis in range(ndim):
+        if wide[axis] == 1:
+            continue
         line = torch.arange(wide[axis], device="cpu") if own[axis] > 1 else torch.zeros(wide[axis])
         view = [-1 if i == axis else 1 for i in range(ndim)]
         at = at * wide[axis] + line.to(torch.int64).reshape(view)
@@ -99,6 +114,11 @@ class Labels:
         (label,) = self.new(1).tolist()
         self._statistics.append((label, classes))
         return int(label)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether any label stands for a number computed from several classes."""
+        return bool(self._statistics)
 
     def is_statistic(self, labels: Tensor) -> Tensor:
         """True where a label stands for such a number."""
@@ -172,10 +192,13 @@ class Labels:
                 are the same for all channels leave them apart, whatever they are.
         """
         wide = tuple(broadcast(one.shape, other.shape))
-        spans = tuple(_spans(given, wide) for given in sizes)
         one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
         is_class, other_is_class = one >= FIRST, other >= FIRST
         both = is_class & other_is_class
+        if bool(both.all()):
+            self.unite(one, other)
+            return one
+        spans = tuple(_spans(given, wide) for given in sizes)
         self.unite(one[both], other[both])
         for label, is_label, partner, place in (
             (one, is_class, other, spans[1]),

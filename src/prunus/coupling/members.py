@@ -26,16 +26,16 @@ def settled(trace: LabelTrace) -> Uses:
     """
     uses = _uses(trace)
     uses.update(_entries(trace, uses))
-    _one_class_each(trace.labels, uses)
+    every = _Together(uses)
+    every.one_class_each(trace.labels)
     settle_parts(trace.labels, trace.parts.found)
-    _one_class_each(trace.labels, uses)
+    every.one_class_each(trace.labels)
     for name in _turned(trace, uses):
         trace.pinned.setdefault(name, "it is used transposed too, outside its layer")
     for name, reason in trace.pinned.items():
         for (parameter, _, _), (_, labels) in uses.items():
             if parameter == name:
                 trace.labels.refuse(labels, f"`{name}`: {reason}")
-    every = _Together(uses)
     roots = trace.labels.find(every.labels)
     keep = roots >= FIRST
     slice_, root = pairs_of(every.slices[keep], roots[keep])
@@ -52,12 +52,41 @@ class _Together:
 
     def __init__(self, uses: Uses) -> None:
         self._places = list(uses)
+        self._neighbours: tuple[Tensor, Tensor] | None = None
         none = torch.empty(0, dtype=torch.int64, device="cpu")
         index = torch.cat([none, *(own for own, _ in uses.values())])
         self.labels = torch.cat([none, *(labels for _, labels in uses.values())])
         self._step = int(index.max()) + 1 if len(index) else 1
         counts = torch.tensor([len(own) for own, _ in uses.values()], dtype=torch.int64)
         self.slices = torch.arange(len(uses)).repeat_interleave(counts) * self._step + index
+
+    def one_class_each(self, labels: Labels) -> None:
+        """Unite what uses a slice; refuse a class beside anything else there."""
+        left, right = self._pairs()
+        both = (left >= FIRST) & (right >= FIRST)
+        labels.unite(left[both], right[both])
+        others = self.slices[self.labels < FIRST]
+        if not len(others):
+            return
+        beside = torch.isin(self.slices, others) & (self.labels >= FIRST)
+        where = self.slices[beside] // self._step
+        numbers, counts = distinct_counts(where)
+        parts = torch.split(self.labels[beside], counts.tolist())
+        for number, users in zip(numbers.tolist(), parts, strict=True):
+            labels.refuse(
+                users,
+                f"`{self._places[number][0]}` reads it together with values that no removable "
+                f"channel makes",
+            )
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """What uses a slice twice or more, one after the other."""
+        if self._neighbours is None:
+            order = torch.argsort(self.slices, stable=True)
+            slices, own = self.slices[order], self.labels[order]
+            same = slices[1:] == slices[:-1]
+            self._neighbours = own[:-1][same], own[1:][same]
+        return self._neighbours
 
     def apart(self, slices: Tensor, labels: Tensor) -> Uses:
         """Ascending slices and what uses them by place; places without any are left out."""
@@ -95,26 +124,6 @@ def _uses(trace: LabelTrace) -> Uses:
     }
 
 
-def _one_class_each(labels: Labels, uses: Uses) -> None:
-    every = _Together(uses)
-    order = torch.argsort(every.slices, stable=True)
-    slices, own = every.slices[order], every.labels[order]
-    same = slices[1:] == slices[:-1]
-    left, right = own[:-1][same], own[1:][same]
-    both = (left >= FIRST) & (right >= FIRST)
-    labels.unite(left[both], right[both])
-    # A class beside anything else at one slice: find it over all uses of the slice.
-    if not bool((own < FIRST).any()):
-        return
-    for (parameter, _, _), (index, users) in uses.items():
-        bad = distinct(index[users < FIRST])
-        if len(bad):
-            labels.refuse(
-                users[torch.isin(index, bad) & (users >= FIRST)],
-                f"`{parameter}` reads it together with values that no removable channel makes",
-            )
-
-
 def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     """Members in parameters that scale or shift classes directly.
 
@@ -130,10 +139,15 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     order = torch.argsort(owner, stable=True)
     numbers, counts = distinct_counts(owner)
     found: Uses = {}
-    for number, mine in zip(numbers.tolist(), torch.split(order, counts.tolist()), strict=True):
+    parts = zip(
+        numbers.tolist(),
+        torch.split(atoms[order], counts.tolist()),
+        torch.split(touched[order], counts.tolist()),
+        strict=True,
+    )
+    for number, own, classes in parts:
         entry = book.entries[number]
-        place = atoms[mine] - entry.first
-        roots = labels.find(touched[mine])
+        place, roots = own - entry.first, labels.find(classes)
         if len(entry.shape[0]) == 1 and bool((place[1:] > place[:-1]).all()):
             found[entry.name, 0, "out"] = (*entry.index(place), roots)  # one class an entry
             continue

@@ -37,13 +37,19 @@ class Form:
     Attributes:
         sizes: lengths of the axes, outermost in memory first, without those of length 1.
         labels: labels by these axes, of length 1 along those on which they are equal.
+        shape: of the tensor that fills it.
+        given: its labels, by its own axes.
     """
 
     sizes: tuple[int, ...]
     labels: Tensor
+    shape: Geometry
+    given: Tensor
 
     def read(self, shape: Geometry) -> Tensor:
         """Labels of a tensor that lies in this storage."""
+        if shape == self.shape:
+            return self.given
         sizes, strides, offset = shape
         steps = [math.prod(self.sizes[a + 1 :]) for a in range(len(self.sizes))]
         varying = [a for a in range(len(self.sizes)) if self.labels.shape[a] > 1]
@@ -161,4 +167,4 @@ def _filling(tensor: Tensor, labels: Tensor, entries: int) -> Form | None:
         labels = labels.reshape((1,) * (tensor.ndim - labels.ndim) + tuple(labels.shape))
     rest = [a for a in range(tensor.ndim) if a not in axes]
     small = labels.permute((*axes, *rest)).reshape([labels.shape[a] for a in axes])
-    return Form(tuple(tensor.shape[a] for a in axes), small)
+    return Form(tuple(tensor.shape[a] for a in axes), small, geometry(tensor), labels)

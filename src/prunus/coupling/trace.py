@@ -1,6 +1,8 @@
 """One forward pass with a shadow of labels behind all tensors, and one rule per operation."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,6 +77,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def read(self, tensor: Tensor) -> Tensor:
         labels = self.read_statistics(tensor)
+        if not self.labels.has_statistics:
+            return labels
         told = self.labels.is_statistic(labels)
         if not bool(told.any()):
             return labels
@@ -252,23 +256,23 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        schema = func._schema
+        schema = _Schema.of(func)
         inputs = leaves((args, kwargs))
         outputs = leaves(result)
-        if not schema.is_mutable:
+        if not schema.mutable:
             places = {_place(tensor) for tensor in inputs}
             outputs = [tensor for tensor in outputs if _place(tensor) not in places]
             if not outputs and leaves(result):
                 self._look(func, inputs, leaves(result))
                 return  # views, whose shadow is the one of what they look at
-        named = dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
-        if schema.is_mutable:
-            written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+        named = dict(zip(schema.arguments, args, strict=False)) | kwargs
+        if schema.mutable:
+            written = schema.written
             outputs = [tensor for name in written for tensor in leaves(named.get(name))]
-            if not schema.name.endswith("_"):  # out=: what stood there before is no input
+            if not schema.in_place:  # out=: what stood there before is no input
                 inputs = leaves([value for name, value in named.items() if name not in written])
                 named = {name: value for name, value in named.items() if name not in written}
-        call = Call(func, _short(func), named, tuple(outputs))
+        call = Call(func, schema.short, named, tuple(outputs))
         try:
             if not outputs and not any(bool((self.read(t) >= FIRST).any()) for t in inputs):
                 return
@@ -307,12 +311,41 @@ def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else -id(tensor)
 
 
-def _short(func: OpOverload) -> str:
-    """The operation's name without its overload, and that of the one that is not in place."""
-    space, _, name = func._schema.name.partition("::")
-    if func._schema.is_mutable and name.endswith("_") and not name.endswith("__"):
-        name = name[:-1]
-    return f"{space}.{name}"
+@dataclass(frozen=True)
+class _Schema:
+    """What an operation's schema says; asking torch takes longer than many operations do.
+
+    Attributes:
+        short: name without its overload, and that of the one that is not in place.
+        arguments: names.
+        mutable: whether it writes to any of them.
+        written: names of those.
+        in_place: whether it does so by its name, and not by `out=`.
+    """
+
+    short: str
+    arguments: tuple[str, ...]
+    mutable: bool
+    written: tuple[str, ...]
+    in_place: bool
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(func: OpOverload) -> "_Schema":
+        """Of an overload."""
+        schema = func._schema
+        space, _, name = schema.name.partition("::")
+        in_place = name.endswith("_")
+        if schema.is_mutable and in_place and not name.endswith("__"):
+            name = name[:-1]
+        written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+        return _Schema(
+            short=f"{space}.{name}",
+            arguments=tuple(a.name for a in schema.arguments),
+            mutable=schema.is_mutable,
+            written=tuple(written),
+            in_place=in_place,
+        )
 
 
 def _is_composite(func: OpOverload) -> bool:

@@ -1,5 +1,6 @@
 """Parameters as operations meet them: which one a tensor is a view or a copy of, axis by axis."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,9 @@ class Book:
         self._by_storage: dict[int, list[Entry]] = {}
         self._firsts: list[int] = []
         self._keep: list[Tensor] = []
-        self._names: dict[str, list[str]] = {}
+        # What whole parameters are, as they lie and turned: they are met again and again.
+        self._lines: dict[str, Tensor] = {}
+        self._wholes: dict[tuple[str, bool], Weight] = {}
         self.total = 0
         persistent = set(model.state_dict())
         firsts: dict[int, int] = {}
@@ -119,6 +122,13 @@ class Book:
         """Labels of a view of a parameter, entry by entry."""
         entry = self.of(tensor)
         assert entry is not None  # the caller has asked
+        if tensor.ndim != 1 or geometry(tensor) != entry.shape:
+            return self._labels(entry, tensor)
+        if entry.name not in self._lines:
+            self._lines[entry.name] = self._labels(entry, tensor)
+        return self._lines[entry.name]
+
+    def _labels(self, entry: Entry, tensor: Tensor) -> Tensor:
         corner = entry.first + int(tensor.storage_offset())
         place = torch.full((1,) * tensor.ndim, corner, device="cpu")
         for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
@@ -132,6 +142,22 @@ class Book:
         entry = self.of(tensor)
         if entry is None:
             return None
+        turned = _turned(entry.shape)
+        if geometry(tensor) in (entry.shape, turned):
+            found = self._wholes.get(key := (entry.name, geometry(tensor) == turned))
+            if found is None:
+                found = self._wholes[key] = self._view(entry, tensor)
+            return found
+        return self._view(entry, tensor)
+
+    def _view(self, entry: Entry, tensor: Tensor) -> Weight:
+        sizes, strides, _ = entry.shape
+        # Axes of length 1 of a matrix could be either.
+        plain = (len(sizes) > 2 or min(sizes) > 1) and strides == _row_major(sizes)
+        if plain and geometry(tensor) in (entry.shape, _turned(entry.shape)):
+            axes = tuple(Axis(a, torch.arange(n, device="cpu")) for a, n in enumerate(sizes))
+            as_it_lies = geometry(tensor) == entry.shape
+            return Weight(entry.name, axes if as_it_lies else axes[::-1], as_it_lies)
         lines = [
             torch.arange(size, device="cpu") * step + int(tensor.storage_offset())
             for size, step in zip(tensor.shape, tensor.stride(), strict=True)
@@ -180,6 +206,17 @@ class Book:
         found = self.model.get_submodule(module)
         known = isinstance(found, LAYERS) or view_of(found) is not None
         return module if known else None
+
+
+def _row_major(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor without gaps whose last axis is innermost."""
+    return tuple(math.prod(sizes[a + 1 :]) for a in range(len(sizes)))
+
+
+def _turned(shape: Geometry) -> Geometry:
+    """A matrix's geometry when it is transposed; any other's as it is."""
+    sizes, strides, offset = shape
+    return (sizes[::-1], strides[::-1], offset) if len(sizes) == 2 else shape
 
 
 def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
