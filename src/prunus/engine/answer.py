@@ -55,7 +55,7 @@ def answer(
     """
     assert state.plan is not None  # every schedule has a step that prunes
     assert state.cost_before is not None
-    cost_after, said = kind_of(job.recipe).settled(job, state, work)
+    end = kind_of(job.recipe).settled(job, state, work)
     home = device_of(model)
     return Pruned(
         model=work,
@@ -74,16 +74,17 @@ def answer(
         name=job.name,
         seed=job.seed,
         cost_before=state.cost_before,
-        cost_after=cost_after,
+        cost_after=end.cost,
         data_fingerprint=state.fingerprint,
         data_rows=state.rows,
         metrics=dict(metrics),
-        notes=state.noted(*said).notes,
+        notes=state.noted(*end.said).notes,
         masks={key: mask.to(home) for key, mask in state.masks.items()},
         dense=model,
         dense_state=state_sum(model),
         example=job.example,
         coupling=None if state.groups is None else job.coupling,
+        proved=end.expected,
     )
 
 

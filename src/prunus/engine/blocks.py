@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prunus.calibration.batches import parts, to_device
-from prunus.cost import Cost
 from prunus.engine.block_cost import BlockCost
 from prunus.engine.block_effects import Gaps, turned
 from prunus.engine.groups import sample_of
 from prunus.engine.job import Job, State
+from prunus.engine.settled import Settled
 from prunus.engine.unit import Kept
 from prunus.engine.whole import WholeUnit, batches_of, settled_without
 from prunus.modes import copied
@@ -139,11 +139,11 @@ def block_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Whole
     return WholeUnit(job=job, recipe=recipe, work=work, parts=parts, before=state.masks)
 
 
-def settled_blocks(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, ...]]:
+def settled_blocks(job: Job, state: State, work: nn.Module) -> Settled:
     """The cost of the network without its blocks, counted on it."""
     batch = to_device(job.example, job.device)
     part = job.recipe.granularity.part
     gone = gone_parts(work, state.masks, part, batch)
     small = without(work, gone, part, batch) if gone else copied(work)
     every = BlockCost(job.sizes, {}, {}).entries(skippable(job.dense, batch, part)[0])
-    return settled_without(job, small, batch, sum(every.values())), ()
+    return Settled(settled_without(job, small, batch, sum(every.values())))

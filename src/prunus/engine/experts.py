@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, to_device
 from prunus.cost import Anatomy, Cost, smaller_cost
 from prunus.engine.job import Job, State
+from prunus.engine.settled import Settled
 from prunus.engine.unit import Kept
 from prunus.engine.whole import WholeUnit, batches_of, settled_without
 from prunus.nodes import ExpertView
@@ -199,9 +200,10 @@ def expert_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> Whol
     return WholeUnit(job=job, recipe=recipe, work=work, parts=parts, before=state.masks)
 
 
-def settled_experts(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, ...]]:
+def settled_experts(job: Job, state: State, work: nn.Module) -> Settled:
     """The cost of the network without its experts, counted on it."""
     batch = to_device(job.example, job.device)
     names = [n for m in mixtures(work).values() for n in stacks_of(work, m)]
     entries = ExpertCost(job.sizes, {}, {}).entries(names)
-    return settled_without(job, without_masked(work, state.masks, batch), batch, entries), ()
+    small = without_masked(work, state.masks, batch)
+    return Settled(settled_without(job, small, batch, entries))

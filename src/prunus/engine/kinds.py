@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from prunus.allocation import Pools
-from prunus.cost import Cost
 from prunus.engine.blocks import block_unit, settled_blocks
 from prunus.engine.edges import EdgeUnit
 from prunus.engine.experts import expert_unit, settled_experts
 from prunus.engine.job import Job, State
 from prunus.engine.node_unit import node_unit
 from prunus.engine.planned import edge_family, node_family
-from prunus.engine.settled import settled
+from prunus.engine.settled import Settled, settled
 from prunus.engine.unit import Layers, Unit
 from prunus.guarantee.family import Family
 from prunus.parts import BLOCKS, EDGES, EXPERTS, NODES
@@ -29,13 +28,13 @@ class Kind:
     Attributes:
         unit: (job, recipe of the step, state, network as it is) -> what is kept or removed as one.
         settled: (job, state after the last step, pruned network) -> its cost, and what is to be
-            said of it.
+            said and remembered of it.
         family: (unit, layers, scores) -> the networks that the recipe makes for any counts; None
             where gap budgets do not know the kind.
     """
 
     unit: Callable[[Job, Recipe, State, nn.Module], Unit]
-    settled: Callable[[Job, State, nn.Module], tuple[Cost, tuple[str, ...]]]
+    settled: Callable[[Job, State, nn.Module], Settled]
     family: Callable[[Unit, Layers, Pools], Family] | None = None
 
 

@@ -1,7 +1,7 @@
 """What a pruned network costs, counted on the network itself and not on its plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,27 @@ from prunus.cost import (
 from prunus.engine.job import Job, State
 from prunus.surgery.compact import CompactionError, compact_groups
 from prunus.surgery.readings import run
+from prunus.surgery.verify import Expected
 
-__all__ = ["settled"]
+__all__ = ["Settled", "settled"]
 
 
-def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, ...]]:
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """What is known of a pruned network at the end.
+
+    Attributes:
+        cost: of it; for nodes, of the compact one.
+        said: what is to be said of it.
+        expected: what it gave when the compact one was compared with it.
+    """
+
+    cost: Cost
+    said: tuple[str, ...] = ()
+    expected: Expected | None = None
+
+
+def settled(job: Job, state: State, work: nn.Module) -> Settled:
     """The cost of a network with zeros in single weights, or in whole classes of channels.
 
     Args:
@@ -43,10 +59,8 @@ def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, .
         )
     if groups is None:
         own = replace(anatomy(work), operations=sizes.operations)
-        return sparse_cost(own, names, state.masks), (
-            *said,
-            *_zeros_before(sizes, own, names, state.masks),
-        )
+        before = _zeros_before(sizes, own, names, state.masks)
+        return Settled(sparse_cost(own, names, state.masks), (*said, *before))
     batch = to_device(job.example, device_of(work))
     operations: Operations | None = None
 
@@ -67,10 +81,8 @@ def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, .
     except CompactionError as error:
         # The work that led here, maybe hours of training, is not thrown away.
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
-        return node_cost(sizes, groups, counts), (
-            *said,
-            f"the costs are those of the plan, for the compact network could not be made: {error}",
-        )
+        why = "the costs are those of the plan, for the compact network could not be made"
+        return Settled(node_cost(sizes, groups, counts), (*said, f"{why}: {error}"))
     own = replace(anatomy(found.model), operations=operations)
     shapes = {name: own.shapes[own.home(name)] for name in sizes.shapes}
     cost = smaller_cost(sizes, shapes, names)
@@ -82,9 +94,9 @@ def settled(job: Job, state: State, work: nn.Module) -> tuple[Cost, tuple[str, .
             f"example the compact network's outputs differ from the masked one's by "
             f"{found.change:.3g} of their norm",
         )
-    return replace(
-        counted, density=cost.density, model_density=counted.parameters / _entries(sizes)
-    ), said
+    share = counted.parameters / _entries(sizes)
+    cost = replace(counted, density=cost.density, model_density=share)
+    return Settled(cost, said, found.expected)
 
 
 def _entries(sizes: Anatomy) -> int:

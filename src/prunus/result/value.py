@@ -21,6 +21,7 @@ from prunus.rows import RowSet
 from prunus.surgery.alike import Spare
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
+from prunus.surgery.verify import Expected
 
 __all__ = ["LayerResult", "Pruned"]
 
@@ -96,6 +97,8 @@ class Pruned:
         dense_state: a checksum of its state when it was pruned (`rows.state_sum`).
         example: the first samples of the data, for tracing and timing.
         coupling: which channels go together, where nodes were pruned; `compact` follows it.
+        proved: what `model` gave when its compact network was compared with it, so that `compact`
+            has the smaller one alone to run on the same example.
     """
 
     model: nn.Module
@@ -117,6 +120,7 @@ class Pruned:
     example: Any = field(default=None, repr=False)
     coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
+    proved: Expected | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """Two lines; `summary()` has the rest."""

@@ -16,7 +16,7 @@ from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.readings import run
 from prunus.surgery.removals import removal_of
-from prunus.surgery.verify import CompactionError, verify_equal
+from prunus.surgery.verify import CompactionError, Expected, verify_equal
 
 __all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
 
@@ -29,10 +29,12 @@ class Compaction:
         model: it.
         change: ‖small(x) − masked(x)‖ / ‖masked(x)‖ on the example where norms lost part of what
             their statistics ran over, else None: the two are equal.
+        expected: what the given network gave on the example, where that is remembered.
     """
 
     model: nn.Module
     change: float | None = None
+    expected: Expected | None = None
 
 
 @plainly
@@ -96,7 +98,10 @@ def compact(
             groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        small = compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare).model
+        proved = getattr(model, "proved", None)
+        small = compact_groups(
+            own, groups, example, rtol=rtol, inexact=inexact, spare=spare, known=proved
+        ).model
     follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
     return small
 
@@ -110,10 +115,12 @@ def compact_groups(
     inexact: bool = False,
     spare: Spare | None = None,
     running: Callable[[nn.Module, Any], Any] = run,
+    known: Expected | None = None,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole.
 
-    `running` runs the smaller network on the example, once.
+    `running` runs the smaller network on the example, once; `known` is what the given one gave on
+    an example before.
     """
     small = twin(model)  # shares the numbers of all parameters that are not cut
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
@@ -122,7 +129,7 @@ def compact_groups(
         gone = spare(groups, gone)
     left = cut(small, groups, gone, example)
     _apart(model, small)
-    change = verify_equal(
+    found = verify_equal(
         model,
         small,
         example,
@@ -130,8 +137,9 @@ def compact_groups(
         rtol=rtol,
         statistics=left.statistics,
         running=running,
+        known=known,
     )
-    return Compaction(small, change)
+    return Compaction(small, found.change, found.expected)
 
 
 def _apart(model: nn.Module, small: nn.Module) -> None:
