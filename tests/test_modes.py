@@ -83,3 +83,25 @@ def test_a_twin_shares_the_numbers_of_parameters_alone() -> None:
 def test_a_module_that_copies_itself_does() -> None:
     model = nn.Sequential(nn.Linear(2, 2), Own(2, 2))
     assert copied(model)[1].made_by_hand
+
+
+def test_buffers_over_one_memory_stay_together_in_a_copy():
+    model = nn.Module()
+    model.register_buffer("whole", torch.arange(6.0))
+    model.register_buffer("again", model.whole.detach())
+    model.register_buffer("part", torch.arange(8.0)[2:5])
+    model.register_buffer("turned", torch.arange(6.0).view(2, 3).T)
+    model.register_buffer("none", None)
+    model.same = nn.Module()
+    model.same.register_buffer("own", model.whole)
+    for new in (copied(model), twin(model)):
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            found = new.get_buffer(name)
+            assert torch.equal(found, buffer), name
+            assert found.stride() == buffer.stride(), name
+            assert found.data_ptr() != buffer.data_ptr(), name
+        assert new.same.own is new.whole
+        assert new.none is None
+        new.whole[0] = 7
+        assert float(new.again[0]) == 7
+        assert float(model.whole[0]) == 0

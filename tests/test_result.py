@@ -111,6 +111,18 @@ def test_every_form_of_a_tensor_comes_back_and_its_size_is_known(left, shape, dt
     assert file_bytes(entries) == len(save(packed))
 
 
+def test_the_size_of_a_file_counts_names_as_json_writes_them():
+    named = {
+        'a"b': torch.zeros(2),
+        "ü\n": torch.zeros(3, 0),
+        "": torch.zeros(()),
+        "\u2028": torch.ones(1),
+    }
+    entries = [(name, "float32", tuple(t.shape)) for name, t in named.items()]
+    assert file_bytes(entries) == len(save(named))
+    assert file_bytes([]) == len(save({}))
+
+
 def test_masks_come_back_whether_stored_or_not(tmp_path):
     """A mask is stored only where kept entries are zero; folders of format 1 store every one."""
     _, x, pruned = setup("magnitude", 0.5)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from types import FunctionType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from prunus.ambient import unfused
@@ -161,11 +162,12 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
     for key, value in vars(module).items():
         if type(value) in ATOMS:
             new.__dict__[key] = value
-        elif key == "_modules" and type(value) is dict:
+        elif key in PARTS and type(value) is dict:
             own: dict[str, Any] = {}
             new.__dict__[key] = memo[id(value)] = own
+            part = _tree if key == "_modules" else _tensor
             for name, child in value.items():
-                own[name] = None if child is None else _tree(child, memo)
+                own[name] = None if child is None else part(child, memo)
         elif type(value) in (dict, OrderedDict, set) and not value:
             new.__dict__[key] = memo.setdefault(id(value), type(value)())
         else:
@@ -173,6 +175,27 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
     return new
 
 
+def _tensor(tensor: Any, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy` gives of a parameter or buffer; one that is plain at a tenth of it."""
+    known = memo.get(id(tensor))
+    if known is not None:
+        return known
+    plain = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_leaf
+    if not plain or tensor.requires_grad or tensor.is_quantized or vars(tensor):
+        return copy.deepcopy(tensor, memo)
+    storage = tensor.untyped_storage()
+    shared: dict[int, Any] = memo.setdefault("torch", {})  # type: ignore[call-overload]
+    whole = storage.nbytes() == tensor.numel() * tensor.element_size()
+    if not whole or tensor.is_meta or storage._cdata in shared:  # others may look at it too
+        return copy.deepcopy(tensor, memo)
+    new = tensor.clone(memory_format=torch.preserve_format)
+    if new.stride() != tensor.stride():
+        return copy.deepcopy(tensor, memo)
+    memo[id(tensor)], shared[storage._cdata] = new, new.untyped_storage()
+    return new
+
+
+PARTS = ("_modules", "_parameters", "_buffers")
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 COPYING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
 SETTING = (  # the last two add what modules of earlier versions lack

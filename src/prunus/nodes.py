@@ -228,7 +228,8 @@ def parameter_masks(
 ) -> dict[str, Bool[Tensor, "..."]]:
     """What the kept classes leave of every parameter: rows, biases, norm parameters, columns.
 
-    Buffers (running statistics) are left out: a removed channel's are never read.
+    Buffers (running statistics) are left out: a removed channel's are never read. The masks are
+    to be read alone: one that is equal along an axis holds its entries once.
     """
     masks: dict[str, Tensor] = {}
     for slot in group.slots:
@@ -239,6 +240,7 @@ def parameter_masks(
         line[slot.index] = kept[slot.unit]
         view = [1] * len(shape)
         view[slot.axis] = -1
-        before = masks.get(slot.parameter, torch.ones(shape, dtype=torch.bool))
-        masks[slot.parameter] = before & line.view(view)
+        lines = line.view(view)
+        known = masks.get(slot.parameter)
+        masks[slot.parameter] = lines.expand(shape) if known is None else known & lines
     return masks

@@ -28,13 +28,14 @@ def output_error(
         the error in squared output units, summed over outputs, or None where no Gram matrix was
         collected (or the bias moved and no mean was).
     """
+    if layer.gram is None:
+        return None
     total = 0.0
     old, new = layer.blocks(), _split(weight, layer.groups)
     shift = None if layer.bias is None or bias is None else _split(bias - layer.bias, layer.groups)
     chosen = None if rows is None else _split(rows, layer.groups)
     for g, part in enumerate(old):
-        if part.gram is None:
-            return None
+        assert part.gram is not None  # the layer has one, so its blocks do
         w, v = part.weight.to(part.gram), new[g].to(part.gram)
         if part.cross is None or part.dense_gram is None:
             rest = w - v

@@ -109,7 +109,11 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         tied=tied,
         weights=weights,
         homes={n: found[n].homes for n in weights},
-        layers_filled={n: _filled(found[n].matrix()) for n in weights},
+        layers_filled={
+            n: _filled_of(found[n].matrix(), entries[home], filled[home])
+            for n, (path, _) in weights.items()
+            for home in (tied.get(path, path),)
+        },
         operations=operations,
         order=order,
     )
@@ -139,6 +143,11 @@ def _run(
 
 def _filled(tensor: Tensor) -> int:
     return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(tensor))
+
+
+def _filled_of(matrix: Tensor, parameter: Tensor, filled: int) -> int:
+    """Entries beside zero of a layer's matrix, counted already where it is the whole parameter."""
+    return filled if matrix.numel() == parameter.numel() else _filled(matrix)
 
 
 def _box(tensor: Tensor) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ one after another, wide types first and by name within a type.
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import torch
 
@@ -32,18 +33,27 @@ def file_bytes(entries: Iterable[Entry]) -> int:
     Raises:
         ValueError: a type that the format has no name for.
     """
-    header, place = {}, 0
-    named = list(entries)
-    for name, kind, _ in named:
+    place, text = 0, 2  # braces
+    named = dict[str, tuple[str, Sequence[int]]]()
+    for name, kind, shape in entries:
         if kind not in TYPES:
             raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
-    for name, kind, shape in sorted(named, key=lambda e: (ORDER[e[1]], e[0])):
+        named[name] = (kind, shape)
+    for name in sorted(named, key=lambda n: (ORDER[named[n][0]], n)):
+        kind, shape = named[name]
         code, size = TYPES[kind]
         end = place + size * math.prod(shape)
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [place, end]}
+        shown = f'"dtype":"{code}","shape":[{",".join(map(str, shape))}],'
+        text += _shown(name) + len(f':{{{shown}"data_offsets":[{place},{end}]}},')
         place = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return 8 + -(-len(text) // 8) * 8 + place
+    text -= bool(named)  # the last comma
+    return 8 + -(-text // 8) * 8 + place
+
+
+@lru_cache(maxsize=2**16)
+def _shown(name: str) -> int:
+    """Bytes of a name as JSON writes it."""
+    return len(json.dumps(name, ensure_ascii=False).encode())
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -104,8 +104,7 @@ def _sound(whose: str, layer: Layer, mask: Tensor, weight: Tensor, bias: Tensor 
                 f"The {whose} gave layer {layer.name!r} NaN or infinite values in "
                 f"{values.dtype}. Check it, or use a wider type."
             )
-    outside = torch.where(mask.to(weight.device), 0, weight)
-    if outside.numel() and any(float(x) for x in outside.aminmax()):
+    if bool((weight.ne(0) > mask.to(weight.device)).any()):
         raise ValueError(
             f"The {whose} of layer {layer.name!r} left weights outside the mask. Return exact "
             f"zeros there."

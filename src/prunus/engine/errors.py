@@ -79,12 +79,12 @@ def measure_errors(
     """
     assert job.batches is not None  # the caller has data
     fingerprint, tally = Fingerprint(), _Tally()
-    lost = {name: _lost(weight_at(before, name), result) for name, result in results.items()}
-    columns = {
-        name: result.mask.any(1)
-        for name, result in results.items()
-        if job.recipe.units == NODES  # removed outputs are no error
-    }
+    lost: dict[str, tuple[Weight, nn.Module]] = {}
+    columns: dict[str, Tensor] = {}
+    if measure:
+        lost = {name: _lost(weight_at(before, name), result) for name, result in results.items()}
+        if job.recipe.units == NODES:  # removed outputs are no error
+            columns = {name: result.mask.any(1) for name, result in results.items()}
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
         first = to_device(job.batches.peek(), job.device)
         layout = layout_of(before, first) if measure else None

@@ -15,7 +15,10 @@ Masks = dict[str, Tensor]
 
 def merged(masks: Masks, more: Masks) -> Masks:
     """What both leave."""
-    both = {name: masks[name] & mask if name in masks else mask for name, mask in more.items()}
+    both = {
+        name: masks[name] & mask if name in masks else mask.contiguous()
+        for name, mask in more.items()
+    }
     return {**masks, **both}
 
 

@@ -271,6 +271,8 @@ def _all_of(group: Group, slot: Slot, entries: Tensor) -> Tensor:
 
 def _zero_units(zeros: Zeros, group: Group, slot: Slot) -> Tensor:
     """True for each class whose slices of the parameter are all zero."""
+    if zeros.none(slot.parameter, slot.axis):
+        return torch.zeros(group.size, dtype=torch.bool)
     return _all_of(group, slot, zeros.slices(slot.parameter, slot.axis)[slot.index])
 
 

@@ -45,14 +45,19 @@ def readings_of(
     other: Reading = {}
     plain: Reading = {}
     own: Reading = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
     for group in groups:
         left = group.size - int(gone[group.name].sum())
         if left == group.size:
             continue
-        for place in _around(model, group):
-            module = model.get_submodule(place)
+        for place in _around(modules, group):
+            module = modules[place]
+            integers = list(_integers(module))
+            config = getattr(module, "config", None)
+            if not integers and config is None:
+                continue
             lengths = _lengths(group, place, cuts)
-            for name, value in _integers(module):
+            for name, value in integers:
                 new = _counted(name, value, group, left)
                 if new is not None:
                     heads[place, name] = new
@@ -60,7 +65,7 @@ def readings_of(
                     (wide if group.heads else other)[place, name] = lengths[value]
                 elif value == group.size:
                     plain[place, name] = left
-            for name, value in _integers(getattr(module, "config", None)):
+            for name, value in _integers(config):
                 new = _counted(name, value, group, left)
                 if new is not None:
                     own[place, f"config.{name}"] = new
@@ -134,12 +139,12 @@ def _change(small: nn.Module, example: Any, expected: Any) -> float:
     return math.inf if math.isnan(change) else change
 
 
-def _around(model: nn.Module, group: Group) -> list[str]:
+def _around(modules: Mapping[str, nn.Module], group: Group) -> list[str]:
     """The modules that hold the group's layers, and those of its parameters that have no row."""
     found: dict[str, None] = {}
     for slot in group.slots:
         owner = slot.parameter.rpartition(".")[0]
-        if not has_row(model.get_submodule(owner)):
+        if not has_row(modules[owner]):
             found[owner] = None
         if owner:
             found[owner.rpartition(".")[0]] = None

@@ -15,9 +15,17 @@ class Zeros:
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self._state = state
         self._found: dict[tuple[str, int], Bool[Tensor, " slices"]] = {}
+        self._none: dict[tuple[str, int], bool] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._state
+
+    def none(self, name: str, axis: int) -> bool:
+        """True where no slice along the axis is zero."""
+        key = (name, axis)
+        if key not in self._none:
+            self._none[key] = not bool(self.slices(name, axis).any())
+        return self._none[key]
 
     def slices(self, name: str, axis: int) -> Bool[Tensor, " slices"]:
         """True for each slice along the axis without an entry beside zero; NaN is none."""
