@@ -284,5 +284,7 @@ def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list
         strict=True,
     )
     for number, own, members in parts:
-        found[number % groups].append(Slot(*places[number // groups], own.clone(), members.clone()))
+        parameter, axis, role = places[number // groups]
+        slot = Slot(parameter, axis, role, own.clone(), members.clone())
+        found[number % groups].append(slot)
     return found
