@@ -65,8 +65,13 @@ class Anatomy:
         return sum(math.prod(self.weight_shape(name)) for name in layers)
 
 
-def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
-    """The sizes of `model`; `run` makes one forward call and returns its number of samples."""
+def anatomy(
+    model: nn.Module, run: Callable[[], int] | None = None, *, count: bool = True
+) -> Anatomy:
+    """The sizes of `model`; `run` makes one forward call and returns its number of samples.
+
+    Without `count` zeros are not looked for: what is said is what a network without any has.
+    """
     entries: dict[str, Tensor] = {}
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
@@ -92,7 +97,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         for n, w in found.items()
         if w.path in entries or w.path in tied  # else it is computed from other tensors
     }
-    filled = {n: _filled(t) for n, t in entries.items()}
+    filled = {n: _filled(t) if count else t.numel() for n, t in entries.items()}
     operations: Operations | None = None
     order: tuple[str, ...] = ()
     if run is not None:
@@ -110,7 +115,7 @@ def anatomy(model: nn.Module, run: Callable[[], int] | None = None) -> Anatomy:
         weights=weights,
         homes={n: found[n].homes for n in weights},
         layers_filled={
-            n: _filled_of(found[n].matrix(), entries[home], filled[home])
+            n: _filled_of(found[n].matrix(), entries[home], filled[home], count=count)
             for n, (path, _) in weights.items()
             for home in (tied.get(path, path),)
         },
@@ -145,8 +150,10 @@ def _filled(tensor: Tensor) -> int:
     return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(tensor))
 
 
-def _filled_of(matrix: Tensor, parameter: Tensor, filled: int) -> int:
+def _filled_of(matrix: Tensor, parameter: Tensor, filled: int, *, count: bool) -> int:
     """Entries beside zero of a layer's matrix, counted already where it is the whole parameter."""
+    if not count:
+        return matrix.numel()
     return filled if matrix.numel() == parameter.numel() else _filled(matrix)
 
 

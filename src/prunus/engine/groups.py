@@ -1,5 +1,6 @@
 """Groups of channel classes that can lose some, and what so many classes cost."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from prunus.weights import weights_of
 
 __all__ = [
     "NodeCost",
+    "full_of",
     "in_all_blocks",
     "living",
     "none_left",
@@ -237,12 +239,21 @@ def products_of(
 
 
 def living(
-    model: nn.Module, groups: Sequence[Group], example: Any
+    model: nn.Module, groups: Sequence[Group], example: Any, *, filled: Collection[str] = ()
 ) -> dict[str, Bool[Tensor, " classes"]]:
-    """True for the classes that are not dead already, as in a network whose nodes were pruned."""
+    """True for the classes that are not dead already, as in a network whose nodes were pruned.
+
+    `filled` names tensors that are known to hold no zero.
+    """
     every = {group.name: torch.ones(group.size, dtype=torch.bool) for group in groups}
-    found = dead_units(model, tuple(groups), every, example)
+    found = dead_units(model, tuple(groups), every, example, filled=filled)
     return {group.name: ~dead.units for group, dead in zip(groups, found, strict=True)}
+
+
+def full_of(sizes: Anatomy) -> frozenset[str]:
+    """Names of the tensors of a network that hold no zero."""
+    every = {name: math.prod(shape) for name, shape in sizes.shapes.items()}
+    return frozenset(name for name, count in sizes.filled.items() if count == every[name] > 0)
 
 
 def sample_of(model: nn.Module, example: Any, rows: int = 2) -> Any:

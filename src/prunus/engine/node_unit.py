@@ -4,6 +4,7 @@ from torch import nn
 
 from prunus.calibration.batches import to_device
 from prunus.engine.groups import (
+    full_of,
     in_all_blocks,
     living,
     products_of,
@@ -61,7 +62,7 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
         before=state.classes,
         refused=refused,
         alike=alike,
-        alive=living(work, groups, small),
+        alive=living(work, groups, small, filled=() if state.steps else full_of(job.sizes)),
         parameters=dict(work.named_parameters()),
         latency=latency,
         # Only a budget of multiply-adds spends them; everything else is counted at the end.

@@ -83,7 +83,7 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
         why = "the costs are those of the plan, for the compact network could not be made"
         return Settled(node_cost(sizes, groups, counts), (*said, f"{why}: {error}"))
-    own = replace(anatomy(found.model), operations=operations)
+    own = replace(anatomy(found.model, count=False), operations=operations)
     shapes = {name: own.shapes[own.home(name)] for name in sizes.shapes}
     cost = smaller_cost(sizes, shapes, names)
     counted = smaller_cost(own, own.shapes, names)

@@ -1,6 +1,6 @@
 """Units that a network can lose without changing: nobody reads them, or they emit a constant."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -77,7 +77,12 @@ class Suspects:
 
 
 def dead_units(
-    model: nn.Module, groups: tuple[Group, ...], alive: dict[str, Tensor], example: object
+    model: nn.Module,
+    groups: tuple[Group, ...],
+    alive: dict[str, Tensor],
+    example: object,
+    *,
+    filled: Collection[str] = (),
 ) -> list[Dead]:
     """The units of each group that can go, given the zeros of the model.
 
@@ -85,8 +90,9 @@ def dead_units(
     is silent, or cut off (confirmed by redrawing its source's rows), and what it emits, read off
     at the consumer on the example and its variants, is the same for all samples and positions.
     Where a norm takes statistics over the group, only a unit all of whose members are zero goes.
+    `filled` names tensors that are known to hold no zero.
     """
-    zeros = Zeros(model.state_dict())
+    zeros = Zeros(model.state_dict(), filled)
     learned = {name for name, _ in model.named_parameters()}
     suspects = [_suspects(model, zeros, learned, group, alive[group.name]) for group in groups]
     read = {

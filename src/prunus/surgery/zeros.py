@@ -1,6 +1,6 @@
 """Which slices of a model's tensors are all zero, each tensor read once for all groups."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Bool
@@ -10,10 +10,14 @@ __all__ = ["Zeros"]
 
 
 class Zeros:
-    """The zero slices of a state, found as they are asked for; the state must not change."""
+    """The zero slices of a state, found as they are asked for; the state must not change.
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    `filled` names tensors without any zero, which need not be read.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], filled: Collection[str] = ()) -> None:
         self._state = state
+        self._filled = filled
         self._found: dict[tuple[str, int], Bool[Tensor, " slices"]] = {}
         self._none: dict[tuple[str, int], bool] = {}
 
@@ -24,7 +28,8 @@ class Zeros:
         """True where no slice along the axis is zero."""
         key = (name, axis)
         if key not in self._none:
-            self._none[key] = not bool(self.slices(name, axis).any())
+            full = name in self._filled
+            self._none[key] = full or not bool(self.slices(name, axis).any())
         return self._none[key]
 
     def slices(self, name: str, axis: int) -> Bool[Tensor, " slices"]:
