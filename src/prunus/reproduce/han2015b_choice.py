@@ -14,6 +14,9 @@ from prunus.reproduce.han2015b_tasks import HELD, held_out_task
 __all__ = ["Candidate", "candidates", "decay_01", "decay_05", "decay_10", "smallest"]
 
 
+ROUNDING = 1e-9  # points; errors are whole numbers over 5000
+
+
 def _data(*, data_dir: str | Path | None) -> Dataset:
     """The training images of `lenet300`, and in the test's place those that it holds out."""
     whole = TASKS["mnist-lenet300"].data(data_dir=data_dir)
@@ -104,6 +107,6 @@ def smallest(records: Sequence[Record], above: float) -> Candidate:
         ValueError: none does.
     """
     for candidate in candidates(records):
-        if candidate.excess <= above:
+        if candidate.excess <= above + ROUNDING:
             return candidate
     raise ValueError(f"No setting errs at most {above} points more than dense. Ask for more.")
