@@ -88,3 +88,37 @@ def test_what_is_said_of_methods_inside_training_is_what_was_recorded():
         assert re.findall(r"-?[0-9.]+", line) == [
             f"{value:.2f}" for value in (means[name], gap["mean"], gap["low"], gap["high"])
         ]
+
+
+def test_what_is_said_of_methods_on_the_digits_is_what_was_recorded():
+    lines = (RESULTS / "inside_training.jsonl").read_text().splitlines()
+    errors: dict[tuple[str, float], dict[int, float]] = {}
+    for row in map(json.loads, lines):
+        own = errors.setdefault((row["method"], row["density"]), {})
+        assert row["seed"] not in own
+        own[row["seed"]] = 100 * row["test_error"]
+    assert {len(own) for own in errors.values()} == {5}
+    table = table_of("prune_while_you_train.md", "one of them is 0.22 points):\n\n")
+    assert set(table) == {method for method, _ in errors}
+    for method, said in table.items():
+        found = []
+        for density in (0.2, 0.1, 0.05):
+            own = errors[method, 0.2 if method == "dense" else density]
+            found += [statistics.mean(own.values()), min(own.values()), max(own.values())]
+        assert said == [f"{value:.2f}" for value in found]
+    page = (ROOT / "docs" / "prune_while_you_train.md").read_text()
+    for one, other in (
+        ("rigl", "static random"), ("gradual", "static random"), ("set", "static random"),
+        ("gradual", "static in gradual's layers"), ("gradual", "one shot at half time"),
+        ("static random", "gradual-layer"),
+    ):  # fmt: skip
+        gap = paired(errors[other, 0.05], errors[one, 0.05])
+        assert f"{gap['mean']:.2f} ({gap['low']:.2f} to {gap['high']:.2f})" in page
+    best = ("gradual", "rigl", "set")
+    for one, other in itertools.combinations(best, 2):
+        gap = paired(errors[other, 0.05], errors[one, 0.05])
+        assert gap["low"] < 0 < gap["high"]
+    for method in set(table) - {"static random"}:
+        gap = paired(errors[method, 0.2], errors["static random", 0.2])
+        assert (gap["low"] > 0) == (method == "soft (global)")
+        assert gap["high"] > 0
