@@ -136,10 +136,10 @@ def work(
     model: nn.Module, data: list[Tensor], recipe: Any, blocks: str | None
 ) -> tuple[int, int, int]:
     """Prune; bytes of the model, of the answer, and the most of live statistics and inputs."""
-    from prunus.engine import scoped
+    from prunus.engine import sweep
 
     most = [0]
-    collect = scoped.scope_layers
+    collect = sweep.scope_layers
 
     def seen(*args: Any, **options: Any) -> Any:
         found = collect(*args, **options)
@@ -154,11 +154,11 @@ def work(
 
     if blocks is None:
         recipe = replace(recipe, inputs="dense")  # all statistics at once
-    scoped.scope_layers = seen
+    sweep.scope_layers = seen
     try:
         pruned = prunus.prune(model, recipe, 0.5, data=data, blocks=blocks, progress=False)
     finally:
-        scoped.scope_layers = collect
+        sweep.scope_layers = collect
     own = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     return own, held(pruned), most[0]
 

@@ -15,7 +15,7 @@ import prunus
 ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
-    "check", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
+    "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
     "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "threads",
     "tokens", "likelihood",
     "dpp", "theory",

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.hints import Batch
+
 __all__ = ["Samples", "arguments", "as_tensors", "mapped", "samples_of", "tensors_of"]
 
 Path = tuple[Any, ...]
 
 
-def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that a batch stands for.
 
     Of a tuple or list the first element is the input. An input that is a mapping gives keyword
@@ -27,11 +29,11 @@ def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (inputs,), {}
 
 
-def _input(batch: Any) -> Any:
+def _input(batch: Batch) -> Any:
     return batch[0] if isinstance(batch, tuple | list) and len(batch) else batch
 
 
-def mapped(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
+def mapped(change: Callable[[Tensor], Tensor], batch: Batch) -> Any:
     """The batch with every tensor changed, in its tuples, mappings and data classes.
 
     An array is taken as a tensor. Mappings become plain dictionaries.
@@ -39,17 +41,17 @@ def mapped(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
     return _walk(lambda path, tensor: change(tensor), batch, ())
 
 
-def as_tensors(batch: Any) -> Any:
+def as_tensors(batch: Batch) -> Any:
     """The batch with arrays turned into tensors."""
     return mapped(lambda tensor: tensor, batch)
 
 
-def tensors_of(batch: Any) -> list[Tensor]:
+def tensors_of(batch: Batch) -> list[Tensor]:
     """All tensors of a batch, in order."""
     return list(_leaves(batch).values())
 
 
-def _leaves(batch: Any) -> dict[Path, Tensor]:
+def _leaves(batch: Batch) -> dict[Path, Tensor]:
     found: dict[Path, Tensor] = {}
 
     def note(path: Path, tensor: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ class Samples:
         mixed: why the batch cannot be cut, or None.
     """
 
-    batch: Any
+    batch: Batch
     size: int | None
     tensors: frozenset[Path] = frozenset()
     lists: frozenset[Path] = frozenset()
@@ -114,7 +116,7 @@ class Samples:
         return _cut_lists(_walk(cut, self.batch, ()), self.lists, index, ())
 
 
-def samples_of(batch: Any) -> Samples:
+def samples_of(batch: Batch) -> Samples:
     """Find what of a batch counts samples.
 
     Samples stand along the first axis. Their number is the first length that most tensors share,
@@ -175,7 +177,7 @@ def _votes(inputs: Mapping[Path, Tensor], leaves: Mapping[Path, Tensor]) -> int 
     return int(dense[max(range(len(dense)), key=rank)].shape[0])
 
 
-def _lists(batch: Any, size: int, carrying: set[Path], first: Path) -> set[Path]:
+def _lists(batch: Batch, size: int, carrying: set[Path], first: Path) -> set[Path]:
     """Lists with one entry for each sample whose entries do not count samples themselves."""
     found: set[Path] = set()
 
@@ -210,9 +212,9 @@ def _cut_lists(value: Any, lists: frozenset[Path], index: slice | Sequence[int],
     return value
 
 
-def _among_lists(batch: Any, path: Path, first: Path) -> bool:
+def _among_lists(batch: Batch, path: Path, first: Path) -> bool:
     """Whether a list, but for the batch itself, stands between an input and the batch."""
-    value = batch
+    value: Any = batch
     for depth, key in enumerate(path):
         if isinstance(value, list) and depth >= len(first):
             return True

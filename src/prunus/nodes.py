@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from prunus.calibration.classes import columns
 from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
 from prunus.layer import Layer, MissingStatistic, missing
+from prunus.surgery.experts import ExpertScores
 
 __all__ = [
     "BlockView",
@@ -49,7 +50,7 @@ class ClassView:
     consumers: Mapping[str, tuple[Layer, Int[Tensor, "classes columns"]]]
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     scales: Mapping[str, Float[Tensor, "classes entries"]] = field(default_factory=dict)
-    found: MutableMapping[Hashable, Any] | None = None
+    found: MutableMapping[Hashable, object] | None = None
 
     def once(self, key: Hashable, find: Callable[[], T]) -> T:
         """What `find` gives, looked up where it is known for this key from the same statistics."""
@@ -58,8 +59,7 @@ class ClassView:
         own = (self.name, key)
         if own not in self.found:
             self.found[own] = find()
-        known: T = self.found[own]
-        return known
+        return cast(T, self.found[own])
 
     def statistic(self, name: str) -> Tensor:
         """One statistic of the classes, or a ValueError that names the group and what it lacks."""
@@ -165,7 +165,7 @@ class ExpertView:
 
     name: str
     count: int
-    effects: Callable[[], Any]
+    effects: Callable[[], ExpertScores]
     gaps: Callable[[], Float[Tensor, " experts"]]
 
 

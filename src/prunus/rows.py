@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from prunus.hints import Batch
 from prunus.inputs import arguments, samples_of
 
 __all__ = ["RowSet", "row_hashes", "rows_of", "state_sum"]
@@ -75,12 +76,12 @@ class RowSet:
         return int(torch.isin(hashes, self.hashes).sum())
 
 
-def rows_of(batches: Iterable[Any]) -> RowSet:
+def rows_of(batches: Iterable[Batch]) -> RowSet:
     """The samples of all batches."""
     return RowSet.of(map(row_hashes, batches))
 
 
-def row_hashes(batch: Any) -> Int64[Tensor, " samples"]:
+def row_hashes(batch: Batch) -> Int64[Tensor, " samples"]:
     """A 64-bit hash of each sample's input, in the order of the batch.
 
     The same numbers give the same hash in any batch, order, shape, device and number format that

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prunus.bench import read_records
-from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import unique
 from prunus.bench.record import Record
 from prunus.report.grid import markdown_table

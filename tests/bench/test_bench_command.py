@@ -12,7 +12,8 @@ import yaml
 
 import prunus
 from prunus import progress
-from prunus.bench.grid.config import cells, count_said, make_grid
+from prunus.bench.grid.config import cells, count_said
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import finished
 from prunus.cli.app import main
 from prunus.cli.bench import EXAMPLE

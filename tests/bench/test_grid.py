@@ -11,8 +11,8 @@ from prunus import Budget, Plan
 from prunus.bench import BASELINES, cells, load_data, load_grid, read_records, run
 from prunus.bench.grid.budgets import budget_of, density_text, words
 from prunus.bench.grid.cell import baselines, recipe_of
-from prunus.bench.grid.config import make_grid
-from prunus.bench.grid.roles import _batches, _draw_of
+from prunus.bench.grid.load import make_grid
+from prunus.bench.grid.supplies import batches_of, draw_of
 from prunus.bench.statistics.paired import against_baselines, differences, group_rows
 from prunus.cli.app import main
 from prunus.selection import RandomK
@@ -397,10 +397,10 @@ def test_one_network_for_all_seeds():
     assert [cell.model_seed for cell in own] == [0, 1, 2]
     assert [cell.model_seed for cell in one] == [1, 1, 1]
     assert not {cell.id for cell in own} & {cell.id for cell in one}
-    assert [_draw_of(cell) for cell in own] == [None] * 3
+    assert [draw_of(cell) for cell in own] == [None] * 3
     data = load_data("digits")
-    drawn = [_batches(data, 20, _draw_of(cell))[0][0] for cell in one]
+    drawn = [batches_of(data, 20, draw_of(cell))[0][0] for cell in one]
     assert all(len(x) == 20 for x in drawn)
     assert not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[0], _batches(data, 20, 0)[0][0])
-    assert torch.equal(_batches(data, 20, None)[0][0], data.x_train[:20])
+    assert torch.equal(drawn[0], batches_of(data, 20, 0)[0][0])
+    assert torch.equal(batches_of(data, 20, None)[0][0], data.x_train[:20])

@@ -14,8 +14,9 @@ from prunus.bench import Distil, Task, Training, fit, fresh_model
 from prunus.bench.data import tasks
 from prunus.bench.data.tasks import steps_of, trainer
 from prunus.bench.grid.cell import baselines
-from prunus.bench.grid.config import cells, make_grid
+from prunus.bench.grid.config import cells
 from prunus.bench.grid.inside import share_of
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import finished, run
 from prunus.courses import Gradual
 from prunus.rng import generator_for

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from prunus.bench import read_records
-from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import unique
 from prunus.bench.record import Record
 from prunus.joint import EdgePopup

@@ -14,7 +14,7 @@ from bench_tiny import short_digits
 from prunus import Plan
 from prunus.bench import read_records, trained
 from prunus.bench.data.models import mlp
-from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import unique
 from prunus.calibration import calibrate
 from prunus.cli.app import main

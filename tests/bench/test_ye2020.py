@@ -9,7 +9,7 @@ from torch import nn
 import prunus
 from prunus.bench.data.models import mlp
 from prunus.bench.data.sets import Dataset
-from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.load import make_grid
 from prunus.reproduce import save
 from prunus.reproduce.ye2020 import account, grids
 from prunus.reproduce.ye2020_claims import judged

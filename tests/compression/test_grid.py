@@ -11,7 +11,8 @@ import models
 from prunus.bench import Task, Training
 from prunus.bench.data.tasks import trainer
 from prunus.bench.grid.compressed import way_of
-from prunus.bench.grid.config import cells, make_grid
+from prunus.bench.grid.config import cells
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import finished, run
 from prunus.bench.record import record_files
 

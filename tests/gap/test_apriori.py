@@ -7,7 +7,8 @@ import scipy.stats as stats
 import torch
 
 from prunus.theory.gap import LinearPair, Pointwise, activation
-from prunus.theory.gap.apriori import largest_pruned_count, minimal_width, sup_bound
+from prunus.theory.gap.apriori import sup_bound
+from prunus.theory.gap.inverse import largest_pruned_count, minimal_width
 from prunus.theory.gap.laws import moments_law, normal, truncated_normal, uniform
 from prunus.theory.gap.mean_square import (
     kept_energy,

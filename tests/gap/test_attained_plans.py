@@ -11,7 +11,7 @@ from prunus.guarantee.solve import Problem, least_error, solve
 from prunus.theory.gap import (
     LinearPair,
 )
-from prunus.theory.gap.concentration import concentrated_norm, fixed_size_delta
+from prunus.theory.gap.concentration import concentrated_norm
 from prunus.theory.gap.convolution import Geometry, conv_norm
 from prunus.theory.gap.given_weights import (
     drawn_conv_norm,
@@ -19,6 +19,7 @@ from prunus.theory.gap.given_weights import (
     drawn_norm,
     drawn_sup,
 )
+from prunus.theory.gap.layer_norms import fixed_size_delta
 from reference.stages import EXACT, scalar, tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")

@@ -27,7 +27,7 @@ import prunus
 from damage import damaged_folder, damaged_tensors, damaged_text, damaged_tree, told
 from prunus.bench.data import cache
 from prunus.bench.data.formats import read_arrays, read_cifar10, read_idx, read_npz
-from prunus.bench.grid.config import load_grid
+from prunus.bench.grid.load import load_grid
 from prunus.bench.record import read_records
 from prunus.bench.record.row import Record
 from prunus.bench.record.sql import compact

@@ -11,7 +11,8 @@ import models
 import prunus
 from prunus.bench import Dataset, Task, Training, evaluate, fit
 from prunus.bench.grid.cell import baselines, schedule_of
-from prunus.bench.grid.config import cells, make_grid
+from prunus.bench.grid.config import cells
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import finished, run
 from prunus.bench.grid.tickets import shuffled
 from prunus.recipe import Recipe, parse

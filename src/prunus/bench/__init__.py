@@ -5,9 +5,10 @@ from prunus.bench.data.sets import DATA_SETS, Dataset, load_data, stratified_spl
 from prunus.bench.data.tasks import TASKS, Task, fresh_model, task
 from prunus.bench.data.train import Distil, Training, accuracy, evaluate, fit
 from prunus.bench.grid.cell import BASELINES, Cell
-from prunus.bench.grid.config import Grid, cells, load_grid
+from prunus.bench.grid.config import Grid, cells
 from prunus.bench.grid.engines import make_executor
 from prunus.bench.grid.executors import Executor
+from prunus.bench.grid.load import load_grid
 from prunus.bench.grid.sweep import Sweep, run, unique
 from prunus.bench.record import Record, Records, RecordWriter, content_id, read_records
 from prunus.bench.record.sql import compact, query

@@ -1,7 +1,7 @@
 """The demonstration: small nets on the digits, pruned by the basic recipes, as one report."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from prunus.bench.record import Record
 from prunus.bench.statistics.comparison import latency_rows, records_of, report_rows
 from prunus.check import whole
 from prunus.engine import compare, prune
-from prunus.files import make_folder, write_text
+from prunus.files import Row, Rows, make_folder, write_text
 from prunus.layer import layer_of
 from prunus.parts import EDGES, NODES
 from prunus.presets import recipes
@@ -69,7 +69,7 @@ class Demo:
     lines: Path
     dense: dict[str, list[float]]
 
-    def table(self, net: str) -> list[dict[str, Any]]:
+    def table(self, net: str) -> list[Row]:
         """Mean test error in percent, a row per recipe, a column per density."""
         rows = self._rows(net)
         return score_rows([{**r, "percent": 100 * r["score"]} for r in rows], "percent")
@@ -79,7 +79,7 @@ class Demo:
         levels = self.dense[net]
         return comparison_headline(self._rows(net), METRIC, sum(levels) / len(levels))
 
-    def _rows(self, net: str) -> list[dict[str, Any]]:
+    def _rows(self, net: str) -> list[Row]:
         return [r for r in report_rows(self.records, METRIC) if r["network"] == net]
 
 
@@ -252,7 +252,7 @@ def _latencies(
     densities: Sequence[float],
     cache: str | Path | None,
     progress: bool | None,
-) -> Sequence[Mapping[str, Any]]:
+) -> Rows:
     """Dense against compact networks of the node recipes; `+ls` has the same shapes."""
     nodes = [n for n in names if recipes[n].granularity.units == NODES and "+" not in n]
     if not nodes:

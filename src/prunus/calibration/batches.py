@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.hints import Batch
 from prunus.inputs import arguments, mapped, samples_of, tensors_of
 from prunus.rows import RowSet, row_hashes
 
@@ -69,22 +70,22 @@ class Batches:
         return self._first
 
 
-def _nothing(batch: Any) -> bool:
+def _nothing(batch: Batch) -> bool:
     """True for a batch such as `()` or `{}`."""
     return isinstance(batch, list | tuple | Mapping) and len(batch) == 0
 
 
-def size_of(batch: Any) -> int | None:
+def size_of(batch: Batch) -> int | None:
     """Number of samples, or None where no tensor says it; see `samples_of`."""
     return samples_of(batch).size
 
 
-def first_of(batch: Any, rows: int) -> Any:
+def first_of(batch: Batch, rows: int) -> Any:
     """The first `rows` samples of a batch; the whole batch where it cannot be cut."""
     return samples_of(batch).take(slice(0, rows))
 
 
-def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
+def parts(batch: Batch, rows: int = ROWS) -> Iterator[Any]:
     """A batch in pieces of at most `rows` samples, so that memory does not grow with its size.
 
     A batch that cannot be cut comes whole; see `samples_of`.
@@ -97,12 +98,12 @@ def parts(batch: Any, rows: int = ROWS) -> Iterator[Any]:
         yield samples.take(slice(start, start + rows))
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Batch, device: torch.device) -> Any:
     """A copy of the batch's tensors on `device`: a model may change its inputs in place."""
     return mapped(lambda tensor: tensor.to(device, copy=True), batch)
 
 
-def call(model: torch.nn.Module, batch: Any) -> Any:
+def call(model: torch.nn.Module, batch: Batch) -> Any:
     """The model's output; a mapping gives keyword arguments, of a tuple the first is the input.
 
     Raises:
@@ -153,7 +154,7 @@ def _shown(given: Any) -> str:
     return f"a {type(given).__name__}"
 
 
-def _advice(model: torch.nn.Module, batch: Any, kwargs: Mapping[str, Any]) -> str:
+def _advice(model: torch.nn.Module, batch: Batch, kwargs: Mapping[str, Any]) -> str:
     """What to pass instead: where the model takes several inputs, a mapping with their names."""
     several = [
         name
@@ -184,7 +185,7 @@ class Fingerprint:
         self._hash = hashlib.sha256()
         self._rows: list[Tensor] = []
 
-    def add(self, batch: Any) -> None:
+    def add(self, batch: Batch) -> None:
         """Take in one batch."""
         self._rows.append(row_hashes(batch))
         for tensor in tensors_of(batch):

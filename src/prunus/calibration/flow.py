@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,13 +10,14 @@ from torch.func import functional_call
 
 from prunus.ambient import mutable
 from prunus.calibration.forward import gradients
+from prunus.hints import Batch
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
 
 __all__ = ["ones_like_input", "path_flow"]
 
 
-def ones_like_input(batch: Any) -> Tensor:
+def ones_like_input(batch: Batch) -> Tensor:
     """One sample of ones in the shape of a batch's input, float64.
 
     Raises:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.hints import Batch
+
 __all__ = ["gradients", "loss_of", "tensor_of"]
 
 
@@ -63,7 +65,7 @@ def _parts(output: Any) -> Iterable[Any]:
     return ()
 
 
-def loss_of(output: Any, batch: Any, loss: Any) -> Tensor:
+def loss_of(output: Any, batch: Batch, loss: Any) -> Tensor:
     """The scalar loss of a batch: the caller's, the output's own, or cross-entropy.
 
     Raises:

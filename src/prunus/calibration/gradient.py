@@ -18,6 +18,7 @@ from prunus.calibration.signals import output_signals, softmax_signals
 from prunus.calibration.slopes import Calls, recorded, sample_slopes
 from prunus.calibration.statistics import ClassSlopes, Matrix, Signal, Statistic
 from prunus.calibration.sums import Sums
+from prunus.hints import Batch
 from prunus.layer import Layer
 from prunus.weights import Weight
 
@@ -49,7 +50,7 @@ class Backward:
     loss: Any = None
 
     def sums(
-        self, model: nn.Module, batch: Any, padding: Padding | None = None
+        self, model: nn.Module, batch: Batch, padding: Padding | None = None
     ) -> tuple[Totals, Totals]:
         """Sums over the samples of one batch: of the layers, and of the groups of classes.
 
@@ -207,7 +208,7 @@ def _join(found: Totals, name: str, part: Sums, statistics: list[Statistic]) -> 
 
 
 def _squares(
-    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+    output: Tensor, batch: Batch, generator: Generator, padding: Padding | None = None
 ) -> list[Tensor]:
     """Signals whose squares add up to the second derivative of Σ (F − y)², which is 2."""
     return [math.sqrt(2) * signal for signal in output_signals(output, batch, generator, padding)]

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prunus.ambient import mutable
 from prunus.calibration.batches import Batches, call, parts, size_of, to_device
 from prunus.calibration.forward import gradients, loss_of
+from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.weights import Weight
 
@@ -38,7 +39,7 @@ def hessian_gradients(
     weights: list[Any] = [weight.parameter for weight in names.values()]
     flags = [w.requires_grad for w in weights]
 
-    def gradient(batch: Any, create_graph: bool) -> tuple[Tensor, ...]:
+    def gradient(batch: Batch, create_graph: bool) -> tuple[Tensor, ...]:
         output = call(model, batch)
         if not isinstance(output, Tensor):
             raise ValueError(

@@ -26,6 +26,7 @@ from prunus.calibration.padding import (
     Layout,
     second_length,
 )
+from prunus.hints import Batch
 from prunus.inputs import arguments
 from prunus.modes import evaluating
 from prunus.views import Unclear
@@ -49,7 +50,7 @@ FOLLOWING: dict[str, tuple[int, ...]] = {
 SQUARE = ("tgt_mask", "memory_mask")  # over positions alone
 
 
-def layout_of(model: nn.Module, batch: Any) -> Layout:
+def layout_of(model: nn.Module, batch: Batch) -> Layout:
     """How the rows of every layer lie; empty for a batch without masks.
 
     Args:

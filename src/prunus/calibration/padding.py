@@ -22,6 +22,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from prunus.calibration.batches import size_of
+from prunus.hints import Batch
 from prunus.inputs import arguments
 from prunus.views import Unclear
 
@@ -149,7 +150,7 @@ def _alike(masks: list[Tensor]) -> bool:
     return all(torch.equal(mask, masks[0]) for mask in masks)
 
 
-def padding_of(batch: Any, layout: Layout | None = None) -> Padding | None:
+def padding_of(batch: Batch, layout: Layout | None = None) -> Padding | None:
     """The padding of a batch, or None where nothing is padded.
 
     Args:

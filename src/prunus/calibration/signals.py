@@ -1,12 +1,12 @@
 """What is sent back through a network from its outputs, so that squares add up to what is asked."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from prunus.calibration.padding import Padding
+from prunus.hints import Batch
 
 __all__ = ["PROBES", "output_signals", "softmax_signals"]
 
@@ -14,7 +14,7 @@ PROBES = 64  # outputs beyond which random signs replace one backward pass per o
 
 
 def output_signals(
-    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+    output: Tensor, batch: Batch, generator: Generator, padding: Padding | None = None
 ) -> list[Tensor]:
     """Signals r of the output's shape with Σ r rᵀ = 1 on every sample's outputs.
 
@@ -31,7 +31,7 @@ def output_signals(
 
 
 def softmax_signals(
-    output: Tensor, batch: Any, generator: Generator, padding: Padding | None = None
+    output: Tensor, batch: Batch, generator: Generator, padding: Padding | None = None
 ) -> list[Tensor]:
     """Signals s with Σ s sᵀ = diag(p) − p pᵀ, p the softmax: the Hessian of cross-entropy.
 

@@ -54,7 +54,7 @@ class Calibration(Mapping[str, Layer]):
         unseen: Mapping[str, str] | None = None,
         rows: RowSet | None = None,
         groups: Mapping[str, Sums] | None = None,
-        example: Any = None,
+        example: Batch = None,
         model: nn.Module | None = None,
         coupling: Coupling | None = None,
     ) -> None:
@@ -233,7 +233,7 @@ class Calibration(Mapping[str, Layer]):
         """
         return self._traces.setdefault(layer, {})
 
-    def with_example(self, model: nn.Module, example: Any) -> "Calibration":
+    def with_example(self, model: nn.Module, example: Batch) -> "Calibration":
         """The same statistics with a model and an example to trace, after loading."""
         return Calibration(
             self._bare,

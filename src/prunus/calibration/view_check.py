@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import call, first_of, to_device
 from prunus.calibration.reasons import type_name
+from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.views import known_exactly
 from prunus.weights import Weight
@@ -46,7 +47,7 @@ def check_round_trip(weight: Weight) -> None:
 
 
 def check_views(
-    model: nn.Module, weights: Iterable[Weight], batch: Any, device: torch.device
+    model: nn.Module, weights: Iterable[Weight], batch: Batch, device: torch.device
 ) -> None:
     """Run one sample and compare W x + b with the output, for layers that are not exactly ours.
 
@@ -78,7 +79,7 @@ def check_views(
         _run(model, batch, device)
 
 
-def _run(model: nn.Module, batch: Any, device: torch.device) -> None:
+def _run(model: nn.Module, batch: Batch, device: torch.device) -> None:
     """Run one sample, or the whole batch where the model asks for more."""
     try:
         call(model, to_device(first_of(batch, 1), device))
@@ -89,7 +90,7 @@ def _run(model: nn.Module, batch: Any, device: torch.device) -> None:
 
 
 def blind_layers(
-    model: nn.Module, weights: Iterable[Weight], batch: Any, device: torch.device
+    model: nn.Module, weights: Iterable[Weight], batch: Batch, device: torch.device
 ) -> dict[str, str]:
     """{layer: reason} of layers whose modules do not show what they multiply, on one sample.
 

@@ -87,8 +87,9 @@ def bench(
         )
     from collections import Counter
 
-    from prunus.bench.grid.config import cells, count_said, load_grid
+    from prunus.bench.grid.config import cells, count_said
     from prunus.bench.grid.estimate import estimate, guess
+    from prunus.bench.grid.load import load_grid
     from prunus.bench.grid.sweep import finished, run
 
     look_here()  # for the tasks' modules

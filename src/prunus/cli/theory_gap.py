@@ -115,8 +115,8 @@ def norm(
     Example: prunus theory gap norm 300 100 --density 0.9 --method magnitude
     """
     from prunus.check import unknown
-    from prunus.theory.gap.concentration import layer_norm
     from prunus.theory.gap.laws import METHODS, PRESETS
+    from prunus.theory.gap.layer_norms import layer_norm
     from prunus.theory.gap.network import LayerShape, threshold_of
 
     if law not in PRESETS:
@@ -159,12 +159,12 @@ def minimal_width(
     Example: prunus theory gap minimal-width --depth 3 --limit 0.1 --exponent 0.25
     """
     from prunus.check import unknown
-    from prunus.theory.gap import apriori
+    from prunus.theory.gap import inverse
     from prunus.theory.gap.laws import METHODS
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    found, twice = apriori.minimal_width(
+    found, twice = inverse.minimal_width(
         depth,
         limit,
         exponent,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.result import LayerResult, Pruned
@@ -48,7 +49,7 @@ class Network:
         return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
 
 
-def network_of(pruned: Pruned, example: Any = None) -> Network:
+def network_of(pruned: Pruned, example: Batch = None) -> Network:
     """The network of a pruning: for nodes and experts the compact one."""
     removal = removal_of(pruned.recipe.granularity)
     compact = pruned.recipe.units == NODES or (removal is not None and removal.resizes)

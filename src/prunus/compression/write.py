@@ -19,6 +19,7 @@ from prunus.compression.network import Network, network_of, with_state
 from prunus.compression.rate import RateDistortion, searched
 from prunus.compression.tune import tuned
 from prunus.files import write_bytes
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.recipe import Recipe
 from prunus.result import Pruned
@@ -74,7 +75,7 @@ def compress(
     half: bool | None = None,
     coder: Literal["adaptive", "published"] = "adaptive",
     bits: int = 5,
-    example: Any = None,
+    example: Batch = None,
     progress: bool | None = None,
 ) -> Compressed:
     """Write a pruned network as one safetensors file with entropy-coded masks and values.

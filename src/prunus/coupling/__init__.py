@@ -1,7 +1,5 @@
 """Which channels go together, found by running the model once with labels behind its tensors."""
 
-from typing import Any
-
 from torch import nn
 
 from prunus.ambient import plainly
@@ -11,6 +9,7 @@ from prunus.coupling.training import unused, with_training
 from prunus.coupling.types import Coupling, Group, Heads, Member, Slot
 from prunus.coupling.uses import used_elsewhere
 from prunus.coupling.weights import layer_names
+from prunus.hints import Batch
 from prunus.modes import private
 
 __all__ = [
@@ -27,7 +26,7 @@ __all__ = [
 
 
 @plainly
-def coupling_of(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:
+def coupling_of(model: nn.Module, example: Batch, heads: Heads = "kv") -> Coupling:
     """As `couple`, but raises NotTraceable where the model does not run on the example."""
     with private(model) as own:
         names = layer_names(own)
@@ -41,7 +40,7 @@ def coupling_of(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling
         return with_training(found, groups_of(training, names))
 
 
-def couple(model: nn.Module, example: Any, heads: Heads = "kv") -> Coupling:
+def couple(model: nn.Module, example: Batch, heads: Heads = "kv") -> Coupling:
     """The channel classes of a model that can be removed, and why the others cannot.
 
     The model's own forward runs once, in eval mode, on two samples, with an integer label behind

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from prunus.hints import Batch
 from prunus.inputs import arguments, samples_of, tensors_of
 
 __all__ = ["Arguments", "arguments_of", "two_samples"]
@@ -9,7 +10,7 @@ __all__ = ["Arguments", "arguments_of", "two_samples"]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def arguments_of(example: Any) -> Arguments:
+def arguments_of(example: Batch) -> Arguments:
     """Positional and keyword inputs of one batch, read as calibration reads it.
 
     Raises:

@@ -14,6 +14,7 @@ from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.coupling.types import Heads
+from prunus.hints import Batch
 from prunus.modes import evaluating
 
 __all__ = ["OUTPUTS", "NotTraceable", "traced"]
@@ -28,7 +29,7 @@ class NotTraceable(Exception):
 
 
 def traced(
-    model: nn.Module, example: Any, heads: Heads = "kv", *, training: bool = False
+    model: nn.Module, example: Batch, heads: Heads = "kv", *, training: bool = False
 ) -> LabelTrace:
     """The trace of one forward pass in eval mode, on two samples where the model takes them.
 

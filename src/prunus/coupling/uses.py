@@ -14,6 +14,7 @@ from prunus.ambient import plainly, undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.trace import leaves
 from prunus.coupling.weights import Book
+from prunus.hints import Batch
 from prunus.modes import evaluating, private
 
 __all__ = ["used_elsewhere"]
@@ -51,7 +52,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @plainly
-def used_elsewhere(model: nn.Module, example: Any) -> dict[str, str]:
+def used_elsewhere(model: nn.Module, example: Batch) -> dict[str, str]:
     """{layer: operation} of layers that run, and whose weight is used outside their forward too.
 
     Such a weight serves two purposes, as in a tied autoencoder that multiplies by its encoder's

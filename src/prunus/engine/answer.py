@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from prunus.calibration.place import device_of
 from prunus.coupling.run import OUTPUTS
 from prunus.engine.job import Job, State
 from prunus.engine.kinds import kind_of
+from prunus.hints import Metrics
 from prunus.result import Pruned
 from prunus.rows import state_sum
 from prunus.surgery.connected import connection
@@ -42,7 +42,7 @@ def warned(job: Job, state: State, work: nn.Module) -> State:
 
 
 def answer(
-    job: Job, state: State, work: nn.Module, model: nn.Module, metrics: Mapping[str, Any]
+    job: Job, state: State, work: nn.Module, model: nn.Module, metrics: Mapping[str, Metrics]
 ) -> Pruned:
     """The account of it all, on the device of the input model.
 

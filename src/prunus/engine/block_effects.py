@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from prunus.calibration.batches import call
+from prunus.hints import Arguments, Batch, Keywords
 from prunus.modes import evaluating
 from prunus.progress import progress_bar
 from prunus.scopes.trees import tensors_of
@@ -21,16 +21,16 @@ LIMIT = 2**30  # bytes of dense outputs that are kept
 
 
 def turned(
-    model: nn.Module, blocks: Sequence[Skippable], parts: Iterable[Any]
+    model: nn.Module, blocks: Sequence[Skippable], parts: Iterable[Batch]
 ) -> Float[Tensor, " blocks"]:
     """1 − E cos(x, x + f(x)) per token of every block's input and output; one pass."""
     total, tokens = torch.zeros(len(blocks), dtype=torch.float64), 0.0
     taken: dict[int, Tensor] = {}
 
-    def before(i: int, module: nn.Module, args: Any, keywords: Any) -> None:
+    def before(i: int, module: nn.Module, args: Arguments, keywords: Keywords) -> None:
         taken[i] = tensors_of((args, keywords))[0].detach().clone()
 
-    def after(i: int, module: nn.Module, args: Any, output: Any) -> None:
+    def after(i: int, module: nn.Module, args: Arguments, output: object) -> None:
         x, y = taken.pop(i).double(), tensors_of(output)[0].detach().double()
         turn = 1 - torch.cosine_similarity(x, y, dim=-1)
         counts = token_counts(mask, turn)
@@ -63,7 +63,7 @@ class Gaps:
         self,
         model: nn.Module,
         blocks: Sequence[Skippable],
-        batches: Callable[[], Iterable[Any]],
+        batches: Callable[[], Iterable[Batch]],
         progress: bool | None,
     ) -> None:
         self._model, self._blocks = model, blocks
@@ -84,7 +84,7 @@ class Gaps:
                 tokens += float(counts.sum())
         return total / tokens
 
-    def _known(self, place: int, batch: Any) -> Tensor:
+    def _known(self, place: int, batch: Batch) -> Tensor:
         if self._dense is None:
             self._dense = []
         if place < len(self._dense):
@@ -105,7 +105,7 @@ def output_gap(dense: Tensor, other: Tensor, kind: str) -> Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-def _output(model: nn.Module, batch: Any) -> Tensor:
+def _output(model: nn.Module, batch: Batch) -> Tensor:
     with evaluating(model), torch.no_grad():
         output = call(model, batch)
     logits = getattr(output, "logits", None)
@@ -113,7 +113,7 @@ def _output(model: nn.Module, batch: Any) -> Tensor:
     return found.detach().clone()
 
 
-def _mask_of(batch: Any) -> Tensor | None:
+def _mask_of(batch: Batch) -> Tensor | None:
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 

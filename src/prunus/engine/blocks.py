@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +17,7 @@ from prunus.engine.job import Job, State
 from prunus.engine.settled import Settled
 from prunus.engine.unit import Kept
 from prunus.engine.whole import WholeUnit, batches_of, settled_without
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.nodes import BlockView
 from prunus.recipe import Recipe
@@ -79,7 +79,7 @@ class Chains:
     def _turned(self, blocks: Sequence[Skippable]) -> Float[Tensor, " blocks"]:
         return turned(self.work, blocks, self.batches())
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Batch]:
         """The data in parts of bounded size, on the network's device."""
         for batch in self.job.batches or ():
             for part in parts(batch):

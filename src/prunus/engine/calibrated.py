@@ -1,15 +1,15 @@
 """Statistics that several prunings of one model share, and which prunings can share them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prunus.budget import Budget
+from prunus.budget import Budget, Density
 from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import Batches
 from prunus.calibration.statistics import combined
+from prunus.hints import Loss
 from prunus.joint import is_network
 from prunus.recipe import Recipe
 from prunus.schedules import steps_of
@@ -21,7 +21,7 @@ def shared_calibration(
     model: nn.Module,
     methods: Mapping[str, Recipe],
     data: Calibration | Batches,
-    loss: Callable[[Any, Any], Tensor] | None,
+    loss: Loss | None,
     device: str | torch.device | None,
     progress: bool | None,
 ) -> Calibration:
@@ -32,7 +32,7 @@ def shared_calibration(
     return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
 
 
-def shares(method: Recipe, density: Any) -> bool:
+def shares(method: Recipe, density: Density) -> bool:
     """Whether finished statistics serve a pruning, which else reads the batches themselves."""
     several = len(steps_of(method.schedule)) > 1
     planned = method.allocation.measures_curves or (
@@ -44,7 +44,7 @@ def shares(method: Recipe, density: Any) -> bool:
 
 
 def data_for(
-    method: Recipe, density: Any, shared: Calibration, data: Calibration | Batches
+    method: Recipe, density: Density, shared: Calibration, data: Calibration | Batches
 ) -> Calibration | Batches:
     """The shared statistics, or the batches where a recipe or a plan reads them itself."""
     return shared if shares(method, density) else data

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +17,7 @@ from prunus.layer import Layer
 __all__ = ["exact", "moved", "refitted"]
 
 Values = tuple[
-    Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None, Mapping[str, Any]
+    Float[Tensor, "out in"], Float[Tensor, " out"] | None, float | None, Mapping[str, object]
 ]
 
 

@@ -2,16 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.ambient import plainly, theirs
-from prunus.budget import Budget
+from prunus.budget import Budget, Density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, first_of
 from prunus.check import whole
@@ -21,6 +20,9 @@ from prunus.engine.comparison import Comparison
 from prunus.engine.kept import Kept, identity, run_of
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics, latency_of, record_of
+from prunus.engine.unit import Picked
+from prunus.files import Row
+from prunus.hints import Data, Evaluate, Loss
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -34,15 +36,15 @@ __all__ = ["Comparison", "compare"]
 def compare(
     model: nn.Module,
     recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe],
-    densities: Sequence[Any],
+    densities: Sequence[Density],
     *,
-    data: Any,
-    evaluate: Callable[[nn.Module], Any],
+    data: Data,
+    evaluate: Evaluate,
     seeds: int | Sequence[int] = 5,
     train: Callable[[nn.Module, Step], None] | None = None,
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Loss | None = None,
     metric: str | None = None,
     latency: bool = False,
     device: str | torch.device | None = None,
@@ -123,10 +125,10 @@ def compare(
         {"layers": layers, "exclude": exclude, "device": device, "metrics": sorted(dense)},
         [evaluate, *filter(None, (train, loss))],
     )
-    rows: list[dict[str, Any]] = []
-    latencies: list[Mapping[str, Any]] = []
+    rows: list[Row] = []
+    latencies: list[Row] = []
     pictures: dict[tuple[str, float], Pruned] = {}
-    memo: dict[Any, Any] = {}
+    memo: dict[Hashable, Picked] = {}
     last: tuple[int, int] | None = None
     with (
         ExitStack() as stack,
@@ -136,8 +138,10 @@ def compare(
         for label, density, seed in cells:
             method = methods[label]
             run = run_of(shared_by, label, method, density, seed)
-            first = seed == chosen[0] and isinstance(density, int | float)
-            timed = latency and first and method.granularity.shrinks and timing is not None
+            # of a network that is drawn, and timed where asked for
+            number = density if seed == chosen[0] and isinstance(density, int | float) else None
+            timed = latency and number is not None and timing is not None
+            timed = timed and method.granularity.shrinks
             known = None if kept is None else kept.find(run, dense, shown, latency=timed)
             if known is not None:
                 record, time_taken = known
@@ -164,9 +168,11 @@ def compare(
                 seconds = time.perf_counter() - begun
                 after = as_metrics(evaluate(pruned.model))
                 record = record_of(label, density, seed, pruned, dense, after, seconds)
-                time_taken = latency_of(label, density, model, pruned, timing) if timed else None
-                if first:
-                    pictures[label, float(density)] = replace(pruned, dense=None)
+                time_taken = None
+                if number is not None:
+                    pictures[label, float(number)] = replace(pruned, dense=None)
+                    if timed:
+                        time_taken = latency_of(label, number, model, pruned, timing)
                 if kept is not None:
                     record = {"run": run, **record}
                     kept.add(record, time_taken)
@@ -207,7 +213,7 @@ def _labelled(recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe]) -> d
     return methods
 
 
-def _searched(density: Any) -> bool:
+def _searched(density: Density) -> bool:
     """Whether it is `evaluate` that decides on the density."""
     return isinstance(density, Budget) and density.drop is not None
 

@@ -7,8 +7,8 @@ import statistics as stats
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from prunus.files import Row
 from prunus.recipe import Recipe
 from prunus.result import Pruned
 
@@ -32,11 +32,11 @@ class Comparison:
         samples: how many samples calibrated, or None.
     """
 
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Row]
     dense: Mapping[str, float]
     metric: str
     recipes: Mapping[str, Recipe]
-    latencies: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    latencies: Sequence[Row] = field(default_factory=list)
     pictures: Mapping[tuple[str, float], Pruned] = field(default_factory=dict, repr=False)
     data_fingerprint: str | None = None
     samples: int | None = None
@@ -50,10 +50,10 @@ class Comparison:
             f".summary(), .report(path))"
         )
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[Row]:
         """Mean and standard error over seeds of the metric, a row per recipe and density."""
-        rows: dict[tuple[str, Any], list[float]] = {}
-        met: dict[tuple[str, Any], list[float]] = {}
+        rows: dict[tuple[str, float | str], list[float]] = {}
+        met: dict[tuple[str, float | str], list[float]] = {}
         for record in self.records:
             key = (record["recipe"], record["density"])
             rows.setdefault(key, []).append(float(record[self.metric]))

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.budget import Budget
 from prunus.engine.runs import as_metrics
+from prunus.hints import Arguments, Evaluate, Keywords, Metrics
 from prunus.progress import progress_bar
 from prunus.report.headline import higher_is_better, is_share
 from prunus.result import Pruned
@@ -135,7 +135,7 @@ def within_drop(
     run: Callable[[float], Pruned],
     model: nn.Module,
     budget: Budget,
-    evaluate: Callable[[nn.Module], Any],
+    evaluate: Evaluate,
     *,
     stage: str,
     progress: bool | None,
@@ -162,7 +162,7 @@ def within_drop(
         raise ValueError(f"{name} of the dense network is {dense[name]}, from which nothing drops.")
     _limiting(name, dense[name], budget)
     found = Search(dense=dense[name], limit=budget.value, higher=budget.higher_is_better)
-    best: list[tuple[Trial, Pruned, Any]] = []  # one at most: networks are large
+    best: list[tuple[Trial, Pruned, Metrics]] = []  # one at most: networks are large
     read: list[RowSet] = []
 
     with progress_bar("searching the density", budget.tries, progress=progress) as advance:
@@ -206,18 +206,18 @@ def _limiting(name: str, dense: float, budget: Budget) -> None:
         )
 
 
-def _score(value: Any, name: str) -> float:
+def _score(value: Metrics, name: str) -> float:
     scores = as_metrics(value)
     if name not in scores:
         raise ValueError(f"`evaluate` gave {name!r} of the dense network, now {sorted(scores)}.")
     return scores[name]
 
 
-def _watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any, RowSet]:
+def _watched(model: nn.Module, evaluate: Evaluate) -> tuple[Metrics, RowSet]:
     """What `evaluate` says, and the samples that it sent through the model."""
-    hashes: list[Any] = []
+    hashes: list[Tensor] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(_: nn.Module, args: Arguments, kwargs: Keywords) -> None:
         hashes.append(row_hashes(args[:1] if args else kwargs))
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,8 +135,7 @@ class EdgeUnit:
         known = (*parts, tuple(kept.tolist()))
         if known not in memo:
             memo[known] = chosen(layers[key], scores, kept, recipe, seed=self.job.seed)
-        found: Picked = memo[known]
-        return found
+        return memo[known]
 
     def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
         """The layer's weight."""
@@ -221,7 +219,7 @@ def chosen(
 def fitted(layer: Layer, mask: Bool[Tensor, "out in"], choice: Picked, recipe: Recipe) -> Fit:
     """The values that the recipe gives the kept weights of a layer."""
     mask, scale = mask.to(layer.weight.device), None
-    said: Mapping[str, Any] = {}
+    said: Mapping[str, object] = {}
     refits = recipe.compensation.refits
     if isinstance(choice, JointResult) and not refits:
         weight, bias, ridge = choice.weight, layer.bias, choice.ridge

@@ -2,10 +2,9 @@
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from prunus.calibration.padding import Padding, padding_of
 from prunus.calibration.vectors import responses_of
 from prunus.engine.job import Job
 from prunus.engine.statistics import counted
+from prunus.hints import Arguments, Keywords
 from prunus.modes import evaluating
 from prunus.parts import NODES
 from prunus.progress import progress_bar
@@ -182,18 +182,18 @@ def _watching(
     """While this is open, calls of the layers go through what they have lost as well."""
     handles = []
 
-    def before(name: str) -> Any:
+    def before(name: str) -> Callable[[nn.Module, Arguments, Keywords], None]:
         weight, module = lost[name]
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: Arguments, kwargs: Keywords) -> None:
             inputs = weight.inputs(args, kwargs)
             if inputs is not None:
                 tally.add(weight, module.forward(inputs), inputs, columns.get(name))
 
         return hook
 
-    def after(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def after(name: str) -> Callable[[nn.Module, Arguments, Tensor], None]:
+        def hook(_: nn.Module, args: Arguments, output: Tensor) -> None:
             tally.add_power(lost[name][0], output, columns.get(name))
 
         return hook

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,6 +12,7 @@ from prunus.calibration.batches import call, first_of, size_of
 from prunus.calibration.reasons import listed
 from prunus.cost import Anatomy, Cost, count_operations, node_cost
 from prunus.coupling import Coupling, Group
+from prunus.hints import Arguments, Batch
 from prunus.modes import evaluating
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
@@ -157,7 +157,7 @@ def none_left(refused: Mapping[str, str]) -> ValueError:
 
 
 def tried_groups(
-    model: nn.Module, groups: Sequence[Group], example: Any, *, level: bool = True
+    model: nn.Module, groups: Sequence[Group], example: Batch, *, level: bool = True
 ) -> tuple[tuple[Group, ...], dict[str, str], tuple[tuple[str, ...], ...]]:
     """Groups that can lose classes for real, {layer: reason} of others, and groups to keep alike.
 
@@ -209,7 +209,7 @@ def in_all_blocks(
 
 
 def products_of(
-    model: nn.Module, groups: Sequence[Group], sizes: Anatomy, example: Any
+    model: nn.Module, groups: Sequence[Group], sizes: Anatomy, example: Batch
 ) -> dict[str, float]:
     """Multiply-adds between computed values that go with one class of each group.
 
@@ -239,7 +239,7 @@ def products_of(
 
 
 def living(
-    model: nn.Module, groups: Sequence[Group], example: Any, *, filled: Collection[str] = ()
+    model: nn.Module, groups: Sequence[Group], example: Batch, *, filled: Collection[str] = ()
 ) -> dict[str, Bool[Tensor, " classes"]]:
     """True for the classes that are not dead already, as in a network whose nodes were pruned.
 
@@ -256,7 +256,7 @@ def full_of(sizes: Anatomy) -> frozenset[str]:
     return frozenset(name for name, count in sizes.filled.items() if count == every[name] > 0)
 
 
-def sample_of(model: nn.Module, example: Any, rows: int = 2) -> Any:
+def sample_of(model: nn.Module, example: Batch, rows: int = 2) -> Batch:
     """The first rows of an example, or all of it where they run other modules.
 
     A model that chooses its way by its input is tried on the example that `compact` will see.
@@ -272,10 +272,10 @@ def sample_of(model: nn.Module, example: Any, rows: int = 2) -> Any:
     return few if _ran(model, few) == _ran(model, example) else example
 
 
-def _ran(model: nn.Module, batch: Any) -> set[nn.Module]:
+def _ran(model: nn.Module, batch: Batch) -> set[nn.Module]:
     ran: set[nn.Module] = set()
 
-    def note(module: nn.Module, inputs: Any) -> None:
+    def note(module: nn.Module, inputs: Arguments) -> None:
         ran.add(module)
 
     plain = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]

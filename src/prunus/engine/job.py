@@ -1,10 +1,9 @@
 """What one call of `prune` was given and knows from the start, and what it has found so far."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -19,21 +18,22 @@ from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
 from prunus.engine.shared import unfit
 from prunus.engine.target import Target
-from prunus.joint import is_network
+from prunus.hints import Batch, Data, Loss
+from prunus.joint import JointResult, is_network
 from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rows import RowSet
+from prunus.selection import Choice
 from prunus.weights import weight_at
 
 __all__ = ["Job", "State", "job_of"]
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 
-Loss = Callable[[Any, Any], Tensor]
-Memo = MutableMapping[Any, Any]
+Memo = MutableMapping[Hashable, Choice | JointResult]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,8 +73,8 @@ class Job:
     not_pruned: Mapping[str, str]
     calibration: Calibration | None
     batches: Batches | None
-    example: Any
-    verifying: list[Any] | None
+    example: Batch
+    verifying: list[Batch] | None
     loss: Loss | None
     seed: int
     device: torch.device
@@ -148,11 +148,11 @@ def job_of(
     dense: nn.Module,
     recipe: Recipe,
     name: str,
-    source: Any,
+    source: Data | None,
     *,
     layers: str | Sequence[str] | None,
     exclude: str | Sequence[str] | None,
-    verifying: list[Any] | None,
+    verifying: list[Batch] | None,
     loss: Loss | None,
     seed: int,
     device: torch.device,

@@ -6,12 +6,12 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 import prunus
-from prunus.files import LineFile, numbers, row_text, whole_lines
+from prunus.budget import Density
+from prunus.files import LineFile, Row, numbers, row_text, whole_lines
 from prunus.reading import json_object
 from prunus.recipe import Recipe
 from prunus.result import weights_digest
@@ -22,7 +22,10 @@ WORDS = ("run", "recipe", "recipe_digest", "density")  # of a record, which hold
 
 
 def identity(
-    model: nn.Module, data: str, options: Mapping[str, Any], functions: Sequence[Callable[..., Any]]
+    model: nn.Module,
+    data: str,
+    options: Mapping[str, object],
+    functions: Sequence[Callable[..., object]],
 ) -> str:
     """A hash of all that the runs of a comparison share and that can be told.
 
@@ -56,7 +59,7 @@ class Kept:
 
     def find(
         self, run: str, dense: Mapping[str, float], metric: str, *, latency: bool
-    ) -> tuple[dict[str, Any], Mapping[str, Any] | None] | None:
+    ) -> tuple[Row, Row | None] | None:
         """A run that is done: its record, and its latency where that is asked for.
 
         Raises:
@@ -74,7 +77,7 @@ class Kept:
         record = dict(row)
         return record, record.pop("compact_latency", None)
 
-    def add(self, record: Mapping[str, Any], latency: Mapping[str, Any] | None) -> None:
+    def add(self, record: Row, latency: Row | None) -> None:
         """Put a run down; it is on disk afterwards.
 
         Raises:
@@ -88,12 +91,12 @@ class Kept:
         self._file.close()
 
 
-def run_of(shared: str, label: str, recipe: Recipe, density: Any, seed: int) -> str:
+def run_of(shared: str, label: str, recipe: Recipe, density: Density, seed: int) -> str:
     """The name of one run of a comparison that `identity` told."""
     return _hash([shared, label, recipe.digest, repr(density), seed])
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
@@ -101,7 +104,7 @@ def _alike(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-4) or (math.isnan(a) and math.isnan(b))
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(whole_lines(path)[0], start=1):
         try:

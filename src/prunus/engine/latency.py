@@ -1,7 +1,6 @@
 """What a plan for nodes costs in time: the latency of the compact network that it leaves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ from torch import nn
 from prunus.calibration.batches import call, size_of
 from prunus.cost import measure_latency
 from prunus.coupling import Group
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.nodes import parameter_masks
 from prunus.surgery.compact import compact_groups
@@ -18,7 +18,7 @@ __all__ = ["latency_share"]
 
 
 def latency_share(
-    dense: nn.Module, groups: Sequence[Group], batch: Any
+    dense: nn.Module, groups: Sequence[Group], batch: Batch
 ) -> Callable[[Mapping[str, int]], float]:
     """A function from classes kept by group to the compact network's latency, as a share of dense.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,7 +55,7 @@ class NodeUnit:
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
     latency: Callable[[Mapping[str, int]], float] | None = None
     products: Mapping[str, float] = field(default_factory=dict)
-    found: MutableMapping[Hashable, Any] | None = None
+    found: MutableMapping[Hashable, object] | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -189,7 +188,8 @@ class NodeUnit:
         known = (*parts, tuple(kept.tolist()))
         if known not in memo:
             memo[known] = self._drawn(key, layers, scores, kept)
-        found: Choice = memo[known]
+        found = memo[known]
+        assert isinstance(found, Choice)  # nodes have no joint methods
         return found
 
     def _drawn(self, key: str, layers: Layers, scores: Tensor, kept: Tensor) -> Choice:
@@ -211,7 +211,7 @@ class NodeUnit:
         mask = mask.to(layer.weight.device)
         reads = [key for key in choices if layer.name in self.groups[key].consumers]
         ridge: float | None = None
-        said: Mapping[str, Any] = {}
+        said: Mapping[str, object] = {}
         if reads:
             weight, bias, ridge, said = refitted(self.recipe.compensation, layer, mask)
         else:
@@ -259,7 +259,7 @@ class NodeUnit:
         return {key: choice.mask.flatten().cpu() for key, choice in choices.items()}
 
 
-def _at(model: nn.Module, name: str) -> Any:
+def _at(model: nn.Module, name: str) -> object:
     """What a model has under a name of its state."""
     owner, _, leaf = name.rpartition(".")
     return getattr(model.get_submodule(owner), leaf, None)

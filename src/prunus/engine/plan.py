@@ -1,6 +1,5 @@
 """`plan`: how much each layer keeps, for a limit on the gap or on what a metric may lose."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -8,6 +7,7 @@ from torch import nn
 from prunus.budget import Budget, Plan
 from prunus.engine.prune import prune
 from prunus.guarantee import plan as gap_plan
+from prunus.hints import Data, Evaluate
 from prunus.recipe import Recipe
 
 __all__ = ["plan"]
@@ -22,11 +22,11 @@ def plan(
     delta: float = 0.05,
     relative: bool = True,
     radius: float | None = None,
-    data: Any = None,
+    data: Data | None = None,
     density: float | None = None,
     recipe: str | Recipe = "magnitude",
-    evaluate: Callable[[nn.Module], Any] | None = None,
-    **options: Any,
+    evaluate: Evaluate | None = None,
+    **options: Any,  # whatever `prune` takes beside
 ) -> Plan:
     """How much each layer keeps while the gap, or the loss of a metric, stays within a limit.
 

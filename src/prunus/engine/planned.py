@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from prunus.engine.write import write
 from prunus.guarantee.criteria import sampled, size_of_all, split
 from prunus.guarantee.family import EdgeFamily, Family
 from prunus.guarantee.plan import LARGEST, checked_limit
+from prunus.hints import Batch, Data
 from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.recipe import Recipe
@@ -26,7 +26,7 @@ from prunus.recipe import Recipe
 __all__ = ["check_plannable", "edge_family", "node_family", "set_apart"]
 
 
-def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any) -> None:
+def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Data | None) -> None:
     """Raise a ValueError where a gap budget, or `Planned()`, cannot have its error curves."""
     allocation = recipe.allocation
     if budget is not None and budget.gap is not None:
@@ -57,7 +57,9 @@ def check_plannable(name: str, recipe: Recipe, budget: Budget | None, data: Any)
         )
 
 
-def set_apart(budget: Budget | None, data: Any) -> tuple[Any, list[Any] | None, Fingerprint | None]:
+def set_apart(
+    budget: Budget | None, data: Data | None
+) -> tuple[Data | None, list[Batch] | None, Fingerprint | None]:
     """The data that calibrate and plan, those that verify, and the fingerprint of all.
 
     Only a gap budget of kind "changed" sets samples apart, half of the first 8192: what verifies

@@ -1,17 +1,16 @@
 """`prune`: one recipe, one model, one density."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.ambient import plainly, theirs
-from prunus.budget import Budget
+from prunus.budget import Budget, Density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches
 from prunus.calibration.place import checked_device, device_of
@@ -27,6 +26,8 @@ from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.runs import numbers_of
 from prunus.engine.step import prune_step
 from prunus.engine.target import Target, target_of
+from prunus.engine.unit import Picked
+from prunus.hints import Data, Evaluate, Loss, Metrics
 from prunus.joint import is_network
 from prunus.modes import copied, owned, private
 from prunus.presets import resolve
@@ -44,20 +45,20 @@ __all__ = ["prune"]
 def prune(
     model: nn.Module,
     recipe: str | Recipe,
-    density: Any = None,
+    density: Density = None,
     *,
-    data: Any = None,
+    data: Data | None = None,
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
-    evaluate: Callable[[nn.Module], Any] | None = None,
+    loss: Loss | None = None,
+    evaluate: Evaluate | None = None,
     train: Callable[[nn.Module, Step], None] | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool | None = None,
     blocks: str | None = None,
     keep: str | os.PathLike[str] | None = None,
-    memo: dict[Any, Any] | None = None,
+    memo: MutableMapping[Hashable, Picked] | None = None,
     measure: bool = True,
     threads: int | None = None,
 ) -> Pruned:
@@ -129,11 +130,20 @@ def prune(
                 "A budget of drop is a limit on what `evaluate` says. Pass evaluate=, a function "
                 "model -> float or dict."
             )
-        return _within_drop(
-            model, recipe, target.budget, data, evaluate, train=train, progress=progress,
-            layers=layers, exclude=exclude, loss=loss, seed=seed, device=device, blocks=blocks,
-            keep=keep, memo=memo, measure=measure, threads=threads,
-        )  # fmt: skip
+        given = data if data is None or isinstance(data, Calibration) else Batches(data)
+        if layers is None and exclude is None and blocks is None:  # as statistics are shared
+            given = _read_once(model, name, method, target.budget, given, loss, device, progress)
+
+        def to(density: float) -> Pruned:
+            return prune(
+                model, recipe, density, data=given, layers=layers, exclude=exclude, loss=loss,
+                train=train, seed=seed, device=device, progress=False, blocks=blocks, keep=keep,
+                memo=memo, measure=measure, threads=threads,
+            )  # fmt: skip
+
+        stage = "pruned" if train is None else "trained"
+        judge = theirs(evaluate)
+        return within_drop(to, model, target.budget, judge, stage=stage, progress=progress)
     if method.basis.needs_batches and isinstance(data, Calibration):
         raise ValueError(
             f"{method.basis!r} changes the network, and a Calibration holds statistics of the one "
@@ -177,7 +187,7 @@ def prune(
             measure=measure,
         )
         state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, Metrics] = {}
         if evaluate is not None:
             metrics["before"] = numbers_of(evaluate(model))
         steps = _steps(name, method)
@@ -212,30 +222,20 @@ def prune(
         return answer(job, state, work.to(home), model, metrics)
 
 
-def _within_drop(
+def _read_once(
     model: nn.Module,
-    recipe: str | Recipe,
+    name: str,
+    method: Recipe,
     budget: Budget,
-    data: Any,
-    evaluate: Callable[[nn.Module], Any],
-    *,
+    data: Calibration | Batches | None,
+    loss: Loss | None,
+    device: str | torch.device | None,
     progress: bool | None,
-    **options: Any,
-) -> Pruned:
-    """Prune to one density after another; the data are read once where the recipe lets them."""
-    name, method = resolve(recipe)
-    source = data if data is None or isinstance(data, Calibration) else Batches(data)
-    whole_model = all(options[key] is None for key in ("layers", "exclude", "blocks"))
-    if isinstance(source, Batches) and method.statistics and whole_model and shares(method, budget):
-        source = shared_calibration(
-            model, {name: method}, source, options["loss"], options["device"], progress
-        )
-
-    def run(density: float) -> Pruned:
-        return prune(model, recipe, density, data=source, progress=False, **options)
-
-    stage = "pruned" if options["train"] is None else "trained"
-    return within_drop(run, model, budget, theirs(evaluate), stage=stage, progress=progress)
+) -> Calibration | Batches | None:
+    """The statistics that every try of a search reads, where the recipe lets them be shared."""
+    if not isinstance(data, Batches) or not method.statistics or not shares(method, budget):
+        return data
+    return shared_calibration(model, {name: method}, data, loss, device, progress)
 
 
 def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None) -> None:

@@ -1,14 +1,15 @@
 """What `compare` says of one run: its metrics, its record, its latency."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.budget import Budget, Plan
+from prunus.budget import Budget, Density, Plan
 from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import measure_latency, speedup
+from prunus.files import Row
+from prunus.hints import Batch, Metrics
 from prunus.result import Pruned
 
 __all__ = ["FIELDS", "as_metrics", "latency_of", "numbers_of", "record_of"]
@@ -21,7 +22,7 @@ FIELDS = frozenset({
 })  # fmt: skip
 
 
-def as_metrics(value: Any) -> dict[str, float]:
+def as_metrics(value: Metrics) -> dict[str, float]:
     """What `evaluate` said, by name.
 
     Raises:
@@ -65,13 +66,13 @@ def numbers_of(value: Any) -> Any:
 
 def record_of(
     label: str,
-    density: Any,
+    density: Density,
     seed: int,
     pruned: Pruned,
     dense: Mapping[str, float],
     after: Mapping[str, float],
     seconds: float,
-) -> dict[str, Any]:
+) -> Row:
     """One pruning, flat."""
     errors = {name: r.error for name, r in pruned.layers.items() if r.error is not None}
     return {
@@ -95,7 +96,7 @@ def record_of(
     }
 
 
-def _shown(density: Any) -> str:
+def _shown(density: Density) -> str:
     if isinstance(density, Budget):
         return f"{density.target}={density.value:g}"
     if isinstance(density, Plan):
@@ -103,9 +104,7 @@ def _shown(density: Any) -> str:
     return str(density)
 
 
-def latency_of(
-    label: str, density: Any, model: nn.Module, pruned: Pruned, example: Any
-) -> dict[str, Any]:
+def latency_of(label: str, density: float, model: nn.Module, pruned: Pruned, example: Batch) -> Row:
     """Latency of the compact network beside the dense one, at the batch sizes 1 and 64 at most."""
     batch = to_device(example, device_of(model))
     smaller = pruned.compact(batch)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prunus.budget import RESOURCES, Budget, Plan, checked_density
+from prunus.budget import RESOURCES, Budget, Counts, Plan, checked_density
+from prunus.files import Row
 from prunus.recipe import Recipe
 
 __all__ = ["SensitivityScan"]
@@ -35,12 +36,12 @@ class SensitivityScan:
         samples: how many samples calibrated, or None.
     """
 
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Row]
     dense: Mapping[str, float]
     metric: str
     higher: bool
     recipe: Recipe
-    price: Callable[[Mapping[str, Any]], Mapping[str, float]]
+    price: Callable[[Mapping[str, Counts]], Mapping[str, float]]
     data_fingerprint: str | None = None
     samples: int | None = None
 
@@ -52,9 +53,9 @@ class SensitivityScan:
             f".report(path))"
         )
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[Row]:
         """A row per layer, the most sensitive first, with the metric at every density."""
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[str, Row] = {}
         worst: dict[str, float] = {}
         for r in self.records:
             rows.setdefault(r["layer"], {"layer": r["layer"]})[f"{r['density']:g}"] = r["value"]
@@ -131,12 +132,12 @@ class SensitivityScan:
         )
 
     def _below(
-        self, asked: Budget, what: str, steps: Sequence[Mapping[str, Any]]
-    ) -> tuple[dict[str, Any], float]:
+        self, asked: Budget, what: str, steps: Sequence[Row]
+    ) -> tuple[dict[str, Counts], float]:
         """As many steps as the budget needs, and what is spent then."""
         full = self.price({})
         limit = asked.value * (full["weights"] if what == "weights" else 1)
-        kept: dict[str, Any] = {}
+        kept: dict[str, Counts] = {}
         spent = full[what]
         for record in steps:
             if spent <= limit:
@@ -151,9 +152,9 @@ class SensitivityScan:
             )
         return kept, spent
 
-    def _within(self, drop: float, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _within(self, drop: float, steps: Sequence[Row]) -> dict[str, Counts]:
         """As many steps, in their order, as lose no more than `drop` together."""
-        kept: dict[str, Any] = {}
+        kept: dict[str, Counts] = {}
         for record in steps:
             further = {**kept, record["layer"]: record["kept"]}
             if self._lost(further) > drop:
@@ -161,18 +162,18 @@ class SensitivityScan:
             kept = further
         return kept
 
-    def _lost(self, kept: Mapping[str, Any]) -> float:
+    def _lost(self, kept: Mapping[str, Counts]) -> float:
         """The sum of the losses seen at these entries of a plan."""
         seen = {r["layer"]: r["loss"] for r in self.records if kept.get(r["layer"]) == r["kept"]}
         return float(sum(seen.values()))
 
-    def _by_layer(self) -> dict[str, list[Mapping[str, Any]]]:
-        found: dict[str, list[Mapping[str, Any]]] = {}
+    def _by_layer(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
         for record in self.records:
             found.setdefault(record["layer"], []).append(record)
         return found
 
-    def chart(self) -> Any:
+    def chart(self) -> Any:  # an altair.Chart, whose library need not be there
         """A curve per layer: the metric against the layer's density; needs the extra `report`."""
         from prunus.report.sensitivity import scan_chart
 
@@ -206,24 +207,26 @@ class SensitivityScan:
         return write_text(path, text.getvalue())
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _hull(
-    records: Sequence[Mapping[str, Any]], full: float, what: str
-) -> list[tuple[float, Mapping[str, Any]]]:
+def _hull(records: Sequence[Row], full: float, what: str) -> list[tuple[float, Row]]:
     """Steps down one layer's lower convex hull of loss against what is saved, with their slopes."""
     points = sorted(((full - r[what], r["loss"], r) for r in records), key=lambda p: p[:2])
-    hull: list[tuple[float, float, Any]] = [(0.0, 0.0, None)]
+    hull, taken = [(0.0, 0.0)], list[Row]()
     for saved, loss, record in points:
+        new = (saved, loss)
         if saved <= hull[-1][0]:
             continue
-        while len(hull) > 1 and _slope(hull[-1], saved, loss) <= _slope(hull[-2], *hull[-1][:2]):
+        while taken and _slope(hull[-1], new) <= _slope(hull[-2], hull[-1]):
             hull.pop()
-        hull.append((saved, loss, record))
-    return [(_slope(one, *other[:2]), other[2]) for one, other in pairwise(hull)]
+            taken.pop()
+        hull.append(new)
+        taken.append(record)
+    slopes = [_slope(one, other) for one, other in pairwise(hull)]
+    return list(zip(slopes, taken, strict=True))
 
 
-def _slope(start: tuple[float, float, Any], saved: float, loss: float) -> float:
-    return (loss - start[1]) / (saved - start[0])
+def _slope(start: tuple[float, float], end: tuple[float, float]) -> float:
+    return (end[1] - start[1]) / (end[0] - start[0])

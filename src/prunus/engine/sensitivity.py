@@ -1,12 +1,11 @@
-"""`sensitivity`: what each layer alone costs, at every density."""
+"""`sensitivity`: every layer pruned alone, at every density, and evaluated."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.ambient import plainly, theirs
-from prunus.budget import Plan, checked_density
+from prunus.budget import Counts, Density, Plan, checked_density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches
 from prunus.cost import Cost
@@ -14,9 +13,12 @@ from prunus.engine.calibrated import data_for, shared_calibration
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics
 from prunus.engine.scan import SensitivityScan
+from prunus.files import Row
+from prunus.hints import Data, Evaluate, Loss
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
+from prunus.result import Pruned
 
 __all__ = ["SensitivityScan", "sensitivity"]
 
@@ -27,11 +29,11 @@ def sensitivity(
     recipe: str | Recipe,
     densities: Sequence[float],
     *,
-    data: Any = None,
-    evaluate: Callable[[nn.Module], Any],
+    data: Data | None = None,
+    evaluate: Evaluate,
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
-    loss: Callable[[Any, Any], Tensor] | None = None,
+    loss: Loss | None = None,
     metric: str | None = None,
     higher_is_better: bool | None = None,
     seed: int = 0,
@@ -77,15 +79,15 @@ def sensitivity(
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
-    source: Any = data
-    shared: Any = None
-    if data is not None:
-        source = data if isinstance(data, Calibration) else Batches(data)
-        if method.needs_data:
-            shared = shared_calibration(model, {name: method}, source, loss, None, progress)
+    source = data if data is None or isinstance(data, Calibration) else Batches(data)
+    shared: Calibration | None = None
+    if source is not None and method.needs_data:
+        shared = shared_calibration(model, {name: method}, source, loss, None, progress)
 
-    def thin(target: Any) -> Any:
-        given = source if shared is None else data_for(method, target, shared, source)
+    def thin(target: Density) -> Pruned:
+        given = source
+        if shared is not None and source is not None:
+            given = data_for(method, target, shared, source)
         return prune(
             model, method, target, data=given, layers=layers, exclude=exclude, loss=loss, seed=seed,
             progress=False,
@@ -96,14 +98,14 @@ def sensitivity(
     chosen = list(first.plan.kept)
     costs: dict[str, dict[str, float]] = {}
 
-    def price(kept: Mapping[str, Any]) -> Mapping[str, float]:
+    def price(kept: Mapping[str, Counts]) -> Mapping[str, float]:
         key = repr(sorted(kept.items()))
         if key not in costs:
             cost = thin(Plan(kept=dict(kept))).cost_after if kept else full
             costs[key] = _costs(cost)
         return costs[key]
 
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     with progress_bar(f"scanning by {name}", len(chosen) * len(asked), progress=progress) as step:
         for layer in chosen:
             for density in asked:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from prunus.cost import (
     sparse_cost,
 )
 from prunus.engine.job import Job, State
+from prunus.hints import Batch
 from prunus.surgery.compact import CompactionError, compact_groups
 from prunus.surgery.readings import run
 from prunus.surgery.verify import Expected
@@ -64,9 +64,9 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
     batch = to_device(job.example, device_of(work))
     operations: Operations | None = None
 
-    def counting(small: nn.Module, batch: Any) -> Any:
+    def counting(small: nn.Module, batch: Batch) -> object:
         nonlocal operations
-        outputs: list[Any] = []
+        outputs: list[object] = []
 
         def once() -> int:
             outputs.append(run(small, batch))

@@ -1,18 +1,18 @@
 """Layers whose weights a model uses twice, and which new values must therefore not be fitted to."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
 from prunus.coupling import used_elsewhere
+from prunus.hints import Batch
 from prunus.recipe import Recipe
 
 __all__ = ["unfit"]
 
 
 def unfit(
-    recipe: Recipe, model: nn.Module, names: Sequence[str], example: Any
+    recipe: Recipe, model: nn.Module, names: Sequence[str], example: Batch
 ) -> tuple[list[str], dict[str, str]]:
     """The layers that the recipe may refit, and {layer: reason} of the others.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import nn
 
@@ -10,6 +9,7 @@ from prunus.calibration.batches import first_of, to_device
 from prunus.calibration.layout import layout_of
 from prunus.engine.job import Job
 from prunus.engine.unit import Unit
+from prunus.hints import Batch
 from prunus.scopes import (
     Files,
     Replay,
@@ -30,7 +30,7 @@ ANEW = (
 )
 
 
-def scopes(job: Job, model: nn.Module, unit: Unit, data: Sequence[Any]) -> list[tuple[str, ...]]:
+def scopes(job: Job, model: nn.Module, unit: Unit, data: Sequence[Batch]) -> list[tuple[str, ...]]:
     """The layers of each scope, in order of execution: each layer by itself, or blocks."""
     names = sorted(unit.layers, key=job.position)
     if job.blocks is None:
@@ -46,7 +46,7 @@ def opened(
     dense: nn.Module,
     pruned: nn.Module | None,
     calls: Mapping[str, int],
-    data: Sequence[Any],
+    data: Sequence[Batch],
 ) -> Iterator[tuple[Source, tuple[str, ...]]]:
     """The inputs of the dense network and of the one that is being pruned, and what to say of them.
 

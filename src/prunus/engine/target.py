@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,6 +11,7 @@ from prunus.allocation import CostOf, Pools
 from prunus.allocation.rules import plan_of
 from prunus.budget import (
     Budget,
+    Density,
     Plan,
     as_counts,
     checked_density,
@@ -101,7 +101,7 @@ class Target:
         return plan, kept
 
 
-def target_of(density: Any, recipe: Recipe) -> Target:
+def target_of(density: Density, recipe: Recipe) -> Target:
     """The checked form of what stands in the place of a density.
 
     Raises:
@@ -162,7 +162,7 @@ def _set_aside(recipe: Recipe) -> str:
     )
 
 
-def _known(names: Mapping[str, Any], pools: Pools, members: Mapping[str, Sequence[str]]) -> None:
+def _known(names: Mapping[str, object], pools: Pools, members: Mapping[str, Sequence[str]]) -> None:
     for name in names:
         if name in pools:
             continue

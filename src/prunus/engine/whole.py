@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from prunus.cost import Cost, anatomy, smaller_cost
 from prunus.engine.edges import drawn
 from prunus.engine.job import Job, State
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
+from prunus.hints import Batch
 from prunus.layer import Layer
 from prunus.modes import evaluating
 from prunus.nodes import BlockView, ExpertView
@@ -245,7 +246,7 @@ def batches_of(job: Job, state: State, what: str) -> Batches:
     return job.batches
 
 
-def settled_without(job: Job, small: nn.Module, example: Any, entries: int) -> Cost:
+def settled_without(job: Job, small: nn.Module, example: Batch, entries: int) -> Cost:
     """The cost of the network without its parts, counted on it.
 
     Args:

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.calibration.batches import call
 from prunus.export.answer import Check
+from prunus.hints import Batch
 from prunus.inputs import arguments, samples_of
 from prunus.modes import evaluating
 
@@ -27,14 +28,14 @@ def leaves(output: Any) -> list[Tensor]:
     return [leaf for leaf in found if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def output_of(model: nn.Module, batch: Any) -> list[Tensor]:
+def output_of(model: nn.Module, batch: Batch) -> list[Tensor]:
     """The floating outputs on a batch, in evaluation mode."""
     with evaluating(model), torch.no_grad():
         return [leaf.detach().clone() for leaf in leaves(call(model, batch))]
 
 
 def compared(
-    expected: list[Tensor], got: list[Tensor], *, engine: str, batch: Any, limit: float
+    expected: list[Tensor], got: list[Tensor], *, engine: str, batch: Batch, limit: float
 ) -> Check:
     """The largest difference, relative to the largest output.
 
@@ -64,14 +65,14 @@ def compared(
     return Check(engine=engine, inputs=shapes, error=worst, limit=limit)
 
 
-def inputs_of(batch: Any) -> dict[str, tuple[int, ...]]:
+def inputs_of(batch: Batch) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors that go into the model."""
     args, kwargs = arguments(batch)
     found = {f"input {i}" if i else "input": value for i, value in enumerate(args)} | kwargs
     return {key: tuple(value.shape) for key, value in found.items() if isinstance(value, Tensor)}
 
 
-def several(batch: Any) -> Iterator[Any]:
+def several(batch: Batch) -> Iterator[Any]:
     """The batch with one sample, as it is, and with twice its samples and one more."""
     samples = samples_of(batch)
     if samples.size is None or samples.mixed is not None:
@@ -82,7 +83,12 @@ def several(batch: Any) -> Iterator[Any]:
 
 
 def held(
-    model: nn.Module, again: Callable[[Any], list[Tensor]], batch: Any, *, engine: str, limit: float
+    model: nn.Module,
+    again: Callable[[Any], list[Tensor]],
+    batch: Batch,
+    *,
+    engine: str,
+    limit: float,
 ) -> tuple[Check, ...]:
     """Both networks on every batch of `several`."""
     return tuple(

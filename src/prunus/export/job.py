@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.ambient import quiet
 from prunus.export.answer import Check, Export, Timing
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.surgery.configs import UnsaidWidths
 from prunus.surgery.verify import CompactionError
@@ -41,7 +42,7 @@ class Job:
 
     pruned: Any
     path: Path
-    example: Any
+    example: Batch
     int8: bool = False
 
 
@@ -106,7 +107,7 @@ class Format(Protocol):
     def __call__(self, job: Job) -> Written: ...
 
 
-def shipped(pruned: Any, example: Any) -> Shipped:
+def shipped(pruned: Any, example: Batch) -> Shipped:
     """The compact network where it is smaller, else the one with zeros."""
     if example is None and getattr(pruned, "stored_compact", None) is None:
         return Shipped(copied(pruned.model).eval(), False, (IDLE,))

@@ -22,6 +22,7 @@ from prunus.export.to_hf import write_hf
 from prunus.export.to_onnx import write_onnx
 from prunus.export.to_pt2 import write_pt2
 from prunus.export.to_safetensors import write_safetensors
+from prunus.hints import Batch
 from prunus.inputs import samples_of
 from prunus.modes import evaluating, private
 from prunus.surgery.alike import rounded
@@ -46,7 +47,7 @@ def export(
     path: str | os.PathLike[str],
     format: str = "onnx",
     *,
-    example: Any = None,
+    example: Batch = None,
     measure: bool = True,
     int8: bool = False,
     seconds: float = 0.5,
@@ -89,7 +90,7 @@ def export(
     return answer(format, written, timings, *_rounder(pruned, written.network, given, seconds))
 
 
-def _rounder(pruned: Any, network: Shipped, example: Any, seconds: float) -> tuple[str, ...]:
+def _rounder(pruned: Any, network: Shipped, example: Batch, seconds: float) -> tuple[str, ...]:
     """What widths that are multiples of eight would gain, measured on units left as zeros."""
     if not network.compact:
         return ()
@@ -110,7 +111,7 @@ def _rounder(pruned: Any, network: Shipped, example: Any, seconds: float) -> tup
     )
 
 
-def torch_engine(model: nn.Module, example: Any) -> Callable[[nn.Module], Engine]:
+def torch_engine(model: nn.Module, example: Batch) -> Callable[[nn.Module], Engine]:
     """torch itself, on the device where the network lies."""
 
     def make(dense: nn.Module) -> Engine:
@@ -138,7 +139,7 @@ def torch_engine(model: nn.Module, example: Any) -> Callable[[nn.Module], Engine
     return make
 
 
-def timed(engine: Engine, batch: Any, seconds: float) -> Timing:
+def timed(engine: Engine, batch: Batch, seconds: float) -> Timing:
     """Both networks in turn, and what that says of their speeds."""
     with ExitStack() as stack:
         for model in engine.models:

@@ -17,6 +17,7 @@ from prunus.ambient import plainly, quiet
 from prunus.calibration.batches import call, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Speedup, compared_times, interleaved
+from prunus.hints import Batch
 from prunus.modes import copied, evaluating
 
 __all__ = ["LEAST_ZEROS", "CSRLinear", "Sparse", "sparse_layers"]
@@ -67,7 +68,7 @@ class Sparse:
 
 
 @plainly
-def sparse_layers(pruned: Any, example: Any = None, *, seconds: float = 0.2) -> Sparse:
+def sparse_layers(pruned: Any, example: Batch = None, *, seconds: float = 0.2) -> Sparse:
     """Linear layers in a sparse form, each where that is faster on the example; else dense.
 
     A layer is replaced only where the whole interval of its measured gain lies above 1, and the
@@ -117,7 +118,7 @@ def sparse_layers(pruned: Any, example: Any = None, *, seconds: float = 0.2) -> 
     )
 
 
-def _gain(dense: nn.Module, work: nn.Module, batch: Any, seconds: float) -> Speedup:
+def _gain(dense: nn.Module, work: nn.Module, batch: Batch, seconds: float) -> Speedup:
     def once(network: nn.Module) -> Callable[[], Any]:
         return lambda: call(network, batch)
 
@@ -126,7 +127,7 @@ def _gain(dense: nn.Module, work: nn.Module, batch: Any, seconds: float) -> Spee
     return compared_times(before, after)
 
 
-def _inputs(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+def _inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """What each linear layer reads on the batch, at its first call."""
     found: dict[str, Tensor] = {}
     handles = []

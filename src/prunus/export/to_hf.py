@@ -25,6 +25,7 @@ from prunus.export.answer import Check, Export
 from prunus.export.check import ExportError, held, output_of
 from prunus.export.job import IDLE, Job, Shipped, Written, answer, entries
 from prunus.files import new_folder, write_text
+from prunus.hints import Batch
 from prunus.host import versions
 from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
@@ -40,7 +41,7 @@ MOST = 8  # families of groups that are tried one by one
 
 
 def save_hf(
-    pruned: Any, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None
+    pruned: Any, folder: str | os.PathLike[str], *, example: Batch = None, tokenizer: Any = None
 ) -> Export:
     """Write a folder that `from_pretrained` loads; see `Pruned.save_hf`."""
     given = pruned.example if example is None else example
@@ -97,7 +98,7 @@ def _check_target(target: Path, model: nn.Module) -> None:
         raise ValueError(f"{target} is the folder that the model came from. Give another one.")
 
 
-def _candidates(pruned: Any, example: Any) -> Iterator[Shipped]:
+def _candidates(pruned: Any, example: Batch) -> Iterator[Shipped]:
     """Networks that a stock class may build, the smallest first."""
     seen: list[tuple[Sequence[Group], Gone]] = []
 
@@ -133,7 +134,7 @@ def _candidates(pruned: Any, example: Any) -> Iterator[Shipped]:
 
 
 def _paddings(
-    pruned: Any, example: Any, groups: Sequence[Group], gone: Gone
+    pruned: Any, example: Batch, groups: Sequence[Group], gone: Gone
 ) -> Iterator[tuple[Spare, str]]:
     """Which units may go so that widths come out that a configuration can say, and why."""
     losing = [g for g in groups if bool(gone[g.name].any())]
@@ -164,13 +165,13 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
-def _compacted(pruned: Any, example: Any, spare: Spare | None) -> nn.Module:
+def _compacted(pruned: Any, example: Batch, spare: Spare | None) -> nn.Module:
     with quiet(UnsaidWidths):  # whether it says the widths is told in the notes
         small: nn.Module = pruned.compact(example, spare=spare)
     return small.eval()
 
 
-def _building(pruned: Any, example: Any, spare: Spare) -> nn.Module | None:
+def _building(pruned: Any, example: Batch, spare: Spare) -> nn.Module | None:
     """The network without what `spare` lets go, where its configuration says what is left."""
     try:
         small = _compacted(pruned, example, spare)
@@ -223,7 +224,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _written(model: nn.Module, folder: Path, example: Any) -> tuple[Check, ...]:
+def _written(model: nn.Module, folder: Path, example: Batch) -> tuple[Check, ...]:
     """Save, load by the class's own `from_pretrained`, and compare.
 
     Raises:
@@ -280,7 +281,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
-def _own_folder(pruned: Any, target: Path, example: Any, refused: list[str]) -> Written:
+def _own_folder(pruned: Any, target: Path, example: Batch, refused: list[str]) -> Written:
     """Our own format, with a text that says how it is read."""
     cut = [name for name, count in pruned.plan.kept.items() if count != 0]
     why = refused[-1] if refused else f"its configuration cannot say the widths of {_some(cut)}"

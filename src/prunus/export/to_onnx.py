@@ -15,6 +15,7 @@ from prunus.export.int8 import Int8, quantized
 from prunus.export.job import Engine, Job, Written, needs_example, shipped
 from prunus.export.traced import Trace, batches_for, silenced, traced
 from prunus.files import write_bytes
+from prunus.hints import Batch
 
 __all__ = ["model_bytes", "session", "write_onnx"]
 
@@ -54,7 +55,7 @@ def write_onnx(job: Job) -> Written:
     )
 
 
-def _eight_bits(model: nn.Module, small: Int8, trace: Trace, example: Any) -> str:
+def _eight_bits(model: nn.Module, small: Int8, trace: Trace, example: Batch) -> str:
     """What rounding to eight bits did; how much it matters, only the task's own score says."""
     error = max(c.error for c in verified(model, session(small.data), trace, example, math.inf))
     return (
@@ -121,7 +122,7 @@ def session(data: bytes) -> Any:
 
 
 def verified(
-    model: nn.Module, own: Any, trace: Trace, example: Any, limit: float | None = None
+    model: nn.Module, own: Any, trace: Trace, example: Batch, limit: float | None = None
 ) -> tuple[Check, ...]:
     """The session's outputs held against the model's."""
     if limit is None:
@@ -139,7 +140,7 @@ def verified(
     )
 
 
-def feeds(trace: Trace, own: Any, batch: Any) -> dict[str, np.ndarray]:
+def feeds(trace: Trace, own: Any, batch: Batch) -> dict[str, np.ndarray]:
     """The inputs of a session; those that the graph does not read are no inputs of it."""
     known = {entry.name for entry in own.get_inputs()}
     pairs = zip(trace.plain.places, trace.plain.tensors(batch), strict=True)
@@ -155,7 +156,7 @@ def run(own: Any, given: Mapping[str, np.ndarray]) -> list[Tensor]:
 
 
 def engine_of(
-    data: bytes, trace: Trace, example: Any, dense: nn.Module, *, name: str = "onnxruntime"
+    data: bytes, trace: Trace, example: Batch, dense: nn.Module, *, name: str = "onnxruntime"
 ) -> Engine:
     """onnxruntime with the dense network, exported in the same way, and the written file."""
     before = traced(dense, example)
@@ -169,6 +170,6 @@ def engine_of(
     )
 
 
-def _runner(own: Any, trace: Trace, example: Any) -> Callable[[], Any]:
+def _runner(own: Any, trace: Trace, example: Batch) -> Callable[[], Any]:
     given = feeds(trace, own, example)
     return lambda: own.run(None, given)

@@ -10,6 +10,7 @@ from prunus.export.check import compared, output_of
 from prunus.export.job import Job, Written, needs_example, shipped
 from prunus.export.traced import batches_for, silenced, traced
 from prunus.files import write_bytes
+from prunus.hints import Batch
 
 __all__ = ["write_pt2"]
 
@@ -30,7 +31,7 @@ def write_pt2(job: Job) -> Written:
         torch.export.save(trace.program, data)
         again: Any = torch.export.load(io.BytesIO(data.getvalue())).module()
 
-    def run(batch: Any) -> list[Tensor]:
+    def run(batch: Batch) -> list[Tensor]:
         with torch.no_grad():
             return list(again(*trace.plain.tensors(batch)))
 

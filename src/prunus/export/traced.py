@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import quiet
 from prunus.export.check import ExportError, leaves, output_of, several
+from prunus.hints import Batch
 from prunus.inputs import arguments, mapped, samples_of
 
 __all__ = ["Plain", "Trace", "batches_for", "silenced", "traced"]
@@ -25,7 +26,7 @@ class Plain(nn.Module):
         batch: one batch; what of it is no tensor becomes part of the network.
     """
 
-    def __init__(self, model: nn.Module, batch: Any) -> None:
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
         super().__init__()
         self.model = model
         positional, keywords = arguments(batch)
@@ -49,7 +50,7 @@ class Plain(nn.Module):
                 "input is something else. Give a mapping with the names of the inputs."
             )
 
-    def tensors(self, batch: Any) -> tuple[Tensor, ...]:
+    def tensors(self, batch: Batch) -> tuple[Tensor, ...]:
         """The inputs of a batch, in the order of `places`."""
         positional, keywords = arguments(batch)
         found = {**dict(zip(self._positional, positional, strict=True)), **keywords}
@@ -78,7 +79,7 @@ class Trace:
     notes: tuple[str, ...]
 
 
-def traced(model: nn.Module, batch: Any) -> Trace:
+def traced(model: nn.Module, batch: Batch) -> Trace:
     """The program of a network: any number of samples and any length where it allows that.
 
     Raises:
@@ -134,7 +135,7 @@ def _sequences(plain: Plain, tensors: Sequence[Tensor]) -> set[str]:
     }
 
 
-def _halved(plain: Plain, batch: Any, long: set[str]) -> Any:
+def _halved(plain: Plain, batch: Batch, long: set[str]) -> Any:
     """The batch with half the positions."""
     given = dict(zip(plain.places, plain.tensors(batch), strict=True))
     half = {
@@ -145,7 +146,7 @@ def _halved(plain: Plain, batch: Any, long: set[str]) -> Any:
     return mapped(lambda tensor: half.get(id(tensor), tensor), batch)
 
 
-def _runs(model: nn.Module, batch: Any) -> bool:
+def _runs(model: nn.Module, batch: Batch) -> bool:
     """Whether the network itself takes a batch."""
     try:
         output_of(model, batch)
@@ -180,7 +181,7 @@ def _notes(
     return tuple(dict.fromkeys(found))
 
 
-def batches_for(trace: Trace, batch: Any) -> Iterator[Any]:
+def batches_for(trace: Trace, batch: Batch) -> Iterator[Any]:
     """Batches of the numbers of samples and the lengths that a program takes."""
     samples = samples_of(batch)
     if any(0 in axes for axes in trace.free.values()):

@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,11 @@ from typing import Any, Self
 from prunus.files.lock import Handle, held, is_at
 from prunus.files.single import make_folder, sync_folder
 
-__all__ = ["LineFile", "named_numbers", "numbers", "row_text", "whole_lines"]
+__all__ = ["LineFile", "Row", "Rows", "named_numbers", "numbers", "row_text", "whole_lines"]
+
+# One flat record: text, numbers and lists by name. Which of them a name holds, its maker says.
+Row = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]  # to be read
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

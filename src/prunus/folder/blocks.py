@@ -14,15 +14,16 @@ from prunus.calibration.view_check import blind_layers, check_views
 from prunus.check import matches
 from prunus.engine.job import Job, State, job_of
 from prunus.engine.kinds import unit_of
-from prunus.engine.scoped import Sweep
 from prunus.engine.statistics import bare_layers, counted, measurable, with_weights
 from prunus.engine.step import counts_for
+from prunus.engine.sweep import Sweep
 from prunus.engine.unit import Unit
 from prunus.folder.block_net import BlockNet
 from prunus.folder.order import Order, selected, target_within
 from prunus.folder.others import Others
 from prunus.folder.result import BlockResult, LayerAccount
 from prunus.folder.sources import outputs_of, runs, source_of
+from prunus.hints import Batch
 from prunus.modes import copied, evaluating
 from prunus.scopes import Replayed
 from prunus.surgery.compact import compact_groups
@@ -54,7 +55,7 @@ def prune_block(
     net: BlockNet,
     order: Order,
     others: Others,
-    stream: Sequence[Any],
+    stream: Sequence[Batch],
     dense_stream: Sequence[Any] | None,
     stack: ExitStack,
 ) -> PrunedBlock:

@@ -18,6 +18,7 @@ from prunus.guarantee.masks import pruned_model
 from prunus.guarantee.networks import RealPair
 from prunus.guarantee.relative import layer_statements
 from prunus.guarantee.rules import AVAILABLE, reason_of
+from prunus.hints import Batch
 from prunus.modes import private
 from prunus.rows import RowSet, row_hashes, state_sum
 from prunus.theory.gap import Certificate, Statement
@@ -146,7 +147,7 @@ def _cautions(model: nn.Module, pruned: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _outputs(model: nn.Module, pruned: nn.Module, batches: list[Any]) -> tuple[Tensor, Tensor]:
+def _outputs(model: nn.Module, pruned: nn.Module, batches: list[Batch]) -> tuple[Tensor, Tensor]:
     """Both networks' own outputs on the data.
 
     Raises:

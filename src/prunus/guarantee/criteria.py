@@ -10,6 +10,7 @@ from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, call, first_of, parts, size_of
 from prunus.calibration.forward import tensor_of
 from prunus.calibration.place import device_of
+from prunus.hints import Batch
 from prunus.inputs import arguments, mapped
 from prunus.modes import evaluating
 from prunus.rng import generator_for
@@ -36,7 +37,7 @@ class Outputs:
         scale: root mean square of the dense outputs' norm.
     """
 
-    def __init__(self, model: nn.Module, batches: list[Any]) -> None:
+    def __init__(self, model: nn.Module, batches: list[Batch]) -> None:
         """Runs the dense network once.
 
         Raises:
@@ -84,7 +85,7 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return next(found, torch.get_default_dtype())
 
 
-def outputs_of(network: nn.Module, batch: Any, dtype: torch.dtype | None = None) -> Tensor:
+def outputs_of(network: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
     """Outputs of a network on one batch, a row per sample, float64 on the CPU.
 
     Args:
@@ -127,7 +128,7 @@ def sampled(data: Any, largest: int) -> list[Any]:
     return found
 
 
-def split(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
+def split(batches: list[Batch], first: int) -> tuple[list[Any], list[Any]]:
     """At most `first` samples drawn at random whatever their values, in pieces, and the rest."""
     total = size_of_all(batches)
     rows = max(1, min(PIECE, total // 16))
@@ -144,12 +145,12 @@ def split(batches: list[Any], first: int) -> tuple[list[Any], list[Any]]:
     return one, other
 
 
-def size_of_all(batches: list[Any]) -> int:
+def size_of_all(batches: list[Batch]) -> int:
     """Number of samples in all batches."""
     return sum(size_of(batch) or 1 for batch in batches)
 
 
-def float_inputs(batches: list[Any]) -> Tensor | None:
+def float_inputs(batches: list[Batch]) -> Tensor | None:
     """The inputs of all batches as one tensor; None where an input is no single float tensor."""
     rows: list[Tensor] = []
     for batch in batches:

@@ -19,6 +19,7 @@ from prunus.guarantee.solve import (
     error_curves,
     grid_of,
 )
+from prunus.hints import Batch
 from prunus.modes import private
 from prunus.rows import rows_of
 from prunus.theory.gap.laws import Method
@@ -216,7 +217,7 @@ def _enough(kind: str, data: Any, relative: bool, radius: float | None) -> None:
         )
 
 
-def _tensor(batches: list[Any], kind: str) -> Tensor:
+def _tensor(batches: list[Batch], kind: str) -> Tensor:
     inputs = float_inputs(batches)
     if inputs is None:
         raise ValueError(

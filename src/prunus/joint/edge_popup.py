@@ -1,7 +1,7 @@
 """Edge-popup: a subnetwork of weights that are never trained, found by training scores."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from prunus.calibration.batches import Batches, call, to_device
 from prunus.calibration.forward import loss_of
 from prunus.check import positive, unknown, whole
 from prunus.granularity import Granularity, pooled, unpooled
+from prunus.hints import Loss
 from prunus.inputs import samples_of
 from prunus.joint.norms import batch_norms, parts_of, renewed
 from prunus.joint.protocol import JointResult, NetworkJoint
@@ -153,7 +154,7 @@ class EdgePopup(NetworkJoint):
         kept: Mapping[str, Int[Tensor, " pools"]],
         batches: Batches,
         *,
-        loss: Callable[[Any, Any], Tensor] | None,
+        loss: Loss | None,
         granularity: Granularity,
         seed: int,
         progress: bool | None,

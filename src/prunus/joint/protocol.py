@@ -1,6 +1,6 @@
 """How a joint method is called, and what it answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import Batches
 from prunus.granularity import Granularity
+from prunus.hints import Loss
 from prunus.layer import Layer
 from prunus.parts import EDGES, Composition, SelectionFacts
 
@@ -138,7 +139,7 @@ class NetworkJoint(JointFacts, Protocol):
         kept: Mapping[str, Int[Tensor, " pools"]],
         batches: Batches,
         *,
-        loss: Callable[[Any, Any], Tensor] | None,
+        loss: Loss | None,
         granularity: Granularity,
         seed: int,
         progress: bool | None,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.files import Row
 from prunus.report.charts import filling
 from prunus.report.figure import figure
 from prunus.report.footing import footing
@@ -43,7 +44,7 @@ UNRELIABLE = "closed form out of its range"
 
 def accuracy_figure(
     experiments: Mapping[str, tuple[Setting, Sequence[DensitySummary]]],
-) -> tuple[Any, list[dict[str, Any]]]:
+) -> tuple[Any, list[Row]]:
     """Measured accuracy with its standard error, the closed form and the proved bound.
 
     Args:
@@ -52,7 +53,7 @@ def accuracy_figure(
     Returns:
         the chart, and the tidy records it draws.
     """
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     for panel, (setting, rows) in experiments.items():
         loss = math.exp(sum(math.log(row.train_loss) for row in rows) / len(rows))
         low = math.log(min(row.density for row in rows))
@@ -173,14 +174,14 @@ def _point(panel: str, density: float, value: float, series: str, kind: str) -> 
     }  # fmt: skip
 
 
-def phase_figure(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Any, list[dict[str, Any]]]:
+def phase_figure(diagrams: Mapping[str, PhaseDiagram]) -> tuple[Any, list[Row]]:
     """Phase diagrams side by side with the thresholds over them, and the records behind.
 
     Args:
         diagrams: {panel title: diagram}, all over the same axis and values.
     """
-    records: list[dict[str, Any]] = []
-    curves: list[dict[str, Any]] = []
+    records: list[Row] = []
+    curves: list[Row] = []
     for title, diagram in diagrams.items():
         records += cells(
             title,
@@ -230,7 +231,7 @@ def _classes(diagram: PhaseDiagram) -> list[float]:
     return diagram.values if diagram.axis == "classes" else [diagram.setting.classes]
 
 
-def sweep_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
+def sweep_figure(found: Any) -> tuple[Any, list[Row]]:
     """Gain over the dense network of the same seed for every method, and of the control.
 
     Args:
@@ -268,7 +269,7 @@ def sweep_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
     return chart, records
 
 
-def alignment_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
+def alignment_figure(found: Any) -> tuple[Any, list[Row]]:
     """How much trained first-layer units look at class means, over density, for every method.
 
     Args:
@@ -280,7 +281,7 @@ def alignment_figure(found: Any) -> tuple[Any, list[dict[str, Any]]]:
     Raises:
         ValueError: no alignment is known, since the first layer does not see the inputs.
     """
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     for cell in sorted(found.cells, key=lambda c: c.density == 1):  # colours as in `sweep_figure`
         if cell.alignment is None:
             continue

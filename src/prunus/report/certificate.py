@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prunus.files import write_text
+from prunus.files import Row, write_text
 from prunus.report.charts import COLOURS, bars, filling
 from prunus.report.figure import require
 from prunus.report.footing import footing
@@ -199,9 +199,9 @@ def _row(s: Statement) -> dict[str, Any]:
     }
 
 
-def gap_marks(certificate: Certificate) -> list[dict[str, Any]]:
+def gap_marks(certificate: Certificate) -> list[Row]:
     """Lines to draw across the histogram: {label, kind, at}, positive and finite ones."""
-    marks: list[dict[str, Any]] = []
+    marks: list[Row] = []
     if math.isfinite(certificate.value):
         marks.append({"label": "bound over the ball", "kind": "bound", "at": certificate.value})
     for s in certificate.of("mean_square"):
@@ -218,7 +218,7 @@ def gap_marks(certificate: Certificate) -> list[dict[str, Any]]:
     return [m for m in marks if math.isfinite(m["at"]) and m["at"] > 0]
 
 
-def gap_bins(gaps: Sequence[float], bins: int = BINS) -> list[dict[str, Any]]:
+def gap_bins(gaps: Sequence[float], bins: int = BINS) -> list[Row]:
     """Counts between edges that are evenly spaced in the logarithm; gaps of 0 are left out."""
     seen = [g for g in gaps if g > 0 and math.isfinite(g)]
     if not seen:

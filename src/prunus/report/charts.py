@@ -1,19 +1,19 @@
 """Charts of tidy records: error against density, density by layer, latency."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from prunus.files import Row, Rows
 from prunus.report.figure import PALETTE, require
 
 __all__ = ["bars", "filling", "intervals", "layer_map", "summarise"]
 
-Rows = Sequence[Mapping[str, Any]]
 # Where eight colours do not reach: Tol (2021), muted.
 COLOURS = [*PALETTE, "#882255", "#117733", "#999933", "#332288", "#AA4499", "#88CCEE"]
 
 
-def summarise(records: Rows, by: Sequence[str], value: str) -> list[dict[str, Any]]:
+def summarise(records: Rows, by: Sequence[str], value: str) -> list[Row]:
     """One row per combination of the fields `by`, in order of appearance.
 
     Returns:

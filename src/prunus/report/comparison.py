@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunus.files import write_text
+from prunus.files import Row, Rows, write_text
 from prunus.presets import PRESETS
 from prunus.recipe import Recipe
 from prunus.report.charts import intervals, layer_map, summarise
@@ -28,13 +28,12 @@ __all__ = [
     "write_comparison",
 ]
 
-Rows = Sequence[Mapping[str, Any]]
 COMPENSATION = ("without least squares", "with least squares")
 # Of every run, what stands on the page; the CSV file has the rest.
 SHOWN = ("recipe", "density", "seed", "{score}", "parameters", "macs", "bytes", "seconds")
 
 
-def comparison_rows(comparison: Any, *, network: str = "") -> list[dict[str, Any]]:
+def comparison_rows(comparison: Any, *, network: str = "") -> list[Row]:
     """The records of a `Comparison` as this module draws them.
 
     Returns:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.files import Row, Rows
 from prunus.report.charts import COLOURS, filling
 from prunus.report.figure import require
 
 __all__ = ["FEW", "curves", "ends", "leaders", "span"]
 
-Rows = Sequence[Mapping[str, Any]]
 FEW = 5  # more colours than these cannot be told apart at a glance
 MANY = 8  # up to so many curves all have a colour and stand in the legend
 GREY, QUIET = "#C3C9CF", "#5B6570"
@@ -237,7 +237,7 @@ def ends(
     chief: Sequence[str],
     span: tuple[float, float],
     height: int,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Where each name stands: beside its curve's last point, moved up or down from its neighbours.
 
     The pixel is worked out from the axis, so that names keep apart at every size of the page.

@@ -1,11 +1,10 @@
 """One way to draw theory (solid), bound (dashed) and measurement (points with a band)."""
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prunus.files import write_bytes, write_text
+from prunus.files import Rows, write_bytes, write_text
 from prunus.report.plain import plain_json, table_csv
 
 __all__ = ["PALETTE", "beside", "figure", "require", "save_figure"]
@@ -28,7 +27,7 @@ def require(module: str, extra: str) -> Any:
 
 
 def figure(
-    records: Sequence[Mapping[str, Any]],
+    records: Rows,
     *,
     x: str,
     y: str,
@@ -103,9 +102,7 @@ def figure(
     return chart.properties(title=title) if title else chart
 
 
-def save_figure(
-    chart: Any, stem: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]
-) -> list[Path]:
+def save_figure(chart: Any, stem: str | os.PathLike[str], records: Rows) -> list[Path]:
     """Write `stem`.svg, .png, and the numbers behind them as .csv and .json; return the paths.
 
     Needs no browser and no network. Raises ImportError without the extra `report`.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunus.check import by_reason
-from prunus.files import write_text
+from prunus.files import Row, write_text
 from prunus.recipe import as_written
 from prunus.report.footing import footing
 from prunus.report.layers import error_text, layer_charts, shown_layers
@@ -16,7 +16,7 @@ from prunus.report.summary import aligned
 __all__ = ["folder_page", "folder_rows", "folder_summary", "write_folder_report"]
 
 
-def folder_rows(result: Any) -> list[dict[str, Any]]:
+def folder_rows(result: Any) -> list[Row]:
     """A row per kind of layer, those of all blocks together: what it keeps, and its error.
 
     The mean error is in squared output units; `relative` is the sum of the errors over the sum of

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunus.cost import speedup
+from prunus.files import Rows
 from prunus.theory.gap.words import headline as certificate_headline
 
 __all__ = [
@@ -159,7 +160,7 @@ class Standing:
     untested: int
 
 
-def standing(rows: Sequence[Mapping[str, Any]], higher: bool) -> Standing:
+def standing(rows: Rows, higher: bool) -> Standing:
     """Which recipe is best at one density, and which are not told apart from it.
 
     A recipe is told apart where the interval of its difference to the best excludes 0: Student's,
@@ -213,7 +214,7 @@ def _apart(one: Mapping[Any, float], other: Mapping[Any, float], share: float) -
     return abs(mean) > half
 
 
-def _levels(rows: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
+def _levels(rows: Rows) -> dict[Any, list[Mapping[str, Any]]]:
     """The rows of each density, the densest first; others than numbers in their own order."""
     found: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:

@@ -2,9 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from prunus.files import Row, Rows
 from prunus.report.figure import require
 
 __all__ = ["cells", "heat_map"]
@@ -36,7 +37,7 @@ def cells(
     valid: Sequence[Sequence[bool]] | None = None,
     x_log: bool = False,
     y_log: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """One tidy record per cell, rows of `values` along y; ready for `heat_map`."""
     across, up = _edges(x, x_log), _edges(y, y_log)
     return [
@@ -57,8 +58,8 @@ def cells(
 
 
 def heat_map(
-    records: Sequence[Mapping[str, Any]],
-    curves: Sequence[Mapping[str, Any]],
+    records: Rows,
+    curves: Rows,
     *,
     x_title: str,
     y_title: str,

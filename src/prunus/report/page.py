@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from prunus.cells import cell_text, right_aligned
+from prunus.files import Rows
 from prunus.report.figure import require
 from prunus.report.plain import columns_of, plain_json, table_csv
 
@@ -31,7 +32,6 @@ ON_DARK = {
 }  # fmt: skip
 UNITS = "s|ms|µs|bytes|KB|MB|GB"
 TRANSPOSED = 5  # a single row of at least so many columns is set upright
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

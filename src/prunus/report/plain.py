@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from prunus.files import Rows
 
 __all__ = ["columns_of", "plain_json", "table_csv"]
 
-Rows = Sequence[Mapping[str, Any]]
 # What begins a formula, the wide forms too, or hides what does.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
 

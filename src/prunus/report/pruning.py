@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.files import write_text
+from prunus.files import Row, write_text
 from prunus.report.certificate import certificate_sections
 from prunus.report.footing import footing
 from prunus.report.headline import named_score, pruned_headline, shown_score
@@ -114,7 +114,7 @@ def _pictures(pruned: Any) -> list[Block | Sequence[Block]]:
 
 def _layer_table(pruned: Any) -> Table:
     """Every layer with weights, the pruned ones first; those left alone are dense."""
-    rows: list[dict[str, Any]] = shown_layers(layer_rows(pruned))
+    rows: list[Row] = shown_layers(layer_rows(pruned))
     rows += [
         {"layer": name or "the model itself", "density": "dense", "why": why}
         for name, why in pruned.not_pruned.items()
@@ -158,7 +158,7 @@ def _words(mask: Any) -> str:
     return words
 
 
-def _scores(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _scores(metrics: Mapping[str, Any]) -> list[Row]:
     return [
         {
             "stage": stage,

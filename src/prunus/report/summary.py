@@ -7,6 +7,7 @@ import torch
 
 from prunus.check import by_reason
 from prunus.cost import speedup
+from prunus.files import Row
 from prunus.report.headline import (
     named_score,
     pruned_headline,
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-def layer_rows(pruned: Any) -> list[dict[str, Any]]:
+def layer_rows(pruned: Any) -> list[Row]:
     """One record per pruned layer: name, shape, kept, density, error, relative error, ridge.
 
     Parameters that lost something and that no view knows, as stacked experts, follow by name.
@@ -64,10 +65,10 @@ def layer_rows(pruned: Any) -> list[dict[str, Any]]:
     ]
 
 
-def cost_rows(pruned: Any) -> list[dict[str, Any]]:
+def cost_rows(pruned: Any) -> list[Row]:
     """Parameters, multiply-adds, bytes and latency, before and after."""
     before, after = pruned.cost_before, pruned.cost_after
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, label in (
         ("parameters", "parameters"),
         ("macs", "multiply-adds per sample"),
@@ -83,7 +84,7 @@ def cost_rows(pruned: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def shown_costs(pruned: Any) -> list[dict[str, Any]]:
+def shown_costs(pruned: Any) -> list[Row]:
     """The same in the units that read best, shares in percent."""
     forms = {"bytes": size_words, "bytes compressed, at most": size_words, "latency, s": time_text}
     return [
@@ -164,7 +165,7 @@ def summary(pruned: Any) -> str:
     return rendered(*parts, *lines)
 
 
-def metric_rows(metrics: Any) -> list[dict[str, Any]]:
+def metric_rows(metrics: Any) -> list[Row]:
     """One record per metric: its value at each stage ("before", "pruned", "trained")."""
     stages = {
         stage: value if isinstance(value, Mapping) else {"metric": value}
@@ -212,7 +213,7 @@ def comparison_summary(comparison: Any) -> str:
     )
 
 
-def aligned(head: str, rows: list[dict[str, Any]], lines: Sequence[str]) -> str:
+def aligned(head: str, rows: list[Row], lines: Sequence[str]) -> str:
     """A line, a table of records, and further lines, as text."""
     shown = [{k: v if isinstance(v, str) else _number(v) for k, v in row.items()} for row in rows]
     return rendered(head, table_text(shown), *lines)

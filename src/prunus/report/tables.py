@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from prunus.files import Row, Rows
 from prunus.presets import PRESETS, resolve
 from prunus.recipe import Recipe
 
@@ -12,7 +13,7 @@ __all__ = ["RECIPE_COLUMNS", "recipe_rows", "score_rows"]
 RECIPE_COLUMNS = ("recipe", "keeps", "parts", "paper")  # on a page; the CSV file has the parts
 
 
-def recipe_rows(recipes: Iterable[str | Recipe] | Mapping[str, Recipe]) -> list[dict[str, Any]]:
+def recipe_rows(recipes: Iterable[str | Recipe] | Mapping[str, Recipe]) -> list[Row]:
     """One row per base recipe: its name, what it does, its parts, its paper.
 
     A name with `+ls` is told by its base, since least squares keeps the masks.
@@ -47,9 +48,7 @@ def _parts(recipe: Recipe) -> str:
     return " × ".join(repr(part).partition("(")[0] for part in parts)
 
 
-def score_rows(
-    records: Sequence[Mapping[str, Any]], value: str, *, digits: int = 4
-) -> list[dict[str, Any]]:
+def score_rows(records: Rows, value: str, *, digits: int = 4) -> list[Row]:
     """A row per recipe, a column per density: the mean of `value` over seeds.
 
     Args:

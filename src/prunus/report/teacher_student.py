@@ -1,15 +1,15 @@
 """Charts of the teacher–student theory: claimed inequalities, and which method wins where."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.files import Rows
 from prunus.report.figure import PALETTE, require
 
 __all__ = ["inequality_figure", "map_figure"]
 
 
 def inequality_figure(
-    records: Sequence[Mapping[str, Any]], *, x: str, x_title: str, y_title: str, columns: int = 3
+    records: Rows, *, x: str, x_title: str, y_title: str, columns: int = 3
 ) -> Any:
     """Panels, one per claim, of a value (solid) and its claimed upper bound (dashed).
 
@@ -68,7 +68,7 @@ def inequality_figure(
     )
 
 
-def map_figure(records: Sequence[Mapping[str, Any]]) -> Any:
+def map_figure(records: Rows) -> Any:
     """Cells of K against density coloured by the winning method; panels by σ and least squares.
 
     Each record has "K", "M", "sigma", "density", "least squares", "best", "error" and "second".

@@ -2,12 +2,14 @@
 
 import io
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from prunus.files import Rows
 
 __all__ = ["rendered", "table_text", "width_here"]
 
@@ -20,9 +22,7 @@ def width_here() -> int:
     return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
 
-def table_text(
-    rows: Sequence[Mapping[str, Any]], *, title: str = "", width: int | None = None
-) -> str:
+def table_text(rows: Rows, *, title: str = "", width: int | None = None) -> str:
     """Records as a table, the first column its key.
 
     Where the columns do not fit side by side, text is broken between words; where that does not

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from prunus.check import unknown
-from prunus.files import write_text
+from prunus.files import Rows, write_text
 
 __all__ = ["REPRODUCTIONS", "Known", "Reproduction", "reproduction", "save"]
 
@@ -161,8 +161,8 @@ class Reproduction:
     title: str
     paper: str
     conditions: Sequence[str]
-    rows: Sequence[Mapping[str, Any]]
-    figures: Mapping[str, tuple[Any, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
+    rows: Rows
+    figures: Mapping[str, tuple[Any, Rows]] = field(default_factory=dict)
     tables: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
 
     def shown(self) -> dict[str, list[dict[str, str]]]:

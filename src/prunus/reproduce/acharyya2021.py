@@ -14,6 +14,7 @@ from prunus.bench.grid.budgets import budget_text
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import holm, paired
 from prunus.compensation import LeastSquares
+from prunus.files import Row, Rows
 from prunus.granularity import EdgePerRow, Node
 from prunus.parts import NODES
 from prunus.presets import recipes
@@ -116,7 +117,7 @@ def methods(bandwidth: float | str, *, poisson: bool = False) -> dict[str, Recip
     return {name: replace(recipe, compensation=LeastSquares()) for name, recipe in bare.items()}
 
 
-def grids(setting: Setting, seed: int = 0) -> list[dict[str, Any]]:
+def grids(setting: Setting, seed: int = 0) -> list[Row]:
     """The grids of a reproduction: edges, DPP edges where they run by themselves, nodes.
 
     Every cell scores its masks with reweighting, without it (`bare_`), and for nodes with removed
@@ -232,7 +233,7 @@ def _errors(setting: Setting, records: Sequence[Record]) -> Errors:
     return found
 
 
-def rows_of(setting: Setting, records: Sequence[Record]) -> list[dict[str, Any]]:
+def rows_of(setting: Setting, records: Sequence[Record]) -> list[Row]:
     """The table's rows, of finished records alone: method, then reweighting, then density."""
     dense = {r.seed: 100 * r.before["test_error"] for r in records}
     rows = []
@@ -258,7 +259,7 @@ def rows_of(setting: Setting, records: Sequence[Record]) -> list[dict[str, Any]]
     return rows
 
 
-def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _agreement(rows: Rows) -> list[str]:
     """How many published points lie inside our intervals, in words."""
     inside: dict[str, list[bool]] = {}
     for row in rows:
@@ -271,7 +272,7 @@ def _agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"Published excesses inside our intervals: {each}."]
 
 
-def _tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
+def _tables(rows: Rows) -> dict[str, list[dict[str, str]]]:
     """A table for each way to score: a line per method, a column per share kept."""
     found: dict[str, list[dict[str, str]]] = {}
     for stage in STAGES:
@@ -318,12 +319,12 @@ def _contrasts(setting: Setting, records: Sequence[Record]) -> dict[str, list[di
     return found
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _figure(rows: Rows) -> Any:
     """Excess test error with reweighting, ours as points with a band, published as lines.
 
     From 20 % on: nothing is published below, where random edges leave every other point at zero.
     """
-    drawn: list[dict[str, Any]] = []
+    drawn: list[Row] = []
     for row in rows:
         if row["reweighted"] != "yes" or row["kept_percent"] < 20:
             continue

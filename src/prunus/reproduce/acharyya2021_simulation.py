@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prunus.files import Row
 from prunus.report.figure import figure
 from prunus.report.teacher_student import inequality_figure
 from prunus.reproduce import Reproduction, Scale
@@ -119,10 +120,10 @@ def reproduce(
     del data_dir  # the inputs are drawn, not loaded
     full = scale == "full"
     until = 1600.0 if full else 320.0
-    rows: list[dict[str, Any]] = []
-    ours: list[dict[str, Any]] = []
-    fitted: list[dict[str, Any]] = []
-    claims: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    ours: list[Row] = []
+    fitted: list[Row] = []
+    claims: list[Row] = []
     for students, teachers in ((6, 2), (20, 5)):
         for noise in (0.0, 0.25):
             generator = generator_for(seed, "acharyya2021-simulation", students, str(noise))
@@ -203,7 +204,7 @@ def closed_form(noise: float, method: str, kept: int) -> float:
 
 def _rows(
     records: Sequence[dict[str, Any]], students: int, noise: float, unpruned: float
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Table lines of one panel, the unpruned student first."""
     six = students == 6
     fixture = None
@@ -255,9 +256,9 @@ def _row(
     }
 
 
-def _fitted(noise: float) -> list[dict[str, Any]]:
+def _fitted(noise: float) -> list[Row]:
     """Closed forms at the published student as lines, published numbers as points."""
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     for method, values in PUBLISHED[noise].items():
         for kept, value in enumerate(values, start=1):
             base = {

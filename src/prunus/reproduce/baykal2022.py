@@ -94,7 +94,7 @@ def reproduce(
     return account(scale, records, said)
 
 
-def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+def grids(scale: Scale, seed: int = 0) -> list[Row]:
     """A grid for the edges and one for the nodes of each task."""
     return [
         {

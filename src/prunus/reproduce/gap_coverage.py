@@ -16,13 +16,14 @@ import scipy.stats as stats
 import torch
 from torch import Tensor
 
+from prunus.files import Row
 from prunus.progress import track
 from prunus.rng import generator_for
 from prunus.theory.gap import laws
 from prunus.theory.gap.apriori import sup_bound
-from prunus.theory.gap.concentration import layer_norm, magnitude_threshold
 from prunus.theory.gap.given_weights import drawn_norm
 from prunus.theory.gap.laws import METHODS, Law, Method
+from prunus.theory.gap.layer_norms import layer_norm, magnitude_threshold
 from prunus.theory.gap.mean_square import markov_gap, mean_square_bound
 from prunus.theory.gap.network import LayerShape, pruned_count
 from prunus.theory.gap.simulate import draw_matrix, draw_pruned
@@ -217,7 +218,7 @@ def coverage(
     delta: float = 0.1,
     every: int = 1,
     progress: bool | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Violations per kind of bound, and the share of controls that are caught.
 
     Args:

@@ -18,6 +18,7 @@ from prunus.bench.data.sets import Dataset, load_data
 from prunus.bench.data.tasks import Task
 from prunus.bench.data.train import TRAINER_VERSION, Training, fit
 from prunus.counting import count_of
+from prunus.files import Row
 from prunus.guarantee.extract import extract
 from prunus.progress import track
 from prunus.rng import generator_for
@@ -217,7 +218,7 @@ def _row(
 
 def rescaled_rows(
     nets: Sequence[DigitsNet], *, full: bool, seed: int, progress: bool | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rescaled random masks: before the mask is drawn (L2), and of one drawn mask (L3)."""
     rows: list[dict[str, Any] | None] = []
     cases = [
@@ -285,7 +286,7 @@ def rescaled_rows(
 
 def magnitude_rows(
     nets: Sequence[DigitsNet], *, seed: int, progress: bool | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Magnitude masks: certificates around 0 and the mean, bounds of the rms, predictions."""
     rows: list[dict[str, Any] | None] = []
     cases = [(net, p) for net in nets for p in (0.9, 0.5) if (net.name, p) in MAGNITUDE]
@@ -330,7 +331,7 @@ def magnitude_rows(
 
 def design_rows(
     nets: Sequence[DigitsNet], *, full: bool, seed: int, progress: bool | None = None
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """The rms gap at density 1/2: magnitude, |W| √S, sampling of least variance, uniform."""
     rows = []
     for net in track([n for n in nets if n.name in DESIGNS], "designs", progress=progress):

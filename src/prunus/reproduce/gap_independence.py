@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,6 +10,7 @@ from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import fresh_model, task
 from prunus.bench.data.train import Training, fit
 from prunus.counting import count_of
+from prunus.files import Row
 from prunus.progress import track
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
@@ -39,7 +39,7 @@ def reproduce(
     full = scale == "full"
     names = ["digits-mlp", "digits-cnn"] + (["mnist-mlp"] if full else [])
     shuffles = 100 if full else 40
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name in names:
         chosen = task(name)
         data = chosen.data(data_dir=data_dir)
@@ -102,7 +102,7 @@ def _train(model: nn.Module, data: Dataset, training: Training, generator: Gener
     model.eval()
 
 
-def layer_map(model: nn.Module, shuffles: int, *, generator: Generator) -> list[dict[str, Any]]:
+def layer_map(model: nn.Module, shuffles: int, *, generator: Generator) -> list[Row]:
     """One row per layer, method and density: norms of W and W − V, and of shuffled entries.
 
     Args:

@@ -1,13 +1,12 @@
 """One random layer: every threshold over the measured quantile of its norm."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prunus.files import Row, Rows
 from prunus.progress import track
 from prunus.rng import generator_for
 from prunus.theory.gap import laws
@@ -38,17 +37,17 @@ PROTOTYPE: dict[tuple[int, float], tuple[float, float, float, float, float]] = {
 }
 
 
-def layer_rows(*, full: bool, seed: int, progress: bool | None = None) -> list[dict[str, Any]]:
+def layer_rows(*, full: bool, seed: int, progress: bool | None = None) -> list[Row]:
     """Uniform weights of unit variance, each present with probability q, 95 % quantile."""
     cases = [(20, 0.1), *((100, q) for q in (0.01, 0.03, 0.1, 0.3, 0.5, 0.9))]
     cases += [(1000, 0.1), (1000, 0.5), (1000, 1.0)] if full else []
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for n, q in track(cases, "one layer", progress=progress):
         rows += _layer(n, q, 100 if n > 500 else 1000, seed)
     return rows
 
 
-def _layer(n: int, q: float, draws: int, seed: int) -> list[dict[str, Any]]:
+def _layer(n: int, q: float, draws: int, seed: int) -> list[Row]:
     law = laws.uniform(math.sqrt(3))
     generator = generator_for(seed, "gap layer", n, str(q))
     norms = []
@@ -90,7 +89,7 @@ def _norm(matrix: Tensor) -> float:
     return float(torch.linalg.eigvalsh(matrix @ matrix.T)[-1].clamp_min(0).sqrt())
 
 
-def layer_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def layer_curve(rows: Rows) -> list[Row]:
     """One dashed line per bound, one point per measured quantile, from the rows of one side."""
     bounds = [
         {"q": row["q"], "norm": row["value"], "series": row["bound"], "kind": "bound"}
@@ -105,9 +104,7 @@ def layer_curve(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return bounds + points
 
 
-def convolution_rows(
-    *, full: bool, seed: int, progress: bool | None = None
-) -> list[dict[str, Any]]:
+def convolution_rows(*, full: bool, seed: int, progress: bool | None = None) -> list[Row]:
     """The largest frequency of a random 3 × 3 kernel: by frequencies, and by reshaping."""
     rows = []
     cases = [(16, q) for q in (0.01, 0.1, 0.5)]

@@ -13,6 +13,7 @@ from prunus.allocation.least_variance import optimal_densities
 from prunus.bench.data.cache import trained
 from prunus.bench.data.tasks import task
 from prunus.engine import prune
+from prunus.files import Row
 from prunus.guarantee import certify, plan
 from prunus.guarantee.extract import extract
 from prunus.progress import track
@@ -41,8 +42,8 @@ def reproduce(
         progress: see `prunus.progress.progress_bar`.
     """
     names = ["digits-mlp", "digits-cnn"] + (["mnist-mlp"] if scale == "full" else [])
-    rows: list[dict[str, Any]] = []
-    records: list[dict[str, Any]] = []
+    rows: list[Row] = []
+    records: list[Row] = []
     for name in track(names, "networks", progress=progress):
         chosen = task(name)
         data = chosen.data(data_dir=data_dir)
@@ -134,7 +135,7 @@ def _row(
 
 def _scored(
     name: str, model: nn.Module, calibration: Tensor, fresh: Tensor, labels: Tensor, seed: int
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Half of all weights by |W|, by |W|√S, and by sampling with least predicted variance."""
     found = extract(model, model, calibration[:1])
     pairs = {pair.name: pair for pair in linear_stages(found.stages)}
@@ -218,7 +219,7 @@ def _with_factors(stages: tuple[Stage, ...], factors: dict[str, Tensor]) -> tupl
     )
 
 
-def _curve(name: str, model: nn.Module, calibration: Tensor, fresh: Tensor) -> list[dict[str, Any]]:
+def _curve(name: str, model: nn.Module, calibration: Tensor, fresh: Tensor) -> list[Row]:
     del calibration
     with torch.no_grad():
         rms = float(model(fresh).square().sum(dim=1).mean().sqrt())

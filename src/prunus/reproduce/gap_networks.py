@@ -3,11 +3,14 @@
 import math
 from typing import Any
 
+from prunus.files import Row
 from prunus.progress import track
 from prunus.rng import generator_for
-from prunus.theory.gap.apriori import minimal_width, product_route, sup_bound
-from prunus.theory.gap.concentration import iid_norm, latala, matrix_bernstein, part_moments
+from prunus.theory.gap.apriori import product_route, sup_bound
+from prunus.theory.gap.concentration import iid_norm, latala, matrix_bernstein
+from prunus.theory.gap.inverse import minimal_width
 from prunus.theory.gap.laws import Law, Method, normal, uniform
+from prunus.theory.gap.layer_norms import part_moments
 from prunus.theory.gap.mean_square import mean_field, mean_square_bound
 from prunus.theory.gap.network import LayerShape, NormRule, norm_bound, random_network
 from prunus.theory.gap.simulate import simulated_gaps, simulated_sups
@@ -102,18 +105,18 @@ def latala_rule(
     return latala(shape.outputs, shape.inputs, logs, delta)
 
 
-def network_rows(*, full: bool, seed: int, progress: bool | None = None) -> list[dict[str, Any]]:
+def network_rows(*, full: bool, seed: int, progress: bool | None = None) -> list[Row]:
     """Sup and root mean square: bounds, prediction and what is found, for networks as drawn."""
     cases = [case for case in CASES if full or case[2] <= 100]
     cases += [("relu", "U", 100, 2, "magnitude", 0.9, (None,) * 8)]
     cases += [("tanh", "U", 100, 2, "random", 0.9, (None,) * 8)]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for case in track(cases, "networks", progress=progress):
         rows += _network(case, seed)
     return rows
 
 
-def _network(case: Case, seed: int) -> list[dict[str, Any]]:
+def _network(case: Case, seed: int) -> list[Row]:
     phi, kind, d, depth, method, density, known = case
     widths = [d] * depth + [10]
     variance = (2 if phi == "relu" else 1) / d
@@ -157,7 +160,7 @@ def _network(case: Case, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def width_rows(*, progress: bool | None = None) -> list[dict[str, Any]]:
+def width_rows(*, progress: bool | None = None) -> list[Row]:
     """Least widths at which pruning N^{1−α} weights per layer costs at most 0.1 over the ball."""
     rows = []
     for depth, exponent, method, walk, bernstein, markov in track(

@@ -1,11 +1,12 @@
 """How tight the gap statements are: layers, networks before and after training, coverage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prunus.files import Row, Rows
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.gap_coverage import FALSE_ALARM, coverage
@@ -90,7 +91,7 @@ def reproduce(
     )
 
 
-def _medians(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _medians(rows: Rows) -> list[Row]:
     """Median ratio of every kind of bound over the rows that the prototype has, too."""
     kinds: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -121,7 +122,7 @@ def _coverage_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _coverage_total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _coverage_total(rows: Rows) -> dict[str, Any]:
     totals = {
         key: sum(row[key] for row in rows) for key in ("settings", "failed", "caught", "controls")
     }

@@ -11,6 +11,7 @@ from prunus.bench.data.train import Training
 from prunus.bench.grid.budgets import density_text
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired
+from prunus.files import Row, Rows
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.harness import Harness, of_grids, with_interval
@@ -139,7 +140,7 @@ def _densities(net: _Net, power: float) -> dict[str, float]:
     return {name: round(density**power, 4) for name, density in net.densities.items()}
 
 
-def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+def grids(scale: Scale, seed: int = 0) -> list[Row]:
     """A grid for each network: iterative and in one shot, with random masks beside magnitude."""
     return [
         {
@@ -155,7 +156,7 @@ def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def rows_of(scale: Scale, records: Sequence[Record]) -> list[dict[str, Any]]:
+def rows_of(scale: Scale, records: Sequence[Record]) -> list[Row]:
     """The table's rows, from finished records alone."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for r in records:
@@ -198,7 +199,7 @@ def _row(
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _table(rows: Rows) -> list[dict[str, str]]:
     """A line for each network, recipe and way, a column for each power; published lines beside."""
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
@@ -219,9 +220,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _figure(rows: Rows) -> Any:
     """Excess error against compression, ours with bands, the published point beside them."""
-    drawn: list[dict[str, Any]] = []
+    drawn: list[Row] = []
     for row in rows:
         point = {"panel": row["network"], "kind": "measured"}
         if row["published_after"] is not None:

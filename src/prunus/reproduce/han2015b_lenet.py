@@ -10,6 +10,7 @@ from prunus.bench.data.tasks import Task
 from prunus.bench.grid.budgets import density_text
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired
+from prunus.files import Row, Rows
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.han2015b_tasks import digits_cnn, digits_mlp, lenet5, lenet300
@@ -141,7 +142,7 @@ def _schedule(net: _Net) -> str:
     return f"Iterative(rounds={net.rounds})"
 
 
-def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+def grids(scale: Scale, seed: int = 0) -> list[Row]:
     """For each network a grid at the paper's densities, and one at lower ones."""
     found = []
     for net in _nets(scale):
@@ -164,12 +165,12 @@ def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def rows_of(scale: Scale, records: Sequence[Record]) -> list[dict[str, Any]]:
+def rows_of(scale: Scale, records: Sequence[Record]) -> list[Row]:
     """The table's rows, from finished records alone."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.task, record.budget), []).append(record)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for net in _nets(scale):
         found = groups.get((net.task.name, density_text(dict(net.published))), [])
         if found:
@@ -283,7 +284,7 @@ def _way(net: _Net, records: Sequence[Record], way: str) -> dict[str, Any]:
 PLACES = {"codes": "values", "tables": "values", "lanes": "values"}
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def _table(rows: Rows) -> list[dict[str, str]]:
     """A line for each stage; the paper's numbers beside ours."""
     lines = []
     for row in rows:
@@ -310,10 +311,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return lines
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _figure(rows: Rows) -> Any:
     """Excess error against ratio, the published points beside ours; whole files alone."""
     papers = {net.paper for net in (*FULL, *SMALL)}
-    drawn: list[dict[str, Any]] = []
+    drawn: list[Row] = []
     for row in rows:
         if row["stage"] in ("pruned", "shared"):
             continue

@@ -2,15 +2,15 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from prunus.bench.grid.config import make_grid
+from prunus.bench.grid.load import make_grid
 from prunus.bench.grid.sweep import finished, run
 from prunus.bench.record import Record
+from prunus.files import Rows
 from prunus.reproduce import Reproduction, Scale
 
 __all__ = ["FailedRuns", "Harness", "carry_out", "of_grids", "with_interval"]
@@ -39,7 +39,7 @@ class Harness:
 
 
 def carry_out(
-    grids: Sequence[Mapping[str, Any]],
+    grids: Rows,
     harness: Harness | None,
     *,
     data_dir: Path | None,
@@ -90,7 +90,7 @@ def carry_out(
 
 
 def of_grids(
-    grids: Callable[[Scale, int], Sequence[Mapping[str, Any]]],
+    grids: Callable[[Scale, int], Rows],
     account: Callable[[Scale, Sequence[Record]], Reproduction],
     *,
     scale: Scale,

@@ -7,6 +7,7 @@ import torch
 from torch import Generator
 
 from prunus.dpp import KDPP
+from prunus.files import Row
 from prunus.progress import progress_bar
 from prunus.theory import teacher_student as ts
 from prunus.theory.teacher_student.activation import activation_of
@@ -45,7 +46,7 @@ def compare_methods(
     kept: Sequence[int] | None = None,
     density_of: Any = None,
     progress: bool | None = False,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Records of closed form ("theory") and mean over real masks ("measured") for every method.
 
     Args:
@@ -74,7 +75,7 @@ def compare_methods(
             for w in singles
         ]
     orders = [ts.order_parameters(w) for w in singles]
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     with progress_bar("pruning", len(ts.METHODS) * len(counts), progress=progress) as advance:
         for method in ts.METHODS:
             for k in counts:
@@ -154,9 +155,7 @@ def _real(
     return sum(errors) / len(errors)
 
 
-def inequality_records(
-    orders: Sequence[ts.OrderParameters], **options: Any
-) -> list[dict[str, Any]]:
+def inequality_records(orders: Sequence[ts.OrderParameters], **options: Any) -> list[Row]:
     """Each claim at each k = 1..K − 1: errors averaged over the students, and whether it holds.
 
     `options` are those of `paper_inequalities`.
@@ -182,7 +181,7 @@ def inequality_records(
     return records
 
 
-def map_records(cells: Sequence[ts.MapCell]) -> list[dict[str, Any]]:
+def map_records(cells: Sequence[ts.MapCell]) -> list[Row]:
     """One record per cell: the best method, the second, and their errors."""
     return [
         {

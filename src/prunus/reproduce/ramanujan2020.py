@@ -17,6 +17,7 @@ from prunus.bench.data.tasks import Task
 from prunus.bench.data.train import TRAINER_VERSION, Training, fit
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired, t_interval
+from prunus.files import Row, Rows
 from prunus.joint import EdgePopup
 from prunus.recipe import Recipe
 from prunus.report.figure import figure
@@ -163,13 +164,13 @@ def recipe_of(form: EdgePopup | None) -> Recipe:
     return Recipe(score=Constant(), allocation=Uniform(minimum=0), selection=selection)
 
 
-def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+def grids(scale: Scale, seed: int = 0) -> list[Row]:
     """For each plan its searches, and a grid of random masks that are trained from the start.
 
     Where all weights are drawn by the search, it does not matter whose network it gets: such grids
     take the trained one and train nothing after.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     plans = _plans(scale)
     for own in dict.fromkeys(plan.task for plan in plans):
         mine = [plan for plan in plans if plan.task is own]
@@ -377,7 +378,7 @@ def _verdict(gap: Mapping[str, Any], bound: float, *, within: bool) -> str:
     return "does not hold" if outside else "not told apart"
 
 
-def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:
+def _figure(rows: Rows) -> Any:
     """Test error against density, a panel for each network."""
     shown = (*FORMS, TRAINED)
     drawn = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from prunus.files import Row
 from prunus.progress import track
 from prunus.report.at_init import accuracy_figure, phase_figure
 from prunus.report.figure import figure
@@ -60,7 +61,7 @@ def reproduce(
     full = scale == "full"
     seeds = 20 if full else 5
     found = _Runs(seed, seeds, progress)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     fine = [1, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01, 0.002, 6e-4]
     coarse = [1, 0.6, 0.35, 0.25, 0.12, 0.05, 0.01, 6e-4]
     wide = [1, 0.6, 0.35, 0.25, 0.18, 0.12, 0.05, 0.01, 6e-4]
@@ -168,7 +169,7 @@ def _row(
     }
 
 
-def _accuracy_rows(experiment: str, run: Simulation) -> list[dict[str, Any]]:
+def _accuracy_rows(experiment: str, run: Simulation) -> list[Row]:
     """Accuracy per density with paired gain; the proved bound where pruning destroys."""
     over = p_over(run.setting.classes, run.setting.neurons, run.setting.dimension)
     dense = predict(run.setting, 1.0).accuracy
@@ -219,7 +220,7 @@ def _claim(row: DensitySummary, dense: float) -> str:
     return GAIN if better else OURS
 
 
-def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[dict[str, Any]]:
+def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[Row]:
     """The control of B: dense networks whose first weights are √p times smaller."""
     rows = []
     for density in (0.25, 0.05):
@@ -243,7 +244,7 @@ def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[dict
     return rows
 
 
-def _growth_rows(run: Simulation) -> list[dict[str, Any]]:
+def _growth_rows(run: Simulation) -> list[Row]:
     """Coefficients at the end of training: the signal grows as the noise is shared out."""
     rows = []
     for density in (1.0, 0.25):
@@ -261,7 +262,7 @@ def _growth_rows(run: Simulation) -> list[dict[str, Any]]:
     return rows
 
 
-def _support_rows(found: _Runs) -> list[dict[str, Any]]:
+def _support_rows(found: _Runs) -> list[Row]:
     """The gain needs sparse signals; dense supports follow the retention law."""
     rows = []
     for support in (1, 2, 4, 16, 64):
@@ -294,7 +295,7 @@ def _strong(found: _Runs) -> Simulation:
     return found.run("A8", dataclasses.replace(A, signal=8.0), [1, 0.6, 0.35, 0.25, 0.12, 0.05])
 
 
-def _certificate_rows(found: _Runs) -> list[dict[str, Any]]:
+def _certificate_rows(found: _Runs) -> list[Row]:
     """μ = 8: the error, the proved certificate of the trained weights, the a-priori curve."""
     run = _strong(found)
     rows = []
@@ -315,7 +316,7 @@ def _certificate_rows(found: _Runs) -> list[dict[str, Any]]:
     return rows
 
 
-def _asymptotic_rows(found: _Runs, full: bool) -> list[dict[str, Any]]:
+def _asymptotic_rows(found: _Runs, full: bool) -> list[Row]:
     """d = 1e7: where random guessing is certain."""
     cases = [Setting(neurons=100, dimension=10**7, signal=40.4, init_scale=1e-6)]
     if full:
@@ -360,7 +361,7 @@ def _mean(values: torch.Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
-def _learning_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
+def _learning_figure(found: _Runs) -> tuple[Any, list[Row]]:
     """How the signal and noise coefficients grow along training, dense and pruned."""
     run = found.run("learning", A, [1.0, 0.25, 6e-4], checkpoints=14, seeds=found.seeds[:5])
     names = {
@@ -402,10 +403,10 @@ def _learning_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
     return chart, records
 
 
-def _certificate_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
+def _certificate_figure(found: _Runs) -> tuple[Any, list[Row]]:
     """Error, certificate and a-priori curve over density at μ = 8."""
     run = _strong(found)
-    records: list[dict[str, Any]] = []
+    records: list[Row] = []
     for i, density in enumerate(run.densities):
         error, spread = _mean(1 - run.test_accuracy[i])
         certificate, _ = _mean(run.certificate[i])
@@ -441,7 +442,7 @@ def _certificate_figure(found: _Runs) -> tuple[Any, list[dict[str, Any]]]:
 
 def _phase_figure(
     axis: str, low: float, high: float, full: bool, seed: int, progress: bool | None
-) -> tuple[Any, list[dict[str, Any]]]:
+) -> tuple[Any, list[Row]]:
     """Density against noise or width from `low` to `high`, predicted and measured side by side."""
     n_values, n_densities, seeds = (10, 14, 6) if full else (5, 7, 2)
     values = [low * (high / low) ** (i / (n_values - 1)) for i in range(n_values)]

@@ -68,7 +68,7 @@ def _task(scale: Scale) -> str:
     return "mnist-lenet300" if scale == "full" else "digits-mlp"
 
 
-def grids(scale: Scale, seed: int = 0) -> list[dict[str, Any]]:
+def grids(scale: Scale, seed: int = 0) -> list[Row]:
     """Whole networks: every rule bare and with least squares, and some on pruned inputs."""
     seeds = list(range(seed, seed + SEEDS))
     common = {

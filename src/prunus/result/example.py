@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from prunus.hints import Batch
 from prunus.inputs import arguments
 from prunus.reading import Schema, Shape
 from prunus.rng import generator_for
@@ -35,7 +36,7 @@ class InputFacts(Schema):
     deviation: Annotated[float, Field(ge=0)]
 
 
-def form_of(example: Any) -> dict[str, dict[str, Any]] | None:
+def form_of(example: Batch) -> dict[str, dict[str, Any]] | None:
     """{name: facts} of an example's inputs; the only one of a plain call has no name.
 
     None where the input is no tensor and no mapping of tensors, such as a graph or a list.

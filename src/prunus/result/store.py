@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.saved import apart
 from prunus.files import read_folder, write_folder
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.reading import check, read_tensors, stored_json
 from prunus.result.account import (
@@ -42,7 +43,7 @@ ACCOUNT = "pruned.json"
 FORM = re.compile(r"(weights|compact)-[0-9a-f]{12}\.safetensors")
 
 
-def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
+def save(pruned: Pruned, folder: str | os.PathLike[str], *, example: Batch = None) -> Path:
     """Write a pruned network to `folder`; see `Pruned.save`."""
     packed: dict[str, Tensor] = {}
     state = pruned.model.state_dict()

@@ -16,6 +16,7 @@ from prunus.calibration.batches import call, size_of, to_device
 from prunus.calibration.place import device_of
 from prunus.cost import Cost, measure_latency
 from prunus.coupling import Coupling
+from prunus.hints import Batch
 from prunus.recipe import Recipe
 from prunus.rows import RowSet
 from prunus.surgery.alike import Spare
@@ -117,7 +118,7 @@ class Pruned:
     masks: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     dense: nn.Module | None = field(default=None, repr=False)
     dense_state: str | None = field(default=None, repr=False)
-    example: Any = field(default=None, repr=False)
+    example: Batch = field(default=None, repr=False)
     coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
     proved: Expected | None = field(default=None, repr=False)
@@ -147,7 +148,7 @@ class Pruned:
         return hold(self.model, self.masks, optimizer)
 
     def compact(
-        self, example: Any = None, *, rtol: float = 1e-4, spare: Spare | None = None
+        self, example: Batch = None, *, rtol: float = 1e-4, spare: Spare | None = None
     ) -> nn.Module:
         """A physically smaller dense network, proved equal to `model` on the example.
 
@@ -163,7 +164,7 @@ class Pruned:
             raise ValueError("`compact` needs an example batch to trace. Pass one.")
         return compact(self, given, rtol=rtol, spare=spare)
 
-    def measured(self, example: Any = None, *, seconds: float = 0.5) -> "Pruned":
+    def measured(self, example: Batch = None, *, seconds: float = 0.5) -> "Pruned":
         """The same result with measured latencies, dense against pruned, in its costs.
 
         A network that lost channels, blocks or experts is timed compact, one that lost single
@@ -243,7 +244,7 @@ class Pruned:
 
         return pruned_html(self)
 
-    def save(self, folder: str | os.PathLike[str], *, example: Any = None) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, example: Batch = None) -> Path:
         """Write the pruned network to `folder`: safetensors and JSON, no pickle.
 
         Layers with single weights removed are stored as their kept values and one bit per entry
@@ -268,7 +269,7 @@ class Pruned:
         path: str | os.PathLike[str],
         format: str = "onnx",
         *,
-        example: Any = None,
+        example: Batch = None,
         measure: bool = True,
         int8: bool = False,
     ) -> Any:
@@ -297,7 +298,7 @@ class Pruned:
         return export(self, path, format, example=example, measure=measure, int8=int8)
 
     def save_hf(
-        self, folder: str | os.PathLike[str], *, example: Any = None, tokenizer: Any = None
+        self, folder: str | os.PathLike[str], *, example: Batch = None, tokenizer: Any = None
     ) -> Any:
         """Write a folder that plain `from_pretrained` loads, for a model of transformers.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import call
 from prunus.check import matches, unknown
+from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.scopes.trees import tensors_of
 
@@ -46,7 +47,7 @@ def _home(module: str, blocks: Sequence[str]) -> str | None:
 
 
 def blocks_of(
-    model: nn.Module, asked: str, owners: Mapping[str, str], example: Any
+    model: nn.Module, asked: str, owners: Mapping[str, str], example: Batch
 ) -> tuple[str, ...]:
     """The names of the modules that are blocks.
 
@@ -82,7 +83,7 @@ def blocks_of(
     return holding
 
 
-def found_blocks(model: nn.Module, owners: Mapping[str, str], example: Any) -> tuple[str, ...]:
+def found_blocks(model: nn.Module, owners: Mapping[str, str], example: Batch) -> tuple[str, ...]:
     """Members of lists that run one after another, most of them mapping a stream to itself.
 
     A list inside a block is part of the block. Empty where there is no such list.
@@ -121,7 +122,7 @@ def found_blocks(model: nn.Module, owners: Mapping[str, str], example: Any) -> t
 Call = tuple[int, Tensor | None, Tensor | None]
 
 
-def _streams(model: nn.Module, names: Mapping[str, None], example: Any) -> dict[str, list[Call]]:
+def _streams(model: nn.Module, names: Mapping[str, None], example: Batch) -> dict[str, list[Call]]:
     """Each module's calls: when, the first tensor that it took, and the first that it gave."""
     found: dict[str, list[Call]] = {name: [] for name in names}
     clock = [0]

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from prunus.calibration.batches import call, to_device
+from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.scopes.caches import uncached
 from prunus.scopes.replay import Replay
@@ -37,7 +38,7 @@ class Habits:
 
 def rehearsed(
     model: nn.Module,
-    parts: Sequence[Any],
+    parts: Sequence[Batch],
     *,
     device: torch.device,
     weights: Mapping[str, Weight],
@@ -88,7 +89,7 @@ def _same(one: Any, two: Any) -> bool:
 
 
 def loose_parameters(
-    model: nn.Module, example: Any, weights: Mapping[str, Weight]
+    model: nn.Module, example: Batch, weights: Mapping[str, Weight]
 ) -> frozenset[str]:
     """Weights and biases of layers that one pass reads while another module runs."""
     homes: dict[int, tuple[str, int]] = {}

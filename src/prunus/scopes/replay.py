@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from prunus.calibration.batches import call, to_device
+from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.scopes.caches import uncached
 from prunus.scopes.keep import Keep, Memory
@@ -83,7 +84,7 @@ class Replay(AbstractContextManager["Replay"]):
     def __init__(
         self,
         model: nn.Module,
-        parts: Sequence[Any],
+        parts: Sequence[Batch],
         *,
         device: torch.device,
         weights: Mapping[str, Weight],

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from prunus.calibration.batches import to_device
 from prunus.calibration.padding import Layout, Padding, padding_of
+from prunus.hints import Batch
 from prunus.scopes.replay import Replay, Seen
 
 __all__ = ["Pass", "Replayed", "Source", "pass_of"]
@@ -69,7 +70,7 @@ class Replayed:
 
     dense: Replay
     pruned: Replay | None
-    parts: Sequence[Any]
+    parts: Sequence[Batch]
     device: torch.device
     layout: Layout = field(default_factory=Layout)
 

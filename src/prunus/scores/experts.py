@@ -31,7 +31,7 @@ class Reap(Score):
 
     def experts(self, view: ExpertView) -> Float[Tensor, " experts"]:
         """In units of the stream."""
-        found: Tensor = view.effects().reap
+        found = view.effects().reap
         return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import plainly
 from prunus.coupling import Group, Heads, NotTraceable, coupling_of
+from prunus.hints import Batch
 from prunus.modes import private, twin
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
@@ -40,7 +41,7 @@ class Compaction:
 @plainly
 def compact(
     model: Any,
-    example: Any,
+    example: Batch,
     *,
     rtol: float = 1e-4,
     inexact: bool | None = None,
@@ -109,7 +110,7 @@ def compact(
 def compact_groups(
     model: nn.Module,
     groups: Sequence[Group],
-    example: Any,
+    example: Batch,
     *,
     rtol: float = 1e-4,
     inexact: bool = False,
@@ -150,7 +151,7 @@ def _apart(model: nn.Module, small: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _empty(model: nn.Module, groups: tuple[Group, ...], example: Any) -> dict[str, Tensor]:
+def _empty(model: nn.Module, groups: tuple[Group, ...], example: Batch) -> dict[str, Tensor]:
     """Fold and zero dead units until none is left; return the classes of each group that can go."""
     state = model.state_dict()
     left = {

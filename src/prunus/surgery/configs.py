@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.ambient import drawing, quiet
+from prunus.hints import Batch
 from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
@@ -33,7 +34,7 @@ EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilo
 LARGEST = 64  # sets of fields that are tried
 
 
-def follow_config(small: nn.Module, before: Shapes, example: Any = None) -> None:
+def follow_config(small: nn.Module, before: Shapes, example: Batch = None) -> None:
     """Let the configuration say the widths that the smaller network has, where it can.
 
     Args:
@@ -57,7 +58,7 @@ def follow_config(small: nn.Module, before: Shapes, example: Any = None) -> None
         _follow(module, config, own, None if name else example)
 
 
-def _follow(module: nn.Module, config: Any, before: Shapes, example: Any) -> None:
+def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch) -> None:
     after = {name: tensor.shape for name, tensor in module.state_dict().items()}
     lengths = _lengths(before, after)
     if not lengths:
@@ -206,7 +207,7 @@ def _epsilon(module: nn.Module, config: Any) -> Change:
     }
 
 
-def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example: Any) -> bool:
+def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example: Batch) -> bool:
     """Whether a model of the changed configuration has these shapes, and the same output."""
     kind: Any = type(module)
     try:

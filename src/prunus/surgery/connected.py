@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.calibration.flow import ones_like_input, path_flow
+from prunus.hints import Batch
 
 __all__ = ["Connection", "connection"]
 
@@ -59,7 +59,7 @@ class Connection:
         return "; ".join(said)
 
 
-def connection(model: nn.Module, masks: Mapping[str, Tensor], example: Any) -> Connection:
+def connection(model: nn.Module, masks: Mapping[str, Tensor], example: Batch) -> Connection:
     """Follow paths through the kept weights.
 
     Kept weights count as 1 whatever their value, other parameters by their absolute value, biases

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.coupling import Group
+from prunus.hints import Batch
 from prunus.surgery.attributes import Cuts, bare_norms, update_attributes
 from prunus.surgery.following import follow, readings_of
 from prunus.surgery.norms import (
@@ -56,7 +57,9 @@ class Cut:
     statistics: Mapping[str, Tensor]
 
 
-def cut(model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], example: Any) -> Cut:
+def cut(
+    model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], example: Batch
+) -> Cut:
     """Take the classes `gone[group.name]` (True where one goes) out of the model, in place.
 
     Tensors in several places stay one tensor. RMS norms are corrected for what they lose.
@@ -185,7 +188,7 @@ def _shrink(model: nn.Module, removed: Removed, tensors: Mapping[str, Tensor]) -
             home[leaf] = new
 
 
-def _update_bare_norms(model: nn.Module, example: Any) -> None:
+def _update_bare_norms(model: nn.Module, example: Batch) -> None:
     """Widths of norms that hold no tensor, read off as they run."""
     handles = [
         module.register_forward_pre_hook(lambda m, inputs, read=read: read(m, inputs[0]))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.calibration.reasons import listed
+from prunus.hints import Batch
 from prunus.modes import copied, evaluating
 from prunus.scopes import found_blocks
 from prunus.scopes.trees import tensors_of
@@ -69,7 +70,7 @@ class Nothing(nn.Module):
 
 
 def skippable(
-    model: nn.Module, example: Any, part: Part = "block"
+    model: nn.Module, example: Batch, part: Part = "block"
 ) -> tuple[tuple[Skippable, ...], dict[str, str]]:
     """The blocks that can be left out for real, and {block: reason} of the others.
 
@@ -127,7 +128,7 @@ def skippable(
 
 
 def gone_parts(
-    model: nn.Module, masks: Mapping[str, Tensor], part: Part, example: Any
+    model: nn.Module, masks: Mapping[str, Tensor], part: Part, example: Batch
 ) -> tuple[Skippable, ...]:
     """The blocks (or halves) of a pruned network that its masks have emptied."""
     empty = [name for name, mask in masks.items() if not bool(mask.any())]
@@ -148,7 +149,7 @@ def zeros_of(model: nn.Module, parts: Sequence[Skippable]) -> dict[str, Tensor]:
 
 
 def without(
-    model: nn.Module, parts: Sequence[Skippable], part: Part, example: Any, *, rtol: float = 1e-4
+    model: nn.Module, parts: Sequence[Skippable], part: Part, example: Batch, *, rtol: float = 1e-4
 ) -> nn.Module:
     """A copy of a model whose parts write zeros, without them, verified equal.
 
@@ -161,7 +162,7 @@ def without(
     return small
 
 
-def drop(model: nn.Module, parts: Sequence[Skippable], part: Part, example: Any = None) -> None:
+def drop(model: nn.Module, parts: Sequence[Skippable], part: Part, example: Batch = None) -> None:
     """Take parts out of a model, in place: blocks out of their lists, halves by `Nothing`.
 
     Args:
@@ -178,7 +179,7 @@ def drop(model: nn.Module, parts: Sequence[Skippable], part: Part, example: Any 
 
 
 def missing_of(
-    model: nn.Module, masks: Mapping[str, Tensor], part: Part, example: Any
+    model: nn.Module, masks: Mapping[str, Tensor], part: Part, example: Batch
 ) -> dict[str, int | None]:
     """What a compact network lacks, for `take_out`: blocks, and halves with their outputs."""
     gone = gone_parts(model, masks, part, example)
@@ -225,7 +226,7 @@ def _part_of(model: nn.Module, name: str, writers: tuple[str, ...], part: Part) 
     return Skippable(name, chain, own, tuple(owners))
 
 
-def _fails(model: nn.Module, part: Skippable, kind: Part, example: Any) -> str | None:
+def _fails(model: nn.Module, part: Skippable, kind: Part, example: Batch) -> str | None:
     masked = copied(model)
     _zero(masked, part.writers)
     try:
@@ -245,7 +246,7 @@ def _zero(model: nn.Module, names: Sequence[str]) -> None:
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def _calls(model: nn.Module, names: Sequence[str], example: Any) -> dict[str, Arguments]:
+def _calls(model: nn.Module, names: Sequence[str], example: Batch) -> dict[str, Arguments]:
     """The arguments of each block's call, copied before it can change them."""
     found: dict[str, Arguments] = {}
 
@@ -270,7 +271,7 @@ def _hooks(model: nn.Module, names: Sequence[str], note: Callable[..., None]) ->
             handle.remove()
 
 
-def _forms(model: nn.Module, names: Sequence[str], example: Any) -> dict[str, int]:
+def _forms(model: nn.Module, names: Sequence[str], example: Batch) -> dict[str, int]:
     """How many values each module gives; 0 where it gives a tensor."""
     found: dict[str, int] = {}
 

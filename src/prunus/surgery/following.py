@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunus.coupling import Group
+from prunus.hints import Batch
 from prunus.surgery.attributes import Cuts, has_row
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
@@ -84,7 +85,7 @@ def readings_of(
     return found
 
 
-def follow(small: nn.Module, readings: Sequence[Reading], example: Any, expected: Any) -> None:
+def follow(small: nn.Module, readings: Sequence[Reading], example: Batch, expected: Any) -> None:
     """Tell the modules of a cut network what they have to know, in place.
 
     Args:
@@ -131,7 +132,7 @@ def retold(small: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
     _tell(small, {(n, k): v for n, own in numbers.items() if n in known for k, v in own.items()})
 
 
-def _change(small: nn.Module, example: Any, expected: Any) -> float:
+def _change(small: nn.Module, example: Batch, expected: Any) -> float:
     try:
         change = relative_change(expected, run(small, example))
     except Exception:  # whatever the user's forward raises at sizes that it does not expect

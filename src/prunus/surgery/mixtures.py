@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.surgery.verify import verify_equal
 
@@ -197,7 +198,7 @@ def barred_from(router: nn.Module, count: int) -> Bool[Tensor, " experts"]:
 
 
 def without_masked(
-    model: nn.Module, masks: Masks, example: Any, *, rtol: float = 1e-4
+    model: nn.Module, masks: Masks, example: Batch, *, rtol: float = 1e-4
 ) -> nn.Module:
     """A copy of a barred network without the experts that masks have emptied, verified equal.
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.coupling import Group
+from prunus.hints import Batch
 from prunus.modes import twin
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import CompactionError, verify_equal
@@ -33,7 +33,7 @@ class Cuttable:
 
 
 def cuttable(
-    model: nn.Module, groups: Sequence[Group], example: Any, *, rtol: float = 1e-4
+    model: nn.Module, groups: Sequence[Group], example: Batch, *, rtol: float = 1e-4
 ) -> Cuttable:
     """Cut classes on trial, and leave those groups whole that do not allow it.
 
@@ -130,7 +130,7 @@ def _families(groups: Sequence[Group]) -> list[list[Group]]:
 
 
 def _failure(
-    model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any, rtol: float
+    model: nn.Module, groups: Sequence[Group], gone: Gone, example: Batch, rtol: float
 ) -> str | None:
     """Why the network without these classes fails or differs from the one with zeros, or None."""
     masked = _masked(model, groups, gone)
@@ -143,7 +143,7 @@ def _failure(
     return None
 
 
-def narrowed(model: nn.Module, groups: Sequence[Group], gone: Gone, example: Any) -> nn.Module:
+def narrowed(model: nn.Module, groups: Sequence[Group], gone: Gone, example: Batch) -> nn.Module:
     """The model without these classes, not compared with anything; it shares what is not cut."""
     small = _masked(model, groups, gone)
     cut(small, groups, gone, example)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunus.hints import Batch
 from prunus.parts import BLOCKS, EXPERTS
 from prunus.surgery.depth import gone_parts, missing_of, without
 from prunus.surgery.mixtures import bar, without_masked
@@ -40,20 +41,20 @@ class Removal:
 
 
 def _fewer_blocks(
-    model: nn.Module, masks: Masks, granularity: Any, example: Any, rtol: float
+    model: nn.Module, masks: Masks, granularity: Any, example: Batch, rtol: float
 ) -> nn.Module:
     gone = gone_parts(model, masks, granularity.part, example)
     return without(model, gone, granularity.part, example, rtol=rtol)
 
 
 def _fewer_experts(
-    model: nn.Module, masks: Masks, granularity: Any, example: Any, rtol: float
+    model: nn.Module, masks: Masks, granularity: Any, example: Batch, rtol: float
 ) -> nn.Module:
     return without_masked(model, masks, example, rtol=rtol)
 
 
 def _missing_blocks(
-    model: nn.Module, masks: Masks, granularity: Any, example: Any
+    model: nn.Module, masks: Masks, granularity: Any, example: Batch
 ) -> dict[str, int | None]:
     return missing_of(model, masks, granularity.part, example)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, first_of, parts, to_device
 from prunus.calibration.place import device_of
 from prunus.coupling import Group, Slot, coupling_of
+from prunus.hints import Batch
 from prunus.modes import copied, evaluating, private
 from prunus.progress import progress_bar
 from prunus.surgery.norms import is_rms, norms_across, rms_offset
@@ -114,7 +115,7 @@ def _check_slots(model: nn.Module, stream: Group, norms: list[str]) -> None:
 
 
 def _readers(
-    model: nn.Module, stream: Group, norms: list[str], example: Any
+    model: nn.Module, stream: Group, norms: list[str], example: Batch
 ) -> dict[str, list[str]]:
     """The layers that read each norm's output, found by the tensors they are given."""
     given: dict[str, Tensor] = {}

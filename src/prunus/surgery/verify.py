@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from prunus.ambient import unless_interrupted
 from prunus.coupling.example import arguments_of
 from prunus.coupling.weights import LAYERS
+from prunus.hints import Batch
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
 
@@ -67,7 +68,7 @@ class Verified:
 def verify_equal(
     model: nn.Module,
     small: nn.Module,
-    example: Any,
+    example: Batch,
     *,
     kept: Mapping[str, Tensor],
     rtol: float,
@@ -139,7 +140,7 @@ def verify_equal(
 def _verify_lengths(
     model: nn.Module,
     small: nn.Module,
-    example: Any,
+    example: Batch,
     statistics: Mapping[str, Tensor],
     rtol: float,
     coarsest: float,
@@ -225,7 +226,7 @@ def relative_change(before: Any, after: Any) -> float:
     return (moved / size) ** 0.5 if size else (0.0 if moved == 0 else float("inf"))
 
 
-def _run_noting(model: nn.Module, example: Any) -> tuple[Any, float]:
+def _run_noting(model: nn.Module, example: Batch) -> tuple[Any, float]:
     """The output, and the machine epsilon of the coarsest type that a layer's outputs have."""
     coarsest = 0.0
 
@@ -237,7 +238,7 @@ def _run_noting(model: nn.Module, example: Any) -> tuple[Any, float]:
         return run(model, example), coarsest
 
 
-def _outputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
+def _outputs(model: nn.Module, example: Batch) -> dict[str, Tensor]:
     """The outputs of all linear and convolution layers in order of execution."""
     outputs: dict[str, Tensor] = {}
 
@@ -253,7 +254,7 @@ def _outputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
     return outputs
 
 
-def _place(model: nn.Module, example: Any) -> str:
+def _place(model: nn.Module, example: Batch) -> str:
     """Where a model fails on the example: in which childless module, or after which."""
     called, finished = list[str](), list[str]()
 

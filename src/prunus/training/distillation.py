@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch.nn import functional
 
 from prunus.calibration.batches import call
 from prunus.check import fraction, positive
+from prunus.hints import Batch, Loss
 
 __all__ = ["distillation"]
-
-Loss = Callable[[Any, Any], Tensor]
 
 
 def distillation(
@@ -49,7 +47,7 @@ def distillation(
     fraction("weight", weight, zero=True, one=True)
     model = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
 
-    def distilled(output: Any, batch: Any) -> Tensor:
+    def distilled(output: Any, batch: Batch) -> Tensor:
         own = _logits(output)
         total = own.new_zeros(())
         if weight > 0:
@@ -100,7 +98,7 @@ def _logits(output: Any) -> Tensor:
     return found
 
 
-def _labels(batch: Any) -> Tensor | None:
+def _labels(batch: Batch) -> Tensor | None:
     if hasattr(batch, "get"):
         found = batch.get("labels")
     else:
@@ -108,7 +106,7 @@ def _labels(batch: Any) -> Tensor | None:
     return found if isinstance(found, Tensor) else None
 
 
-def _counted(batch: Any, logits: Tensor) -> Tensor | None:
+def _counted(batch: Batch, logits: Tensor) -> Tensor | None:
     """The positions of a text that are real; None where all rows count."""
     if not hasattr(batch, "get"):
         return None

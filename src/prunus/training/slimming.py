@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from prunus.check import positive
 from prunus.coupling import couple
+from prunus.hints import Batch
 
 __all__ = ["Slimming", "slimming"]
 
@@ -39,7 +40,7 @@ class Slimming:
 
 
 def slimming(
-    model: nn.Module, example: Any, strength: float = 1e-4, *, optimizer: Optimizer | None = None
+    model: nn.Module, example: Batch, strength: float = 1e-4, *, optimizer: Optimizer | None = None
 ) -> Slimming:
     """Add strength · sign(γ) to the gradients of batch norm's scales; the loop stays as it is.
 

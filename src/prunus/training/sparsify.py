@@ -13,6 +13,7 @@ from prunus.courses import COURSES, Course
 from prunus.engine.job import State, job_of
 from prunus.engine.kinds import unit_of
 from prunus.engine.target import Target, target_of
+from prunus.hints import Batch
 from prunus.modes import private
 from prunus.presets import recipes, resolve
 from prunus.recipe import Recipe
@@ -34,7 +35,7 @@ def sparsify(
     layers: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] | None = None,
     seed: int = 0,
-    example: Any = None,
+    example: Batch = None,
 ) -> Sparsifier:
     """Put sparsity into a training loop; the model is changed in place, the loop stays as it is.
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from prunus.bench.data.sets import Dataset
 from prunus.check import fraction, positive, whole
+from prunus.hints import Loss
 from prunus.modes import evaluating, private
 from prunus.parts import LATER, shown
 from prunus.progress import progress_bar
@@ -172,7 +173,7 @@ def fit(
     return model
 
 
-def _loss(training: Training, teacher: nn.Module | None) -> Callable[[Any, Any], Tensor]:
+def _loss(training: Training, teacher: nn.Module | None) -> Loss:
     """The loss of outputs and a batch."""
     if training.distil is None:
         return lambda output, batch: functional.cross_entropy(output, batch[1])

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TypeGuard
 
 import prunus
 from prunus.allocation import Uniform
@@ -18,7 +17,7 @@ from prunus.granularity import Edge, EdgePerRow, Node
 from prunus.parts import NODES
 from prunus.presets import recipes, resolve
 from prunus.recipe import Recipe, parse
-from prunus.schedules import AtInit, OneShot, Rewinding, Schedule
+from prunus.schedules import OneShot, Schedule, steps_of
 from prunus.scores import Constant
 from prunus.selection import RandomK
 
@@ -165,12 +164,18 @@ def schedule_of(text: str) -> tuple[Schedule, bool, bool]:
     found = parse(text)
     if not callable(found) or not hasattr(found, "trains"):
         raise ValueError(f"{text!r} is no schedule. Write for example Iterative(rounds=3).")
-    return found, True, found.inside or isinstance(found, AtInit | Rewinding)
+    if found.inside:
+        return found, True, True
+    dense_first = steps_of(found)[0].budget is None  # a training before anything is pruned
+    return found, True, found.before_training or dense_first
 
 
-def is_ticket(schedule: Schedule) -> TypeGuard[Rewinding]:
-    """True where kept weights return to an earlier moment, so that fresh ones compare."""
-    return isinstance(schedule, Rewinding) and schedule.what == "weights"
+def rewound_to(schedule: Schedule) -> float | None:
+    """The share of a training that kept weights return to, so that fresh ones compare; or None."""
+    steps = [] if schedule.inside else steps_of(schedule)
+    if not any(step.rewind for step in steps):
+        return None
+    return next((step.span[1] for step in steps if step.snapshot), 0.0)
 
 
 def random_twin(recipe: Recipe) -> Recipe:
@@ -226,7 +231,7 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
         name = resolve(bare)[0]
         label = name if not name.startswith("recipe-") else f"{cell.label}, not compensated"
         found["no-compensation"] = replace(cell, label=label, recipe=repr(bare))
-    if is_ticket(schedule) and recipe.granularity.units != NODES:
+    if rewound_to(schedule) is not None and recipe.granularity.units != NODES:
         for role in CONTROLS:
             found[role] = replace(cell, label=f"{cell.label}, {role}", role=role)
     if cell.schedule == "retrain":

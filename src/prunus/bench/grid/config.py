@@ -1,20 +1,17 @@
-"""A grid of cells from a YAML file, checked as a whole before anything runs."""
+"""A grid: what may stand in one, field by field, and the cells that it means."""
 
 import contextlib
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from prunus.bench.data.tasks import fresh_model, task
+from prunus.bench.data.tasks import task
 from prunus.bench.data.train import Distil
-from prunus.bench.grid.budgets import budget_of, budget_text, density_text
+from prunus.bench.grid.budgets import budget_text, density_text
 from prunus.bench.grid.cell import (
     BASELINES,
     RESCORES,
@@ -25,22 +22,15 @@ from prunus.bench.grid.cell import (
     schedule_of,
 )
 from prunus.bench.grid.compressed import way_of
-from prunus.bench.grid.inside import unfit_schedules
-from prunus.bench.grid.yaml_text import NoYaml, read_yaml
-from prunus.budget import Budget, Plan, densities_of
-from prunus.calibration.select import matching, prunable
 from prunus.check import unknown, whole
-from prunus.parts import NODES
 from prunus.presets import resolve
-from prunus.reading import text_of
 from prunus.schedules import OneShot
-from prunus.weights import Weight
 
-__all__ = ["Grid", "cells", "count_said", "load_grid", "make_grid"]
+__all__ = ["Grid", "cells", "count_said"]
 
 
 @dataclass(frozen=True)
-class _Method:
+class Method:
     """A recipe as tables call it, as Python without its schedule, and that schedule, if any."""
 
     label: str
@@ -55,7 +45,7 @@ def _task(name: Any) -> str:
     return name
 
 
-def _method(entry: Any) -> _Method:
+def method_of(entry: Any) -> Method:
     if isinstance(entry, Mapping):
         if set(entry) != {"name", "recipe"}:
             raise ValueError(f"a named recipe has `name` and `recipe`, got {', '.join(entry)}")
@@ -65,11 +55,11 @@ def _method(entry: Any) -> _Method:
     recipe = recipe_of(text)
     label = label or resolve(recipe)[0]
     if recipe.schedule == OneShot():
-        return _Method(label, repr(recipe))
+        return Method(label, repr(recipe))
     bare = recipe
     with contextlib.suppress(ValueError):  # a score that only a training gathers keeps its course
         bare = replace(recipe, schedule=OneShot())
-    return _Method(label, repr(bare), _schedule(repr(recipe.schedule)))
+    return Method(label, repr(bare), _schedule(repr(recipe.schedule)))
 
 
 def _schedule(text: Any) -> str:
@@ -179,7 +169,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     tasks: Annotated[list[Annotated[Any, AfterValidator(_task)]], Field(min_length=1)]
-    recipes: Annotated[list[Annotated[Any, AfterValidator(_method)]], Field(min_length=1)]
+    recipes: Annotated[list[Annotated[Any, AfterValidator(method_of)]], Field(min_length=1)]
     densities: list[Annotated[Any, AfterValidator(density_text)]] = []
     budgets: list[Annotated[Any, AfterValidator(budget_text)]] = []
     schedules: Annotated[list[Annotated[Any, AfterValidator(_schedule)]], Field(min_length=1)] = [
@@ -201,26 +191,6 @@ class Grid(BaseModel):
     distil: Annotated[Any, AfterValidator(_distil)] = None
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
-
-
-def load_grid(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()) -> Grid:
-    """The grid of a YAML file, with `key=value` changes applied; keys may be dotted.
-
-    Raises:
-        ValueError: with every mistake at once, each with its line and its place in the file.
-        FileNotFoundError: no such file.
-    """
-    source = "grid" if path is None else str(path)
-    values, tree = ({}, None) if path is None else read_yaml(text_of(Path(path)), source)
-    if not isinstance(values, dict):
-        raise ValueError(f"{source} must hold keys such as tasks and recipes, got {values!r:.60}.")
-    changed = [_change(values, change) for change in changes]
-    return _checked(values, source, tree, changed)
-
-
-def make_grid(values: Mapping[str, Any]) -> Grid:
-    """The grid of a mapping, with errors as `load_grid` gives them."""
-    return _checked(dict(values), "grid", None, [])
 
 
 def cells(grid: Grid, *, threads: int = 1) -> list[Cell]:
@@ -293,8 +263,8 @@ def _asked(grid: Grid, threads: int) -> dict[str, Cell]:
     for name in grid.tasks:
         for seed in grid.seeds:
             for method in grid.recipes:
-                for budget in _budgets(grid, method):
-                    for schedule in _schedules(grid, method):
+                for budget in budgets_of(grid, method):
+                    for schedule in schedules_of(grid, method):
                         cell = Cell(
                             task=name,
                             label=method.label,
@@ -318,147 +288,13 @@ def _asked(grid: Grid, threads: int) -> dict[str, Cell]:
     return asked
 
 
-def _schedules(grid: Grid, method: _Method) -> list[str]:
+def schedules_of(grid: Grid, method: Method) -> list[str]:
     return grid.schedules if method.schedule is None else [method.schedule]
 
 
-def _budgets(grid: Grid, method: _Method) -> list[str]:
+def budgets_of(grid: Grid, method: Method) -> list[str]:
     granularity = recipe_of(method.recipe).granularity
     if granularity.fixed is not None:
         n, m = granularity.fixed
         return [f"Budget(density={n / m!r})"]
     return [*grid.densities, *grid.budgets]
-
-
-def _checked(values: dict[str, Any], source: str, tree: Any, changed: list[str]) -> Grid:
-    mistakes: list[str] = []
-    grid = None
-    try:
-        grid = Grid.model_validate(values)
-    except ValidationError as error:
-        for item in error.errors():
-            place = ".".join(map(str, item["loc"]))
-            mistakes.append(f"{_where(tree, item['loc'], changed)}{place}: {_words(item)}")
-    recipes = values.get("recipes")
-    needs = [_recipe_budgets(entry) for entry in recipes] if isinstance(recipes, list) else []
-    if not values.get("densities") and not values.get("budgets") and not all(needs):
-        mistakes.append("densities: missing. Give densities, budgets or both.")
-    if grid is not None and not mistakes:
-        try:
-            cells(grid)
-        except ValueError as error:
-            mistakes.append(str(error))
-        mistakes += _unfit(grid)
-    if mistakes:
-        head = f"{source}: {len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
-        raise ValueError("\n  ".join([head, *mistakes]))
-    assert grid is not None
-    return grid
-
-
-def _unfit(grid: Grid) -> list[str]:
-    """What does not fit together: layers that a network lacks, scores that no cell has."""
-    mistakes = []
-    used = {schedule for method in grid.recipes for schedule in _schedules(grid, method)}
-    if grid.rescore and not used <= {"none", "retrain"}:
-        mistakes.append(
-            "rescore: masks of several rounds have no scores without them. Leave it out, or give "
-            "schedules none and retrain."
-        )
-    mistakes += unfit_schedules(grid.tasks, _pairs(grid), equal=grid.equal_training)
-    targets = [budget_of(text) for text in [*grid.densities, *grid.budgets]]
-    by_layer = [target for target in targets if not isinstance(target, Budget)]
-    if grid.layers is None and grid.exclude is None and not by_layer:
-        return mistakes
-    edges = not all(recipe_of(m.recipe).granularity.units == NODES for m in grid.recipes)
-    for name in grid.tasks:
-        fresh = fresh_model(task(name), 0)
-        weights, refused = prunable(fresh, asked=grid.layers is not None)
-        try:
-            known = matching(weights, grid.layers, grid.exclude, refused)
-            for target in by_layer:
-                if isinstance(target, Plan):
-                    _fits(target, {layer: weights[layer] for layer in known}, edges)
-                else:
-                    densities_of(target, known)
-        except ValueError as error:
-            mistakes.append(f"{name}: {error}")
-    return mistakes
-
-
-def _pairs(grid: Grid) -> list[tuple[str, str, str, str]]:
-    """(label, recipe, schedule, budget) of all that a task is asked for."""
-    return [
-        (method.label, method.recipe, schedule, budget)
-        for method in grid.recipes
-        for schedule in _schedules(grid, method)
-        for budget in _budgets(grid, method)
-    ]
-
-
-def _fits(plan: Plan, layers: Mapping[str, Weight], edges: bool) -> None:
-    for name, count in plan.kept.items():
-        layer = name.partition("#")[0]  # a layer's units may lie in several groups
-        if layer not in layers:
-            raise unknown("layer in `kept`", name, layers)
-        total = layers[layer].matrix().numel()
-        if edges and isinstance(count, int) and count > total:
-            raise ValueError(f"`kept` asks for {count} of the {total} weights of {name!r}.")
-
-
-def _recipe_budgets(entry: Any) -> bool:
-    """Whether an entry fixes its own density, as N:M does."""
-    try:
-        return recipe_of(_method(entry).recipe).granularity.fixed is not None
-    except (ValueError, TypeError):
-        return False
-
-
-def _words(item: Mapping[str, Any]) -> str:
-    known = list(Grid.model_fields)
-    if item["type"] == "extra_forbidden":
-        return str(unknown("key", str(item["loc"][-1]), known))
-    if item["type"] == "missing":
-        return "missing"
-    return str(item["msg"]).removeprefix("Value error, ")
-
-
-def _where(tree: Any, place: Sequence[Any], changed: Sequence[str]) -> str:
-    """`line N, `, or where a --set made the value."""
-    dotted = ".".join(map(str, place))
-    if any(dotted == key or dotted.startswith(f"{key}.") for key in changed):
-        return "--set "
-    node, line = tree, None
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            pair = next((p for p in node.value if p[0].value == str(part)), None)
-            if pair is None:
-                break
-            node, line = pair[1], pair[0].start_mark.line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return "" if line is None else f"line {line + 1}, "
-
-
-def _change(values: dict[str, Any], change: str) -> str:
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise ValueError(f"--set takes key=value, got {change!r}.")
-    target: Any = values
-    parts = key.split(".")
-    try:
-        for part in parts[:-1]:
-            target = target[int(part)] if isinstance(target, list) else target[part]
-        value, _ = read_yaml(text.encode(), "it")
-        if isinstance(target, list):
-            target[int(parts[-1])] = value
-        else:
-            target[parts[-1]] = value
-    except NoYaml:
-        raise ValueError(f"--set {change}: {text!r:.80} is no value.") from None
-    except (KeyError, IndexError, ValueError, TypeError):
-        raise ValueError(f"--set {change}: the grid has no place {key!r} to change.") from None
-    return key

@@ -5,24 +5,23 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.ambient import drawing, quiet
-from prunus.bench.data.cache import Checkpoint, trained
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, fresh_model, task
 from prunus.bench.grid.budgets import Target, budget_of
-from prunus.bench.grid.cell import Cell, is_ticket, recipe_of, schedule_of
+from prunus.bench.grid.cell import Cell, recipe_of, rewound_to, schedule_of
 from prunus.bench.grid.compressed import compressed_ways
 from prunus.bench.grid.inside import asked_of, pruned_inside
+from prunus.bench.grid.supplies import Bench, batches_of, calibration_of, data_of, dense_of, draw_of
 from prunus.bench.grid.tickets import CONTROLS, begun, part_of_training, trained_again
 from prunus.bench.record import Record
 from prunus.budget import Budget
-from prunus.calibration import Calibration, Statistic, calibrate
 from prunus.calibration.statistics import combined
 from prunus.cost import Latency, measure_latency
 from prunus.courses import Static
@@ -36,73 +35,9 @@ from prunus.rng import generator_for
 from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, emitting
 
-__all__ = ["ROLES", "Bench", "data_of", "dense_of"]
+__all__ = ["ROLES"]
 
 TIMED = 64  # test samples in a timed batch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Where a worker finds things; none of it decides a result.
-
-    Attributes:
-        out: folder of the records.
-        cache: folder of trained networks; None for the usual one.
-        data_dir: folder with the data sets; None for PRUNUS_DATA.
-        paths: folders where the tasks' modules are looked for.
-        threads: torch threads.
-        parent: process that a worker must not outlive; 0 for none.
-        retry_failed: whether a cell that is recorded as failed is still to be done.
-    """
-
-    out: str
-    cache: str | None = None
-    data_dir: str | None = None
-    paths: tuple[str, ...] = ()
-    threads: int = 1
-    parent: int = 0
-    retry_failed: bool = False
-
-
-@functools.lru_cache(maxsize=2)
-def data_of(name: str, data_dir: str | None) -> Dataset:
-    """The data set of a task; the last two are kept."""
-    return task(name).data(data_dir=data_dir)
-
-
-@functools.lru_cache(maxsize=2)
-def dense_of(name: str, seed: int, data_dir: str | None, cache: str | None) -> Checkpoint:
-    """The trained dense network of a task and seed, from the cache or trained now."""
-    return trained(task(name), data_of(name, data_dir), seed=seed, cache=cache, progress=False)
-
-
-@functools.lru_cache(maxsize=4)
-def _calibration(
-    name: str,
-    seed: int,
-    data_dir: str | None,
-    cache: str | None,
-    samples: int,
-    draw: int | None,
-    statistics: tuple[str | Statistic, ...],
-) -> Calibration:
-    model = dense_of(name, seed, data_dir, cache).model
-    data = _batches(data_of(name, data_dir), samples, draw)
-    return calibrate(model, data, statistics, seed=seed, progress=False)
-
-
-def _draw_of(cell: Cell) -> int | None:
-    """The seed that draws the samples; None for the first ones."""
-    return None if cell.settings.network is None else cell.seed
-
-
-def _batches(data: Dataset, samples: int, draw: int | None) -> list[tuple[Tensor, Tensor]]:
-    """The training samples that calibrate: the first, or those that are drawn."""
-    if draw is None:
-        return data.batches(limit=samples)
-    order = torch.randperm(len(data.x_train), generator=generator_for(draw, "calibration"))
-    chosen = order[:samples].sort().values
-    return replace(data, x_train=data.x_train[chosen], y_train=data.y_train[chosen]).batches()
 
 
 def _scores(cell: Cell, model: nn.Module, data: Dataset) -> dict[str, float]:
@@ -156,20 +91,20 @@ def _prune(
     teacher = _teacher(bench, cell)
     if schedule.inside:
         return pruned_inside(chosen, data, cell, model, method, target, teacher)
-    source: Any = _batches(data, cell.settings.calibration, _draw_of(cell))
+    source: Any = batches_of(data, cell.settings.calibration, draw_of(cell))
     # A calibration traces for nodes on the device where it was made.
     fits = cell.settings.device == "cpu" or method.granularity.units != NODES
     fits = fits and not method.selection.network  # a search reads the samples themselves
     fits = fits and method.units in (EDGES, NODES)  # so do scores of blocks and experts
     if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
-        source = _calibration(
+        source = calibration_of(
             cell.task,
             cell.model_seed,
             bench.data_dir,
             bench.cache,
             cell.settings.calibration,
-            _draw_of(cell),
+            draw_of(cell),
             statistics,
         )
     train: Callable[[nn.Module, Step], None] | None = None
@@ -403,9 +338,10 @@ def _control(bench: Bench, cell: Cell, record: Record) -> Record:
     chosen, data = task(cell.task), data_of(cell.task, bench.data_dir)
     dense = dense_of(cell.task, cell.seed, bench.data_dir, bench.cache)
     schedule, _, _ = schedule_of(cell.schedule)
-    assert is_ticket(schedule)  # `baselines` names controls nowhere else
+    early = rewound_to(schedule)
+    assert early is not None  # `baselines` names controls nowhere else
     ticket = _ticket(bench, replace(cell, role="prune", label=""))
-    model, own = begun(chosen, data, cell.role, schedule, ticket.masks, cell.seed)
+    model, own = begun(chosen, data, cell.role, early, ticket.masks, cell.seed)
     model = model.to(cell.settings.device)
     after = _scores(cell, model, data)
     more = asked_of(chosen.train, cell, _teacher(bench, cell))

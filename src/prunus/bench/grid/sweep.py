@@ -11,10 +11,11 @@ from typing import Any
 
 from prunus.bench.data.cache import cache_folder
 from prunus.bench.grid.cell import Cell
-from prunus.bench.grid.config import Grid, cells, load_grid, make_grid
+from prunus.bench.grid.config import Grid, cells
 from prunus.bench.grid.engines import make_executor
 from prunus.bench.grid.estimate import Times, probes
 from prunus.bench.grid.executors import Ended, Executor, WorkerLost, closing
+from prunus.bench.grid.load import load_grid, make_grid
 from prunus.bench.grid.work import (
     Bench,
     StoreError,

@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import Task, Train, fresh_model
 from prunus.rng import generator_for
-from prunus.schedules import Rewinding
 from prunus.surgery.masked import apply_masks, hold
 
 __all__ = ["CONTROLS", "begun", "part_of_training", "shuffled", "trained_again"]
@@ -53,18 +52,21 @@ def begun(
     chosen: Task,
     data: Dataset,
     role: str,
-    schedule: Rewinding,
+    early: float,
     masks: Mapping[str, Tensor],
     seed: int,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A control's network before its training, and the masks that it is trained under."""
+    """A control's network before its training, and the masks that it is trained under.
+
+    `early` is the share of a training that the ticket was rewound to.
+    """
     if role == "re-initialised":
         model, own = fresh_model(chosen, seed + OTHER), dict(masks)
     else:
         model = fresh_model(chosen, seed)
-        if schedule.early > 0:  # to the moment that the ticket was rewound to
+        if early > 0:  # to the moment that the ticket was rewound to
             start = generator_for(seed, "retraining", chosen.name, 0)
-            part = part_of_training(chosen.train, (0.0, schedule.early))
+            part = part_of_training(chosen.train, (0.0, early))
             chosen.train(model, data, generator=start, hold=None, progress=False, **part)
         own = shuffled(masks, generator_for(seed, "shuffled masks", chosen.name))
     apply_masks(model, own)

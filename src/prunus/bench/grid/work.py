@@ -16,7 +16,8 @@ import torch
 
 from prunus.bench.grid.budgets import density_asked
 from prunus.bench.grid.cell import Cell, baselines, recipe_of
-from prunus.bench.grid.roles import ROLES, Bench, data_of, dense_of
+from prunus.bench.grid.roles import ROLES
+from prunus.bench.grid.supplies import Bench, data_of, dense_of
 from prunus.bench.record import Record, RecordIndex, RecordWriter
 from prunus.host import host_facts, versions
 from prunus.threads import pinned

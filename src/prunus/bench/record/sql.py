@@ -11,7 +11,7 @@ from typing import Any
 from prunus.bench.record.parquet import errors, quoted
 from prunus.bench.record.row import Record
 from prunus.bench.record.store import record_files
-from prunus.files import write_bytes
+from prunus.files import Row, write_bytes
 from prunus.report.figure import require
 
 __all__ = ["compact", "query"]
@@ -35,7 +35,7 @@ TYPES = {
 }  # every other field of a record is text
 
 
-def query(places: Places, sql: str) -> list[dict[str, Any]]:
+def query(places: Places, sql: str) -> list[Row]:
     """The rows that an SQL statement gives; its table is `records`, each cell once.
 
     Scores are maps (`after['test_error']`; `final` is `retrained`, else `after`), `parameters`,

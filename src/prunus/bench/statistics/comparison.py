@@ -6,6 +6,7 @@ from typing import Any
 import prunus
 from prunus.bench.record.row import Record, content_id
 from prunus.engine import Comparison
+from prunus.files import Row
 from prunus.host import host_facts, versions
 
 __all__ = ["latency_rows", "records_of", "report_rows"]
@@ -73,7 +74,7 @@ def records_of(
     return rows
 
 
-def report_rows(records: Sequence[Record], metric: str) -> list[dict[str, Any]]:
+def report_rows(records: Sequence[Record], metric: str) -> list[Row]:
     """The rows `prunus.report.comparison.network_section` takes; failed runs are left out.
 
     Scores are those after retraining where a record has them.

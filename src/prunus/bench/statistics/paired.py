@@ -7,12 +7,13 @@ are paired: the same seed means the same dense network and the same order of ret
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from prunus.bench.grid.budgets import density_asked, order, place_text, words
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
+from prunus.files import Row, Rows
 
 __all__ = [
     "COMPRESSIONS",
@@ -27,7 +28,6 @@ __all__ = [
 ]
 
 COMPRESSIONS = (2, 4, 8, 16, 32)  # Blalock et al. (2020), section 6
-Row = dict[str, Any]
 Place = tuple[str, str, str]
 Key = tuple[str, str, str, str]
 
@@ -229,7 +229,7 @@ def against_baselines(
     return rows
 
 
-def pareto(rows: Sequence[Mapping[str, Any]], cost: str, value: str, *, higher: bool) -> list[bool]:
+def pareto(rows: Rows, cost: str, value: str, *, higher: bool) -> list[bool]:
     """Which rows no other row beats in one of `cost` (low) and `value` and equals in the other.
 
     Rows that lack either are never on the front.
@@ -303,9 +303,7 @@ def _range_quantile(level: float, k: int) -> float:
     return float(studentized_range.ppf(level, k, math.inf))
 
 
-def shrinkbench(
-    rows: Sequence[Mapping[str, Any]], compressions: Sequence[float] = COMPRESSIONS
-) -> list[Row]:
+def shrinkbench(rows: Rows, compressions: Sequence[float] = COMPRESSIONS) -> list[Row]:
     """Scores at fixed compression ratios of the whole network, from rows of `group_rows`.
 
     Between two measured ratios the mean is interpolated linearly in the logarithm of the ratio;

@@ -1,7 +1,8 @@
 """The probabilistic approach to pruning: bounds, predictions and certificates of the gap.
 
-`concentration` bounds norms of random matrices, `apriori` the gap before training, `given_weights`
-before the mask is drawn, `certificate` of a concrete pruned network, `plan` turns a limit into
+`concentration` bounds norms of random matrices, `layer_norms` those of a layer, `apriori` the gap
+before training, `inverse` turns a limit on that into counts and widths, `given_weights` bounds it
+before the mask is drawn, `certificate` for a concrete pruned network, `plan` turns a limit into
 counts per layer. RIG marks theorems, RIG/MC theorems with simulated confidence, PRED predictions.
 """
 

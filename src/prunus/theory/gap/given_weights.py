@@ -13,12 +13,12 @@ from prunus.check import as_float64, fraction, positive, whole
 from prunus.theory.gap.concentration import (
     NormBound,
     concentrated_norm,
-    fixed_size_delta,
     matrix_bernstein,
     profile_norm,
 )
 from prunus.theory.gap.convolution import Geometry, conv_norm, copies, frequencies
 from prunus.theory.gap.laws import DOUBLE_FACTORIALS, HALF_ORDERS
+from prunus.theory.gap.layer_norms import fixed_size_delta
 from prunus.theory.gap.norms import spectral_norm
 from prunus.theory.gap.stages import (
     Branches,

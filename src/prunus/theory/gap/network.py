@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 from prunus.check import fraction, unknown, whole
 from prunus.counting import count_of
 from prunus.theory.gap.activations import Activation, activation
-from prunus.theory.gap.concentration import (
-    iid_norm,
-    layer_norm,
-    magnitude_threshold,
-    part_moments,
-)
+from prunus.theory.gap.concentration import iid_norm
 from prunus.theory.gap.laws import METHODS, PRESETS, Law, Method, sum_of_copies
+from prunus.theory.gap.layer_norms import layer_norm, magnitude_threshold, part_moments
 
 __all__ = [
     "LayerShape",
