@@ -15,12 +15,12 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
-from typing import Any, Self, get_type_hints
+from typing import Any, Protocol, Self, get_args, get_type_hints
 
 from beartype import BeartypeConf, beartype
 from beartype.door import die_if_unbearable
 from beartype.roar import BeartypeCallHintParamViolation
-from jaxtyping import jaxtyped
+from jaxtyping import AbstractArray, jaxtyped
 
 CONF = BeartypeConf(is_pep484_tower=True)  # an int is a float, as PEP 484 has it
 SHAPES = jaxtyped("context")  # axes of one name have one length within it
@@ -36,28 +36,45 @@ def checked_function(function: Callable[..., Any]) -> Callable[..., Any]:
     hints = {name: _checkable(hint) for name, hint in inspect.get_annotations(function).items()}
     if inspect.isgeneratorfunction(function):
         hints.pop("return", None)  # what it yields comes after the call
-    if all(hint is Any for hint in hints.values()):
+    if all(hint is Any or hint is object for hint in hints.values()):
         return function
+    made: Callable[..., Any] | None = None
 
-    @functools.cache
-    def checked() -> Callable[..., Any]:  # made at the first call, which most functions never see
+    def first(*args: Any, **kwargs: Any) -> Any:  # most functions never see a call
+        __tracebackhide__ = True
+        nonlocal made
         function.__annotations__, stated = hints, function.__annotations__
-        made = beartype(function, conf=CONF)
+        found = beartype(function, conf=CONF)
         function.__annotations__ = stated
-        return made
+        made = found
+        return found(*args, **kwargs)
+
+    made = first
+
+    def again(violation: BeartypeCallHintParamViolation, /, *args: Any, **kwargs: Any) -> None:
+        if not _passed(violation.__traceback__, function.__code__):
+            function(*args, **kwargs)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return made(*args, **kwargs)
+        except BeartypeCallHintParamViolation as violation:
+            again(violation, *args, **kwargs)
+            raise
+
+    @functools.wraps(function)
+    def shaped(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         with SHAPES:
             try:
-                return checked()(*args, **kwargs)
+                return made(*args, **kwargs)
             except BeartypeCallHintParamViolation as violation:
-                if not _passed(violation.__traceback__, function.__code__):
-                    function(*args, **kwargs)
+                again(violation, *args, **kwargs)
                 raise
 
-    return call
+    return shaped if any(_has_shape(hint) for hint in hints.values()) else plain
 
 
 def checked_class(kind: type) -> type:
@@ -70,11 +87,9 @@ def checked_class(kind: type) -> type:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
         construct(self, *args, **kwargs)
-        with SHAPES:
-            for name, hint in _field_hints(kind).items():
-                if hint is not Any:
-                    prefix = f"{kind.__qualname__}.{name} "
-                    die_if_unbearable(getattr(self, name), hint, conf=CONF, exception_prefix=prefix)
+        check = _field_check(kind)
+        if check is not None:
+            check(self)
 
     kind.__init__ = init  # type: ignore[misc]
     return kind
@@ -85,9 +100,46 @@ def checked(thing: Any) -> Any:
 
 
 @functools.cache
-def _field_hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: _checkable(hints[field.name]) for field in dataclasses.fields(kind)}
+def _field_check(kind: type) -> Callable[[Any], None] | None:
+    """All fields in one call of one function that beartype makes; None where none is checked."""
+    stated = get_type_hints(kind, include_extras=True)
+    hints = {f.name: _checkable(stated[f.name]) for f in dataclasses.fields(kind)}
+    hints = {name: hint for name, hint in hints.items() if hint is not Any and hint is not object}
+    if not hints:
+        return None
+    names = list(hints)
+    space: dict[str, Any] = {}
+    exec(f"def fields({', '.join(names)}): pass", space)
+    space["fields"].__annotations__ = hints
+    together = beartype(space["fields"], conf=CONF)
+
+    def one_by_one(self: Any) -> None:
+        for name, hint in hints.items():
+            prefix = f"{kind.__qualname__}.{name} "
+            die_if_unbearable(getattr(self, name), hint, conf=CONF, exception_prefix=prefix)
+
+    def plain(self: Any) -> None:
+        __tracebackhide__ = True
+        try:
+            together(*[getattr(self, name) for name in names])
+        except BeartypeCallHintParamViolation:
+            one_by_one(self)  # which says of which field it is
+
+    def shaped(self: Any) -> None:
+        __tracebackhide__ = True
+        with SHAPES:
+            plain(self)
+
+    return shaped if any(_has_shape(hint) for hint in hints.values()) else plain
+
+
+def _has_shape(hint: Any) -> bool:
+    """Whether axes with names stand anywhere in a hint, so that it needs a memory of them."""
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        return True
+    if isinstance(hint, list | tuple):  # the arguments of a callable
+        return any(_has_shape(part) for part in hint)
+    return any(_has_shape(part) for part in get_args(hint))
 
 
 def _checkable(hint: Any) -> Any:
@@ -102,6 +154,21 @@ def _passed(trace: TracebackType | None, code: CodeType) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def quick_protocols() -> None:
+    """Let members of a Protocol's own family pass `isinstance` by their bases.
+
+    Python 3.11 looks every attribute up, and so computes every property, also where the class
+    subclasses the Protocol; beartype asks at every call.
+    """
+    meta = type(Protocol)
+    slow = meta.__instancecheck__
+
+    def quick(cls: Any, instance: Any) -> bool:
+        return cls in type(instance).__mro__ or slow(cls, instance)
+
+    meta.__instancecheck__ = quick  # type: ignore[method-assign]
 
 
 class _Decorate(ast.NodeTransformer):
@@ -148,3 +215,4 @@ def install(package: str) -> None:
     if package in sys.modules:
         raise RuntimeError(f"{package!r} was imported before its checks were installed.")
     sys.meta_path.insert(0, _Finder(package))
+    quick_protocols()
