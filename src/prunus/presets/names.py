@@ -42,6 +42,14 @@ class Recipes(Mapping[str, Recipe]):
                 continue
         return found
 
+    @cached_property
+    def by_digest(self) -> Mapping[str, str]:
+        """{digest: name}; of several names of one recipe the first."""
+        found: dict[str, str] = {}
+        for name, recipe in self.items():
+            found.setdefault(recipe.digest, name)
+        return found
+
     def __repr__(self) -> str:
         return f"prunus.recipes({', '.join(self)})"
 
@@ -57,10 +65,8 @@ def resolve(recipe: str | Recipe) -> tuple[str, Recipe]:
         TypeError: neither a name nor a Recipe.
     """
     if isinstance(recipe, Recipe):
-        for name in recipes:
-            if recipes[name].digest == recipe.digest:
-                return name, recipe
-        return f"recipe-{recipe.digest[:8]}", recipe
+        digest = recipe.digest
+        return recipes.by_digest.get(digest, f"recipe-{digest[:8]}"), recipe
     if not isinstance(recipe, str):
         raise TypeError(
             f"`recipe` must be a name in prunus.recipes or a Recipe, got {type(recipe).__name__}."
