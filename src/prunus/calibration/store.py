@@ -19,6 +19,7 @@ from prunus.calibration.statistics import Statistic
 from prunus.calibration.sums import Made, Sums
 from prunus.check import unknown
 from prunus.coupling import Coupling, Group, Heads, couple
+from prunus.hints import Batch
 from prunus.layer import Layer
 from prunus.rows import RowSet
 
