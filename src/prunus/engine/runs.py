@@ -42,7 +42,7 @@ def as_metrics(value: Metrics) -> dict[str, float]:
     return found
 
 
-def numbers_of(value: Any) -> Any:
+def numbers_of(value: Metrics) -> Metrics:
     """What `evaluate` said, as it said it, held by no graph of gradients.
 
     Raises:
