@@ -23,9 +23,11 @@ from prunus.bench.data.cache import trained
 from prunus.bench.data.language import python_text, score
 from prunus.bench.data.tasks import task
 from prunus.bench.grid import load_grid, make_grid
+from prunus.bench.grid.sweep import cells, unique
 from prunus.bench.statistics.intervals import holm, paired
-from prunus.cli.report import report
+from prunus.bench.statistics.tables import tables
 from prunus.files import write_text
+from prunus.report.grid import grid_page
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "results" / "llm"
@@ -171,6 +173,18 @@ def differences(known: Scores) -> list[dict[str, Any]]:
     return rows
 
 
+def pages(folder: Path) -> None:
+    """A page of the single weights, whose recipes share their densities, and one of the units."""
+    grid = load_grid(HERE / "grids" / "llm.yaml", [])
+    single = {cell.label for cell in cells(grid)}
+    rows = unique(read_records([folder]).rows)
+    for name, what in (("report", "single weights"), ("units", "whole units")):
+        own = [row for row in rows if (row.recipe in single) == (name == "report")]
+        title = f"{grid.name}: {what}"
+        page = grid_page(tables(own, "perplexity"), title=title, lead=f"{len(own)} finished runs.")
+        print(write_text(folder / f"{name}.html", page))
+
+
 def main() -> None:
     """Run what has no record yet, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -197,8 +211,7 @@ def main() -> None:
         {"means": means, "differences": differences(known), "depth": wholes}, indent=1
     )
     write_text(options.out / "orderings.json", text + "\n")
-    report([options.out], out=options.out / "report.html", metric="perplexity",
-           title="Llama of four blocks, Python's language reference")  # fmt: skip
+    pages(options.out)
     for row in differences(known):
         print(row)
 

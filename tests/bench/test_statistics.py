@@ -85,6 +85,7 @@ def test_stages():
     assert score(one, "accuracy") is None
     assert higher_is_better("top2_accuracy")
     assert not higher_is_better("cross_entropy")
+    assert not higher_is_better("perplexity")
     with pytest.raises(ValueError, match="Is a higher 'magic' better"):
         higher_is_better("magic")
 

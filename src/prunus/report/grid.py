@@ -260,6 +260,8 @@ def _standing(found: Findings) -> str:
 
 
 def _grey(best: Sequence[str]) -> str:
+    if not best:
+        return "No recipe has been run at every place, so that none is ranked. "
     return f"In colour the {len(best)} best by mean rank, the others grey; a menu above chooses. "
 
 
@@ -344,6 +346,8 @@ def _ranks(found: Findings) -> list[Any]:
         f"Mean ranks of the recipes over {found.ranks['blocks']} blocks (a block is a task, a "
         f"schedule and a seed; 1 is best), after Demšar (2006). "
     )
+    if not rows:
+        return [Text("No recipe has been run at every place, so that no ranks can be compared.")]
     if reach is None:
         text += "A critical difference needs two blocks and two recipes."
         return [Text(text), Table("ranks", rows)]

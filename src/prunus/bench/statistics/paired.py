@@ -46,17 +46,18 @@ def score(record: Record, metric: str, stage: str = "final") -> float | None:
 
 
 def higher_is_better(metric: str) -> bool:
-    """True for accuracies; errors and losses are better low.
+    """True for accuracies; errors, losses and perplexities are better low.
 
     Raises:
         ValueError: the name says neither.
     """
     if "accuracy" in metric:
         return True
-    if any(word in metric for word in ("error", "entropy", "loss")):
+    if any(word in metric for word in ("error", "entropy", "loss", "perplexity")):
         return False
     raise ValueError(
-        f"Is a higher {metric!r} better? Name the metric with accuracy, error, loss or entropy."
+        f"Is a higher {metric!r} better? Name the metric with accuracy, error, loss, entropy or "
+        f"perplexity."
     )
 
 
