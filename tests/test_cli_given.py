@@ -113,6 +113,14 @@ def test_scores_are_those_of_the_benchmark():
     ours = scores(net, read("digits", None).test)
     assert ours == pytest.approx(evaluate(net, data), rel=1e-12)
 
+    class Exported(nn.Module):
+        """Gives its output in a tuple, as a program of torch.export does."""
+
+        def forward(self, x):
+            return (net(x),)
+
+    assert scores(Exported(), read("digits", None).test) == ours
+
 
 def test_halves_share_no_sample_and_are_the_whole():
     given = read("digits", None)

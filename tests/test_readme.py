@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from doc_pages import alike
-from prunus.presets import PRESETS
+from prunus.parts import BLOCKS, EXPERTS
+from prunus.presets import PRESETS, recipes
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -49,3 +50,13 @@ def test_the_first_screen_is_the_users_own_network():
 def test_tables_of_methods_are_whole():
     rows = re.findall(r"(?m)^\| `([\w-]+)` \|", README.read_text())
     assert sorted(rows) == sorted(PRESETS), set(rows) ^ set(PRESETS)
+
+
+def test_what_is_said_of_least_squares_is_so():
+    """Which names have a twin with `+ls`, and which have none."""
+    known = [name for name in recipes if "+" not in name]
+    bare = {name for name in known if f"{name}+ls" not in recipes}
+    named = {name for name in bare if recipes[name].units in (BLOCKS, EXPERTS)}
+    named |= {name for name in known if recipes[name].schedule.inside}
+    assert bare == named | {"edge-popup", "lottery"}
+    assert "for whole blocks and experts, `edge-popup`, `lottery`" in README.read_text()

@@ -1,9 +1,13 @@
 """Every table at 80 columns and narrower: nothing is cut off, no line is too long."""
 
+import sys
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import prunus
 from prunus.report.text import table_text, width_here
 
 TEXTS = st.text("abcdefg ±→0123456789.", max_size=40)
@@ -43,14 +47,91 @@ def test_the_width_is_the_terminals(monkeypatch):
         assert width_here() == width
 
 
+def commands(command, path=()):
+    """The path of a command and of all below it."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def test_every_help_fills_80_columns_and_no_more(monkeypatch, capsys):
+    """Text is broken where a line is full, not where the source breaks it; nothing is cut off."""
+    from typer.main import get_command
+
+    from prunus.cli.app import app, main
+
+    monkeypatch.setenv("COLUMNS", "80")
+    paths = list(commands(get_command(app)))
+    assert len(paths) > 25
+    for path in paths:
+        monkeypatch.setattr("sys.argv", ["prunus", *path, "--help"])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+        lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert max(map(len, lines)) <= 80, path
+        said = " ".join(" ".join(lines).replace("│", " ").split())
+        assert "…" not in said.replace("torch_linear, …", "").replace("gelu, …", ""), path
+        words = [line for line in lines if not line[:1] or line[0] == " "]
+        for one, other in pairwise(words):
+            if one and other:
+                assert len(one) + 1 + len(other.split()[0]) > 79, (path, one, other)
+
+
+def small_folder(folder):
+    """A pruned network on disk with the function that builds it."""
+    (folder / "terminal_net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()\n\n\n"
+        "def batches():\n    return [torch.randn(40, 6)]\n"
+    )
+    scope: dict = {}
+    exec((folder / "terminal_net.py").read_text(), scope)
+    net = scope["net"]()
+    prunus.prune(net, "magnitude+ls", 0.5, data=scope["batches"]()).save(folder / "small")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compress", "small", "--factory", "terminal_net:net", "--values", "4", "--out", "s.st"),
+        ("export", "terminal_net:net", "small", "--data", "terminal_net:batches", "--format",
+         "safetensors", "--out", "exported"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_works_on_a_pruned_folder_fits_80_columns(monkeypatch, capsys, tmp_path, arguments):
+    from prunus.cli.app import main
+
+    small_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "80")
+    follow = [arguments]
+    if arguments[0] == "compress":
+        follow.append(("decompress", "s.st", "--out", "w.safetensors"))
+    for words in follow:
+        monkeypatch.setattr("sys.argv", ["prunus", *words])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main()
+        out = capsys.readouterr().out
+        assert "…" not in out.replace("model=…", "")
+        tables = [line for line in out.splitlines() if line[:1] in "│┃├└┏┡"]
+        assert max(map(len, tables), default=0) <= 80
+        assert bool(tables) == (words[0] == "compress")
+    sys.modules.pop("terminal_net", None)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ("list", "recipes"), ("list", "scores"), ("list", "selections"), ("list", "statistics"),
         ("list", "schedules"), ("list", "tasks"), ("list", "data"), ("list", "reproductions"),
         ("list", "granularities"), ("list", "allocations"), ("list", "joint"),
-        ("list", "compensations"), ("reproduce", "list"), ("--help",), ("prune", "--help"),
-        ("bench", "--help"), ("plan", "--help"), ("theory", "gap", "norm", "300", "100"),
+        ("list", "compensations"), ("reproduce", "list"), ("theory", "gap", "norm", "300", "100"),
+        ("theory", "gap", "minimal-width"), ("theory", "subset-sum", "needed"),
+        ("theory", "teacher-student", "prune", "-K", "3", "--until", "2", "--inputs", "30",
+         "--masks", "2", "--simulations", "1"),
+        ("theory", "at-init", "safe-density", "--samples", "40", "--model", "20"),
         ("theory", "gap", "curve", "--values", "0.9,0.5", "--draws", "2", "--sup-draws", "0"),
         ("prune", "prunus.bench.zoo:digits_cnn", "--recipe", "importance-node+ls", "--density",
          "30%", "--data", "digits", "--certify", "--out", "net"),

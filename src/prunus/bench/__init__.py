@@ -2,7 +2,7 @@
 
 from prunus.bench.data.cache import Checkpoint, cache_folder, trained
 from prunus.bench.data.sets import DATA_SETS, Dataset, load_data, stratified_split
-from prunus.bench.data.tasks import TASKS, Task, fresh_model, task
+from prunus.bench.data.tasks import TASKS, Task, fresh_model, steps_of, task, trainer
 from prunus.bench.data.train import Distil, Training, accuracy, evaluate, fit
 from prunus.bench.grid.cell import BASELINES, Cell
 from prunus.bench.grid.config import Grid, cells
@@ -45,8 +45,10 @@ __all__ = [
     "query",
     "read_records",
     "run",
+    "steps_of",
     "stratified_split",
     "task",
     "trained",
+    "trainer",
     "unique",
 ]

@@ -4,7 +4,7 @@ import errno
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,7 +111,7 @@ def _run() -> int:
     debug = DEBUG in arguments
     # Wherever it stands: one thinks of it at the end of a line that has failed.
     arguments = [DEBUG] * debug + [word for word in arguments if word != DEBUG]
-    group = typer.main.get_command(app)
+    group = _flowing(typer.main.get_command(app))
     try:
         code = group.main(arguments, prog_name="prunus", standalone_mode=False)
         if code == STOPPED:  # what typer makes of an interrupt
@@ -138,6 +138,19 @@ def _run() -> int:
             message = shown(message, options_of(group, arguments))
         print(f"prunus: {message}", file=sys.stderr)
         return 2
+
+
+def _flowing(command: Any) -> Any:
+    """The command whose help breaks its lines where the terminal ends, not where the source does.
+
+    Paragraphs stay apart.
+    """
+    if command.help:
+        paragraphs = (" ".join(text.split()) for text in command.help.split("\n\n"))
+        command.help = "\n\n".join(paragraphs)
+    for inner in getattr(command, "commands", {}).values():
+        _flowing(inner)
+    return command
 
 
 def _message(error: Exception) -> str | None:

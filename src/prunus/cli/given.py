@@ -189,6 +189,8 @@ def scores(model: Any, batches: Any) -> dict[str, float]:
         for batch in Batches(batches):
             labels = _labels(batch)
             output = call(own, to_device(batch, device))
+            if isinstance(output, tuple | list) and len(output) == 1:
+                output = output[0]  # as programs of torch.export give it
             logits = getattr(output, "logits", output)
             if labels is None or not isinstance(logits, torch.Tensor) or logits.ndim != 2:
                 raise ValueError(
