@@ -157,6 +157,24 @@ def test_an_interrupted_reproduction_goes_on_and_ends_in_the_same_bytes(tmp_path
     assert files[0] == files[1] == files[2]
 
 
+def test_a_harness_hands_its_workers_to_the_run(monkeypatch):
+    """What workers record is what one process does: tests/bench/test_kills.py."""
+    asked = []
+
+    class Asked(Exception):
+        pass
+
+    def run_by(grid, **how):
+        asked.append(how)
+        raise Asked
+
+    monkeypatch.setattr("prunus.reproduce.harness.run", run_by)
+    with pytest.raises(Asked):
+        carry_out(acharyya2021.grids(ONE), Harness(workers=2, executor="local"), **ALONE)
+    assert [(how["workers"], how["executor"]) for how in asked] == [(2, "local")]
+
+
+@pytest.mark.slow  # three processes that import torch
 def test_workers_give_the_same_table(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
     alone = run(ONE, seed=0, harness=Harness(), **ALONE)
@@ -206,8 +224,19 @@ def test_records_of_other_data_are_not_taken_for_these(tmp_path, monkeypatch):
         carry_out(grids, harness, **ALONE)
 
 
-@pytest.mark.parametrize("name", ["acharyya2021-mnist", "acharyya2021-cifar", "han2015-lenet"])
-def test_small_reproductions_run(tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "acharyya2021-mnist",
+        pytest.param("acharyya2021-cifar", marks=pytest.mark.slow),  # the same run, another network
+        "han2015-lenet",
+    ],
+)
+def test_small_reproductions_run(tmp_path, monkeypatch, name):
+    small = acharyya2021_mnist.setting("small")
+    assert (tuple(small.seeds), small.densities) == ((0, 1, 2), (0.2, 0.5, 0.8))
+    short = replace(small, seeds=(0,), densities=(0.2,))  # one network, at which claims are made
+    monkeypatch.setattr(acharyya2021_mnist, "setting", lambda scale: short)
     result = reproduction(name)(scale="small", seed=0, **ALONE)
     assert result.name == name
     assert len({tuple(row) for row in result.rows}) == 1  # the same columns in every row

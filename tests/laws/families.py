@@ -1,5 +1,7 @@
 """An instance of every entry of every table, so that new entries are tested as they come."""
 
+import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +30,26 @@ def instances(table: dict[str, Any]) -> dict[str, Any]:
 
 def linear_layer(seed: int = 0, out: int = 6, wide: int = 12, samples: int = 40) -> Layer:
     """A linear layer with every statistic of correlated inputs."""
+    return own(_linear(seed, out, wide, samples))
+
+
+def conv_layer(seed: int = 0, groups: int = 1, bias: bool = True) -> Layer:
+    """A convolution, grouped or not, with every statistic."""
+    return own(_conv(seed, groups, bias))
+
+
+def own(layer: Layer) -> Layer:
+    """A copy: statistics are collected once for all tests, none of which may change another's."""
+    return replace(
+        layer,
+        weight=layer.weight.clone(),
+        bias=None if layer.bias is None else layer.bias.clone(),
+        statistics={name: value.clone() for name, value in layer.statistics.items()},
+    )
+
+
+@functools.cache
+def _linear(seed: int, out: int, wide: int, samples: int) -> Layer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(wide, out)).double()
@@ -35,8 +57,8 @@ def linear_layer(seed: int = 0, out: int = 6, wide: int = 12, samples: int = 40)
     return calibrated(model, x)
 
 
-def conv_layer(seed: int = 0, groups: int = 1, bias: bool = True) -> Layer:
-    """A convolution, grouped or not, with every statistic."""
+@functools.cache
+def _conv(seed: int, groups: int, bias: bool) -> Layer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Conv2d(4, 8, 2, groups=groups, bias=bias)).double()

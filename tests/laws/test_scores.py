@@ -22,17 +22,17 @@ RULES = {name: rule for name, rule in EVERY.items() if EDGES in rule.serves}
 CLASSES = {name: rule for name, rule in EVERY.items() if NODES in rule.serves}
 each = pytest.mark.parametrize("name", RULES)
 LAYERS = {
-    "linear": linear_layer(),
-    "conv": conv_layer(),
-    "grouped": conv_layer(groups=2),
-    "depthwise": conv_layer(groups=4),
+    "linear": linear_layer,
+    "conv": conv_layer,
+    "grouped": functools.partial(conv_layer, groups=2),
+    "depthwise": functools.partial(conv_layer, groups=4),
 }
 
 
 @each
 @pytest.mark.parametrize("kind", LAYERS)
 def test_shape_purity_and_repeatability(name, kind):
-    layer = LAYERS[kind]
+    layer = LAYERS[kind]()
     before = layer.weight.clone(), layer.gram.clone(), layer.grad.clone()
     scores = RULES[name](layer)
     assert scores.shape == layer.weight.shape
@@ -70,7 +70,7 @@ def test_what_a_score_declares_is_enough_and_what_it_lacks_is_named(name):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_removal_error_is_the_error_of_removing_one_weight(kind):
-    layer = LAYERS[kind]
+    layer = LAYERS[kind]()
     scores = RemovalError()(layer)
     rows = layer.weight.shape[0] // layer.groups
     grams = layer.gram if layer.groups > 1 else layer.gram[None]
