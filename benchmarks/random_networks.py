@@ -175,7 +175,22 @@ def at_size(small: bool) -> dict[str, float]:
     found["share_conv_64_patches_s"] = seconds(
         lambda: calibrate(conv, images, "share", max_positions=64, progress=False)
     )
+    found["share_conv_64_patches_peak_mb"] = peak_of(patches, shares, small)[0] / 1e6
     return found
+
+
+def patches(small: bool) -> tuple[nn.Module, Tensor]:
+    """In the process that is measured: a convolution and its images, with everything imported."""
+    torch.set_num_threads(1)
+    conv = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    images = torch.rand(16 if small else 128, 64, 16, 16)
+    calibrate(conv, images[:2], "share", max_positions=64, progress=False)
+    return conv, images
+
+
+def shares(conv: nn.Module, images: Tensor) -> None:
+    """Of 64 patches of each image."""
+    calibrate(conv, images, "share", max_positions=64, progress=False)
 
 
 def layers_of(widths: tuple[int, ...], samples: int) -> tuple[list[Tensor], list[Tensor]]:
