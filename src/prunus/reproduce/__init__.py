@@ -124,7 +124,7 @@ REPRODUCTIONS: dict[str, Known] = {
         "judged",
         data="MNIST",
         small="57 s",
-        full="about 60 min",
+        full="about 20 min",
         resumes=True,
     ),
     "ye2020": Known(
