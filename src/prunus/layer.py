@@ -1,5 +1,6 @@
 """A prunable weight seen as a matrix W (out × in), with the statistics of its inputs."""
 
+import difflib
 from collections.abc import Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.check import finite, near_matches
+from prunus.check import finite
 from prunus.views import ConvView, LinearView, View, batched, matrices_of, register_view, view_of
 
 __all__ = [
@@ -38,13 +39,17 @@ FIRST: dict[str, Axis] = {
 }
 
 
+NEAR = 0.75  # of 1: "wieght" and "weight" are at 0.83, "slope" and "samples" at 0.5
+
+
 class MissingStatistic(ValueError, AttributeError):
     """A statistic that was not collected was asked of a layer."""
 
 
 def missing(owner: str, name: str, known: Iterable[str] = ()) -> MissingStatistic:
     """The error for a statistic that a layer or a group lacks, or for a misspelt attribute."""
-    near = near_matches(name, known)
+    # A statistic of another name is no misspelt attribute: near means all but the same letters.
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=NEAR)
     return MissingStatistic(
         f"{owner} has no statistic {name!r}, which this method needs. "
         f"Pass data, or calibrate with statistics=({name!r},)."
