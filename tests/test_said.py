@@ -114,7 +114,10 @@ def test_what_is_said_of_methods_on_the_digits_is_what_was_recorded():
     ):  # fmt: skip
         gap = paired(errors[other, 0.05], errors[one, 0.05])
         assert f"{gap['mean']:.2f} ({gap['low']:.2f} to {gap['high']:.2f})" in page
-    best = ("gradual", "rigl", "set")
+    best = ("rigl", "gradual", "set")
+    a, b, c = (f"{name} ({table[name][6]})" for name in best)
+    assert f"(dense {table['dense'][0]}) at 5 % {a}, {b} and {c} are not" in " ".join(ADVICE)
+    assert f"random masks err by {table['static random'][6]}." in " ".join(ADVICE)
     for one, other in itertools.combinations(best, 2):
         gap = paired(errors[other, 0.05], errors[one, 0.05])
         assert gap["low"] < 0 < gap["high"]

@@ -105,3 +105,6 @@ def test_the_page_says_what_was_recorded_and_chosen():
     ):
         assert any(f"| {ratio} |" in x and f"| {excess} |" in x for x in kept.splitlines())
         assert said in page
+    tables = [[x for x in text.splitlines() if x.startswith("| LeNet-")] for text in (page, kept)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 10

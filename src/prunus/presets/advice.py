@@ -19,7 +19,8 @@ ADVICE: tuple[str, ...] = (
     "Inside training of one length, gradual is best where the dense network fits: LeNet-300-100 on "
     "MNIST at 2 % of the weights errs by 2.84 % (dense 1.56), a lottery ticket by 4.09, rigl by "
     "4.39, set by 5.04, gradual-layer by 5.38, random masks that stay by 6.35 in layers as rigl "
-    "has them and by 27 where every layer keeps as much.",
+    "has them and by 27 where every layer keeps as much. On the digits CNN (dense 0.84) at 5 % "
+    "rigl (1.60), gradual (1.69) and set (1.73) are not told apart; random masks err by 3.33.",
     "sparsegpt+ls is the quick way for wide layers: one sweep, layer error 8.7e-3.",
     "dpp-edge lies between random and magnitude. Its repulsion is nearly void: of the 10 to 208 "
     "nats that set it apart from uniform draws at most 0.9 are repulsion, the rest are unequal "
