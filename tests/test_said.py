@@ -125,3 +125,32 @@ def test_what_is_said_of_methods_on_the_digits_is_what_was_recorded():
         gap = paired(errors[method, 0.2], errors["static random", 0.2])
         assert (gap["low"] > 0) == (method == "soft (global)")
         assert gap["high"] > 0
+
+
+def test_what_is_said_of_distillation_is_what_was_recorded():
+    lines = (RESULTS / "digits_distil" / "records.jsonl").read_text().splitlines()
+    scores: dict[tuple[str, bool], dict[int, dict[str, float]]] = {}
+    for row in map(json.loads, lines):
+        kind = (row["task"], bool(row["extra"]["settings"].get("distil")))
+        scores.setdefault(kind, {})[row["seed"]] = row["after"]
+    assert {len(own) for own in scores.values()} == {5}
+    page = " ".join((ROOT / "docs" / "prune_while_you_train.md").read_text().split())
+
+    def of(task: str, distilled: bool, key: str) -> dict[int, float]:
+        by = 100 if key == "test_error" else 1
+        return {seed: by * own[key] for seed, own in scores[task, distilled].items()}
+
+    for task, words in (
+        ("digits-mlp", "MLP errs by {} % with it and {} without, {} points more ({} to {})"),
+        ("digits-cnn", "CNN by {} and {}, {} points more ({} to {}), not told apart"),
+    ):
+        having, lacking = (of(task, d, "test_error") for d in (True, False))
+        gap = paired(having, lacking)
+        means = (statistics.mean(own.values()) for own in (having, lacking))
+        numbers = [*means, gap["mean"], gap["low"], gap["high"]]
+        assert words.format(*(f"{value:.2f}" for value in numbers)) in page
+        having, lacking = (of(task, d, "cross_entropy") for d in (True, False))
+        gap = paired(having, lacking)
+        means = (statistics.mean(own.values()) for own in (having, lacking))
+        assert "{:.3f} from {:.3f}".format(*means) in page
+        assert gap["low"] < 0 < gap["high"]
