@@ -112,6 +112,46 @@ def set_attributes(model: Any) -> None:
         for key in ("num_attention_heads", "num_heads", "n_heads"):
             if isinstance(getattr(module, key, None), int):
                 setattr(module, key, query.out_features // wide)
+        keys = getattr(module, "k_proj", None)
+        if keys is not None and isinstance(getattr(module, "num_key_value_groups", None), int):
+            module.num_key_value_groups = query.out_features // max(1, keys.out_features)
         for key in ("all_head_size", "embed_dim", "inner_dim"):
             if isinstance(getattr(module, key, None), int):
                 setattr(module, key, query.out_features)
+
+
+def halves_of(model: Any) -> dict[Any, int]:
+    """Projections that hold a gate and a value, in two parts, as the peer's example of LLMs has."""
+    return {m: 2 for name, m in model.named_modules() if name.endswith("gate_up_proj")}
+
+
+def own_pruners(model: Any) -> dict[Any, Any]:
+    """A pruner for Swin's merging of patches, as the peer's example of Swin has one of its own."""
+    from importlib import import_module
+
+    kinds = {type(m) for m in model.modules() if type(m).__name__ == "SwinPatchMerging"}
+    if not kinds:
+        return {}
+    peer = import_module("torch_pruning")
+
+    class Merging(peer.BasePruningFunc):  # type: ignore[misc, name-defined]
+        """Four neighbours side by side, so that a channel stands at four places."""
+
+        def get_in_channels(self, layer: Any) -> int:
+            return int(layer.norm.normalized_shape[0]) // 4
+
+        def get_out_channels(self, layer: Any) -> int:
+            return int(layer.reduction.out_features)
+
+        def prune_out_channels(self, layer: Any, idxs: Any) -> Any:
+            peer.prune_linear_out_channels(layer.reduction, idxs)
+            return layer
+
+        def prune_in_channels(self, layer: Any, idxs: Any) -> Any:
+            wide = self.get_in_channels(layer)
+            every = [i + wide * part for part in range(4) for i in idxs]
+            peer.prune_linear_in_channels(layer.reduction, every)
+            peer.prune_layernorm_out_channels(layer.norm, every)
+            return layer
+
+    return {kind: Merging() for kind in kinds}

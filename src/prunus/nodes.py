@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from prunus.calibration.classes import columns
+from prunus.calibration.classes import columns, read_raw
 from prunus.coupling import Group, Slot
 from prunus.dpp import node_gram
 from prunus.layer import Layer, MissingStatistic, missing
@@ -65,11 +65,17 @@ class ClassView:
         """One statistic of the classes, or a ValueError that names the group and what it lacks."""
         if name not in self.statistics:
             unseen = [n for n in self.consumers if any(n == s.parameter for s in self.group.slots)]
-            if unseen:
+            raw = read_raw(self.group)
+            if unseen or raw:
+                why = (
+                    "which code multiplies by without a layer"
+                    if raw
+                    else ("whose module does not show the outputs of one weight alone")
+                )
                 raise MissingStatistic(
                     f"Group {self.name!r} cannot have the statistic {name!r}: it is read by "
-                    f"{', '.join(unseen)}, whose module does not show the outputs of one weight "
-                    f"alone. Exclude its layers, or use a score of weights or activations."
+                    f"{', '.join(raw or unseen)}, {why}. Exclude its layers, or use a score of "
+                    f"weights or activations."
                 )
             raise missing(f"Group {self.name!r}", name)
         return self.statistics[name]

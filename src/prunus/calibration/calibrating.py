@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.ambient import plainly
 from prunus.calibration.batches import Batches, first_of, to_device
+from prunus.calibration.classes import read_raw
 from prunus.calibration.collect import collect, guard_memory
 from prunus.calibration.place import checked_device, device_of, placed
 from prunus.calibration.reasons import listed
@@ -145,7 +146,8 @@ def _calibrated(
             groups = tuple(
                 g
                 for g in coupling.groups
-                if all(n in weights and weights[n].source.alone for n in g.consumers)
+                if all(n in weights and weights[n].source.sloped for n in g.consumers)
+                and not read_raw(g)  # a part of a class's slope is none
             )
             guard_memory({}, wanted, groups)
         check_views(model, weights.values(), batches.peek(), where)

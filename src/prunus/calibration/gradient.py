@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 
 from prunus.ambient import mutable
 from prunus.calibration.batches import call, size_of
-from prunus.calibration.classes import column_slopes
+from prunus.calibration.classes import by_sample, column_slopes
 from prunus.calibration.forward import gradients, loss_of, tensor_of
 from prunus.calibration.padding import Padding
 from prunus.calibration.signals import output_signals, softmax_signals
-from prunus.calibration.slopes import Calls, recorded, sample_slopes
+from prunus.calibration.slopes import Calls, Gates, gated, recorded, sample_slopes
 from prunus.calibration.statistics import ClassSlopes, Matrix, Signal, Statistic
 from prunus.calibration.sums import Sums
 from prunus.hints import Batch
@@ -81,6 +81,7 @@ class Backward:
                 mutable(),
                 torch.enable_grad(),
                 recorded(wanted) as calls,
+                gated(self._consumers()) as gates,
             ):
                 output = call(model, batch)
                 value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
@@ -110,7 +111,7 @@ class Backward:
                     passes += [(signal, answer, vector) for vector in vectors]
                 for place, one in enumerate(passes):
                     last = place + 1 == len(passes)
-                    columns = self._send_back(calls, *one, size, found, last=last)
+                    columns = self._send_back(calls, gates, *one, size, found, last=last)
                     self._add_classes(one[0], columns, classes)
         finally:
             for w, flag in zip(parameters, flags, strict=True):
@@ -135,6 +136,7 @@ class Backward:
     def _send_back(
         self,
         calls: Calls,
+        gates: Gates,
         signal: Signal,
         target: Tensor,
         vector: Tensor | None,
@@ -150,9 +152,10 @@ class Backward:
         """
         ran = [name for name in self.weights if calls[name]]
         outputs = [out for name in ran for _, out in calls[name]]
-        if not outputs:  # no module shows the outputs of one weight alone
+        ones = [one for own in gates.values() for one in own]
+        if not outputs and not ones:  # no module shows the outputs of one weight alone
             return {}
-        grads = gradients(target, outputs, vector, retain_graph=not last)
+        grads = gradients(target, [*outputs, *ones], vector, retain_graph=not last)
         slopes = iter(grads)
         own = self._reading("slopes", signal)
         consumers = {name for group in self.groups.values() for name in group}
@@ -165,17 +168,29 @@ class Backward:
                 for (given, out), slope in zip(calls[name], slopes, strict=False)
             ]
             layer, part = self.layers[name], Sums()
-            gates = []
+            shares = []
             if own or name in consumers:
                 for reading in sample_slopes(self.weights[name], pairs, size):
                     for s in own:
                         part.totals[s.name] = s.add(part.totals.get(s.name), reading, layer)
                     if name in consumers:
-                        gates.append(column_slopes(reading, layer))
+                        shares.append(column_slopes(reading, layer))
             _join(found, name, part, own)
-            if gates:
-                columns[name] = torch.cat(gates)
+            if shares:
+                columns[name] = torch.cat(shares)
+        for name, own_gates in gates.items() if consumers else ():
+            for one in own_gates:
+                slope = next(slopes)
+                share = by_sample(name, torch.zeros_like(one) if slope is None else slope, size)
+                columns[name] = columns[name] + share if name in columns else share
         return columns
+
+    def _consumers(self) -> dict[str, Weight]:
+        """The layers that read classes, where statistics of classes are asked for."""
+        if all(s.reads.source != "classes" for s in self.statistics.values()):
+            return {}
+        names = dict.fromkeys(name for places in self.groups.values() for name in places)
+        return {name: self.weights[name] for name in names}
 
     def _add_classes(self, signal: Signal, columns: Mapping[str, Tensor], classes: Totals) -> None:
         """Columns of all consumers of a class add up before anything is squared."""

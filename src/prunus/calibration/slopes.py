@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from prunus.calibration.statistics.protocol import SampleSlopes
 from prunus.weights import Weight
 
-__all__ = ["recorded", "sample_slopes", "squared_gradients"]
+__all__ = ["Calls", "Gates", "gated", "recorded", "sample_slopes", "squared_gradients"]
 
 CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held at a time
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
+Gates = dict[str, list[Tensor]]  # by layer, (samples, in) of every call
 
 
 @contextmanager
@@ -53,6 +54,45 @@ def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(after_of(weight), with_kwargs=True))
         yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def gated(weights: Mapping[str, Weight]) -> Iterator[Gates]:
+    """Gates on what layers read whose modules hold several weights, a one for every sample.
+
+    Modules of other layers, and those that cannot say what they give through gates, are left
+    alone. A module's output is the gated one, equal to its own but for rounding.
+    """
+    found: Gates = {name: [] for name in weights}
+    homes: dict[nn.Module, list[Weight]] = {}
+    for weight in weights.values():
+        if weight.source.gated is not None:
+            homes.setdefault(weight.module, []).append(weight)
+    handles = []
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        run = homes[module][0].source.gated
+        assert run is not None  # those alone have a hook
+        names = {weight.source.parameter: weight.name for weight in homes[module]}
+        gates: dict[str, Tensor] = {}
+
+        def through(parameter: str, values: Tensor) -> Tensor:
+            if parameter not in names:
+                return values
+            if parameter not in gates:  # the same at every step
+                ones = values.new_ones(values.shape[-2:])
+                gates[parameter] = ones.requires_grad_(True)
+                found[names[parameter]].append(ones)
+            return values * gates[parameter]
+
+        return run(module, args, kwargs, through)
+
+    try:
+        handles += [m.register_forward_hook(after, with_kwargs=True) for m in homes]
+        yield found
     finally:
         for handle in handles:
             handle.remove()

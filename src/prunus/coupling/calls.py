@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from prunus.coupling.labels import Labels
-from prunus.coupling.types import Heads
+from prunus.coupling.types import Heads, Role
 from prunus.coupling.weights import Weight
 
 __all__ = ["Call", "Refused", "Rule", "Trace", "spread"]
@@ -88,6 +88,15 @@ class Trace(Protocol):
 
     def layer_of(self, weight: Weight) -> str:
         """Name of the layer whose own weight this is, or Refused."""
+
+    def name_of(self, weight: Weight) -> str:
+        """Name of the layer whose weight this is, or its own; Refused where nothing learns it."""
+
+    def used(self, role: Role, weight: Weight, labels: Tensor) -> None:
+        """Say that a product reads ("in") or makes ("out") classes by a weight.
+
+        That is its layer's, or a parameter that the code multiplies by without one.
+        """
 
     def member(self, parameter: str, axis: int, role: str, index: Tensor, labels: Tensor) -> None:
         """Say that slice `index[i]` of a parameter along `axis` belongs to `labels[i]`."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prunus.coupling.labels import FIRST, distinct, distinct_counts
 from prunus.coupling.members import Place, settled
-from prunus.coupling.trace import LabelTrace
+from prunus.coupling.trace import RAW_USES, LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
 from prunus.coupling.weights import computed_weights
 
@@ -98,9 +98,9 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     reasons = _reasons(trace, table)
     producers = {name: n for (kind, name), n in table.uses.items() if kind == "producer"}
     makers = {**producers}
-    for (sort, name), numbers in table.uses.items():  # where no layer makes them
-        if sort == "embedding":
-            makers.setdefault(name, numbers)
+    for sort in ("embedding", "maker"):  # where no layer makes them
+        own = {name: numbers for (kind, name), numbers in table.uses.items() if kind == sort}
+        makers |= {name: numbers for name, numbers in own.items() if name not in makers}
     why: dict[str, str] = {}
     for name, numbers in producers.items():
         said = [reasons[i] for i in numbers.tolist() if i in reasons]
@@ -151,6 +151,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
                 consumers=tuple(name for kind, name in use if kind == "consumer"),
                 norms=tuple(name for kind, name in use if kind == "norm"),
                 embeddings=tuple(name for kind, name in use if kind == "embedding"),
+                raw=tuple(dict.fromkeys(n for kind, n in use if kind in RAW_USES.values())),
                 exact=not bool(inexact[members[0]]),
                 written=bool(written[members[0]]),
                 heads=heads.kind(table.roots[members]),
@@ -247,6 +248,9 @@ def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
     for (kind, _), numbers in table.uses.items():
         if kind in ("consumer", "tied"):
             read[numbers] = True
+    for (kind, name), numbers in table.uses.items():
+        for i in numbers[~read[numbers]].tolist() if kind == RAW_USES["in"] else ():
+            reasons.setdefault(i, f"nothing but code that multiplies by `{name}` itself reads it")
     for i in (~read).nonzero().flatten().tolist():
         reasons.setdefault(i, "no linear or convolution layer reads it")
     return reasons

@@ -1,6 +1,5 @@
 """Which slices of which parameters belong to which class, once all labels are known."""
 
-from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -31,7 +30,7 @@ def settled(trace: LabelTrace) -> Uses:
     settle_parts(trace.labels, trace.parts.found)
     every.one_class_each(trace.labels)
     for name in _turned(trace, uses):
-        trace.pinned.setdefault(name, "it is used transposed too, outside its layer")
+        trace.pinned.setdefault(name, "it is used transposed too")
     for name, reason in trace.pinned.items():
         for (parameter, _, _), (_, labels) in uses.items():
             if parameter == name:
@@ -103,12 +102,17 @@ class _Together:
         return {place: (index, own) for place, index, own in parts if len(index)}
 
 
-def _turned(trace: LabelTrace, uses: Iterable[Place]) -> list[str]:
-    """Weights of layers that some operation reads along the axis of the layer's outputs."""
+def _turned(trace: LabelTrace, uses: Uses) -> list[str]:
+    """Weights that operations read along the axis of outputs: a layer's, or those of others."""
     found: dict[str, None] = {}
     for parameter, axis, role in uses:
         owner = trace.book.owner(parameter)
-        if owner is not None and axis != trace.book.axes(owner)[role]:
+        if owner is not None:
+            turned = axis != trace.book.axes(owner)[role]
+        else:
+            both = role == "in" and (parameter, axis, "out") in uses
+            turned = both and parameter not in trace.book.tied
+        if turned:
             found[parameter] = None
     return list(found)
 

@@ -16,11 +16,11 @@ from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
 from prunus.coupling.shadow import Shadows, carries
-from prunus.coupling.types import Heads
+from prunus.coupling.types import Heads, Role, layer_of
 from prunus.coupling.weights import Book, Weight
 from prunus.weights import weights_of
 
-__all__ = ["LabelTrace", "leaves"]
+__all__ = ["RAW_USES", "LabelTrace", "leaves"]
 
 
 def leaves(value: Any) -> list[Tensor]:
@@ -35,6 +35,8 @@ def leaves(value: Any) -> list[Tensor]:
 
 
 TABLES = (nn.Embedding, nn.EmbeddingBag)
+USES: dict[Role, str] = {"in": "consumer", "out": "producer"}
+RAW_USES: dict[Role, str] = {"in": "reader", "out": "maker"}  # parameters without a layer
 
 
 class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -44,7 +46,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         labels: the union-find with what the rules have learned.
         book: the model's parameters.
         members: slices of parameters and the labels they belong to.
-        layers: (kind, module, labels) in order of execution.
+        layers: (kind, layer, labels) in order of execution; see `USES` and `RAW_USES`.
         refused: reasons by layer, from operations that were given its weight.
         parts: what views take apart into equal parts.
         pinned: parameters of which nothing can go, each with the reason.
@@ -150,6 +152,16 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owner is None:
             raise Refused(f"`{weight.name}` is used as a raw parameter, not by a module we know")
         return owner
+
+    def name_of(self, weight: Weight) -> str:
+        if self.book.owner(weight.name) is None and weight.name not in self.book.learned:
+            raise Refused(f"`{weight.name}` is a buffer that the code multiplies by")
+        return layer_of(weight.name)
+
+    def used(self, role: Role, weight: Weight, labels: Tensor) -> None:
+        owner = self.book.owner(weight.name)
+        kinds = USES if owner is not None else RAW_USES
+        self.layer(kinds[role], layer_of(weight.name), labels)
 
     def member(self, parameter: str, axis: int, role: str, index: Tensor, labels: Tensor) -> None:
         self.members.append((parameter, axis, role, index, labels))

@@ -79,6 +79,9 @@ class Group:
             that a padding or a constant of fixed size fills. They can be masked, but no module
             attribute makes them narrower.
         embeddings: names of the embeddings whose columns belong to the classes.
+        raw: names of parameters that make or read the classes in products which the code writes
+            out, such as the `in_proj_weight` of an attention of one's own; no view shows what
+            they read.
         heads: "kv" where a class is a head of attention, with all query heads that it serves;
             "query" where it is one of several query heads of a kv head, which stays; else None.
         pools: the classes fall into that many runs of equal length that have to keep the same
@@ -94,6 +97,7 @@ class Group:
     exact: bool
     written: bool = False
     embeddings: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
     heads: Heads | None = None
     pools: int = 1
 
@@ -101,8 +105,9 @@ class Group:
         what = f"{self.heads} heads" if self.heads else "classes"
         kind = "exact" if self.exact else "inexact"
         written = ", width written in the code" if self.written else ""
+        makers = self.producers or self.embeddings or self.raw
         return (
-            f"Group({self.name!r}: {self.size} {what}, made by {_few(self.producers)}, read by "
+            f"Group({self.name!r}: {self.size} {what}, made by {_few(makers)}, read by "
             f"{_few(self.consumers)}; {kind}{written})"
         )
 

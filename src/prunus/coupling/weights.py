@@ -89,6 +89,7 @@ class Book:
         self._lines: dict[str, Tensor] = {}
         self._wholes: dict[tuple[str, bool], Weight] = {}
         self.total = 0
+        self.learned = {name for name, _ in model.named_parameters()}
         persistent = set(model.state_dict())
         firsts: dict[int, int] = {}
         named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]

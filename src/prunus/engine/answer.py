@@ -15,7 +15,7 @@ from prunus.hints import Metrics
 from prunus.result import Pruned
 from prunus.rows import state_sum
 from prunus.surgery.connected import connection
-from prunus.weights import weight_at
+from prunus.weights import weight_at, weights_of
 
 __all__ = ["answer", "warned"]
 
@@ -68,7 +68,7 @@ def answer(
             )
             for key, r in state.results.items()
         },
-        not_pruned=_not_pruned(state),
+        not_pruned=_not_pruned(state, work),
         plan=state.plan,
         recipe=job.recipe,
         name=job.name,
@@ -88,17 +88,18 @@ def answer(
     )
 
 
-def _not_pruned(state: State) -> dict[str, str]:
+def _not_pruned(state: State, work: nn.Module) -> dict[str, str]:
     """The reasons that stand: of layers nothing was done to, or whose own channels stay whole.
 
     A layer that lost columns goes without the reason for its channels only where that says
     nothing: the network's outputs are never units. Some of a layer's channels may have gone. What
-    no view knows may have gone all the same, as experts do.
+    no view knows may have gone all the same, as experts and columns of embeddings do.
     """
     made = {name for group in state.groups or () for name in group.producers}
-    unseen = {name.rpartition(".")[0] for name in state.masks if state.groups is None}
+    gone = {name.rpartition(".")[0] for name in state.masks} - weights_of(work).keys()
     return {
         name: f"part of its channels stay: {why}" if name in made else why
         for name, why in state.not_pruned.items()
-        if name not in {*state.results, *unseen} or (state.groups is not None and why != OUTPUTS)
+        if name not in gone
+        and (name not in state.results or (state.groups is not None and why != OUTPUTS))
     }

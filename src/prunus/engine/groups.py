@@ -117,12 +117,18 @@ def selected_groups(
         outside = [name for name in group.producers if name not in selected]
         whole = [name for name in group.consumers if name in asked_for and name not in selected]
         streams = [n for n in group.embeddings if n not in tables and group.heads is None]
+        unasked = [n for n in group.raw if n not in tables and n not in selected]
         if outside:
             reason: str | None = f"shares its channels with {', '.join(outside)}, not selected"
         elif streams:
             reason = (
                 f"shares its channels with the embedding {', '.join(streams)}, pruned only where "
                 f"`layers` names it, as layers='*' does"
+            )
+        elif unasked:
+            reason = (
+                f"shares its channels with {', '.join(unasked)}, which code multiplies by without "
+                f"a layer; pruned only where `layers` names it, as layers='*' does"
             )
         elif whole:
             reason = f"is read by {', '.join(whole)}, pruned only where `layers` names it"
@@ -131,7 +137,8 @@ def selected_groups(
         if reason is None:
             groups.append(group)
         else:
-            refused.update({name: reason for name in group.producers if name in selected})
+            named = {*group.producers, *group.raw}.intersection((*selected, *tables))
+            refused.update(dict.fromkeys(sorted(named), reason))
     if all(
         g.size == 1 and any(len(s.index) > 1 for s in g.slots if s.role == "out") for g in groups
     ):  # of a layer of width one, the only channel is kept
@@ -181,7 +188,9 @@ def tried_groups(
         said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
         refused.update(dict.fromkeys(names, said))
     left = tuple(group for group in tried.groups if group.name not in refused)
-    layers = {n: refused[g.name] for g in groups if g.name in refused for n in g.producers}
+    layers = {
+        n: refused[g.name] for g in groups if g.name in refused for n in (*g.producers, *g.raw)
+    }
     if not left:
         raise ValueError(f"The model has no nodes that can be cut out of it ({listed(layers)}).")
     return left, layers, alike

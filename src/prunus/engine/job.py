@@ -16,6 +16,7 @@ from prunus.calibration.select import matching, prunable
 from prunus.check import matches
 from prunus.cost import Anatomy, Cost, anatomy
 from prunus.coupling import Coupling, Group, couple
+from prunus.coupling.types import layer_of
 from prunus.engine.shared import unfit
 from prunus.engine.target import Target
 from prunus.hints import Batch, Data, Loss
@@ -27,7 +28,7 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.selection import Choice
-from prunus.weights import weight_at
+from prunus.weights import weight_at, weights_of
 
 __all__ = ["Job", "State", "job_of"]
 
@@ -60,7 +61,8 @@ class Job:
         blocks: scopes asked for: None, "auto" or a glob.
         keep: folder for the inputs that are kept; None keeps them in memory.
         measure: layer errors that the recipe's own statistics do not give.
-        tables: embeddings that `layers` names, whose columns may go with their stream.
+        tables: embeddings that `layers` names, whose columns may go with their stream, and
+            parameters without a layer, whose rows and columns may.
         asked: whether `layers` or `exclude` was given.
     """
 
@@ -251,19 +253,22 @@ def _globs(given: str | Sequence[str] | None) -> list[str]:
 def _tables(
     model: nn.Module, layers: str | Sequence[str] | None, exclude: str | Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The embeddings that are asked for."""
+    """Embeddings, and parameters that belong to no layer we know, that are asked for."""
 
     def meant(name: str, globs: str | Sequence[str] | None) -> bool:
         return any(matches(name, glob) for glob in _globs(globs))
 
     found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
+    known = {weight.path for weight in weights_of(model).values()}
+    raw = [n for n, p in model.named_parameters() if p.ndim > 1 and n not in known]
+    found += [layer for n in raw if (layer := layer_of(n)) not in found]
     return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))
 
 
 def _without(
     layers: str | Sequence[str] | None, tables: Sequence[str]
 ) -> str | Sequence[str] | None:
-    """The layers that are asked for beside embeddings by their names."""
+    """The layers that are asked for beside those by their names."""
     left = [glob for glob in _globs(layers) if glob not in tables]
     return left if layers is not None and left else layers
 

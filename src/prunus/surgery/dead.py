@@ -148,9 +148,11 @@ def _suspects(
     sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
     sources += group.embeddings
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
-    silent = torch.stack([rows[f"{p}.weight"] for p in sources]).all(dim=0) & alive & ~unread
+    made = [rows[f"{p}.weight"] for p in sources]
+    made += [rows[s.parameter] for s in group.slots if s.layer in group.raw and s.parameter in rows]
+    silent = torch.stack(made).all(dim=0) & alive & ~unread
     cut = none
-    if len(sources) == 1 and not group.embeddings:
+    if len(made) == 1 and len(sources) == 1 and not group.embeddings:
         stops = [rows[f"{p}.weight"] for p in behind if f"{p}.weight" in rows]
         cut = torch.stack([cut, *stops]).any(dim=0) & alive & ~unread & ~silent
     return Suspects(zero=zero, blank=blank, unread=unread, silent=silent, cut=cut)

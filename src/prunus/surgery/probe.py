@@ -102,8 +102,9 @@ def _unequal(groups: Sequence[Group]) -> Gone:
     """Numbers of classes that differ between groups made by one layer, and between neighbours."""
     gone, place = {}, dict[str, int]()
     for order, group in enumerate(groups):
-        turn = max((place.get(name, 0) for name in group.producers), default=0)
-        place.update(dict.fromkeys(group.producers, turn + 1))
+        makers = (*group.producers, *group.raw)
+        turn = max((place.get(name, 0) for name in makers), default=0)
+        place.update(dict.fromkeys(makers, turn + 1))
         gone[group.name] = _classes(group, group.size // 2 - turn - order % 2)
     return gone
 

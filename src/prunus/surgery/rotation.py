@@ -75,6 +75,11 @@ def _stream(model: nn.Module, groups: tuple[Group, ...]) -> Group:
             f"{len(found)}. Use Node() on the network as it is."
         )
     (stream,) = found
+    if stream.raw:
+        raise ValueError(
+            f"A rotation turns what layers read and make, and code multiplies by "
+            f"`{stream.raw[0]}` without one. Use Node() on the network as it is."
+        )
     norms = norms_across(model, stream)
     other = [name for name in norms if not is_rms(model.get_submodule(name))]
     if other:

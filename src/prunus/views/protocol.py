@@ -17,6 +17,11 @@ class Unclear(ValueError):
 # What a module is called with -> what the matrix multiplies, or None where it cannot be told.
 Inputs = Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Tensor | None]
 
+# A parameter's name and what it multiplies -> that through a gate, a factor for every sample.
+Through = Callable[[str, Tensor], Tensor]
+# The module, the arguments of its call, and its gates -> what it gives.
+Gated = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Through], Any]
+
 
 @runtime_checkable
 class View(Protocol):
@@ -67,6 +72,8 @@ class Matrix:
         unseen: what it means where `inputs` gives None, so that no statistics can be collected:
             such a weight serves recipes without statistics alone.
         alone: whether the module's output is W x + b of this weight alone.
+        gated: where it is not, what the module gives when weights of it read through gates, or
+            None where that is not known.
         on_request: whether it is pruned only where `layers` selects it by a name or glob.
     """
 
@@ -80,7 +87,13 @@ class Matrix:
     inputs: Inputs = first_argument
     unseen: str = "its module was called without a tensor that it multiplies"
     alone: bool = True
+    gated: Gated | None = None
     on_request: bool = False
+
+    @property
+    def sloped(self) -> bool:
+        """Whether slopes of single samples along its columns can be told."""
+        return self.alone or self.gated is not None
 
 
 @runtime_checkable

@@ -61,13 +61,13 @@ def _linear(
     tied = trace.tied(weight)
     if tied is not None:
         return _tied_head(trace, inputs, weight, inner, tied, ndim)
-    name = trace.layer_of(weight)
+    name = trace.name_of(weight)
     reads = weight.axes[inner]
     if reads is None:
         raise Refused(f"`{name}` reads one column of its weight at several positions")
     classes = trace.labels.column(trace.read(inputs), -1, inputs.shape[-1], f"`{name}`")
     trace.member(weight.name, reads.axis, "in", reads.index, classes)
-    trace.layer("consumer", name, classes)
+    trace.used("in", weight, classes)
     outer = [a for a in range(operand.ndim) if a != inner]
     if not outer:
         return torch.full((1,) * ndim, DATA, device="cpu")
@@ -75,7 +75,7 @@ def _linear(
     along = weight.axes[outer[-1]]
     assert isinstance(along, Axis)  # `made` has refused anything else
     trace.member(weight.name, along.axis, "out", along.index, made)
-    trace.layer("producer", name, made)
+    trace.used("out", weight, made)
     return spread(made, -1, max(2, ndim)) if ndim > 1 else made
 
 

@@ -20,9 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from prunus.coupling.calls import Refused, Trace, spread
+from prunus.coupling.labels import DATA
 from prunus.coupling.weights import Weight
 
 __all__ = ["MODULES", "ModuleRule", "recurrent"]
+
+GIVEN = (
+    "its first states are given from outside, as wide as the layer, and would have to be cut "
+    "there; leave them out (they are then zero), learn them as a parameter, or make them by a layer"
+)
 
 # The trace, the module, the arguments of its call and what it gave -> labels of what it gave.
 ModuleRule = Callable[
@@ -57,7 +63,10 @@ def recurrent(
     kinds = (states, units)  # of a hidden and of a cell state
     before = _tensors(args[1] if len(args) > 1 else keywords.get("hx"))
     for state, own in zip(before, kinds, strict=False):
-        trace.labels.meet(spread(own, -1, state.ndim), trace.read(state), f"`{first.name}`")
+        labels = trace.read(state)
+        if bool((labels == DATA).any()):
+            trace.labels.refuse(own, GIVEN)
+        trace.labels.meet(spread(own, -1, state.ndim), labels, f"`{first.name}`")
     sequence, last = (None, given) if isinstance(module, nn.RNNCellBase) else given
     labels = [
         (tensor, spread(own, -1, tensor.ndim))
