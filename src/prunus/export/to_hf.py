@@ -31,6 +31,7 @@ from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
 from prunus.surgery.configs import UnsaidWidths, step_of
 from prunus.surgery.layered import per_layer
+from prunus.surgery.rescaled import rescaled
 from prunus.surgery.verify import CompactionError
 
 __all__ = ["save_hf", "write_hf"]
@@ -117,6 +118,14 @@ def _candidates(pruned: Any, example: Batch) -> Iterator[Shipped]:
         return
     if _builds(exact):
         yield Shipped(exact, True, ("All blocks have the widths that the configuration says.",))
+    before = {name: tensor.shape for name, tensor in pruned.model.state_dict().items()}
+    scaled = rescaled(exact, before, example)
+    if scaled is not None:
+        said = (
+            "All blocks have the widths that the configuration says; embeddings, which the class "
+        )
+        said += "scales by the root of the width, take the root of what it lost."
+        yield Shipped(scaled, True, (said,))
     if not seen:  # blocks went, which are alike or not
         return
     groups, gone = seen[0]
@@ -128,7 +137,6 @@ def _candidates(pruned: Any, example: Batch) -> Iterator[Shipped]:
                 f"{entries(exact):,} without (Pruned.save keeps those)."
             )
             yield Shipped(padded, True, (said,))
-    before = {name: tensor.shape for name, tensor in pruned.model.state_dict().items()}
     if per_layer(exact, before) and _builds(exact):
         yield Shipped(exact, True, ("Widths of single layers stand in `per_layer_config`.",))
 

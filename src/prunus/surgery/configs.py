@@ -19,7 +19,7 @@ from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
 
-__all__ = ["UnsaidWidths", "changed_configs", "follow_config", "step_of"]
+__all__ = ["Shapes", "UnsaidWidths", "changed_configs", "follow_config", "step_of"]
 
 
 class UnsaidWidths(UserWarning):
@@ -85,10 +85,13 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch) -> N
     )
 
 
-def changed_configs(config: Any, before: Shapes, after: Shapes) -> Iterator[Any]:
+def changed_configs(
+    config: Any, before: Shapes, after: Shapes, small: nn.Module | None = None
+) -> Iterator[Any]:
     """Copies of a configuration that may say the tensors' new shapes, the plainest first.
 
-    None where tensors that differ in the numbers of their names alone became unlike.
+    None where tensors that differ in the numbers of their names alone became unlike. The epsilon
+    of corrected RMS norms is that of `small`, where it is given.
     """
     lengths = _lengths(before, after)
     if any(len(pairs) > 1 for pairs in lengths.values()):
@@ -96,7 +99,7 @@ def changed_configs(config: Any, before: Shapes, after: Shapes) -> Iterator[Any]
     pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
     for change in itertools.islice(_changes(config, pairs), LARGEST):
         trial = copy.deepcopy(config)
-        _set(trial, change)
+        _set(trial, change if small is None else {**change, **_epsilon(small, config)})
         yield trial
 
 
