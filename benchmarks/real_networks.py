@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True, help="Folder that holds torch_pruning.")
     parser.add_argument("--networks", nargs="*")
     parser.add_argument("--out", type=Path, default=RESULTS / "real_networks.json")
+    parser.add_argument("--resume", action="store_true", help="Keep the rows that --out holds.")
     options = parser.parse_args()
     sys.path.append(str(options.peer))
     quiet()
@@ -306,18 +307,21 @@ def main() -> None:
     from prunus.host import versions
     from real_networks import SECTION_0
 
-    rows = []
-    for name in options.networks or SECTION_0:
+    (peer,) = (d.version for d in distributions(path=[str(options.peer)])
+               if d.name == "torch-pruning")  # fmt: skip
+    rows = json.loads(options.out.read_text())["rows"] if options.resume else []
+    known = {row["network"] for row in rows}
+    for name in [n for n in options.networks or SECTION_0 if n not in known]:
         row = {"network": name}
         row |= {"ours": guarded(name, "ours"), "peer": in_every_way(name)}
         rows.append(row)
         print(
             name, row["ours"]["verdict"], "|", row["peer"]["verdict"], file=sys.stderr, flush=True
         )
-    peer = [d.version for d in distributions(path=[str(options.peer)]) if d.name == "torch-pruning"]
-    facts = {"benchmark": "real_networks", "versions": {**versions(), "torch-pruning": peer[0]},
-             "limit_processor_seconds": LIMIT, "rows": rows}  # fmt: skip
-    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+        rows.sort(key=lambda row: SECTION_0.index(row["network"]))
+        facts = {"benchmark": "real_networks", "versions": {**versions(), "torch-pruning": peer},
+                 "limit_processor_seconds": LIMIT, "rows": rows}  # fmt: skip
+        options.out.write_text(json.dumps(facts, indent=1) + "\n")
     print(page(rows))
 
 
