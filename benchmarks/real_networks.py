@@ -79,6 +79,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "as in its examples": {},
     "attention left alone": {"alone": True},
     "heads' dimensions pruned": {"dims": True},
+    "channels under norms left alone": {"exact_only": True},
+    "attention and channels under norms left alone": {"alone": True, "exact_only": True},
     **{f"round_to={n}": {"round_to": n} for n in (2, 4)},
 }
 BEST = ("works", "inexact", "wrong")  # else what came of the first way counts
@@ -92,7 +94,12 @@ def logits(output: Any) -> Any:
 
 
 def peers(
-    name: str, *, alone: bool = False, dims: bool = False, round_to: int | None = None
+    name: str,
+    *,
+    alone: bool = False,
+    dims: bool = False,
+    exact_only: bool = False,
+    round_to: int | None = None,
 ) -> dict[str, Any]:
     """What Torch-Pruning makes of the same network, its groups one after the other.
 
@@ -100,6 +107,7 @@ def peers(
         name: of the network.
         alone: ignore the layers that make queries, keys and values.
         dims: prune dimensions of heads and not heads, its default.
+        exact_only: leave groups out that change what norms take their statistics over.
         round_to: see there.
     """
     import torch
@@ -112,7 +120,7 @@ def peers(
 
     begun = time.process_time()
     found: dict[str, Any] = {}
-    for exact in (False, True):
+    for exact in (True,) if exact_only else (False, True):
         model, examples = build(name)
         if hasattr(getattr(model, "config", None), "use_cache"):
             model.config.use_cache = False
@@ -150,12 +158,11 @@ def peers(
             change = max(compared(dense, model, batch) for batch in examples)
         if not exact:
             found = {"parameters": (size(dense), size(model)), "change_with_norms": change}
-            removed = size(dense) - size(model)
         else:
             found["change"] = change
             found["parameters_exact"] = size(model)
             found["verdict"] = "wrong" if change > 1e-4 else "works" if zeroed else "inexact"
-        if not removed:
+        if size(dense) == size(model) and (exact_only or not exact):
             found["verdict"] = "nothing"
             break
     return {**found, "seconds": time.process_time() - begun}
@@ -203,6 +210,8 @@ def in_every_way(name: str) -> dict[str, Any]:
     for way, options in WAYS.items():
         heads = any(key in options for key in ("alone", "dims"))
         if heads and not tried_heads(name):
+            continue
+        if options.get("exact_only") and tried[next(iter(tried))]["verdict"] != "crashes":
             continue
         tried[way] = guarded(name, "peer", options)
         if tried[way]["verdict"] == "works" or (
