@@ -12,8 +12,7 @@ from real_checks import compared
 from real_networks import NETWORKS, decoder
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", ["Gemma", "Gemma2"])
+@pytest.mark.parametrize(("kind", "tied"), [("Gemma", False), ("Gemma2", True)])
 def test_a_narrower_gemma_comes_back_by_from_pretrained(kind, tied, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     from real_networks import build

@@ -29,7 +29,7 @@ from prunus.hints import Batch
 from prunus.host import versions
 from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
-from prunus.surgery.configs import UnsaidWidths, step_of
+from prunus.surgery.configs import UnsaidWidths, check_config, step_of
 from prunus.surgery.layered import per_layer
 from prunus.surgery.rescaled import rescaled
 from prunus.surgery.verify import CompactionError
@@ -197,6 +197,7 @@ def _builds(model: nn.Module) -> bool:
     """Whether the model's class, built from its configuration, has its tensors."""
     kind: Any = type(model)
     try:
+        check_config(model.config)
         with torch.device("meta"), quiet():
             built: nn.Module = kind(copy.deepcopy(model.config))
     except Exception:  # whatever the library says to a configuration that it does not take

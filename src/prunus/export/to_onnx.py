@@ -94,9 +94,7 @@ def model_bytes(trace: Trace) -> tuple[bytes, int]:
             )
             proto = written.model_proto
     except Exception as error:  # whatever the exporter says to an operation that it does not know
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        said = next((line for line in reversed(lines) if line.strip()), lines[0])
-        raise ExportError(f"The network has no form in ONNX: {said.strip()}") from error
+        raise ExportError(f"The network has no form in ONNX: {_cause(error)}") from error
     if proto.ByteSize() > LARGEST:
         raise ExportError(
             f"The network takes {proto.ByteSize():,} bytes, and one ONNX file holds 2 GB. Write "
@@ -105,6 +103,14 @@ def model_bytes(trace: Trace) -> tuple[bytes, int]:
     onnx.checker.check_model(proto)
     opset = next(entry.version for entry in proto.opset_import if not entry.domain)
     return proto.SerializeToString(), opset
+
+
+def _cause(error: Exception) -> str:
+    """The line of the exporter's text that says what it lacks: an operation, or its last word."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("(Refer", "⬆"))]
+    said = [line for line in lines if "No ONNX function found" in line] or lines[-1:]
+    return (said or [type(error).__name__])[0].rpartition("'>: ")[2]
 
 
 def session(data: bytes) -> Any:

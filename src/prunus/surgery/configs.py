@@ -19,7 +19,9 @@ from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
 
-__all__ = ["Shapes", "UnsaidWidths", "changed_configs", "follow_config", "step_of"]
+__all__ = [
+    "Shapes", "UnsaidWidths", "changed_configs", "check_config", "follow_config", "step_of",
+]  # fmt: skip
 
 
 class UnsaidWidths(UserWarning):
@@ -216,6 +218,7 @@ def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example
     try:
         config = copy.deepcopy(before)
         _set(config, change)
+        check_config(config)
         with torch.device("meta"), quiet():
             built = kind(config)
         if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):
@@ -230,6 +233,15 @@ def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example
         return relative_change(_tensors(run(module, example)), _tensors(run(again, example))) < 1e-4
     except Exception:  # whatever the library says to a configuration that it does not take
         return False
+
+
+def check_config(config: Any) -> None:
+    """Raise whatever the library says to values that it does not save, as `save_pretrained` does.
+
+    A width that is no multiple of the heads is one, though a model of it can be built.
+    """
+    if hasattr(config, "validate"):
+        config.validate()
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import drawing, quiet
 from prunus.modes import evaluating
-from prunus.surgery.configs import Shapes, changed_configs
+from prunus.surgery.configs import Shapes, changed_configs, check_config
 from prunus.surgery.norms import is_rms, rms_offset
 from prunus.surgery.readings import run
 from prunus.surgery.verify import relative_change
@@ -74,6 +74,7 @@ def _built(small: nn.Module, config: Any) -> nn.Module | None:
     """A network of the class from a configuration, with the small one's tensors."""
     kind: Any = type(small)
     try:
+        check_config(config)
         with quiet():
             again: nn.Module = drawing([torch.default_generator], lambda: kind(config))
         like: Tensor = next(small.parameters())
