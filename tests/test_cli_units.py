@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import prunus
-from prunus.ambient import quiet
 from prunus.cli.app import main
 
 MINE = """
@@ -24,7 +23,7 @@ def mixture():
 
 def decoder():
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_attention_heads": 1})).eval()
 
 def ids():
     torch.manual_seed(1)
@@ -64,15 +63,15 @@ def test_half_of_the_experts_go(own, monkeypatch, capsys):
             torch.testing.assert_close(small(**batch).logits, pruned.model(**batch).logits)
 
 
+@pytest.mark.slow
 def test_a_stream_is_turned(own, monkeypatch, capsys):
     recipe = "Recipe(granularity=Node(), score=Magnitude(reduction='l2'), basis=Rotate())"
     given = ("--recipe", recipe, "--density", "75%", "--data", "mine_units:ids", "--out", "turned")
     run(monkeypatch, capsys, "prune", "mine_units:decoder", *given)
     pruned = prunus.load("turned", own.decoder())
     (stream,) = [count for name, count in pruned.plan.kept.items() if name.endswith("o_proj")]
-    with quiet():  # the library refuses a width that is no multiple of the heads, which is told
-        small = pruned.compact(own.ids()[0])
-    assert small.model.embed_tokens.weight.shape == (40, stream)
+    small = pruned.compact(own.ids()[0])
+    assert small.config.hidden_size == stream < 16
     for batch in own.ids():
         with torch.no_grad():
             torch.testing.assert_close(small(**batch).logits, pruned.model(**batch).logits)
