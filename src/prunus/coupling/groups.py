@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunus.coupling.labels import FIRST, distinct, distinct_counts
 from prunus.coupling.members import Place, settled
@@ -114,6 +114,9 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         first[numbers] = i
     fine &= first < len(makers)
     written = table.marked(trace.labels.tied_down())
+    for (sort, name), numbers in table.uses.items():
+        if sort in RAW_USES.values() and _writes_widths(trace.book.model, name):
+            written[numbers] = True
     inexact = table.marked(trace.labels.inexact())
     heads = _Heads(trace)
     headed = torch.isin(table.roots, heads.queries)
@@ -175,6 +178,12 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         if name not in removable
     }
     return Coupling(tuple(groups), refused)
+
+
+def _writes_widths(model: nn.Module, parameter: str) -> bool:
+    """Whether torch holds what a raw parameter makes and reads against a number of its own."""
+    owner = model.get_submodule(parameter.rpartition(".")[0])
+    return isinstance(owner, nn.MultiheadAttention)  # its `embed_dim` is the stream's width too
 
 
 class _Heads:
