@@ -92,7 +92,7 @@ def heads_of(model: Any) -> dict[Any, int]:
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             found[module] = module.num_heads
-        wide = next((int(v) for key in ("head_dim", "attention_head_size", "d_kv",
+        wide = next((int(v) for key in ("head_dim", "head_size", "attention_head_size", "d_kv",
                      "key_value_proj_dim") if isinstance(v := getattr(module, key, None), int)),
                     0)  # fmt: skip
         for leaf, child in module.named_children():
