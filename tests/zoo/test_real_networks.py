@@ -59,6 +59,7 @@ def test_every_class_is_right_and_what_stays_has_a_reason(name, tmp_path):
     coupling = couple(model, examples[0])
     groups = [g for g in coupling.groups if g.name in found.removed]
     said = {layer for group in groups for layer in (*group.producers, *group.consumers)}
+    said |= {layer_of(slot.parameter) for group in groups for slot in group.slots}  # tables too
     silent = [
         key
         for key, value in model.named_parameters()
