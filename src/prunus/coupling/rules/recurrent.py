@@ -63,10 +63,10 @@ def recurrent(
     kinds = (states, units)  # of a hidden and of a cell state
     before = _tensors(args[1] if len(args) > 1 else keywords.get("hx"))
     for state, own in zip(before, kinds, strict=False):
-        labels = trace.read(state)
-        if bool((labels == DATA).any()):
+        given_labels = trace.read(state)
+        if bool((given_labels == DATA).any()):
             trace.labels.refuse(own, GIVEN)
-        trace.labels.meet(spread(own, -1, state.ndim), labels, f"`{first.name}`")
+        trace.labels.meet(spread(own, -1, state.ndim), given_labels, f"`{first.name}`")
     sequence, last = (None, given) if isinstance(module, nn.RNNCellBase) else given
     labels = [
         (tensor, spread(own, -1, tensor.ndim))
