@@ -266,7 +266,9 @@ def units(row: dict[str, Any]) -> str:
     if not names:
         return row.get("refusal", "").partition(". ")[0] or row.get("error", "")
     heads = [
-        n for n in names if row["groups"][n] <= 4 and any(k in n for k in ("att", "q_", "qkv"))
+        n
+        for n in names
+        if row["groups"][n] <= 4 and any(k in n.lower() for k in ("att", "q_", "qkv"))
     ]
     other = len(names) - len(heads)
     return ", ".join(
