@@ -42,6 +42,7 @@ class Run:
 
 
 def laid_out(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Run:
+    """The call of a recurrent module with (args, kwargs): packed, batched or a single sequence."""
     given, state = call_of(args, kwargs)
     packed = isinstance(given, PackedSequence)
     alone = False
@@ -67,6 +68,7 @@ def laid_out(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> R
 
 
 def weights_of_layer(module: Any, layer: int, way: int) -> list[Tensor]:
+    """The parameters of one layer and direction, as the kernels of torch take them."""
     end = f"_l{layer}" + ("_reverse" if way else "")
     kinds = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if module.bias else [])
     if module.proj_size:
