@@ -63,8 +63,12 @@ def sensitivity(
         TypeError: `evaluate` gives no numbers.
 
     Example:
-        >>> scan = prunus.sensitivity(net, "wanda", [0.5, 0.2], data=x, evaluate=accuracy)
-        >>> pruned = prunus.prune(net, "wanda", scan.plan(0.4), data=x)  # doctest: +SKIP
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> def entries(model):  # any function of a network that gives a number, or several
+        ...     return sum(float((p != 0).sum()) for p in model.parameters())
+        >>> scan = sensitivity(net, "magnitude", [0.5, 0.25], evaluate=entries)
+        >>> prune(net, "magnitude", scan.plan(0.4)).cost_after.density <= 0.4
+        True
     """
     name, method = resolve(recipe)
     if isinstance(densities, str | int | float) or not list(densities):
