@@ -196,6 +196,43 @@ def test_bad_input():
         prunus.prune(model, "reap", 0.5, data=x)
 
 
+class Listed(torch.nn.Module):
+    """Experts as single modules, each called with the tokens that it is sent."""
+
+    def __init__(self, wide=8, inner=12, count=4):
+        super().__init__()
+        self.top_k = 2
+        self.gate = torch.nn.Linear(wide, count, bias=False)
+        self.experts = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                torch.nn.Linear(wide, inner), torch.nn.SiLU(), torch.nn.Linear(inner, wide)
+            )
+            for _ in range(count)
+        )
+
+    def forward(self, x):
+        tokens = x.reshape(-1, x.shape[-1])
+        gates, index = self.gate(tokens).softmax(-1).topk(self.top_k, -1)
+        found = torch.zeros_like(tokens)
+        for e, expert in enumerate(self.experts):
+            rows, place = torch.where(index == e)
+            found.index_add_(0, rows, expert(tokens[rows]) * gates[rows, place, None])
+        return found.view_as(x)
+
+
+@torch.no_grad()
+def test_channels_of_experts_in_a_list_are_nodes():
+    """Each of its own width; whole experts are refused, and the message says what goes instead."""
+    torch.manual_seed(0)
+    model, x = Listed().double(), torch.randn(16, 5, 8, dtype=torch.float64)
+    found = prunus.prune(model, "l1-filter+ls", 0.5, data=x)
+    small = found.compact(x)
+    assert [expert[0].out_features for expert in small.experts] == [6] * 4
+    torch.testing.assert_close(small(x), found.model(x), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"nn\.ModuleList stay, all of them: use Node\(\)"):
+        prunus.prune(model, "reap", 0.5, data=x)
+
+
 @torch.no_grad()
 def test_what_is_made_of_the_result(tmp_path):
     model, x = own()

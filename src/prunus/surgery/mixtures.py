@@ -85,7 +85,8 @@ def mixtures(model: nn.Module) -> dict[str, Mixture]:
     if not found:
         raise ValueError(
             "The model has no layers of experts: none holds stacked parameters (experts, …) beside "
-            "a router with a row for each and a `top_k`. Use Node(), or a recipe for edges."
+            "a router with a row for each and a `top_k`. Experts in an nn.ModuleList stay, all of "
+            "them: use Node(), which cuts channels inside each, or a recipe for edges."
         )
     return found
 
