@@ -132,7 +132,9 @@ def test_densities_by_glob():
         ValueError, match=exactly("Unknown layer or glob 'fc3'. Did you mean fc2, fc1?")
     ):
         densities_of({"fc3": 0.5}, names)
-    with pytest.raises(ValueError, match=exactly("`density['fc1']` must lie in (0, 1], got 2.")):
+    with pytest.raises(
+        ValueError, match=exactly("`density['fc1']` must lie in (0, 1], got 2. Write 0.02 for 2 %.")
+    ):
         densities_of({"fc1": 2}, names)
 
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats as stats
 
 from prunus.theory.gap import concentration as c
-from prunus.theory.gap import laws
+from prunus.theory.gap import laws, layer_norms
 from prunus.theory.gap.walks import ORDERS, log_walk_table, trace_moment, walk_weights
 from reference.gap import energy_of_smallest, walk_count
 
@@ -97,9 +97,11 @@ def test_reference_thresholds_of_other_routes():
         assert c.chernoff_norm(n, n, rho, 0.01) == pytest.approx(value, rel=5e-3)
     assert c.matrix_bernstein(100, 100, 10, 1, 0.01) == pytest.approx(17.756868, rel=1e-6)
     assert c.davidson_szarek(1000, 1000, 1, 0.01) == pytest.approx(66.280407, rel=1e-6)
-    t = c.magnitude_threshold(laws.uniform(1), 10**4, 10**3, 1e-3)
+    t = layer_norms.magnitude_threshold(laws.uniform(1), 10**4, 10**3, 1e-3)
     assert t == pytest.approx(0.10948622, rel=1e-6)
-    value = c.layer_norm(100, 100, laws.uniform(1), 0.009, method="magnitude", threshold=t).value
+    value = layer_norms.layer_norm(
+        100, 100, laws.uniform(1), 0.009, method="magnitude", threshold=t
+    ).value
     assert value == pytest.approx(0.52901714, rel=1e-6)
     heavy = c.heavy_tail(1000, 1000, 1, 3, 0.05)
     assert heavy == pytest.approx(218, rel=5e-3)
@@ -188,9 +190,13 @@ SETTINGS = [
 
 def count_violations(method, law, n, m, p, delta, draws, rng, factor=1.0):
     total, k = n * m, n * m - round(p * n * m)
-    threshold = c.magnitude_threshold(law, total, k, delta / 2) if method == "magnitude" else None
+    threshold = (
+        layer_norms.magnitude_threshold(law, total, k, delta / 2) if method == "magnitude" else None
+    )
     share = delta / 2 if method == "magnitude" else delta
-    bound = c.layer_norm(n, m, law, share, method=method, density=p, threshold=threshold).value
+    bound = layer_norms.layer_norm(
+        n, m, law, share, method=method, density=p, threshold=threshold
+    ).value
     pairs = [draw_layer(method, law, n, m, p, rng) for _ in range(draws)]
     norms = np.array([np.linalg.norm(w - v, 2) for w, v in pairs])
     return int((norms > factor * bound).sum()), bound, norms
@@ -237,19 +243,19 @@ def test_concentration_of_one_entry_is_covered(delta):
 @pytest.mark.parametrize(("total", "kept"), [(10, 3), (100, 50), (7, 0), (7, 7)])
 def test_exact_sizes_pay_the_probability_of_their_count(total, kept):
     chance = stats.binom.pmf(kept, total, kept / total)
-    assert c.fixed_size_delta(0.05, total, kept) == pytest.approx(0.05 * chance, rel=1e-6)
+    assert layer_norms.fixed_size_delta(0.05, total, kept) == pytest.approx(0.05 * chance, rel=1e-6)
 
 
 def test_monotone_in_everything():
     law = laws.uniform(1)
-    base = c.layer_norm(30, 20, law, 0.05, density=0.9).value
-    assert c.layer_norm(30, 20, law, 0.05, density=0.8).value >= base
-    assert c.layer_norm(30, 20, law, 0.01, density=0.9).value >= base
-    assert c.layer_norm(31, 20, law, 0.05, density=0.9).value >= base
-    assert c.layer_norm(30, 21, law, 0.05, density=0.9).value >= base
-    doubled = c.layer_norm(30, 20, laws.uniform(2), 0.05, density=0.9).value
+    base = layer_norms.layer_norm(30, 20, law, 0.05, density=0.9).value
+    assert layer_norms.layer_norm(30, 20, law, 0.05, density=0.8).value >= base
+    assert layer_norms.layer_norm(30, 20, law, 0.01, density=0.9).value >= base
+    assert layer_norms.layer_norm(31, 20, law, 0.05, density=0.9).value >= base
+    assert layer_norms.layer_norm(30, 21, law, 0.05, density=0.9).value >= base
+    doubled = layer_norms.layer_norm(30, 20, laws.uniform(2), 0.05, density=0.9).value
     assert doubled == pytest.approx(2 * base, rel=1e-12)
-    assert c.layer_norm(30, 20, law, 0.05, density=1.0).value == 0
+    assert layer_norms.layer_norm(30, 20, law, 0.05, density=1.0).value == 0
 
 
 def test_curve_is_the_single_calls():
@@ -263,7 +269,7 @@ def test_curve_is_the_single_calls():
 def test_tiny_delta_and_large_sides_stay_finite():
     logs = laws.pruned_moments(laws.uniform(1), "random", 0.9)
     assert 0 < c.iid_norm(100, 100, logs, 1e-300).value < 1e4
-    large = c.layer_norm(10**5, 10**5, laws.normal(1e-3), 0.01, density=0.9)
+    large = layer_norms.layer_norm(10**5, 10**5, laws.normal(1e-3), 0.01, density=0.9)
     assert large.route == "Chernoff"
     assert (
         large.value
@@ -281,6 +287,6 @@ def test_bad_laws_are_refused():
     with pytest.raises(ValueError, match="whole law"):
         laws.quantile(laws.moments_law(1.0, 2.0), 0.5)
     with pytest.raises(ValueError, match="`delta` must lie"):
-        c.layer_norm(3, 3, laws.uniform(1), 1.5, density=0.5)
+        layer_norms.layer_norm(3, 3, laws.uniform(1), 1.5, density=0.5)
     with pytest.raises(ValueError, match="`density` must lie"):
-        c.layer_norm(3, 3, laws.uniform(1), 0.5, method="random_rescaled", density=0.0)
+        layer_norms.layer_norm(3, 3, laws.uniform(1), 0.5, method="random_rescaled", density=0.0)

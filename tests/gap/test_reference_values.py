@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prunus.reproduce.gap_networks import bernstein_rule, walk_rule
-from prunus.theory.gap import ACTIVATIONS, custom_activation, laws
+from prunus.theory.gap import ACTIVATIONS, custom_activation, laws, layer_norms
 from prunus.theory.gap import concentration as c
 from prunus.theory.gap.apriori import gaussian_scale, sup_bound
 from prunus.theory.gap.convolution import Geometry, conv_norm
@@ -231,14 +231,17 @@ def test_global_threshold_in_the_mean_field():
 def test_heavy_tails_fall_back_on_energy_and_say_so():
     """A fourth moment of 5·10⁵ v² says nothing of a matrix of one entry: Frobenius and Markov."""
     heavy = laws.moments_law(0.02, fourth=200)
-    tiny = c.layer_norm(1, 1, heavy, 0.5, part="dense")
+    tiny = layer_norms.layer_norm(1, 1, heavy, 0.5, part="dense")
     assert tiny.route == c.FROBENIUS
     assert tiny.value == pytest.approx(math.sqrt(0.02 / 0.5), rel=1e-12)
     found = sup_bound([1, 1], 0.9, laws=heavy, delta=0.9)
     assert found.vacuous
     assert found.value < math.inf
     assert "energy" in found.reason or "any pruning" in found.reason
-    assert c.layer_norm(50, 50, laws.moments_law(0.02, fourth=0.0012), 0.05).route == "heavy tail"
+    assert (
+        layer_norms.layer_norm(50, 50, laws.moments_law(0.02, fourth=0.0012), 0.05).route
+        == "heavy tail"
+    )
 
 
 @pytest.mark.parametrize("n", [20, 100, 300])
@@ -276,5 +279,7 @@ def test_narrow_and_empty_networks():
     for method in laws.METHODS:
         one = sup_bound([1, 1, 1], 0.5, laws=laws.uniform(1), method=method)
         assert 0 <= one.value <= one.trivial
-    assert c.layer_norm(1, 1, laws.uniform(1), 0.1, part="dense").value >= 0.9  # 90 % quantile
+    assert (
+        layer_norms.layer_norm(1, 1, laws.uniform(1), 0.1, part="dense").value >= 0.9
+    )  # 90 % quantile
     assert spectral_norm(torch.zeros(3, 3)).value == 0

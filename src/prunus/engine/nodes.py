@@ -246,9 +246,7 @@ class NodeUnit:
         bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
         if bias is not None and path is not None and path in masks:
             bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
-        weight = fit.weight
-        if fit.scale is not None:  # all others are zero outside the mask already
-            weight = torch.where(fit.mask, weight, 0.0)
+        weight = torch.where(fit.mask, fit.weight, 0.0)  # an earlier step's masks are in it too
         if layer.gram is None:
             return replace(fit, weight=weight, bias=bias), None
         rows = fit.mask.view(torch.uint8).amax(1).bool() if fit.mask.numel() else fit.mask.any(1)
