@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.labels import FIRST, distinct, distinct_counts
+from prunus.coupling.labels import FIRST, by_number, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import RAW_USES, LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
@@ -288,15 +288,8 @@ def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list
     units = unit[numbers]
     home = place * groups + where[numbers]
     order = torch.argsort(home * len(table.roots) + units, stable=True)
-    homes, counts = distinct_counts(home)
     places = list(table.slots)
-    parts = zip(
-        homes.tolist(),
-        torch.split(index[order], counts.tolist()),
-        torch.split(units[order], counts.tolist()),
-        strict=True,
-    )
-    for number, own, members in parts:
+    for number, (own, members) in by_number(home, index, units, order=order):
         parameter, axis, role = places[number // groups]
         slot = Slot(parameter, axis, role, own.clone(), members.clone())
         found[number % groups].append(slot)

@@ -12,7 +12,7 @@ are equal may have length 1, so that labels cost little where activations are la
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -57,6 +57,22 @@ def distinct_counts(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The values that occur, ascending, and how often each does."""
     found, counts = torch.unique(labels, return_counts=True)
     return found, counts
+
+
+def by_number(
+    numbers: Tensor, *beside: Tensor, order: Tensor | None = None
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Each number that occurs, ascending, with what lies beside it.
+
+    Args:
+        numbers: in any order.
+        beside: as long as they are.
+        order: that brings the numbers in order; they are already where it is None.
+    """
+    found, counts = distinct_counts(numbers)
+    lengths = counts.tolist()
+    parts = [torch.split(b if order is None else b[order], lengths) for b in beside]
+    return zip(found.tolist(), zip(*parts, strict=True), strict=True)
 
 
 def broadcast(one: Sequence[int], other: Sequence[int]) -> list[int]:

@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, Labels, distinct, distinct_counts, pairs_of
+from prunus.coupling.labels import FIRST, Labels, by_number, distinct, pairs_of
 from prunus.coupling.parts import settle_parts
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Role
@@ -69,9 +69,7 @@ class _Together:
             return
         beside = torch.isin(self.slices, others) & (self.labels >= FIRST)
         where = self.slices[beside] // self._step
-        numbers, counts = distinct_counts(where)
-        parts = torch.split(self.labels[beside], counts.tolist())
-        for number, users in zip(numbers.tolist(), parts, strict=True):
+        for number, (users,) in by_number(where, self.labels[beside]):
             labels.refuse(
                 users,
                 f"`{self._places[number][0]}` reads it together with values that no removable "
@@ -141,19 +139,12 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     atoms, touched = trace.met()
     owner = book.at(-1 - atoms)
     order = torch.argsort(owner, stable=True)
-    numbers, counts = distinct_counts(owner)
     found: Uses = {}
-    parts = zip(
-        numbers.tolist(),
-        torch.split(atoms[order], counts.tolist()),
-        torch.split(touched[order], counts.tolist()),
-        strict=True,
-    )
-    for number, own, classes in parts:
+    for number, (own, classes) in by_number(owner, atoms, touched, order=order):
         entry = book.entries[number]
         place, roots = own - entry.first, labels.find(classes)
         if len(entry.shape[0]) == 1 and bool((place[1:] > place[:-1]).all()):
-            found[entry.name, 0, "out"] = (*entry.index(place), roots)  # one class an entry
+            found[entry.name, 0, "out"] = (entry.index(place)[0], roots)  # one class an entry
             continue
         apart = _apart(labels, place, roots)
         if apart is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from prunus.views.laid_out import Run, laid_out, turned, weights_of_layer
+from prunus.views.laid_out import Run, call_of, laid_out, turned, weights_of_layer
 from prunus.views.protocol import Through
 
 __all__ = ["gated_cell", "gated_layers"]
@@ -121,8 +121,7 @@ def gated_cell(
     module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], through: Through
 ) -> Any:
     """What `nn.LSTMCell`, `nn.GRUCell` or `nn.RNNCell` gives; see `gated_layers`."""
-    inputs = args[0] if args else kwargs["input"]
-    state = args[1] if len(args) > 1 else kwargs.get("hx")
+    inputs, state = call_of(args, kwargs)
     if state is None:
         state = inputs.new_zeros(*inputs.shape[:-1], module.hidden_size)
         state = (state, state) if isinstance(module, torch.nn.LSTMCell) else state
