@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["cell_text", "right_aligned"]
+__all__ = ["UNITS", "cell_text", "right_aligned"]
 
 NOT_FINITE = {"nan": "NaN", "inf": "∞", "-inf": "−∞"}
-QUANTITY = re.compile(r"[<≤≈]? ?[−-]?[\d., ]+(e-?\d+)?( ?(%|×|s|ms|µs|bytes|KB|MB|GB))?")
+UNITS = "s|ms|µs|bytes|KB|MB|GB"
+QUANTITY = re.compile(rf"[<≤≈]? ?[−-]?[\d., ]+(e-?\d+)?( ?(%|×|{UNITS}))?")
 
 
 def cell_text(value: Any) -> str:

@@ -4,13 +4,12 @@ import html
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from prunus.cells import cell_text, right_aligned
+from prunus.files import Rows
 
 __all__ = ["histogram", "view"]
 
-Rows = Sequence[Mapping[str, Any]]
 SHOWN = 60  # lines of a table; a notebook is no place for thousands
 BINS = 30
 # Colours come from the notebook's own text, so that dark ones stay readable.

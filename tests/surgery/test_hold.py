@@ -8,7 +8,7 @@ import torch
 import models
 import prunus
 from prunus.schedules import Rewinding
-from prunus.surgery.bits import IDLE, IDLED
+from prunus.surgery.bits import IDLE, IDLED, clear, kept_bits
 
 
 def network(recipe="magnitude", density=0.5):
@@ -170,6 +170,19 @@ def test_zeros_follow_parameters_into_another_type():
             value.grad = torch.full_like(value, float("inf"))
         optimizer.step()
         assert not broken(pruned.model, pruned.masks)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex128]
+)
+def test_entries_of_any_width_are_cleared(dtype):
+    """Infinite ones too; the others keep every bit."""
+    values = torch.full((3, 4), torch.inf, dtype=dtype)
+    values[0] = -0.1
+    before, mask = values.clone(), torch.arange(12).view(3, 4) % 3 == 0
+    clear(values, kept_bits(mask, values))
+    assert torch.equal(values[mask], before[mask])
+    assert not values[~mask].any()
 
 
 def test_an_optimizer_of_another_network_is_refused():

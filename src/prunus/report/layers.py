@@ -1,15 +1,14 @@
 """What each layer keeps and what it loses, as pictures and as cells of a table."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.files import Rows
 from prunus.report.charts import bars
 from prunus.report.page import Block, Chart
 
 __all__ = ["error_text", "layer_charts", "shown_layers"]
 
 WIDEST = 24  # letters of a name beside a bar
-Rows = Sequence[Mapping[str, Any]]
 
 
 def layer_charts(rows: Rows, what: str = "inputs") -> list[Block]:

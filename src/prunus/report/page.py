@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from prunus.cells import cell_text, right_aligned
+from prunus.cells import UNITS, cell_text, right_aligned
 from prunus.files import Rows
 from prunus.report.figure import require
 from prunus.report.plain import columns_of, plain_json, table_csv
@@ -30,7 +30,6 @@ ON_DARK = {
     "#0072B2": "#4A86E8", "#56B4E9": "#9AD8F7", "#000000": "#E8E8E8", "#8C6D31": "#C9A65E",
     "#C3C9CF": "#4A525B", "#5B6570": "#A3ACB6",
 }  # fmt: skip
-UNITS = "s|ms|µs|bytes|KB|MB|GB"
 TRANSPOSED = 5  # a single row of at least so many columns is set upright
 
 

@@ -13,6 +13,7 @@ from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import paired, t_interval
 from prunus.calibration import calibrate
 from prunus.engine import prune
+from prunus.files import Row
 from prunus.guarantee.relative import layer_statements
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
@@ -48,7 +49,6 @@ NODES: dict[str, str] = {
     "random +ls": "random-node+ls",
 }
 NOTHING = ["random", "random-layers", "small-dense", "no-compensation", "no-retraining"]
-Row = dict[str, Any]
 Errors = dict[tuple[str, str, float], dict[int, float]]
 
 

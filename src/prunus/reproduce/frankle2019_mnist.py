@@ -10,11 +10,11 @@ from typing import Any
 
 from prunus.bench.data.tasks import task
 from prunus.bench.statistics.intervals import paired
-from prunus.files import write_text
+from prunus.files import Row, write_text
 from prunus.progress import progress_bar
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.reproduce.frankle2019_trainings import BARRIER, ROLES, Protocol, Row, Trainings
+from prunus.reproduce.frankle2019_trainings import BARRIER, ROLES, Protocol, Trainings
 from prunus.reproduce.harness import Harness, with_interval
 
 __all__ = ["FULL", "SMALL", "account", "claims", "kept_rows", "reproduce", "runs_of"]

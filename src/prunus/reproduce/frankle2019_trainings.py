@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +12,17 @@ from prunus.bench.data.tasks import fresh_model, task
 from prunus.bench.data.train import Training, evaluate, fit
 from prunus.bench.grid.tickets import OTHER, shuffled
 from prunus.engine import prune
+from prunus.files import Row
 from prunus.recipe import Recipe
 from prunus.rng import generator_for
 from prunus.surgery.masked import apply_masks, hold
 from prunus.training import connection
 
-__all__ = ["BARRIER", "ROLES", "Protocol", "Row", "Trainings", "densities"]
+__all__ = ["BARRIER", "ROLES", "Protocol", "Trainings", "densities"]
 
 ROLES = ("ticket", "late-rewound", "rate-rewound", "one shot", "re-initialised", "shuffled")
 BARRIER = "barrier"
 CHAINS = ("ticket", "late-rewound", "rate-rewound")  # every round prunes what the last one trained
-Row = dict[str, Any]
 Masks = Mapping[str, Tensor]
 
 

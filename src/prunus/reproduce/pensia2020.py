@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prunus.bench.data.tasks import task
 from prunus.bench.statistics.intervals import t_interval
+from prunus.files import Row
 from prunus.progress import progress_bar
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
@@ -32,7 +33,6 @@ from prunus.theory.subset_sum import (
 
 __all__ = ["FULL", "SMALL", "Protocol", "account", "reproduce", "rows_of"]
 
-Row = dict[str, Any]
 SIZES = (6, 8, 8, 4)  # the target of the construction, spectral norms 1
 LAW = (
     ("uniform", 8, 0.01), ("uniform", 10, 0.003), ("uniform", 12, 0.001), ("uniform", 16, 1e-4),

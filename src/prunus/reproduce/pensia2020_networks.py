@@ -4,7 +4,6 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +12,13 @@ from prunus.bench.data.cache import trained
 from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import task
 from prunus.calibration import calibrate
+from prunus.files import Row
 from prunus.rng import generator_for
 from prunus.theory.subset_sum import construct
 from prunus.weights import weights_of
 
 __all__ = ["networks"]
 
-Row = dict[str, Any]
 # Mean and deviation by which the task's pixels are standardised.
 PIXELS = {"digits-mlp": (0.0, 1.0), "digits-cnn": (0.0, 1.0), "mnist-lenet300": (0.1307, 0.3081)}
 

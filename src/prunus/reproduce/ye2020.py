@@ -13,6 +13,7 @@ from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import task
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import t_interval
+from prunus.files import Row
 from prunus.imitation import line_steps, refit_steps, uniform_steps
 from prunus.presets import recipes
 from prunus.progress import progress_bar
@@ -25,7 +26,6 @@ from prunus.rng import generator_for
 
 __all__ = ["account", "grids", "measured", "reproduce"]
 
-Row = dict[str, Any]
 STEPS = (10, 20, 50, 100, 200, 500, 1000, 2000)
 COUNTS = ([10, 20, 30, 50, 75, 100], [10, 20, 30, 50])  # of the first and the second hidden layer
 SEEDS = 5

@@ -18,7 +18,8 @@ def kept_bits(mask: Tensor, like: Tensor) -> Tensor:
     A product with 0 would leave NaN where an entry is infinite, and `masked_fill_` is many times
     slower on a CPU.
     """
-    return mask.to(like.device, WORDS[like.element_size()]).neg()
+    width = WORDS.get(like.element_size(), torch.int8)  # of none so wide: `clear` fills instead
+    return mask.to(like.device, width).neg()
 
 
 def clear(values: Tensor, bits: Tensor) -> None:

@@ -16,12 +16,12 @@ from prunus.bench.statistics.paired import (
     shrinkbench,
 )
 from prunus.check import unknown
+from prunus.files import Row
 from prunus.report.headline import is_share
 
 __all__ = ["COSTS", "Tables", "tables"]
 
 COSTS = ("parameters", "macs", "bytes", "latency")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
