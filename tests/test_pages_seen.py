@@ -1,5 +1,6 @@
 """Every kind of page in a real browser: quiet, as wide as the window, readable in the dark."""
 
+import re
 import warnings
 from itertools import pairwise
 
@@ -177,8 +178,10 @@ def tab():
 def test_a_page_begins_with_its_headline_and_ends_with_its_conditions(kind, pages):
     text = pages[kind].read_text()
     begin = text.index('<div class="headline">')
-    assert begin < text.index("<main>")
     assert ("<nav>" in text) == (text.count("<section ") > 1)  # no contents of one section
+    order = [begin, *(m.start() for m in re.finditer("<nav>|<main>", text))]
+    assert order == sorted(order)
+    assert len(order) == 2 + ("<nav>" in text)
     assert begin + 60 < text.index("</div>", begin)
     foot = text[text.index("<footer>") :]
     assert "prunus 0" in foot
