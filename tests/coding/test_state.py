@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from prunus.coding import bundle
+from prunus.coding import bundle, numbers
 from prunus.coding.box import Box, boxed, unboxed
+from prunus.coding.masks import CODERS
+from prunus.coding.rans import ONE, Encoder, Table
 from prunus.coding.state import MARK, Coded, digest_of, pack, unpack
 
 SEED = st.integers(0, 2**32 - 1)
@@ -41,7 +43,7 @@ def bits_of(value):
 def small_file(**words):
     weight, how = shared((4, 6), 1)
     raw, mask = sparse((3, 5), 2)
-    state = {"a.weight": weight, "a.bias": torch.randn(4).half().float(), "b.weight": raw,
+    state = {"a.weight": weight, "a.bias": torch.linspace(-1, 1, 4).half().float(), "b.weight": raw,
              "b.count": torch.tensor(7)}  # fmt: skip
     coded = {"a.weight": how, "b.weight": Coded(mask=mask)}
     packed = pack(state, coded, {"recipe": "Recipe()", **words}, half=frozenset(["a.bias"]))
@@ -91,6 +93,33 @@ def test_shared_states_come_back(seed, k, coder):
     assert sum(sizes) == pytest.approx(len(packed.data))
 
 
+@settings(max_examples=60)
+@given(
+    SEED,
+    st.sampled_from([(0, 5), (5, 0), (1, 1), (1, 9), (9, 1), (3, 70_000), (4, 3, 2, 2), (50, 60)]),
+    st.integers(1, 4096),
+    st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1)),
+    st.sampled_from([None, "huffman", *CODERS]),
+)
+def test_any_shape_with_any_number_of_values_comes_back(seed, shape, k, density, coder):
+    weight, how = shared(shape, seed, k, density)
+    kept, lines = int(how.mask.sum()), (shape[0], math.prod(shape[1:]))
+    partly = 0 < kept < weight.numel()
+    if coder in CODERS and not (partly and CODERS[coder].fits(lines)):
+        coder = None
+    if kept == 0:
+        how = Coded(mask=how.mask)
+    else:
+        how = Coded(mask=how.mask, book=how.book, codes=how.codes, coder=coder)
+    packed = pack({"w": weight}, {"w": how}, {})
+    found, masks, _ = unpack(packed.data)
+    assert bits_of(found["w"]) == bits_of(weight)
+    assert torch.equal(masks["w"], how.mask)
+    assert packed.layers["w"]["kept"] == kept
+    if coder in CODERS:
+        assert packed.layers["w"]["coder"] == coder
+
+
 def test_other_tools_can_list_the_file():
     state, packed = small_file()
     listed = load(packed.data)
@@ -120,6 +149,22 @@ def test_every_changed_byte_is_caught():
             unpack(bytes(broken), max_bytes=1 << 20)
 
 
+@pytest.mark.slow
+def test_every_change_of_every_byte_is_caught():
+    """All 255 of them, of a file with both ways to store a layer."""
+    _, packed = small_file()
+    broken = bytearray(packed.data)
+    for place, own in enumerate(packed.data):
+        for other in range(256):
+            if other == own:
+                continue
+            broken[place] = other
+            with pytest.raises(ValueError, match=r"^The file "):
+                unpack(bytes(broken), max_bytes=1 << 20)
+        broken[place] = own
+    assert bytes(broken) == packed.data
+
+
 def test_every_truncation_is_caught():
     _, packed = small_file()
     for size in range(0, len(packed.data), 5):
@@ -141,8 +186,47 @@ def forged(change=None, words=None, boxes=None):
     return boxed({**own, **(boxes or {})}, {**head, **(words or {})})
 
 
+def streamed(write, more=0):
+    """The words of layer a.weight, which keeps 5 of 4 × 6 entries, its stream written so."""
+    stream = Encoder()
+    write(stream)
+    states, words = stream.finish(1)
+    book = torch.linspace(-1, 1, 4).half().numpy().tobytes()
+    data = book + states.astype("<u4").tobytes() + words.astype("<u2").tobytes() + b"\1\0" * more
+    facts = {"kept": 5, "lanes": 1, "coder": "rows"}
+    return {
+        "change": lambda layers: layers[A].update(facts),
+        "boxes": {f"{A}|words": Box("U16", (len(data) // 2,), data)},
+    }
+
+
+def five(stream, counts=(2, 1, 1, 1), table=(ONE - 3, 1, 1, 1), codes=(0, 0, 0, 0, 0)):
+    """A mask of five entries by "rows", of which other `counts` are told, and their codes."""
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]] = True
+    numbers.write_counts(stream, np.array(counts), 6)
+    whole = Encoder()
+    CODERS["rows"].write(whole, mask)
+    stream._runs += whole._runs[-len(mask) :]
+    numbers._write(stream, np.array(table), Table.uniform(numbers.CLASSES))
+    stream.symbols(np.array(codes), Table(np.array([ONE - 3, 1, 1, 1])))
+
+
 A, B = "a.weight", "b.weight"
 FORGED = {
+    "count beyond": (streamed(lambda s: five(s, (7, 1, 1, 1))), f"layer {A}: a count of 7 .* 6"),
+    "counts": (streamed(lambda s: five(s, (1, 1, 1, 1))), f"layer {A}: .* add up to 4, not 5"),
+    "other counts": (
+        streamed(lambda s: five(s, (1, 2, 1, 1))), f"layer {A}: a line keeps 3 entries, not 1",
+    ),
+    "table": (
+        streamed(lambda s: five(s, table=(9, 1, 1, 1))), f"layer {A}: .* add up to 12, not {ONE}",
+    ),
+    "left over": (streamed(five, 1), f"layer {A}: 1 words of the stream are left over"),
+    "state": (
+        streamed(lambda s: (five(s), s.symbols(np.array([1]), Table.uniform(1)))),
+        f"layer {A}: a state of the stream is not at 2¹⁶ at its end",
+    ),
     "newer": (dict(words={"version": "2", "prunus": "9.9"}), "prunus 9.9 .* Update prunus"),
     "older": (dict(words={"version": "0"}), "Compress the network again"),
     "foreign": (dict(words={"format": "other"}), "no compressed network"),
@@ -180,12 +264,22 @@ def test_forged_files_are_refused(case):
     how, match = FORGED[case]
     with pytest.raises(ValueError, match=match) as caught:
         unpack(forged(**how), source="here.st")
-    assert str(caught.value).startswith("here.st ")
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith("here.st ")
+    assert "\n" not in said
+    assert said.endswith((  # what to do
+        "Copy it again.", "Compress again.", "Compress the network again.", "Update prunus.",
+        "Give a file that `compress` wrote.", "Raise `max_bytes` if you trust it.",
+    ))  # fmt: skip
 
 
 def test_the_unforged_file_is_read():
     assert set(unpack(forged())[0]) == {A, B, "a.bias", "b.count"}
+    state, _ = small_file()
+    state[A] = torch.zeros(4, 6)
+    state[A][[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]] = -1.0
+    found, _, _ = unpack(forged(words={"sha256": digest_of(state)}, **streamed(five)))
+    assert torch.equal(found[A], state[A])  # so that each of the cases is wrong by one thing
 
 
 @given(SEED, st.integers(0, 400))

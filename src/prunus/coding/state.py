@@ -156,11 +156,15 @@ def unpack(
         try:
             state[name], masks[name] = _decoded(facts, own)
         except ValueError as error:
-            raise ValueError(f"{source} is damaged in layer {name}: {error}.") from None
+            raise ValueError(
+                f"{source} is damaged in layer {name}: {error}. Copy it again."
+            ) from None
     for name, box in left.items():
         plain, bar, mark = name.partition(MARK)
         if (bar and (mark != "half" or box.code != "F16")) or plain in state:
-            raise ValueError(f"{source} holds a tensor {name!r} that belongs to no layer.")
+            raise ValueError(
+                f"{source} holds a tensor {name!r} that belongs to no layer. Compress again."
+            )
         found = _tensor(box)
         state[plain] = found.float() if bar else found
     if digest_of(state) != words.get("sha256"):
