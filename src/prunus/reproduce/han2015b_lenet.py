@@ -26,7 +26,8 @@ PLAIN = 4  # bytes of a weight that is not shared
 class _Net:
     """A network, what is kept of it, in what ways it is compressed, and the paper's numbers.
 
-    `stages` maps the paper's stages to (ratio, test error in %).
+    `stages` maps the paper's stages to (ratio, test error in %); `sparser` has further densities
+    with ways to compress, of which each pair is a run of its own.
     """
 
     title: str
@@ -35,8 +36,7 @@ class _Net:
     published: Mapping[str, float]
     paper: str  # the way that is the paper's
     ways: Sequence[str]
-    sparser: Sequence[Mapping[str, float]]
-    sparser_ways: Sequence[str]
+    sparser: Sequence[tuple[Mapping[str, float], Sequence[str]]] = ()
     before: float | None = None
     stages: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
     seeds: int = 5
@@ -46,28 +46,33 @@ FULL = (
     _Net(
         "LeNet-300-100", lenet300, 5, {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26}, "64 tuned published",
         ("64 tuned", "16 tuned", "8 tuned"),
-        ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, {"fc1": 0.03, "fc2": 0.06, "fc3": 0.3}),
-        ("8 tuned", "4 tuned", "rate=0.002 tuned"),
+        (
+            ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
+            ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("rate=0.005 tuned",)),
+            ({"fc1": 0.03, "fc2": 0.06, "fc3": 0.3}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
+        ),
         1.64, {"shared": (32.0, 1.58), "Huffman": (40.0, 1.58)},
     ),
     _Net(
         "LeNet-5", lenet5, 3, {"conv1": 0.66, "conv2": 0.12, "fc1": 0.08, "fc2": 0.19},
         "conv*=256,fc*=32 tuned published", ("8 tuned",),
-        ({"conv1": 0.6, "conv2": 0.08, "fc1": 0.03, "fc2": 0.15},),
-        ("8 tuned", "rate=0.002 tuned"),
+        (
+            ({"conv1": 0.6, "conv2": 0.08, "fc1": 0.03, "fc2": 0.15},
+             ("8 tuned", "rate=0.002 tuned")),
+        ),
         0.80, {"shared": (33.0, 0.74), "Huffman": (39.0, 0.74)},
     ),
 )  # fmt: skip
 SMALL = (
     _Net(
         "MLP 64-300-100-10", digits_mlp, 3, {"fc1": 0.08, "fc2": 0.09, "fc3": 0.26},
-        "64 tuned published", ("64 tuned", "8 tuned"), ({"fc1": 0.05, "fc2": 0.06, "fc3": 0.3},),
-        ("8 tuned", "rate=0.01 tuned"), seeds=3,
+        "64 tuned published", ("64 tuned", "8 tuned"),
+        (({"fc1": 0.05, "fc2": 0.06, "fc3": 0.3}, ("8 tuned", "rate=0.01 tuned")),), seeds=3,
     ),
     _Net(
         "CNN", digits_cnn, 3, {"conv1": 0.66, "conv2": 0.12, "conv3": 0.12, "fc": 0.19},
         "conv*=256,fc*=32 tuned published", ("8 tuned",),
-        ({"conv1": 0.66, "conv2": 0.3, "conv3": 0.3, "fc": 0.3},), ("8 tuned",), seeds=3,
+        (({"conv1": 0.66, "conv2": 0.3, "conv3": 0.3, "fc": 0.3}, ("8 tuned",)),), seeds=3,
     ),
 )  # fmt: skip
 
@@ -143,23 +148,20 @@ def _schedule(net: _Net) -> str:
 
 
 def grids(scale: Scale, seed: int = 0) -> list[Row]:
-    """For each network a grid at the paper's densities, and one at lower ones."""
+    """For each network a grid at the paper's densities, and those at lower ones."""
     found = []
     for net in _nets(scale):
-        for densities, ways in (
-            ([net.published], [net.paper, *net.ways]),
-            (list(net.sparser), list(net.sparser_ways)),
-        ):
+        for densities, ways in ((net.published, [net.paper, *net.ways]), *net.sparser):
             found.append(
                 {
                     "name": "han2015b-lenet",
                     "tasks": [net.task.name],
                     "recipes": ["magnitude"],
-                    "densities": [dict(own) for own in densities],
+                    "densities": [dict(densities)],
                     "schedules": [_schedule(net)],
                     "seeds": [seed + offset for offset in range(net.seeds)],
                     "without": ["random", "random-layers", "small-dense", "no-retraining"],
-                    "compress": ways,
+                    "compress": list(ways),
                 }
             )
     return found
@@ -176,9 +178,11 @@ def rows_of(scale: Scale, records: Sequence[Record]) -> list[Row]:
         if found:
             rows += [_pruned(net, found), _shared(net, found), _way(net, found, net.paper)]
             rows += [_way(net, found, way) for way in net.ways]
-        for densities in net.sparser:
+        for densities, ways in net.sparser:
             found = groups.get((net.task.name, density_text(dict(densities))), [])
-            rows += [_way(net, found, way) for way in net.sparser_ways if found]
+            for way in ways:
+                own = [r for r in found if way in r.extra["compressed"]]
+                rows += [_way(net, own, way)] if own else []
     return rows
 
 

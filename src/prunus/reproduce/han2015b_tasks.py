@@ -8,7 +8,9 @@ from prunus.bench.data.sets import Dataset
 from prunus.bench.data.tasks import TASKS, Task, trainer
 from prunus.bench.data.train import TRAINER_VERSION, Training
 
-__all__ = ["HELD", "digits_cnn", "digits_mlp", "held_out_task", "lenet5", "lenet300", "part"]
+__all__ = [
+    "HELD", "digits_cnn", "digits_mlp", "held_out_task", "lenet5", "lenet300", "part", "resnet20",
+]  # fmt: skip
 
 HELD = 5000  # of MNIST's training images
 
@@ -69,4 +71,16 @@ digits_cnn = held_out_task(
     Training(epochs=12, learning_rate=1e-2, batch=64),
     Training(epochs=4, learning_rate=2e-3, batch=64),
     Training(epochs=2, learning_rate=2e-4, batch=64),
+)
+resnet20 = held_out_task(
+    "resnet20",
+    TASKS["cifar10-resnet20"],
+    500,
+    Training(
+        epochs=8, learning_rate=0.1, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
+    ),
+    Training(
+        epochs=2, learning_rate=0.02, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
+    ),
+    Training(epochs=1, learning_rate=2e-4, augment=True),
 )
