@@ -57,6 +57,15 @@ def test_a_dense_network(name):
     assert cost.model_density == 1.0
 
 
+def test_tensors_of_eight_bit_floats_are_counted_and_types_without_a_name_refused():
+    model = nn.Linear(3, 2)
+    model.register_buffer("scale", torch.tensor([0.5, 0.0, 2.0]).to(torch.float8_e4m3fn))
+    assert edge_cost(anatomy(model), {}).bytes > 0
+    model.register_buffer("phase", torch.ones(2, dtype=torch.complex128))
+    with pytest.raises(ValueError, match="'phase' has type complex128, which safetensors cannot"):
+        edge_cost(anatomy(model), {})
+
+
 def test_tied_weights_are_stored_once_and_multiplied_twice():
     model, x = build("tied")
     cost = edge_cost(anatomy(model, lambda: len(model(x))), {})

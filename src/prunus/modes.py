@@ -5,7 +5,7 @@ import copyreg
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from types import FunctionType
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import unfused
 
-__all__ = ["copied", "evaluating", "owned", "private", "twin"]
+__all__ = ["built", "copied", "evaluating", "owned", "private", "twin"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -103,6 +103,21 @@ def evaluating(model: nn.Module, *, fused: bool = False) -> Iterator[nn.Module]:
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """The module, or the one that the function builds.
+
+    Raises:
+        TypeError: neither is one.
+    """
+    found: Any = model() if callable(model) and not isinstance(model, nn.Module) else model
+    if not isinstance(found, nn.Module):
+        raise TypeError(
+            f"`model` must be a torch.nn.Module or a function that builds one, got "
+            f"{type(found).__name__}{'' if found is model else ' from it'}."
+        )
+    return found
 
 
 def copied(model: M) -> M:

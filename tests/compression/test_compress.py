@@ -193,6 +193,43 @@ def test_training_the_values_moves_them_and_keeps_mask_and_codes(tmp_path):
         assert torch.equal(one != 0, other != 0)
 
 
+def test_what_was_removed_stays_removed_while_values_train(tmp_path):
+    pruned = pruned_mlp()
+    x = torch.randn(64, 12)
+
+    def train(model):
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+
+    found = compress(pruned, tmp_path / "a.st", values={"layers.0": 4}, fine_tune=train)
+    own = found.pruned.model.state_dict()
+    same(decompress(found.path), own)
+    for name in ("layers.2.weight", "layers.4.weight"):  # layers that share no values
+        mask = pruned.masks[name]
+        assert not own[name][~mask].any()
+        assert not torch.equal(own[name], pruned.model.state_dict()[name])
+
+
+def test_weights_that_are_no_numbers_keep_their_bits(tmp_path):
+    pruned = pruned_mlp()
+    kept = pruned.masks["layers.0.weight"].nonzero()
+    with torch.no_grad():
+        own = pruned.model.layers[0].weight.view(torch.int32)
+        own[tuple(kept[0])] = 0x7FC01234
+        own[tuple(kept[1])] = -0x800000  # minus infinity
+        pruned.model.layers[2].bias[0] = float("nan")
+    found = compress(pruned, tmp_path / "a.st")
+    same(found.pruned.model.state_dict(), pruned.model.state_dict())
+    back = decompress(found.path, lambda: build("mlp-relu")[0].float())
+    same(back.model.state_dict(), pruned.model.state_dict())
+    with pytest.raises(ValueError, match=r"layers\.0\.weight.*Shared values need finite weights"):
+        compress(pruned, tmp_path / "a.st", values=4)
+    same(decompress(found.path), pruned.model.state_dict())  # the older file stands
+
+
 def test_values_that_diverge_are_refused(tmp_path):
     def spoil(model):
         for p in model.parameters():
@@ -232,12 +269,25 @@ def test_bad_networks_and_files(tmp_path):
     with pytest.raises(ValueError, match="shares values by number"):
         compress(pruned, tmp_path / "b.st", coder="published")
     with torch.no_grad():
-        pruned.model.layers[0].weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"layers\.0\.weight.*finite weights"):
-        compress(pruned, tmp_path / "b.st", values=4)
-    with pytest.raises(ValueError, match="not zero outside its mask"):
-        compress(pruned, tmp_path / "b.st")
+        pruned.model.layers[0].weight.fill_(1.0)
+    for values in (None, 4):
+        with pytest.raises(ValueError, match="not zero outside its mask"):
+            compress(pruned, tmp_path / "b.st", values=values)
     assert not (tmp_path / "b.st").exists()
+
+
+def test_what_is_no_network_is_named(tmp_path):
+    pruned = pruned_mlp()
+    with pytest.raises(TypeError, match="`pruned` must be a Pruned as `prune` gives it, got MLP"):
+        compress(pruned.model, tmp_path / "a.st")
+    with pytest.raises(TypeError, match=r"`fine_tune` must be .* got int"):
+        compress(pruned, tmp_path / "a.st", values=4, fine_tune=3)
+    assert not list(tmp_path.iterdir())
+    found = compress(pruned, tmp_path / "a.st")
+    with pytest.raises(TypeError, match="a function that builds one, got str"):
+        decompress(found.path, "mlp")
+    with pytest.raises(TypeError, match="a function that builds one, got int from it"):
+        decompress(found.path, lambda: 3)
 
 
 def test_files_are_equal_under_other_dtypes_and_threads(tmp_path):

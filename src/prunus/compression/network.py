@@ -107,13 +107,13 @@ def layers_of(
     for name, weight in weights_of(model).items():
         if name not in names:
             continue
-        layer = weight.layer()
+        matrix, bias = weight.matrix(), weight.bias()  # of any bits: a file keeps those of NaN too
         mask = weight.mask(masks)
         if mask is None:
-            mask = torch.ones_like(layer.weight, dtype=torch.bool)
+            mask = torch.ones_like(matrix, dtype=torch.bool)
         before = names[name]
         if isinstance(before, LayerResult):
-            found[name] = replace(before, mask=mask, weight=layer.weight, bias=layer.bias)
+            found[name] = replace(before, mask=mask, weight=matrix, bias=bias)
         else:
-            found[name] = LayerResult(name=name, mask=mask, weight=layer.weight, bias=layer.bias)
+            found[name] = LayerResult(name=name, mask=mask, weight=matrix, bias=bias)
     return found

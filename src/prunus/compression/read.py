@@ -13,7 +13,7 @@ from prunus.check import whole
 from prunus.coding.state import MAX_BYTES, unpack
 from prunus.compression.network import layers_of
 from prunus.cost import anatomy, edge_cost, smaller_cost, sparse_cost
-from prunus.modes import copied
+from prunus.modes import built, copied
 from prunus.recipe import Recipe, parse
 from prunus.result import Pruned
 from prunus.surgery.resize import resize
@@ -44,6 +44,7 @@ def decompress(
         FileNotFoundError: no such file.
         ValueError: the file is truncated, changed, foreign or newer, decodes to more than
             `max_bytes`, or does not fit the model.
+        TypeError: `model` is no module, and no function that builds one.
     """
     whole("max_bytes", max_bytes, low=1)
     source = Path(path)
@@ -56,7 +57,7 @@ def decompress(
         state[other] = state[home]
     if model is None:
         return state
-    dense = model if isinstance(model, nn.Module) else model()
+    dense = built(model)
     try:
         return _pruned(dense, state, masks, words)
     except (KeyError, RuntimeError, ValueError) as error:

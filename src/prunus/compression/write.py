@@ -23,6 +23,7 @@ from prunus.hints import Batch
 from prunus.modes import copied
 from prunus.recipe import Recipe
 from prunus.result import Pruned
+from prunus.surgery.masked import held
 
 __all__ = ["Compressed", "Values", "compress"]
 
@@ -88,7 +89,8 @@ def compress(
             glob that matches counts, others keep their bits); `RateDistortion` chooses
             number and density of every layer by one λ.
         fine_tune: trains the model that it is given, whose shared values are parameters: the
-            gradient of a value is the sum over its weights. Called once, after sharing.
+            gradient of a value is the sum over its weights. Called once, after sharing; what was
+            removed stays zero, also of layers that share no values.
         half: store the other float32 parameters (biases, norms) as float16; those that float16
             cannot hold stay. Where None: exactly when values are shared.
         coder: "adaptive" takes the smallest of several models of each layer's mask, with rANS;
@@ -102,10 +104,19 @@ def compress(
         The network that is now in the file, and the bytes by part.
 
     Raises:
-        ValueError: weights that are not zero outside their mask or, with shared values, not
-            finite; a number of values outside [1, 4096]; a glob that matches no layer.
+        ValueError: weights that are not zero outside their mask, or not finite where they share
+            values; a number of values outside [1, 4096]; a glob that matches no layer.
         OSError: the file cannot be written; an older one stands.
+        TypeError: `pruned` is no Pruned, or `fine_tune` no function.
     """
+    if not isinstance(pruned, Pruned):
+        raise TypeError(
+            f"`pruned` must be a Pruned as `prune` gives it, got {type(pruned).__name__}."
+        )
+    if fine_tune is not None and not callable(fine_tune):
+        raise TypeError(
+            f"`fine_tune` must be a function that trains a model, got {type(fine_tune).__name__}."
+        )
     if coder not in ("adaptive", "published"):
         raise unknown("coder", str(coder), ["adaptive", "published"])
     whole("bits", bits, low=1, high=published.MOST)
@@ -116,6 +127,7 @@ def compress(
         )
     network = network_of(pruned, example)
     counts = _counts(network, values)
+    _masked(network)
     model = copied(network.model)
     lam: float | None = None
     shared: dict[str, Shared]
@@ -129,7 +141,8 @@ def compress(
         shared = {n: share(network.mask(n), own[n], k) for n, k in counts.items()}
     if fine_tune is not None:
         _untied(network, shared)
-        shared = tuned(_put(model, shared), shared, fine_tune)
+        with held(model, {n: m for n, m in network.masks.items() if n not in shared}):
+            shared = tuned(_put(model, shared), shared, fine_tune)
     _put(model, shared)
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     small = _halves(model, shared, values is not None if half is None else half)
@@ -166,6 +179,16 @@ def _counts(network: Network, values: Values) -> dict[str, int]:
         if not any(matches(name, glob) for name in known):
             raise unknown("layer or glob", glob, known)
     return found
+
+
+def _masked(network: Network) -> None:
+    own = dict(network.model.named_parameters())
+    for name, mask in network.masks.items():
+        if bool((own[name].detach()[~mask] != 0).any()):
+            raise ValueError(
+                f"{name} is not zero outside its mask. Hold the masks while training: "
+                f"pruned.hold(optimizer)."
+            )
 
 
 def _finite(model: nn.Module, names: Mapping[str, Any]) -> None:
@@ -227,11 +250,6 @@ def _coded(
     for name, mask in network.masks.items():
         if name in shared or name not in state:
             continue
-        if bool((state[name][~mask.cpu()] != 0).any()):
-            raise ValueError(
-                f"{name} is not zero outside its mask. Hold the masks while training: "
-                f"pruned.hold(optimizer)."
-            )
         found[name] = Coded(mask=mask.cpu())
         state[name][~mask.cpu()] = 0.0  # no −0.0
     return found

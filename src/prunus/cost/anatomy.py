@@ -147,7 +147,11 @@ def _run(
 
 
 def _filled(tensor: Tensor) -> int:
-    return tensor.numel() if tensor.is_meta else int(torch.count_nonzero(tensor))
+    if tensor.is_meta:
+        return tensor.numel()
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.float()  # torch counts no float8
+    return int(torch.count_nonzero(tensor))
 
 
 def _filled_of(matrix: Tensor, parameter: Tensor, filled: int, *, count: bool) -> int:

@@ -36,8 +36,7 @@ def file_bytes(entries: Iterable[Entry]) -> int:
     place, text = 0, 2  # braces
     named = dict[str, tuple[str, Sequence[int]]]()
     for name, kind, shape in entries:
-        if kind not in TYPES:
-            raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
+        _itemsize(name, kind)
         named[name] = (kind, shape)
     for name in sorted(named, key=lambda n: (ORDER[named[n][0]], n)):
         kind, shape = named[name]
@@ -48,6 +47,12 @@ def file_bytes(entries: Iterable[Entry]) -> int:
         place = end
     text -= bool(named)  # the last comma
     return 8 + -(-text // 8) * 8 + place
+
+
+def _itemsize(name: str, kind: str) -> int:
+    if kind not in TYPES:
+        raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
+    return TYPES[kind][1]
 
 
 @lru_cache(maxsize=2**16)
@@ -84,8 +89,12 @@ def encoding(
 def packed_entries(
     name: str, dtype: str, shape: Sequence[int], filled: int, box: Sequence[int] | None = None
 ) -> list[Entry]:
-    """What a saved network lays down for a tensor of which so many entries are not zero."""
-    kind = encoding(shape, filled, TYPES[dtype][1], box)
+    """What a saved network lays down for a tensor of which so many entries are not zero.
+
+    Raises:
+        ValueError: a type that the format has no name for.
+    """
+    kind = encoding(shape, filled, _itemsize(name, dtype), box)
     if kind == "dense":
         return [(f"dense|{name}", dtype, shape)]
     if kind == "values":

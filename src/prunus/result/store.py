@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prunus.calibration.saved import apart
 from prunus.files import read_folder, write_folder
 from prunus.hints import Batch
-from prunus.modes import copied
+from prunus.modes import built, copied
 from prunus.reading import check, read_tensors, stored_json
 from prunus.result.account import (
     Account,
@@ -139,7 +139,7 @@ def load(
             f"{source} holds weights and masks, but no code. Pass model=, a module or a function "
             f"that builds one, of the same architecture."
         )
-    dense = model if isinstance(model, nn.Module) else model()
+    dense = built(model)
     facts = checked_account(raw, dense, path)
     check("weights" in files, path, "files", "names no weights.")
     tensors = read_tensors(files["weights"], source, "weights")
