@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from prunus.reproduce import REPRODUCTIONS, frankle2019_mnist, save
+from prunus.reproduce import REPRODUCTIONS, frankle2019_mnist, reproduction, save
 from prunus.reproduce.frankle2019_mnist import (
     FULL,
     SMALL,
     account,
     claims,
+    judged,
     kept_rows,
     runs_of,
     verdict,
@@ -96,6 +97,36 @@ def test_the_account_is_saved_whole(made, tmp_path):
     }  # fmt: skip
 
 
+def test_claims_alone_take_the_trainings_that_they_compare(made, tmp_path):
+    _, rows = made
+    few = runs_of(TINY, 0, tmp_path, None, False, claims_alone=True)
+    assert {(r["role"], r["n"]) for r in few} == judged(TINY)
+    assert same(few) == same([r for r in rows if (r["role"], r["n"]) in judged(TINY)])
+    assert same(runs_of(TINY, 0, made[0], None, False, claims_alone=True)) == same(few)
+    assert claims(few) == claims(rows)
+    assert kept_rows(TINY, 1, tmp_path).keys() == judged(TINY)  # where the whole goes on from
+    found = account(TINY, few, claims_alone=True)
+    assert found.name == "frankle2019-claims"
+    assert {line["role"] for line in found.rows} == {"ticket", "one shot", "re-initialised"}
+    assert any("Only what these claims compare" in line for line in found.conditions)
+
+
+def test_at_full_scale_every_claim_gets_a_verdict_from_what_is_trained_for_it():
+    rows = [
+        {
+            "seed": seed, "role": role, "n": n, "density": 0.8**n,
+            "error": 2.0 - n / 20 + 0.1 * (seed % 2) * (role == "ticket"),
+            "stop": 900 - 10 * n - seed * (role == "ticket"),
+        }
+        for seed in range(FULL.seeds)
+        for role, n in judged(FULL)
+    ]  # fmt: skip
+    assert len(rows) == 5 * 9
+    assert len(claims(rows)) == len(frankle2019_mnist.CLAIMS) == 8
+    for role in {r["role"] for r in rows} - {"dense"}:
+        assert len(claims([r for r in rows if r["role"] != role])) < 8
+
+
 def claimed(gap):
     """Rows in which the ticket's error at 13.5 % lies `gap` points from dense, seed by seed."""
     rows = []
@@ -131,8 +162,9 @@ def test_full_scale_takes_every_round_of_the_paper():
     assert REPRODUCTIONS["frankle2019-mnist"].resumes
 
 
-def test_workers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^frankle2019-mnist runs in this process alone"):
-        frankle2019_mnist.reproduce(
+@pytest.mark.parametrize("name", ["frankle2019-mnist", "frankle2019-claims"])
+def test_workers_are_refused(name):
+    with pytest.raises(ValueError, match=f"^{name} runs in this process alone"):
+        reproduction(name)(
             scale="small", seed=0, data_dir=None, progress=False, harness=Harness(workers=2)
         )

@@ -71,6 +71,14 @@ REPRODUCTIONS: dict[str, Known] = {
         full="4 min",
         resumes=True,
     ),
+    "frankle2019-claims": Known(
+        module="prunus.reproduce.frankle2019_claims",
+        says="Frankle and Carbin (2019): the published claims alone, each judged",
+        data="MNIST",
+        small="about 30 s",
+        full="about 50 min",
+        resumes=True,
+    ),
     "frankle2019-mnist": Known(
         module="prunus.reproduce.frankle2019_mnist",
         says="Frankle and Carbin (2019): lottery tickets, their controls, every claim judged",

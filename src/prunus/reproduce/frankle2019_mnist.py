@@ -17,7 +17,9 @@ from prunus.reproduce import Reproduction, Scale
 from prunus.reproduce.frankle2019_trainings import BARRIER, ROLES, Protocol, Trainings
 from prunus.reproduce.harness import Harness, with_interval
 
-__all__ = ["FULL", "SMALL", "account", "claims", "kept_rows", "reproduce", "runs_of"]
+__all__ = [
+    "FULL", "SMALL", "account", "claims", "judged", "kept_rows", "of_scale", "reproduce", "runs_of",
+]  # fmt: skip
 
 SMALL = Protocol(task="digits-mlp", epochs=25, check=10, exponents=(3, 7, 9, 12, 15), seeds=3)
 FULL = Protocol(task="mnist-lenet300", epochs=11, check=100, exponents=tuple(range(1, 16)), seeds=5)
@@ -66,14 +68,38 @@ def reproduce(
     Raises:
         ValueError: workers or a cluster are asked for: rounds follow one another in this process.
     """
+    return of_scale(
+        scale, claims_alone=False, seed=seed, data_dir=data_dir, progress=progress, harness=harness
+    )
+
+
+def of_scale(
+    scale: Scale,
+    *,
+    claims_alone: bool,
+    seed: int,
+    data_dir: Path | None,
+    progress: bool | None,
+    harness: Harness | None,
+) -> Reproduction:
+    """The account of all trainings, or of those alone that claims compare; both share records.
+
+    Raises:
+        ValueError: workers or a cluster are asked for: rounds follow one another in this process.
+    """
     harness = harness or Harness()
     if harness.executor != "local" or harness.workers not in (None, 1):
         raise ValueError(
-            "frankle2019-mnist runs in this process alone. Leave --executor, --workers and "
-            "--address out."
+            f"{_name(claims_alone)} runs in this process alone. Leave --executor, --workers and "
+            f"--address out."
         )
     protocol = FULL if scale == "full" else SMALL
-    return account(protocol, runs_of(protocol, seed, harness.records, data_dir, progress))
+    rows = runs_of(protocol, seed, harness.records, data_dir, progress, claims_alone=claims_alone)
+    return account(protocol, rows, claims_alone=claims_alone)
+
+
+def _name(claims_alone: bool) -> str:
+    return "frankle2019-claims" if claims_alone else "frankle2019-mnist"
 
 
 def runs_of(
@@ -82,20 +108,30 @@ def runs_of(
     folder: Path | None,
     data_dir: Path | None,
     progress: bool | None,
+    *,
+    claims_alone: bool = False,
 ) -> list[Row]:
     """The rows of all seeds, from their records where `folder` has them.
 
     Each row is kept as it comes. What the claims are judged by comes first, for all seeds. A run
     that goes on makes the rounds again that lead to what is missing.
+
+    Args:
+        protocol: what is trained.
+        first: the first of the seeds.
+        folder: of the records; where None, nothing is kept.
+        data_dir: folder with the data sets.
+        progress: as in `progress_bar`.
+        claims_alone: without the rows that no claim compares, also where records have them.
     """
     seeds = range(first, first + protocol.seeds)
     rows = {seed: kept_rows(protocol, seed, folder) for seed in seeds}
     todo = [
         (seed, role, n)
-        for urgent in (True, False)
+        for urgent in ((True,) if claims_alone else (True, False))
         for seed in seeds
         for role, n in _wanted(protocol)
-        if (role, n) not in rows[seed] and ((role, n) in _judged(protocol)) == urgent
+        if (role, n) not in rows[seed] and ((role, n) in judged(protocol)) == urgent
     ]
     made: dict[int, Trainings] = {}
     with progress_bar("lottery tickets", len(todo), progress=progress) as advance:
@@ -108,7 +144,12 @@ def runs_of(
                 own = {"protocol": asdict(protocol), "seed": seed, "rows": [*rows[seed].values()]}
                 write_text(_path(protocol, seed, folder), json.dumps(own, indent=1) + "\n")
             advance(1)
-    return [row for own in rows.values() for row in own.values()]
+    return [
+        row
+        for own in rows.values()
+        for which, row in own.items()
+        if not claims_alone or which in judged(protocol)
+    ]
 
 
 def kept_rows(protocol: Protocol, seed: int, folder: Path | None) -> dict[tuple[str, int], Row]:
@@ -129,40 +170,58 @@ def _wanted(protocol: Protocol) -> list[tuple[str, int]]:
     return [("dense", 0), *((role, n) for role in (*ROLES, BARRIER) for n in protocol.reported)]
 
 
-def _judged(protocol: Protocol) -> set[tuple[str, int]]:
+def judged(protocol: Protocol) -> set[tuple[str, int]]:
     """The rows that claims compare, and all others of their tickets, which come with them."""
     named = {(role, n) for *_, one, other, n, _, _ in CLAIMS for role in (one, other)}
-    return {("dense", 0), *named, *(("ticket", n) for n in protocol.reported)}
+    tickets = {("ticket", n) for n in protocol.reported}
+    return {("dense", 0), *named, *tickets} & set(_wanted(protocol))
 
 
-def account(protocol: Protocol, rows: Sequence[Row]) -> Reproduction:
+def account(protocol: Protocol, rows: Sequence[Row], *, claims_alone: bool = False) -> Reproduction:
     """Tables and figures, of the records alone."""
     lines = [line for n in protocol.reported for line in _lines(rows, n)]
     found = claims(rows)
     return Reproduction(
-        name="frankle2019-mnist",
+        name=_name(claims_alone),
         title="Lottery tickets, their controls, and what the paper claims of them",
         paper="Frankle and Carbin (2019), The lottery ticket hypothesis: finding sparse, trainable "
         "neural networks, section 2 and figures 3 to 5",
-        conditions=[
-            f"{task(protocol.task).title}; Adam {protocol.rate:g}, batches of {protocol.batch}, "
-            f"{protocol.epochs} epochs, {protocol.seeds} seeds; the paper trains 50 000 steps, "
-            f"five to ten times.",
-            f"Rounds at 0.8ⁿ of each layer (0.9ⁿ of the output layer), n = "
-            f"{', '.join(map(str, protocol.exponents))}; the paper takes every n.",
-            f"Errors at the step of least validation loss, looked at every {protocol.check} steps "
-            f"on a {protocol.held}th of the training samples. Late: back to {protocol.early:.0%} "
-            f"of the training. Rate: weights stay, and the training after that moment is repeated.",
-            "Intervals are Student's at 95 % over seeds, network by network. Reproduced: the whole "
-            "interval lies on the claim's side; contradicted: on the other.",
-            "barrier: the largest test error between two trainings of the ticket with two orders "
-            "of the samples, above the mean of both, in points.",
-        ],
+        conditions=_conditions(protocol, claims_alone),
         rows=lines,
-        figures=_figures(rows),
+        figures=_figures(rows, _name(claims_alone)),
         tables={"At the step of least validation loss": [_texts(x) for x in lines],
                 "Claims": found},
     )  # fmt: skip
+
+
+def _conditions(protocol: Protocol, claims_alone: bool) -> list[str]:
+    """How the numbers were made, and what was left out."""
+    lines = [
+        f"{task(protocol.task).title}; Adam {protocol.rate:g}, batches of {protocol.batch}, "
+        f"{protocol.epochs} epochs, {protocol.seeds} seeds; the paper trains 50 000 steps, "
+        f"five to ten times.",
+        f"Rounds at 0.8ⁿ of each layer (0.9ⁿ of the output layer), n = "
+        f"{', '.join(map(str, protocol.exponents))}; the paper takes every n.",
+        f"Errors at the step of least validation loss, looked at every {protocol.check} steps "
+        f"on a {protocol.held}th of the training samples."
+        + ("" if claims_alone else
+           f" Late: back to {protocol.early:.0%} of the training. Rate: weights stay, and the "
+           f"training after that moment is repeated."),
+        "Intervals are Student's at 95 % over seeds, network by network. Reproduced: the whole "
+        "interval lies on the claim's side; contradicted: on the other.",
+    ]  # fmt: skip
+    if claims_alone:
+        return [
+            *lines,
+            "Only what these claims compare was trained: tickets, and each control at the "
+            "densities of its claims. Rewound late or in rate, shuffled masks, barriers and the "
+            "other densities of controls are the rest of frankle2019-mnist.",
+        ]
+    return [
+        *lines,
+        "barrier: the largest test error between two trainings of the ticket with two orders "
+        "of the samples, above the mean of both, in points.",
+    ]
 
 
 def _of(rows: Sequence[Row], role: str, n: int, key: str) -> dict[int, float]:
@@ -234,7 +293,7 @@ def verdict(gap: Mapping[str, Any], bound: float) -> str:
     return "contradicted" if gap["low"] > bound else "not told apart"
 
 
-def _figures(rows: Sequence[Row]) -> dict[str, tuple[Any, list[Row]]]:
+def _figures(rows: Sequence[Row], name: str) -> dict[str, tuple[Any, list[Row]]]:
     made = {}
     for key, title in (("error", "test error (%)"), ("stop", "step of least validation loss")):
         drawn: list[Row] = []
@@ -251,5 +310,5 @@ def _figures(rows: Sequence[Row]) -> dict[str, tuple[Any, list[Row]]]:
         chart = figure(
             drawn, x="density", y=key, x_title="kept / total", y_title=title, x_scale="log"
         )
-        made[f"frankle2019-mnist-{key}"] = (chart, drawn)
+        made[f"{name}-{key}"] = (chart, drawn)
     return made
