@@ -112,6 +112,39 @@ def test_it_is_its_definition(kind, name):
         torch.testing.assert_close(value, OF_LAYERS[name](raw, key), **near, msg=f"{name} {key}")
 
 
+class Residual(nn.Module):
+    """A stream with a norm that is added to, read with stride and padding, and flattened."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.body = nn.Conv2d(4, 4, 3, padding=1)
+        self.down = nn.Conv2d(4, 3, 3, stride=2, padding=1)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        x = (x + self.body(x)).relu()
+        return self.head(self.down(x).relu().flatten(1))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_gates_behind_sums_strides_and_padding_are_their_definition(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = Residual().double().eval()
+        model.norm.running_mean.normal_()
+        model.norm.weight.data.uniform_(0.5, 2.0)
+        raw = Raw(model, torch.randn(7, 2, 4, 4, dtype=torch.float64), torch.arange(7) % 3)
+    groups = groups_of(raw)
+    assert sorted(group.size for group in groups.values()) == [3, 4]
+    found = values_of(calibrate(model, (raw.x, raw.y), name), name)
+    for key, value in found.items():
+        definition = OF_CLASSES[name](raw, groups[key])
+        torch.testing.assert_close(value, definition, rtol=1e-9, atol=1e-13)
+        assert float(value.abs().max()) > 0
+
+
 @pytest.mark.parametrize("kind", ["chain", "branches"])
 @each
 def test_merging_halves_equals_the_whole(kind, name):
