@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from prunus.inputs import arguments, samples_of
 __all__ = ["RowSet", "row_hashes", "rows_of", "state_sum"]
 
 ENTRIES = 2**20  # numbers that are hashed at a time
-CACHED = 2**15  # of these, what a processor's cache holds
+WORDS = 2**16  # of eight bytes, summed up at a time, as a cache holds with their weights
+HALF = np.uint64(32)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 PADDING = "attention_mask"
-BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,34 +176,35 @@ def _multipliers(width: int, salt: int) -> np.ndarray:
 def state_sum(model: nn.Module) -> str:
     """A checksum of every tensor of a model's state, quick rather than safe from forgery.
 
-    Sums over the bits of each tensor, plain and weighted by place: training, pruning or a change
-    of order shows in them.
+    Sums over the bits of each tensor, weighted by place: training, pruning or a change of order
+    shows in them.
     """
     digest = hashlib.blake2b(digest_size=8)
     for key, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{_sums(tensor)}".encode())
+            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{_sum(tensor)}".encode())
     return digest.hexdigest()
 
 
-def _sums(tensor: Tensor) -> tuple[int, int]:
+def _sum(tensor: Tensor) -> int:
+    """Σ wᵢ m(bᵢ) mod 2⁶⁴ over words bᵢ of eight bytes; wᵢ odd, m one to one: one change shows."""
     plain = tensor.detach()
     if plain.is_meta or plain.is_quantized or plain.layout != torch.strided:
-        return 0, 0  # none of these is ever pruned
+        return 0  # none of these is ever pruned
     plain = torch.view_as_real(plain) if plain.is_complex() else plain
-    bits = plain.contiguous().flatten().view(BITS[plain.element_size()])
-    odd = 2 * torch.arange(min(len(bits), ENTRIES), device=bits.device) + 1
-    sums = torch.zeros(2, dtype=torch.int64, device=bits.device)
-    for piece in torch.split(bits, ENTRIES):  # the sums wrap
-        for some, by in zip(torch.split(piece, CACHED), torch.split(odd, CACHED), strict=False):
-            wide = some.to(torch.int64)
-            weighted = _dot(wide, by[: len(wide)])
-            sums += torch.stack([wide.sum(), weighted])
-        sums[1] *= 3
-    first, second = sums.tolist()
-    return first, second
+    flat = plain.contiguous().flatten().view(torch.uint8)
+    weights, found = _weights(), 0
+    for start in range(0, len(flat), 8 * WORDS):
+        octets = flat[start : start + 8 * WORDS].cpu().numpy()
+        whole = len(octets) // 8
+        words = octets[: 8 * whole].view(np.uint64)
+        part = int(np.dot(words ^ (words >> HALF), weights[:whole]))  # exponents lie high up
+        rest = int.from_bytes(octets[8 * whole :].tobytes(), "little")
+        found = (found * GOLDEN + part + rest * int(weights[whole])) % 2**64
+    return found
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    """Of whole numbers, that wrap; only a processor's kernel takes these without a product."""
-    return torch.dot(one, other) if one.device.type == "cpu" else (one * other).sum()
+@lru_cache(maxsize=1)
+def _weights() -> np.ndarray:
+    """One for each word of a piece, and one more."""
+    return _multipliers(WORDS + 1, 0)
