@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.computed import Computed
-from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct
+from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct, narrowed
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
 from prunus.coupling.shadow import Shadows, carries
@@ -34,6 +34,7 @@ def leaves(value: Any) -> list[Tensor]:
     return []
 
 
+LARGE = 2**12  # labels of one tensor that are worth looking at
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 USES: dict[Role, str] = {"in": "consumer", "out": "producer"}
 RAW_USES: dict[Role, str] = {"in": "reader", "out": "maker"}  # parameters without a layer
@@ -316,6 +317,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensor.layout == torch.strided and not tensor.is_quantized:
             if labels.ndim > tensor.ndim:
                 labels = labels.reshape(tensor.shape)
+            if labels.numel() > LARGE:  # classes that have met since are one along further axes
+                labels = narrowed(self.labels.find(labels))
             self.shadows.write(tensor, labels)
 
 
