@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunus.hints import Batch
 from prunus.inputs import arguments, samples_of
 
-__all__ = ["RowSet", "row_hashes", "rows_of", "state_sum"]
+__all__ = ["RowSet", "checksum", "row_hashes", "rows_of", "state_sum"]
 
 ENTRIES = 2**20  # numbers that are hashed at a time
 WORDS = 2**16  # of eight bytes, summed up at a time, as a cache holds with their weights
@@ -179,10 +179,15 @@ def state_sum(model: nn.Module) -> str:
     Sums over the bits of each tensor, weighted by place: training, pruning or a change of order
     shows in them.
     """
+    state = model.state_dict()
+    return checksum({key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)})
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """The same of tensors by their names."""
     digest = hashlib.blake2b(digest_size=8)
-    for key, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{_sum(tensor)}".encode())
+    for key, tensor in tensors.items():
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}{_sum(tensor)}".encode())
     return digest.hexdigest()
 
 

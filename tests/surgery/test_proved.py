@@ -1,7 +1,7 @@
-"""`compact` after `prune`: the network with zeros is not run again where it is known, and changes
-of it are seen."""
+"""`compact` after `prune` hands out what `prune` has compared, and sees changes made since."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import prunus
-from prunus.surgery import verify
+from prunus.surgery import proof, verify
 
 
 class Net(nn.Module):
@@ -70,11 +70,81 @@ def test_a_network_that_has_changed_is_compared_again(what, pruned, runs):
     assert_close(small(x), result.model(x))
 
 
-def test_a_copy_keeps_what_is_known_and_large_outputs_are_not_kept(pruned, runs, monkeypatch):
+class Options:
+    """As a configuration of Hugging Face is one object that many modules hold."""
+
+    def __init__(self) -> None:
+        self.scale, self.parts = 1.0, {"more": [0.0]}
+
+
+class Held(Net):
+    """What the forward pass reads lies in a buffer that is not stored, an object and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(3), persistent=False)
+        self.options, self.spare = Options(), [nn.Linear(3, 3)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x) * self.options.scale + self.options.parts["more"][0]
+        return self.spare[0](y + self.shift)
+
+
+@pytest.mark.parametrize("what", ["buffer", "object", "inside", "list", "hook", "nothing"])
+def test_a_change_of_anything_that_a_forward_pass_reads_is_seen(what, runs):
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    result = prunus.prune(Held(), "l1-filter", 0.5, data=x, measure=False)
+    runs.clear()
+    model = result.model
+    if what == "buffer":
+        model.shift += 1
+    elif what == "object":
+        model.options.scale = 2.0
+    elif what == "inside":
+        model.options.parts["more"][0] = 1.0
+    elif what == "list":
+        model.spare[0].weight.data.mul_(2)
+    elif what == "hook":
+        model.one.register_forward_hook(lambda module, inputs, output: output * 2)
+    small = result.compact(x)
+    assert len(runs) == (what != "nothing")
+    assert_close(small(x), model(x))
+
+
+def test_flags_are_those_of_the_network_as_it_is_now(pruned, runs):
+    result, x = pruned
+    result.model.eval()
+    result.model.out.bias.requires_grad_(False)
+    small = result.compact(x)
+    assert len(runs) == 1
+    assert not small.training
+    assert not small.out.bias.requires_grad
+
+
+def test_another_tolerance_is_another_comparison(pruned, runs):
+    result, x = pruned
+    result.compact(x, rtol=1e-3)
+    assert not runs
+    result.compact(x, rtol=1e-5)
+    assert len(runs) == 1
+
+
+def test_each_call_hands_out_a_network_of_its_own(pruned, runs):
+    result, x = pruned
+    one = result.compact()
+    with torch.no_grad():
+        one.out.bias += 1
+    assert_close(result.compact()(x), result.model(x))
+    assert not runs
+
+
+def test_a_copy_keeps_what_is_known_and_a_large_network_is_not_kept(pruned, runs, monkeypatch):
     result, x = pruned
     copy.deepcopy(result).compact(x)
     assert not runs
-    monkeypatch.setattr(verify, "KEPT", 3)
+    assert pickle.loads(pickle.dumps(result.proved)) is None
+    monkeypatch.setattr(proof, "KEPT", 3)
     again = prunus.prune(Net(), "l1-filter", 0.5, data=x, measure=False)
     assert again.proved is None
     before = len(runs)

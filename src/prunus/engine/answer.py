@@ -84,7 +84,7 @@ def answer(
         dense_state=state_sum(model),
         example=job.example,
         coupling=None if state.groups is None else job.coupling,
-        proved=end.expected,
+        proved=end.proved,
     )
 
 

@@ -21,10 +21,12 @@ from prunus.cost import (
 from prunus.engine.job import Job, State
 from prunus.hints import Batch
 from prunus.surgery.compact import CompactionError, compact_groups
+from prunus.surgery.proof import Proof, proof_of
 from prunus.surgery.readings import run
-from prunus.surgery.verify import Expected
 
 __all__ = ["Settled", "settled"]
+
+RTOL = 1e-4  # what `compact` accepts where it is not told otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +36,12 @@ class Settled:
     Attributes:
         cost: of it; for nodes, of the compact one.
         said: what is to be said of it.
-        expected: what it gave when the compact one was compared with it.
+        proved: the compact one, where it is remembered that both are equal.
     """
 
     cost: Cost
     said: tuple[str, ...] = ()
-    expected: Expected | None = None
+    proved: Proof | None = None
 
 
 def settled(job: Job, state: State, work: nn.Module) -> Settled:
@@ -77,7 +79,7 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
 
     try:
         inexact = job.recipe.granularity.inexact
-        found = compact_groups(work, groups, batch, inexact=inexact, running=counting)
+        found = compact_groups(work, groups, batch, rtol=RTOL, inexact=inexact, running=counting)
     except CompactionError as error:
         # The work that led here, maybe hours of training, is not thrown away.
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
@@ -96,7 +98,8 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
         )
     share = counted.parameters / _entries(sizes)
     cost = replace(counted, density=cost.density, model_density=share)
-    return Settled(cost, said, found.expected)
+    proved = proof_of(work, found.model, batch, rtol=RTOL, inexact=inexact)
+    return Settled(cost, said, proved)
 
 
 def _entries(sizes: Anatomy) -> int:

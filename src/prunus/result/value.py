@@ -22,7 +22,7 @@ from prunus.rows import RowSet
 from prunus.surgery.alike import Spare
 from prunus.surgery.compact import compact
 from prunus.surgery.masked import Hold, hold
-from prunus.surgery.verify import Expected
+from prunus.surgery.proof import Proof
 
 __all__ = ["LayerResult", "Pruned"]
 
@@ -98,8 +98,8 @@ class Pruned:
         dense_state: a checksum of its state when it was pruned (`rows.state_sum`).
         example: the first samples of the data, for tracing and timing.
         coupling: which channels go together, where nodes were pruned; `compact` follows it.
-        proved: what `model` gave when its compact network was compared with it, so that `compact`
-            has the smaller one alone to run on the same example.
+        proved: the compact network that was found equal to `model` on `example`, which `compact`
+            hands out a copy of as long as nothing of `model` has changed.
     """
 
     model: nn.Module
@@ -121,7 +121,7 @@ class Pruned:
     example: Batch = field(default=None, repr=False)
     coupling: Coupling | None = field(default=None, repr=False)
     stored_compact: nn.Module | None = field(default=None, repr=False)
-    proved: Expected | None = field(default=None, repr=False)
+    proved: Proof | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """Two lines; `summary()` has the rest."""

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from prunus.ambient import plainly
-from prunus.coupling import Group, Heads, NotTraceable, coupling_of
+from prunus.coupling import Coupling, Group, Heads, NotTraceable, coupling_of
 from prunus.hints import Batch
 from prunus.modes import private, twin
 from prunus.surgery.alike import Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
+from prunus.surgery.proof import Proof
 from prunus.surgery.readings import run
 from prunus.surgery.removals import removal_of
-from prunus.surgery.verify import CompactionError, Expected, verify_equal
+from prunus.surgery.verify import CompactionError, Reference, verify_equal
 
 __all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
 
@@ -30,12 +31,10 @@ class Compaction:
         model: it.
         change: ‖small(x) − masked(x)‖ / ‖masked(x)‖ on the example where norms lost part of what
             their statistics ran over, else None: the two are equal.
-        expected: what the given network gave on the example, where that is remembered.
     """
 
     model: nn.Module
     change: float | None = None
-    expected: Expected | None = None
 
 
 @plainly
@@ -93,18 +92,33 @@ def compact(
     if removal is not None:
         with private(module) as own:
             return removal.small(own, model.masks, granularity, example, rtol)
+    proved: Proof | None = getattr(model, "proved", None)
+    if spare is None and proved is not None and proved.serves(module, example, rtol, inexact):
+        small = proved.network()
+    else:
+        heads: Heads = getattr(granularity, "heads", "kv")
+        small = _cut(module, known, heads, example, rtol=rtol, inexact=inexact, spare=spare)
+    follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
+    return small
+
+
+def _cut(
+    module: nn.Module,
+    known: Coupling | None,
+    heads: Heads,
+    example: Batch,
+    *,
+    rtol: float,
+    inexact: bool,
+    spare: Spare | None,
+) -> nn.Module:
+    """The smaller network, found, cut and compared; its configuration is as it was."""
     with private(module) as own:
         try:
-            heads: Heads = getattr(granularity, "heads", "kv")
             groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        proved = getattr(model, "proved", None)
-        small = compact_groups(
-            own, groups, example, rtol=rtol, inexact=inexact, spare=spare, known=proved
-        ).model
-    follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
-    return small
+        return compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare).model
 
 
 def compact_groups(
@@ -116,21 +130,20 @@ def compact_groups(
     inexact: bool = False,
     spare: Spare | None = None,
     running: Callable[[nn.Module, Any], Any] = run,
-    known: Expected | None = None,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole.
 
-    `running` runs the smaller network on the example, once; `known` is what the given one gave on
-    an example before.
+    `running` runs the smaller network on the example, at last as it is handed out.
     """
     small = twin(model)  # shares the numbers of all parameters that are not cut
     groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
     gone = _empty(small, groups, example)
     if spare is not None:
         gone = spare(groups, gone)
-    left = cut(small, groups, gone, example)
+    reference = Reference(model, example)
+    left = cut(small, groups, gone, example, reference=reference, running=running)
     _apart(model, small)
-    found = verify_equal(
+    change = verify_equal(
         model,
         small,
         example,
@@ -138,9 +151,10 @@ def compact_groups(
         rtol=rtol,
         statistics=left.statistics,
         running=running,
-        known=known,
+        reference=reference,
+        got=left.gave,
     )
-    return Compaction(small, found.change, found.expected)
+    return Compaction(small, change)
 
 
 def _apart(model: nn.Module, small: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ from prunus.surgery.norms import (
     kind_of,
     norms_across,
     scale_epsilon,
-    with_statistics,
 )
 from prunus.surgery.readings import run
+from prunus.surgery.verify import Reference
 
 __all__ = ["Cut", "cut", "why_whole"]
 
@@ -51,14 +51,22 @@ class Cut:
     Attributes:
         kept: {layer: positions of the outputs that stay} of layers that lost some.
         statistics: {norm: positions that stay} of norms whose statistics have changed.
+        gave: what the model gives on the example now, where it had to run; else None.
     """
 
     kept: Mapping[str, Tensor]
     statistics: Mapping[str, Tensor]
+    gave: Any = None
 
 
 def cut(
-    model: nn.Module, groups: Sequence[Group], gone: Mapping[str, Tensor], example: Batch
+    model: nn.Module,
+    groups: Sequence[Group],
+    gone: Mapping[str, Tensor],
+    example: Batch,
+    *,
+    reference: Reference | None = None,
+    running: Callable[[nn.Module, Any], Any] = run,
 ) -> Cut:
     """Take the classes `gone[group.name]` (True where one goes) out of the model, in place.
 
@@ -69,6 +77,8 @@ def cut(
         groups: that lose classes.
         gone: which.
         example: one batch, to read the widths of norms without tensors off.
+        reference: what the network gives on the example before the cut.
+        running: runs the network on the example after the cut.
     """
     removed: Removed = defaultdict(dict)
     tensors: dict[str, Tensor] = {}
@@ -109,17 +119,16 @@ def cut(
     readings = readings_of(model, groups, gone, cuts)
     expected = None
     if len(readings) > 1:
-        with with_statistics(model, statistics):
-            expected = run(model, example)
+        expected, _ = (reference or Reference(model, example)).given(statistics)
     _shrink(model, removed, tensors)
     update_attributes(model, cuts)
     for name in folding:
         fold_rms(model.get_submodule(name), before[f"{name}.weight"].numel())
         scale_epsilon(model.get_submodule(name), before[f"{name}.weight"].numel())
     _update_bare_norms(model, example)
-    follow(model, readings, example, expected)
+    gave = follow(model, readings, example, expected, running)
     kept = {layer: _stays(removed[parameter][axis]) for layer, (parameter, axis) in outputs.items()}
-    return Cut(kept=kept, statistics=statistics)
+    return Cut(kept=kept, statistics=statistics, gave=gave)
 
 
 def cuts_between(before: Mapping[str, torch.Size], model: nn.Module) -> Cuts:

@@ -6,9 +6,8 @@ first with which the network computes what it did is kept.
 """
 
 import copy
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,7 +84,13 @@ def readings_of(
     return found
 
 
-def follow(small: nn.Module, readings: Sequence[Reading], example: Batch, expected: Any) -> None:
+def follow(
+    small: nn.Module,
+    readings: Sequence[Reading],
+    example: Batch,
+    expected: Any,
+    running: Callable[[nn.Module, Any], Any] = run,
+) -> Any:
     """Tell the modules of a cut network what they have to know, in place.
 
     Args:
@@ -93,13 +98,21 @@ def follow(small: nn.Module, readings: Sequence[Reading], example: Batch, expect
         readings: from `readings_of`.
         example: one batch.
         expected: what the network gave on it before the cut.
+        running: runs the cut network on it.
+
+    Returns:
+        what the network gives with the reading that is kept; None where it has not run.
     """
     for reading in readings:
         before = _tell(small, reading)
-        if len(readings) == 1 or _change(small, example, expected) <= CLOSE:
-            return
+        if len(readings) == 1:
+            return None
+        got = _close(small, example, expected, running)
+        if got is not None:
+            return got
         _take_back(before)
     _tell(small, readings[0])  # the verification says what is wrong
+    return None
 
 
 def told(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, int]]:
@@ -132,12 +145,16 @@ def retold(small: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
     _tell(small, {(n, k): v for n, own in numbers.items() if n in known for k, v in own.items()})
 
 
-def _change(small: nn.Module, example: Batch, expected: Any) -> float:
+def _close(
+    small: nn.Module, example: Batch, expected: Any, running: Callable[[nn.Module, Any], Any]
+) -> Any:
+    """What the network gives where that is what is expected, else None."""
     try:
-        change = relative_change(expected, run(small, example))
+        got = running(small, example)
+        change = relative_change(expected, got)
     except Exception:  # whatever the user's forward raises at sizes that it does not expect
-        return math.inf
-    return math.inf if math.isnan(change) else change
+        return None
+    return got if change <= CLOSE else None  # never where it is no number
 
 
 def _around(modules: Mapping[str, nn.Module], group: Group) -> list[str]:

@@ -10,7 +10,7 @@ from prunus.coupling import Group
 from prunus.hints import Batch
 from prunus.modes import twin
 from prunus.surgery.cut import cut
-from prunus.surgery.verify import CompactionError, verify_equal
+from prunus.surgery.verify import CompactionError, Reference, verify_equal
 
 __all__ = ["Cuttable", "cuttable", "narrowed"]
 
@@ -136,9 +136,19 @@ def _failure(
     """Why the network without these classes fails or differs from the one with zeros, or None."""
     masked = _masked(model, groups, gone)
     small = twin(masked)  # thrown away, as the masked one is: they share what is not cut
+    reference = Reference(masked, example)
     try:
-        left = cut(small, groups, gone, example)
-        verify_equal(masked, small, example, kept=left.kept, rtol=rtol, statistics=left.statistics)
+        left = cut(small, groups, gone, example, reference=reference)
+        verify_equal(
+            masked,
+            small,
+            example,
+            kept=left.kept,
+            rtol=rtol,
+            statistics=left.statistics,
+            reference=reference,
+            got=left.gave,
+        )
     except CompactionError as error:
         return str(error)
     return None

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,58 +10,34 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.ambient import unless_interrupted
-from prunus.coupling.example import arguments_of
 from prunus.coupling.weights import LAYERS
 from prunus.hints import Batch
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
-
-KEPT = 2**20  # entries of outputs that are remembered, at most
 
 
 class CompactionError(RuntimeError):
     """A smaller network could not be made, or is not equal to the one it stands for."""
 
 
-@dataclass(frozen=True, eq=False)
-class Expected:
-    """What a network gave when a smaller one was found equal to it.
+class Reference:
+    """What a network with zeros gives on an example, run once for all that is compared with it."""
 
-    Attributes:
-        example: the batch.
-        outputs: its tensors, in order.
-        coarsest: machine epsilon of the coarsest type that a layer's outputs had.
-        types: of the network's parameters.
-        others: the same batch in other forms that the network took: what they are, and outputs.
-    """
+    def __init__(self, model: nn.Module, example: Batch) -> None:
+        self._model, self._example = model, example
+        self._found: tuple[dict[str, list[int]], Any, float] | None = None
 
-    example: Any
-    outputs: list[Tensor]
-    coarsest: float
-    types: frozenset[torch.dtype]
-    others: tuple[tuple[str, Any, list[Tensor]], ...]
+    def given(self, statistics: Mapping[str, Tensor]) -> tuple[Any, float]:
+        """The output, and the machine epsilon of the coarsest type that a layer's outputs have.
 
-    def small_enough(self) -> bool:
-        """Whether it may be remembered."""
-        every = [*self.outputs, *(tensor for _, _, own in self.others for tensor in own)]
-        return sum(tensor.numel() for tensor in every) <= KEPT
-
-    def serves(self, model: nn.Module, example: Any) -> bool:
-        """Whether it is of this example, and a network of these types."""
-        return self.types == _types(model) and _alike(self.example, example)
-
-
-@dataclass(frozen=True, eq=False)
-class Verified:
-    """What a comparison has found.
-
-    Attributes:
-        change: where statistics changed ‖small(x) − model(x)‖ / ‖model(x)‖, the model as it is.
-        expected: what the network gave, for the next smaller one; None where that is too much.
-    """
-
-    change: float | None
-    expected: Expected | None
+        Args:
+            statistics: for each norm that takes its statistics over less, the positions that stay.
+        """
+        asked = {name: index.tolist() for name, index in statistics.items()}
+        if self._found is None or self._found[0] != asked:
+            with with_statistics(self._model, statistics):
+                self._found = (asked, *_run_noting(self._model, self._example))
+        return self._found[1:]
 
 
 def verify_equal(
@@ -74,8 +49,9 @@ def verify_equal(
     rtol: float,
     statistics: Mapping[str, Tensor] | None = None,
     running: Callable[[nn.Module, Any], Any] = run,
-    known: Expected | None = None,
-) -> Verified:
+    reference: Reference | None = None,
+    got: Any = None,
+) -> float | None:
     """Compare outputs on the example; raise CompactionError unless they agree.
 
     Args:
@@ -87,34 +63,27 @@ def verify_equal(
         statistics: for each norm that takes its statistics over less than before, the positions
             that stay; the network with zeros runs with these statistics too.
         running: runs the smaller network on the example.
-        known: what the network with zeros gave before. Where the smaller one gives the same, it
-            does not run again; anything else shows whether it has changed since.
+        reference: what the network with zeros gives on the example, where it may have run already.
+        got: what the smaller one gave by `running`, as it is now; it does not run again then.
+
+    Returns:
+        where statistics changed ‖small(x) − model(x)‖ / ‖model(x)‖, the model as it is; else None.
     """
-    if statistics or known is None or not known.serves(model, example):
-        known = None
-    if known is None:
-        with with_statistics(model, statistics or {}):
-            expected, coarsest = _run_noting(model, example)
+    statistics = statistics or {}
+    expected, coarsest = (reference or Reference(model, example)).given(statistics)
     try:
-        got = running(small, example)
+        got = running(small, example) if got is None else got
     except Exception as error:  # whatever the user's forward raises at a width it does not expect
         raise CompactionError(
             f"The smaller network fails {_place(small, example)} ({str(error).strip()}). A width "
             f"is probably written in the forward code, as in x.view(-1, 400): take it from the "
             f"tensor, as in x.flatten(1), or exclude the layers whose outputs arrive there."
         ) from error
-    if known is not None:
-        if _gives(small, got, known, rtol):
-            return Verified(None, known)
-        expected, coarsest = _run_noting(model, example)
     wrong = _difference(expected, got, rtol, coarsest)
     if wrong is None:
-        others = _verify_lengths(model, small, example, statistics or {}, rtol, coarsest)
-        if statistics:
-            return Verified(relative_change(run(model, example), got), None)
-        found = Expected(example, _tensors(expected), coarsest, _types(model), others)
-        return Verified(None, found if found.small_enough() else None)
-    with with_statistics(model, statistics or {}):
+        _verify_lengths(model, small, example, statistics, rtol, coarsest)
+        return relative_change(run(model, example), got) if statistics else None
+    with with_statistics(model, statistics):
         before = _outputs(model, example)
     after = _outputs(small, example)
     for name, value in before.items():
@@ -144,15 +113,11 @@ def _verify_lengths(
     statistics: Mapping[str, Tensor],
     rtol: float,
     coarsest: float,
-) -> tuple[tuple[str, Any, list[Tensor]], ...]:
+) -> None:
     """Compare on shorter and on padded sequences too, where the model takes them.
 
     A width that equals the length of the example's sequences would hide errors.
-
-    Returns:
-        what was compared, and what the network with zeros gave.
     """
-    found: list[tuple[str, Any, list[Tensor]]] = []
     for what, other in other_lengths(example):
         try:
             with with_statistics(model, statistics):
@@ -168,50 +133,10 @@ def _verify_lengths(
                 f"The smaller network is not equal to the masked one on {what}: {wrong}, although "
                 f"it is on the example. The forward code probably writes a width down."
             )
-        found.append((what, other, _tensors(expected)))
-    return tuple(found)
-
-
-def _gives(small: nn.Module, got: Any, known: Expected, rtol: float) -> bool:
-    """Whether a network gives what is known, on the example and its other forms."""
-    if _difference(known.outputs, got, rtol, known.coarsest) is not None:
-        return False
-    for _, other, outputs in known.others:
-        try:
-            found = run(small, other)
-        except Exception as error:  # of the user's forward
-            unless_interrupted(error)
-            return False
-        if _difference(outputs, found, rtol, known.coarsest) is not None:
-            return False
-    return True
 
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _types(model: nn.Module) -> frozenset[torch.dtype]:
-    return frozenset(parameter.dtype for parameter in model.parameters())
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two batches are the same, in every value."""
-    (those, form), (these, other_form) = (
-        pytree.tree_flatten(arguments_of(x)) for x in (one, other)
-    )
-    return form == other_form and all(map(_equal, those, these))
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return (
-            type(one) is type(other) and isinstance(one, bool | int | float | str) and one == other
-        )
-    where = (one.device, one.dtype, one.layout) == (other.device, other.dtype, other.layout)
-    return where and one.layout == torch.strided and torch.equal(one, other)
 
 
 def relative_change(before: Any, after: Any) -> float:
