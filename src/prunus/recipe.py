@@ -97,6 +97,12 @@ class Recipe:
         return combined(wanted for part in parts for wanted in part.statistics)
 
     @property
+    def deciding(self) -> tuple[str | Statistic, ...]:
+        """Those of its statistics that decide what stays; new values may read others."""
+        parts = (self.score, self.allocation, self.selection)
+        return combined(wanted for part in parts for wanted in part.statistics)
+
+    @property
     def needs_labels(self) -> bool:
         """True where it reads gradients of a loss, so that data come with labels or a `loss`."""
         reads = [statistic.reads for statistic in resolved(self.statistics).values()]

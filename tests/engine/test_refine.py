@@ -8,12 +8,14 @@ import torch
 import prunus
 from models import MLP, build
 from prunus.allocation import Global
+from prunus.calibration.statistics import names_of
 from prunus.compensation import LeastSquares
+from prunus.engine import step
 from prunus.granularity import Edge, Node
 from prunus.joint import OBS
 from prunus.recipe import Recipe
 from prunus.schedules import Refine
-from prunus.scores import RemovalError
+from prunus.scores import Magnitude, RemovalError
 
 
 def by_hand(model, recipe, density, rounds, x):
@@ -113,6 +115,30 @@ def test_the_dense_statistics_are_collected_once():
     prunus.prune(model, recipe, 0.5, data=x)
     handle.remove()
     assert len(calls) <= once + 3  # one pass of each later round, over its own network
+
+
+@pytest.mark.parametrize("compensation", [LeastSquares(), prunus.recipes["wanda"].compensation])
+@pytest.mark.parametrize("granularity", [Edge(), Node()])
+def test_later_rounds_collect_what_decides_alone(granularity, compensation, monkeypatch):
+    """A Gram matrix serves new values and errors, which are those of the first round's network."""
+    model, x = build("mlp-relu", samples=40)
+    asked, given = [], step.statistics
+
+    def noted(job, work, names, wanted, *, again):
+        asked.append(names_of(wanted))
+        return given(job, work, names, wanted, again=again)
+
+    monkeypatch.setattr(step, "statistics", noted)
+    for score in (Magnitude(), RemovalError()):
+        recipe = Recipe(
+            granularity=granularity, score=score, compensation=compensation,
+            schedule=Refine(rounds=3),
+        )  # fmt: skip
+        asked.clear()
+        found = prunus.prune(model, recipe, 0.4, data=x)
+        assert "gram" in asked[0]
+        assert asked[1:] == [score.statistics] * 2
+        assert all(r.error is not None for r in found.layers.values())
 
 
 def test_what_rounds_do_not_stand_beside():

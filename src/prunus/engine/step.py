@@ -68,7 +68,9 @@ def _at_once(
     notes: tuple[str, ...] = ()
     wanted: Wanted = job.recipe.statistics
     later = not early and _measured_later(job, work, unit)
-    if not early and not later and job.measure and job.batches is not None:
+    if state.aims is not None and not job.recipe.allocation.measures_curves:
+        wanted = job.recipe.deciding  # values and errors are read off what the first round saw
+    elif not early and not later and job.measure and job.batches is not None:
         wanted, notes = measurable(bare_layers(work, unit.layers), wanted)
     try:
         found = statistics(job, work, unit.layers, wanted, again=bool(state.steps))
