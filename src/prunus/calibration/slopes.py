@@ -5,13 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from prunus.calibration.statistics.protocol import SampleSlopes
 from prunus.weights import Weight
 
-__all__ = ["Calls", "Gates", "gated", "recorded", "sample_slopes", "squared_gradients"]
+__all__ = ["Calls", "Gates", "gated", "recorded", "sample_slopes"]
 
 CHUNK_BYTES = 2**26  # of float64 patches and gradients of single samples held at a time
 Calls = dict[str, list[tuple[Tensor, Tensor]]]
@@ -146,16 +145,3 @@ def _by_sample(name: str, turn: Any, module: nn.Module, part: Tensor, size: int)
         )
     exact = turned.dtype in (torch.float32, torch.float64)
     return turned.reshape(size, -1, *turned.shape[1:]).to(turned.dtype if exact else torch.float32)
-
-
-def squared_gradients(reading: SampleSlopes) -> Float[Tensor, "out in"]:
-    """Σ over samples of (Σ over positions and calls of slope · input)², float64."""
-    if reading.inputs.shape[1] == 1:
-        slopes, inputs = (
-            x[:, 0].to(torch.float64).square() for x in (reading.slopes, reading.inputs)
-        )
-        total = torch.einsum("ngo,ngi->goi", slopes, inputs)
-    else:
-        gradients = reading.slopes.permute(0, 2, 3, 1) @ reading.inputs.permute(0, 2, 1, 3)
-        total = gradients.to(torch.float64).square().sum(dim=0)
-    return total.reshape(-1, total.shape[-1])

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.slopes import squared_gradients
 from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.calibration.statistics.squared import squared_gradients
 from prunus.layer import Layer
 
 __all__ = ["Fisher"]
