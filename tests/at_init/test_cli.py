@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from prunus.cli.app import app, main
-from prunus.cli.theory_at_init import numbers, said_plainly
+from prunus.cli.at_init_given import numbers, said_plainly
 from prunus.report.heat_map import cells
 
 SMALL = ["--dimension", "600", "--neurons", "10", "--samples", "24", "--classes", "3"]

@@ -1,14 +1,12 @@
 """`prunus theory at-init`: pruning before training, simulated, mapped and measured."""
 
-import json
-import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from prunus.cli.at_init_given import Densities, Out, numbers, said_plainly, save, with_error
+from prunus.cli.theory_at_init_real import safe_density, sweep
 
 __all__ = ["app"]
 
@@ -17,13 +15,6 @@ app = typer.Typer(
     help="Pruning at initialisation: when it helps generalisation, and when it destroys it.",
 )
 
-Densities = Annotated[
-    str, typer.Option(help="Fractions kept, with commas, or LOW:HIGH:COUNT on a log scale.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Stem of the files: STEM-table.json; .svg, .png, .csv, .json of figures."),
-]
 Classes = Annotated[int, typer.Option(help="Classes K.")]
 Samples = Annotated[int, typer.Option(help="Training points n.")]
 Dimension = Annotated[int, typer.Option(help="Inputs d.")]
@@ -32,52 +23,6 @@ Signal = Annotated[float, typer.Option(help="Length μ of a class's mean.")]
 Noise = Annotated[float, typer.Option(help="Standard deviation σ_n of the inputs' noise.")]
 InitScale = Annotated[float, typer.Option(help="Standard deviation σ_0 of the first weights.")]
 Support = Annotated[int, typer.Option(help="Coordinates that carry a class's mean.")]
-
-
-@contextmanager
-def said_plainly() -> Iterator[None]:
-    """Warnings as single lines on standard error at once, each text once."""
-    said: set[str] = set()
-
-    def say(message: Warning | str, *_: Any, **__: Any) -> None:
-        text = str(message)
-        if text not in said:
-            said.add(text)
-            typer.echo(f"prunus: note: {text}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", RuntimeWarning)
-        warnings.showwarning = say
-        yield
-
-
-def numbers(name: str, text: str) -> list[float]:
-    """`0.1,0.5,1` or `0.01:1:20` (on a log scale) as numbers."""
-    try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            first, last, n = float(low), float(high), int(count)
-            if n < 2 or not (0 < first < math.inf and 0 < last < math.inf):
-                raise ValueError
-            step = (last / first) ** (1 / (n - 1))
-            return [first * step**i for i in range(n - 1)] + [last]
-        found = [float(part) for part in text.split(",") if part.strip()]
-        if not all(math.isfinite(value) for value in found):
-            raise ValueError
-        return found
-    except ValueError:
-        raise ValueError(
-            f"`{name}` must be finite numbers with commas, or LOW:HIGH:COUNT with LOW, HIGH > 0 "
-            f"and COUNT >= 2, got {text!r}."
-        ) from None
-
-
-def hidden(text: str) -> list[int]:
-    """Hidden widths `100,50` as whole numbers."""
-    found = numbers("model", text)
-    if any(value != round(value) for value in found):
-        raise ValueError(f"`model` must be whole numbers with commas, the widths, got {text!r}.")
-    return [round(value) for value in found]
 
 
 @app.command()
@@ -144,8 +89,8 @@ def simulate(
         predicted += "?" if predicted and not row.valid else " "
         typer.echo(
             f"{row.density:>8.4g}  {regime.name:<12}  "
-            f"{_with_error(row.accuracy, row.accuracy_error, ''):>16}  "
-            f"{_with_error(row.gain, row.gain_error, '+'):>16}  {predicted:>10}  "
+            f"{with_error(row.accuracy, row.accuracy_error, ''):>16}  "
+            f"{with_error(row.gain, row.gain_error, '+'):>16}  {predicted:>10}  "
             f"{row.accuracy_bound:>6.3f}  {row.test_loss:>9.3f}  {row.train_loss:>10.4f}  "
             f"{row.certificate:>11.3f}"
         )
@@ -160,7 +105,7 @@ def simulate(
     )
     if out is not None:
         chart, records = accuracy_figure({"": (setting, rows)})
-        _save(out, [vars(row) for row in rows], chart, records)
+        save(out, [vars(row) for row in rows], chart, records)
     if report is not None:
         from prunus.files import write_text
 
@@ -237,202 +182,8 @@ def phase(
             f"{error.numel()} cells, {float(error[ok].square().mean().sqrt()):.4f} over the "
             f"{int(ok.sum())} where the prediction is valid"
         )
-    _save(out, None, chart, records)
+    save(out, None, chart, records)
 
 
-@app.command(name="safe-density")
-@said_plainly()
-def safe_density(
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
-    ] = "digits",
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "--widths",
-            help="Hidden widths of a ReLU network, or package.module:function, a function "
-            "(features, classes, seed) -> module, a chain of linear layers.",
-        ),
-    ] = "100",
-    samples: Annotated[int, typer.Option(help="Training points to use; 0 takes all.")] = 300,
-    input_noise: Annotated[
-        float, typer.Option(help="Noise added to the inputs, in units of their deviation.")
-    ] = 0.0,
-    pruned_layers: Annotated[
-        int | None, typer.Option(help="Only the first so many layers are pruned.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the answer.")] = None,
-) -> None:
-    """How far a fully connected network may be pruned at random before training.
-
-    Example: prunus theory at-init safe-density --data digits --model 100,100
-    """
-    import torch
-
-    from prunus.bench.at_init.masks import built, hidden_widths
-    from prunus.bench.data.sets import load_data
-    from prunus.cli.imports import named_function
-    from prunus.files import write_text
-    from prunus.rng import generator_for
-    from prunus.theory import at_init
-
-    loaded = load_data(data, data_dir=data_dir)
-    generator = generator_for(seed, "safe-density")
-    x, y = loaded.x_train.flatten(1).double(), loaded.y_train
-    if samples < 0:
-        raise ValueError(f"`samples` must be >= 0, got {samples}.")
-    if samples:
-        chosen = torch.randperm(len(x), generator=generator)[:samples]
-        fewest = int(torch.bincount(y[chosen], minlength=int(y.max()) + 1).min())
-        if fewest < 2:
-            raise ValueError(
-                f"`samples` of {samples} leave {fewest} of some class, and 2 are needed. Raise it."
-            )
-        x, y = x[chosen], y[chosen]
-    if input_noise < 0:
-        raise ValueError(f"`input_noise` must be >= 0, got {input_noise}.")
-    x = x - x.mean(0)
-    x = x / x.std()
-    if input_noise:
-        x = x + input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-    if ":" in model:
-        make = named_function("--model", model)
-        layers = hidden_widths(built(make, x.shape[1], int(y.max()) + 1, seed))
-    else:
-        layers = hidden(model)
-    found = at_init.safe_density(x, y, layers, pruned_layers=pruned_layers, generator=generator)
-    lines = {
-        "safe density (measured rule)": found.density,
-        "coverage limit (heuristic)": found.coverage_limit,
-        "hard limit (proved, no recommendation)": found.hard_limit,
-        "live paths per input and output": found.paths,
-        "smallest support of a class": float(found.support.min()),
-    }
-    for name, value in lines.items():
-        typer.echo(f"{name:<40} {value:.4g}")
-    typer.echo(found.note)
-    if out is not None:
-        answer = {
-            "data": data,
-            "fingerprint": loaded.fingerprint,
-            "widths": layers,
-            "samples": len(x),
-            "input_noise": input_noise,
-            "seed": seed,
-            "density": found.density,
-            "coverage_limit": found.coverage_limit,
-            "hard_limit": found.hard_limit,
-            "paths": found.paths,
-            "support": found.support.tolist(),
-            "curve": [found.densities.tolist(), found.accuracy.tolist()],
-            "note": found.note,
-        }
-        typer.echo(write_text(out, json.dumps(answer, indent=1) + "\n"))
-
-
-@app.command()
-@said_plainly()
-def sweep(
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
-    ] = "digits",
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Hidden widths of a ReLU network, or package.module:function, a function "
-            "(features, classes, seed) -> module."
-        ),
-    ] = "100",
-    methods: Annotated[
-        str, typer.Option(help="Of random-init, snip, grasp, synflow.")
-    ] = "random-init,snip,grasp,synflow",
-    densities: Densities = "0.8,0.5,0.3,0.2,0.1,0.05,0.02",
-    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 10,
-    samples: Annotated[int, typer.Option(help="Training points of each seed.")] = 300,
-    input_noise: Annotated[
-        float, typer.Option(help="Noise added to all inputs, in units of their deviation.")
-    ] = 0.0,
-    steps: Annotated[int, typer.Option(help="Steps of full-batch Adam.")] = 200,
-    learning_rate: Annotated[float, typer.Option(help="Rate of Adam.")] = 1e-2,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
-    out: Out = None,
-) -> None:
-    """Prune real networks before training by four methods, beside the dense control.
-
-    Example: prunus theory at-init sweep --data digits --input-noise 1 --seeds 5
-    """
-    from prunus.bench.at_init.stacked import FullBatch
-    from prunus.bench.at_init.sweep import sweep as run_sweep
-    from prunus.bench.data.sets import load_data
-    from prunus.cli.imports import named_function
-    from prunus.report.at_init import alignment_figure, sweep_figure
-
-    network = named_function("--model", model) if ":" in model else hidden(model)
-    found = run_sweep(
-        load_data(data, data_dir=data_dir),
-        network,
-        methods=[name.strip() for name in methods.split(",") if name.strip()],
-        densities=numbers("densities", densities),
-        seeds=seeds,
-        samples=samples,
-        input_noise=input_noise,
-        training=FullBatch(steps=steps, learning_rate=learning_rate),
-    )
-    typer.echo(
-        f"{data}, {samples} training points, input noise {input_noise:g}, model {model}, "
-        f"{seeds} seeds"
-    )
-    typer.echo(
-        f"{'method':<30}  {'density':>7}  {'test acc':>15}  {'gain over dense':>16}  "
-        f"{'over control':>16}  {'train loss':>10}  {'dead':>5}  {'cut off':>7}  {'alignment':>14}"
-    )
-    for cell in found.cells:
-        align = (
-            "" if cell.alignment is None else (f"{cell.alignment_start:.3f} > {cell.alignment:.3f}")
-        )
-        typer.echo(
-            f"{cell.method:<30}  {cell.density:>7.4g}  "
-            f"{_with_error(cell.accuracy, cell.accuracy_error, ''):>15}  "
-            f"{_with_error(cell.gain, cell.gain_error, '+') + ('*' if cell.boost else ' '):>16}  "
-            f"{_with_error(cell.control_gain, cell.control_gain_error, '+'):>16}  "
-            f"{cell.train_loss:>10.4f}  {cell.dead_units:>5.2f}  {cell.disconnected:>7.2f}  "
-            f"{align:>14}"
-        )
-    typer.echo(
-        "Standard errors in brackets; gains are paired by seed. * gain above 0 at the 5 % level "
-        "after Holm's correction.\nThe control is the dense network with smaller first weights: "
-        "a gain that it shows too is none of the mask's.\ndead: hidden units without a kept "
-        "weight in or out; cut off: seeds with an output that no path reaches;\nalignment: of "
-        "first-layer units with class means, before > after training."
-    )
-    if out is not None:
-        from prunus.report.figure import beside
-
-        chart, records = sweep_figure(found)
-        _save(out, [vars(cell) for cell in found.cells], chart, records)
-        if found.cells[0].alignment is not None:
-            chart, records = alignment_figure(found)
-            _save(beside(out, "-alignment"), None, chart, records)
-
-
-def _with_error(value: float | None, error: float | None, sign: str) -> str:
-    if value is None:
-        return ""
-    return f"{value:{sign}.3f}" + ("" if error is None else f" ({error:.3f})")
-
-
-def _save(out: Path, rows: Any, chart: Any, records: list[dict[str, Any]]) -> None:
-    from prunus.files import write_text
-    from prunus.report.figure import beside, save_figure
-
-    if rows is not None:
-        typer.echo(write_text(beside(out, "-table.json"), json.dumps(rows, indent=1) + "\n"))
-    for path in save_figure(chart, out, records):
-        typer.echo(path)
+app.command(name="safe-density")(safe_density)
+app.command()(sweep)
