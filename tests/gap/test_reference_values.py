@@ -12,7 +12,7 @@ from prunus.theory.gap import ACTIVATIONS, custom_activation, laws, layer_norms
 from prunus.theory.gap import concentration as c
 from prunus.theory.gap.apriori import gaussian_scale, sup_bound
 from prunus.theory.gap.convolution import Geometry, conv_norm
-from prunus.theory.gap.given_weights import _order_maximum
+from prunus.theory.gap.drawn_layers import _order_maximum
 from prunus.theory.gap.inverse import minimal_width
 from prunus.theory.gap.mean_square import mean_field, water_filling
 from prunus.theory.gap.network import global_densities, random_network
