@@ -2,18 +2,16 @@
 
 import dataclasses
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prunus.files import Row
-from prunus.progress import track
-from prunus.report.at_init import accuracy_figure, phase_figure
-from prunus.report.figure import figure
+from prunus.report.at_init import accuracy_figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.rng import generator_for
+from prunus.reproduce.yang2023_figures import certificate_curves, learning_curves, phase_maps
+from prunus.reproduce.yang2023_runs import SMALL_START, Runs, mean, strong, summarised
 from prunus.theory.at_init import (
     DensitySummary,
     Setting,
@@ -21,16 +19,13 @@ from prunus.theory.at_init import (
     generalisation_bound,
     over_pruned_probability,
     p_over,
-    phase_diagram,
     predict,
     retention,
-    simulate,
-    summarise,
 )
 
 __all__ = ["reproduce"]
 
-A = Setting()
+A = SMALL_START  # as the paper's experiments are called here
 GAIN = "(i) improves"
 COLLAPSE = "(ii) guesses"
 FEATURES = "(iii) features change"
@@ -60,7 +55,7 @@ def reproduce(
     del data_dir
     full = scale == "full"
     seeds = 20 if full else 5
-    found = _Runs(seed, seeds, progress)
+    found = Runs(seed, seeds, progress)
     rows: list[Row] = []
     fine = [1, 0.8, 0.6, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03, 0.02, 0.01, 0.002, 6e-4]
     coarse = [1, 0.6, 0.35, 0.25, 0.12, 0.05, 0.01, 6e-4]
@@ -85,10 +80,10 @@ def reproduce(
                 "B: m = 50, lazy": (lazy, summarised(b)),
             }
         ),
-        "at-init-learning": _learning_figure(found),
-        "at-init-certificate": _certificate_figure(found),
-        "at-init-phase": _phase_figure("noise", 0.5, 2.0, full, seed, progress),
-        "at-init-phase-width": _phase_figure("neurons", 6, 100, full, seed, progress),
+        "at-init-learning": learning_curves(found),
+        "at-init-certificate": certificate_curves(found),
+        "at-init-phase": phase_maps("noise", 0.5, 2.0, full, seed, progress),
+        "at-init-phase-width": phase_maps("neurons", 6, 100, full, seed, progress),
     }
     return Reproduction(
         name="yang2023",
@@ -114,35 +109,6 @@ def reproduce(
         rows=rows,
         figures=charts,
     )
-
-
-class _Runs:
-    """Simulations of one reproduction, made once each."""
-
-    def __init__(self, seed: int, seeds: int, progress: bool | None) -> None:
-        self.count, self.progress = seeds, progress
-        draws = torch.randint(2**31, (seeds,), generator=generator_for(seed, "yang2023"))
-        self.seeds = [int(s) for s in draws]
-        self.done: dict[str, Simulation] = {}
-
-    def run(
-        self, name: str, setting: Setting, densities: list[float], **options: Any
-    ) -> Simulation:
-        """Train, or return what was trained under this name."""
-        if name not in self.done:
-            options = {"checkpoints": 0, "dtype": torch.float32, "seeds": self.seeds, **options}
-            with warnings.catch_warnings():
-                # over-pruned networks may memorise late; the table shows their train loss
-                warnings.simplefilter("ignore", RuntimeWarning)
-                self.done[name] = simulate(setting, densities, progress=self.progress, **options)
-        return self.done[name]
-
-
-def summarised(run: Simulation) -> list[DensitySummary]:
-    """Summaries without the warning about few seeds, which the conditions state."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return summarise(run)
 
 
 def _row(
@@ -220,14 +186,14 @@ def _claim(row: DensitySummary, dense: float) -> str:
     return GAIN if better else OURS
 
 
-def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[Row]:
+def _rescaled_rows(found: Runs, lazy: Setting, pruned: Simulation) -> list[Row]:
     """The control of B: dense networks whose first weights are √p times smaller."""
     rows = []
     for density in (0.25, 0.05):
         setting = dataclasses.replace(lazy, init_scale=lazy.init_scale * math.sqrt(density))
         control = found.run(f"control {density}", setting, [1.0]).test_accuracy[0]
-        mean, error = _mean(control)
-        own, _ = _mean(pruned.test_accuracy[pruned.densities.index(density)])
+        middle, error = mean(control)
+        own, _ = mean(pruned.test_accuracy[pruned.densities.index(density)])
         rows.append(
             _row(
                 "B control",
@@ -236,7 +202,7 @@ def _rescaled_rows(found: _Runs, lazy: Setting, pruned: Simulation) -> list[Row]
                 OURS,
                 predict(setting, 1.0).accuracy,
                 "heuristic",
-                mean,
+                middle,
                 error,
                 f"pruned to {density:g}: {own:.3f}",
             )
@@ -257,12 +223,12 @@ def _growth_rows(run: Simulation) -> list[Row]:
         ):
             values = run.trajectory[name][i, :, -1]
             if not bool(torch.isnan(values).any()):
-                mean, error = _mean(values)
-                rows.append(_row("A", title, density, FEATURES, value, "heuristic", mean, error))
+                middle, error = mean(values)
+                rows.append(_row("A", title, density, FEATURES, value, "heuristic", middle, error))
     return rows
 
 
-def _support_rows(found: _Runs) -> list[Row]:
+def _support_rows(found: Runs) -> list[Row]:
     """The gain needs sparse signals; dense supports follow the retention law."""
     rows = []
     for support in (1, 2, 4, 16, 64):
@@ -291,17 +257,13 @@ def _support_rows(found: _Runs) -> list[Row]:
     return rows
 
 
-def _strong(found: _Runs) -> Simulation:
-    return found.run("A8", dataclasses.replace(A, signal=8.0), [1, 0.6, 0.35, 0.25, 0.12, 0.05])
-
-
-def _certificate_rows(found: _Runs) -> list[Row]:
+def _certificate_rows(found: Runs) -> list[Row]:
     """μ = 8: the error, the proved certificate of the trained weights, the a-priori curve."""
-    run = _strong(found)
+    run = strong(found)
     rows = []
     for i, density in enumerate(run.densities):
-        error, spread = _mean(1 - run.test_accuracy[i])
-        certificate, _ = _mean(run.certificate[i])
+        error, spread = mean(1 - run.test_accuracy[i])
+        certificate, _ = mean(run.certificate[i])
         loss = float(run.train_loss[i].mean())
         bound = generalisation_bound(run.setting, density, train_loss=loss)
         held = bool((run.certificate[i] >= 1 - run.test_accuracy[i]).all())
@@ -316,7 +278,7 @@ def _certificate_rows(found: _Runs) -> list[Row]:
     return rows
 
 
-def _asymptotic_rows(found: _Runs, full: bool) -> list[Row]:
+def _asymptotic_rows(found: Runs, full: bool) -> list[Row]:
     """d = 1e7: where random guessing is certain."""
     cases = [Setting(neurons=100, dimension=10**7, signal=40.4, init_scale=1e-6)]
     if full:
@@ -355,106 +317,3 @@ def _asymptotic_rows(found: _Runs, full: bool) -> list[Row]:
                 )
             )
     return rows
-
-
-def _mean(values: torch.Tensor) -> tuple[float, float]:
-    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
-
-
-def _learning_figure(found: _Runs) -> tuple[Any, list[Row]]:
-    """How the signal and noise coefficients grow along training, dense and pruned."""
-    run = found.run("learning", A, [1.0, 0.25, 6e-4], checkpoints=14, seeds=found.seeds[:5])
-    names = {
-        "signal_own": "signal, signal neurons",
-        "noise_signal_neurons": "noise, signal neurons",
-        "noise_only_neurons": "noise, noise-only neurons",
-    }
-    records = []
-    for i, density in enumerate(run.densities):
-        for name, series in names.items():
-            values = run.trajectory[name][i]
-            for j, step in enumerate(run.checkpoints):
-                column = values[:, j][~torch.isnan(values[:, j])]
-                if len(column) < 2:
-                    continue
-                mean, error = _mean(column)
-                records.append(
-                    {
-                        "density": f"density {density:g}",
-                        "step": step,
-                        "coefficient": mean,
-                        "low": mean - error,
-                        "high": mean + error,
-                        "series": series,
-                        "kind": "measured",
-                    }
-                )
-    chart = figure(
-        records,
-        x="step",
-        y="coefficient",
-        x_title="gradient step",
-        y_title="coefficient",
-        x_scale="log",
-        facet="density",
-        columns=3,
-        width=240,
-    )
-    return chart, records
-
-
-def _certificate_figure(found: _Runs) -> tuple[Any, list[Row]]:
-    """Error, certificate and a-priori curve over density at μ = 8."""
-    run = _strong(found)
-    records: list[Row] = []
-    for i, density in enumerate(run.densities):
-        error, spread = _mean(1 - run.test_accuracy[i])
-        certificate, _ = _mean(run.certificate[i])
-        at = {"density": density}
-        records.append(
-            {**at, "error": error, "low": max(error - spread, 1e-5), "high": error + spread,
-             "series": "measured, mean ± standard error", "kind": "measured"}
-        )  # fmt: skip
-        records.append(
-            {**at, "error": certificate, "series": "certificate of the weights (proved)",
-             "kind": "bound"}
-        )  # fmt: skip
-    loss = float(run.train_loss.mean())
-    for k in range(30):
-        density = 0.05 ** (1 - k / 29)
-        bound = generalisation_bound(run.setting, density, train_loss=loss)
-        closed = 1 - predict(run.setting, density, train_loss=loss).accuracy
-        series = "a-priori curve B(p) (heuristic)"
-        records.append({"density": density, "error": bound, "series": series, "kind": "theory"})
-        series = "closed form (heuristic)"
-        records.append({"density": density, "error": closed, "series": series, "kind": "theory"})
-    chart = figure(
-        records,
-        x="density",
-        y="error",
-        x_title="density (kept / total)",
-        y_title="test error",
-        x_scale="log",
-        y_scale="log",
-    )
-    return chart, records
-
-
-def _phase_figure(
-    axis: str, low: float, high: float, full: bool, seed: int, progress: bool | None
-) -> tuple[Any, list[Row]]:
-    """Density against noise or width from `low` to `high`, predicted and measured side by side."""
-    n_values, n_densities, seeds = (10, 14, 6) if full else (5, 7, 2)
-    values = [low * (high / low) ** (i / (n_values - 1)) for i in range(n_values)]
-    if axis == "neurons":
-        values = [round(value) for value in values]
-    densities = [4e-4 ** (1 - i / (n_densities - 1)) for i in range(n_densities)]
-    chosen = [int(generator_for(seed, "phase", i).initial_seed() % 2**31) for i in range(seeds)]
-    diagrams = {"predicted (heuristic)": phase_diagram(A, axis, values, densities)}
-    for _ in track([0], f"Mapping phases over {axis}", progress=progress):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # over-pruned cells memorise late
-            diagrams[f"measured, {seeds} seeds"] = phase_diagram(
-                A, axis, values, densities, engine="dual", seeds=chosen, progress=False
-            )
-    return phase_figure(diagrams)
