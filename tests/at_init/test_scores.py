@@ -124,6 +124,26 @@ def test_synflow_sums_paths():
     assert float(model.get_submodule("1").bias.detach().abs().min()) > 0
 
 
+def test_synflow_removes_in_rounds_what_carries_least():
+    """A hundred times the paths are summed anew over what is left, and the count falls."""
+    model = network(widths=(3, 4, 3, 2))
+    pruned = prunus.prune(model, "synflow", 0.5, data=torch.ones(2, 3, dtype=torch.float64))
+    weights = [model.get_submodule(n).weight.detach() for n in NAMES]
+    masks = [torch.ones_like(weight) for weight in weights]
+    total = sum(weight.numel() for weight in weights)
+    for i in range(1, 101):
+        sums = reference.path_sums([w * m for w, m in zip(weights, masks, strict=True)])
+        flat = torch.cat([s.masked_fill(m == 0, -1).flatten() for s, m in
+                          zip(sums, masks, strict=True)])  # fmt: skip
+        kept = torch.zeros(total)
+        # no product is half a whole number, so any rounding to the nearest gives this count
+        kept[flat.argsort(descending=True)[: round(0.5 ** (i / 100) * total)]] = 1
+        masks = [m.reshape(w.shape) for m, w in zip(
+            kept.split([w.numel() for w in weights]), weights, strict=True)]  # fmt: skip
+    for name, mask in zip(NAMES, masks, strict=True):
+        assert torch.equal(pruned.layers[name].mask, mask.bool())
+
+
 def test_synflow_needs_real_inputs_and_finite_flow():
     model = network()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from prunus.engine.kinds import kind_of
 from prunus.hints import Metrics
 from prunus.result import Pruned
 from prunus.rows import state_sum
-from prunus.surgery.connected import connection
+from prunus.surgery.connected import Disconnected, connection
 from prunus.weights import weight_at, weights_of
 
 __all__ = ["answer", "warned"]
@@ -36,7 +36,7 @@ def warned(job: Job, state: State, work: nn.Module) -> State:
     if said is None:
         return state
     warnings.warn(
-        f"Pruning at initialisation: {said}. Raise the density.", RuntimeWarning, stacklevel=4
+        f"Pruning at initialisation: {said}. Raise the density.", Disconnected, stacklevel=4
     )
     return state.noted(said)
 

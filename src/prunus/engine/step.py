@@ -51,7 +51,9 @@ def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
     # Before training, weights stay as they are until the last of several rounds, which is
     # measured and compensated against the dense network.
     early = job.recipe.schedule.before_training and part < 1
-    recipe = replace(job.recipe, compensation=NoCompensation()) if early else job.recipe
+    recipe = job.recipe
+    if early and recipe.compensation != NoCompensation():
+        recipe = replace(recipe, compensation=NoCompensation())
     unit = unit_of(job, recipe, state, work)
     state = state.left(unit.refused)
     step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
@@ -236,7 +238,8 @@ def counts_for(
     """Whole numbers for this step."""
     dense: dict[str, float] = {}
     cost = unit.cost(layers)
-    if part < 1:
+    budget = state.target.budget
+    if part < 1 and budget is not None and budget.target in RESOURCES:
         full = {name: torch.full((s.shape[0],), s.shape[1]) for name, s in pools.items()}
         whole = cost(full)
         dense = {
@@ -244,10 +247,8 @@ def counts_for(
             for key in ("parameters", "macs", "bytes")
             if (value := getattr(whole, key)) is not None
         }
-    budget = state.target.budget
-    if part < 1 and state.plan is None and budget is not None and budget.target in RESOURCES:
-        # The last step's limit, before the first one's network is trained.
-        _refuse(state.target.plan_for(pools, cost, state.planner, 1.0, dense)[0])
+        if state.plan is None:  # the last step's limit, before the first one's network is trained
+            _refuse(state.target.plan_for(pools, cost, state.planner, 1.0, dense)[0])
     plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
     _refuse(plan)
     plan, level = levelled(unit, plan, kept)

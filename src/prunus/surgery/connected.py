@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.hints import Batch
 
-__all__ = ["Connection", "connection"]
+__all__ = ["Connection", "Disconnected", "connection"]
+
+
+class Disconnected(RuntimeWarning):
+    """Masks leave a layer or an output of a network without a path."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,35 +3,25 @@
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from prunus.ambient import quiet
 from prunus.bench.data.models import mlp
-from prunus.budget import count_of
 from prunus.calibration import calibrate
-from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.select import prunable
 from prunus.check import unknown
+from prunus.engine import prune
+from prunus.engine.calibrated import shares
 from prunus.presets import recipes
 from prunus.rng import generator_for
-from prunus.schedules import AtInit
-from prunus.scores import grasp, snip, synflow
-from prunus.selection import top_k_mask
+from prunus.surgery.connected import Disconnected
 
-__all__ = [
-    "METHODS",
-    "Masks",
-    "built",
-    "he_mlp",
-    "hidden_widths",
-    "masks_at_init",
-    "parameter_of",
-    "weight_of",
-]
+__all__ = ["METHODS", "Masks", "built", "he_mlp", "hidden_widths", "masks_at_init"]
 
 METHODS = ("random-init", "snip", "grasp", "synflow")
 
@@ -116,10 +106,9 @@ def masks_at_init(
     names: Sequence[str],
     seed: int,
 ) -> list[Masks]:
-    """The masks that the recipe of this name gives for each density, all at once.
+    """The masks that `prunus.prune` gives by the recipe of this name, for each density.
 
-    They are those of `prunus.prune(model, method, density, data=data, seed=seed)`; scores are
-    computed once for all densities where the recipe has a single round.
+    The data are read once for all densities where the recipe has a single round.
 
     Args:
         model: the untrained network.
@@ -128,83 +117,28 @@ def masks_at_init(
         data: batches (inputs, labels).
         names: the layers that are pruned.
         seed: of random masks.
+
+    Returns:
+        for each density {layer: True where a weight is kept}, as matrices (out, in).
     """
     if method not in METHODS:
         raise unknown("method at initialisation", method, METHODS)
-    modules = {name: model.get_submodule(name) for name in names}
-    weights = {name: weight_of(module) for name, module in modules.items()}
-    if method == "random-init":
-        return [_random_masks(weights, density, seed) for density in densities]
-    if method == "synflow":
-        schedule = recipes[method].schedule
-        assert isinstance(schedule, AtInit)
-        ones = ones_like_input(data)
-        return [_synflow_masks(model, weights, d, schedule.rounds, ones) for d in densities]
-    statistic = "grad" if method == "snip" else "hessian_grad"
-    found = calibrate(model, data, (statistic,), layers=list(names), progress=False)
-    score = snip if method == "snip" else grasp
-    scores = {name: score(found[name].weight, getattr(found[name], statistic)) for name in names}
-    return [_global_masks(scores, count_of(density, _total(weights))) for density in densities]
-
-
-def weight_of(module: Any) -> Tensor:
-    """A module's weight as a matrix, detached."""
-    weight: Tensor = module.weight
-    return weight.detach().flatten(1)
-
-
-def _total(weights: Mapping[str, Tensor]) -> int:
-    return sum(weight.numel() for weight in weights.values())
-
-
-def _random_masks(weights: Mapping[str, Tensor], density: float, seed: int) -> Masks:
-    """Exact counts per layer; one uniform per weight and seed, so masks are nested."""
-    masks = {}
-    for name, weight in weights.items():
-        keys = torch.rand(
-            (1, weight.numel()), dtype=torch.float64, generator=generator_for(seed, name)
-        )
-        kept = torch.tensor([count_of(density, weight.numel())])
-        masks[name] = top_k_mask(keys, kept).reshape(weight.shape)
-    return masks
-
-
-def _global_masks(scores: Mapping[str, Tensor], kept: int) -> Masks:
-    """The `kept` best of all layers; ties to the lower index."""
-    pool = torch.cat([score.flatten() for score in scores.values()])[None]
-    mask = top_k_mask(pool, torch.tensor([kept]))[0]
-    parts = torch.split(mask, [score.numel() for score in scores.values()])
-    return {
-        name: part.reshape(score.shape)
-        for (name, score), part in zip(scores.items(), parts, strict=True)
-    }
-
-
-def _synflow_masks(
-    model: nn.Module, weights: Mapping[str, Tensor], density: float, rounds: int, ones: Tensor
-) -> Masks:
-    """Rounds at densities d^(1/N), d^(2/N), … d; what a round removed ranks below all else."""
-    total = _total(weights)
-    masks: Masks = {name: torch.ones_like(weight).bool() for name, weight in weights.items()}
-    for i in range(rounds):
-        kept = {name: weights[name] * masks[name] for name in weights}
-        shaped = {
-            f"{name}.weight": value.abs().reshape(parameter_of(model, name).shape)
-            for name, value in kept.items()
-        }
-        _, flow = path_flow(model, shaped, ones)
-        scores = {
-            name: synflow(kept[name], flow[f"{name}.weight"].flatten(1)).masked_fill(
-                ~masks[name], -torch.inf
+    recipe = recipes[method]
+    source = data if recipe.needs_data else None
+    if recipe.needs_data and all(shares(recipe, density) for density in densities):
+        source = calibrate(model, data, recipe.statistics, layers=list(names), progress=False)
+    found = []
+    for density in densities:
+        with quiet(Disconnected):  # a sweep says it of all its masks together
+            pruned = prune(
+                model,
+                recipe,
+                density,
+                data=source,
+                layers=list(names),
+                seed=seed,
+                progress=False,
+                measure=False,
             )
-            for name in weights
-        }
-        masks = _global_masks(scores, count_of(density ** ((i + 1) / rounds), total))
-    return masks
-
-
-def parameter_of(model: nn.Module, name: str) -> Tensor:
-    """The weight of the module of this name."""
-    module: Any = model.get_submodule(name)
-    parameter: Tensor = module.weight
-    return parameter
+        found.append({name: pruned.layers[name].mask for name in names})
+    return found

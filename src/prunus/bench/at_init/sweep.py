@@ -17,15 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prunus.bench.at_init.cells import CONTROL, DENSE, Cell, Outcome, cells_of
-from prunus.bench.at_init.masks import (
-    METHODS,
-    Masks,
-    built,
-    he_mlp,
-    masks_at_init,
-    parameter_of,
-    weight_of,
-)
+from prunus.bench.at_init.masks import METHODS, Masks, built, he_mlp, masks_at_init
 from prunus.bench.at_init.stacked import FullBatch, check_stackable, stacked_fit, stacked_outputs
 from prunus.bench.data.sets import Dataset
 from prunus.budget import checked_density
@@ -35,6 +27,7 @@ from prunus.progress import progress_bar
 from prunus.rng import generator_for
 from prunus.surgery.connected import Connection, connection
 from prunus.theory.at_init.summary import MINIMUM_SEEDS
+from prunus.weights import Weight, weight_at
 
 __all__ = ["CONTROL", "DENSE", "METHODS", "Cell", "Sweep", "sweep"]
 
@@ -127,9 +120,9 @@ def sweep(
             network = _network(model, problem, seed)
             names = _names(network, layers, exclude)
             masks = _all_masks(network, names, methods, chosen, problem, seed)
-            ones = {name: torch.ones_like(weight_of(network.get_submodule(name))) for name in names}
+            whole = _all(network, names, kept=True)
             scale = {key: math.sqrt(key[1]) if key[0] == CONTROL else 1.0 for key in keys}
-            by_key = [masks.get(key, {n: o.bool() for n, o in ones.items()}) for key in keys]
+            by_key = [masks.get(key, whole) for key in keys]
             found = [_connected(network, own, problem.inputs) for own in by_key]
             said = [
                 f"{method} at density {density:g}, seed {seed}: {link.summary()}"
@@ -144,12 +137,9 @@ def sweep(
                     stacklevel=2,
                 )
             stack = _stack(network, names, [scale[key] for key in keys])
-            shaped = {
-                f"{name}.weight": torch.stack([own[name] for own in by_key]).reshape(
-                    len(keys), *parameter_of(network, name).shape
-                )
-                for name in names
-            }
+            first = weight_at(network, names[0])
+            own = [_by_parameter(network, masks) for masks in by_key]
+            shaped = {path: torch.stack([masks[path] for masks in own]) for path in own[0]}
             trained, losses = stacked_fit(
                 network, stack, shaped, problem.inputs, problem.labels, how
             )
@@ -164,8 +154,8 @@ def sweep(
                         train_loss=float(losses[i]),
                         dead_units=_dead_units(by_key[i]),
                         link=found[i],
-                        alignment=_alignment(end, names[0], problem),
-                        alignment_start=_alignment(start, names[0], problem),
+                        alignment=_alignment(first, end, problem),
+                        alignment_start=_alignment(first, start, problem),
                     )
                 )
             advance(1)
@@ -297,21 +287,35 @@ def _all_masks(
 
 
 def _connected(network: nn.Module, masks: Masks, inputs: Tensor) -> Connection:
-    shaped = {
-        f"{name}.weight": mask.reshape(parameter_of(network, name).shape)
-        for name, mask in masks.items()
+    return connection(network, _by_parameter(network, masks), inputs)
+
+
+def _all(network: nn.Module, names: Sequence[str], *, kept: bool) -> Masks:
+    """Masks of these layers that keep all, or nothing."""
+    return {
+        name: torch.full(weight_at(network, name).matrix().shape, kept, dtype=torch.bool)
+        for name in names
     }
-    return connection(network, shaped, inputs)
+
+
+def _by_parameter(network: nn.Module, masks: Masks) -> Masks:
+    """The masks of layers as {parameter: mask in its shape}."""
+    found: Masks = {}
+    for name, mask in masks.items():
+        weight_at(network, name).put_mask(found, mask)
+    return found
 
 
 def _stack(network: nn.Module, names: Sequence[str], scales: Sequence[float]) -> dict[str, Tensor]:
     """The same first weights for every network, those of the control scaled."""
     factors = torch.tensor(scales)
+    outside = _by_parameter(network, _all(network, names, kept=False))  # of the pruned layers
     stack = {}
     for name, value in network.named_parameters():
         copies = value.detach().expand(len(scales), *value.shape).clone()
-        if name.removesuffix(".weight") in names:
-            copies *= factors.reshape(-1, *[1] * value.ndim).to(copies.dtype)
+        if name in outside:
+            scaled = copies * factors.reshape(-1, *[1] * value.ndim).to(copies.dtype)
+            copies = torch.where(outside[name], copies, scaled)
         stack[name] = copies
     return stack
 
@@ -341,11 +345,11 @@ def _dead_units(masks: Masks) -> float:
     return dead / units if units else 0.0
 
 
-def _alignment(weights: Mapping[str, Tensor], name: str, problem: _Problem) -> float | None:
+def _alignment(first: Weight, values: Mapping[str, Tensor], problem: _Problem) -> float | None:
     """How much first-layer units look at class means: mean over live units of max |cos|."""
-    matrix = weights[f"{name}.weight"]
+    matrix = first.matrix(values[first.path])
     x = problem.inputs.flatten(1)
-    if matrix.ndim != 2 or matrix.shape[1] != x.shape[1]:
+    if matrix.shape[1] != x.shape[1]:
         return None
     onehot = torch.nn.functional.one_hot(problem.labels, problem.classes).to(x.dtype)
     means = (onehot.T @ x) / onehot.sum(0).clamp_min(1)[:, None]
