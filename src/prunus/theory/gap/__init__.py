@@ -3,7 +3,8 @@
 `concentration` bounds norms of random matrices, `layer_norms` those of a layer, `apriori` the gap
 before training, `inverse` turns a limit on that into counts and widths, `given_weights` bounds it
 before the mask is drawn (`drawn_layers` each layer's part), `certificate` for a concrete pruned
-network, `plan` turns a limit into counts per layer. RIG marks theorems, RIG/MC theorems with simulated confidence, PRED predictions.
+network, `plan` turns a limit into counts per layer. RIG marks theorems, RIG/MC theorems with
+simulated confidence, PRED predictions.
 """
 
 from prunus.theory.gap.activations import (
