@@ -177,7 +177,9 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         for name in layers
         if name not in removable
     }
-    return Coupling(tuple(groups), refused)
+    numbered = where[table.marked(trace.numbers.classes(trace.labels)) & (where >= 0)]
+    told_of = range(len(groups)) if trace.numbers.anywhere else distinct(numbered).tolist()
+    return Coupling(tuple(groups), refused, frozenset(groups[i].name for i in told_of))
 
 
 def _writes_widths(model: nn.Module, parameter: str) -> bool:

@@ -11,9 +11,9 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.ambient import undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
-from prunus.coupling.leaving import Leaving
 from prunus.coupling.trace import LabelTrace, leaves
 from prunus.coupling.types import Heads
+from prunus.coupling.watching import Watching
 from prunus.hints import Batch
 from prunus.modes import evaluating
 
@@ -66,7 +66,7 @@ def _run(
             evaluating(model),
             torch.set_grad_enabled(grad),
             _opaque_modules(model, trace),
-            Leaving(trace.leave),
+            trace.watched(Watching(trace.leave, trace.call)),
             trace,
         ):
             for module in model.modules() if training else ():

@@ -1,6 +1,6 @@
 """One forward pass with a shadow of labels behind all tensors, and one rule per operation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.computed import Computed
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct, narrowed
+from prunus.coupling.numbers import Numbers
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
 from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.types import Heads, Role, layer_of
+from prunus.coupling.watching import Watching
 from prunus.coupling.weights import Book, Weight
 from prunus.weights import weights_of
 
@@ -54,6 +56,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         opaque: while positive, operations run without being followed.
         heads: what of attention is a unit.
         attended: labels of heads: (those of queries, those of the keys or values they read).
+        numbers: what channels meet numbers of the code.
     """
 
     @classmethod
@@ -75,6 +78,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.opaque = 0
         self._rows: dict[tuple[str, int], Tensor] = {}
         self._computed = Computed(self.book.total)
+        self.numbers = Numbers(self.shadows.read, lambda t: self.book.of(t) is not None)
+        self._watching: Watching | None = None
 
     # What the rules ask and tell (see `calls.Trace`).
 
@@ -225,6 +230,21 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not self.opaque and tensors[0].layout == torch.strided:
                 self.refuse(tensors, reason)
 
+    def watched(self, watching: Watching) -> Watching:
+        """Say what sees the calls of functions; operations outside of these go unseen."""
+        self._watching = watching
+        return watching
+
+    def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Look at a call that may hold numbers of channels."""
+        if self.opaque:
+            return
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            try:
+                self.numbers.note(name, args, kwargs, result)
+            except Exception:  # as in `_follow`: what is not known may be anything
+                self.numbers.anywhere = True
+
     def follow_module(self, module: nn.Module, args: Any, keywords: Any, output: Any) -> None:
         """Put labels behind what a module gave, by the rule for its call as a whole."""
         named = f"a recurrent layer ({type(module).__name__})"
@@ -256,6 +276,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if self.opaque:
             return func(*args, **kwargs)
+        if self._watching is not None and not self._watching.inside:  # as a scripted module's
+            self.numbers.anywhere = True
         if _is_composite(func):  # as under inference mode, where nothing has taken it apart
             with self:
                 result = func.decompose(*args, **kwargs)

@@ -46,7 +46,8 @@ def with_training(coupling: Coupling, training: Coupling) -> Coupling:
             groups.append(found)
         else:
             refused |= {name: found for name in group.producers if name not in refused}
-    return Coupling(tuple(groups), refused)
+    numbered = {group.name for group in groups} if training.numbered else coupling.numbered
+    return Coupling(tuple(groups), refused, frozenset(numbered))
 
 
 def _followed(group: Group, training: Coupling, alone: set[str]) -> Group | str:

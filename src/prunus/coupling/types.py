@@ -142,10 +142,14 @@ class Coupling:
     Attributes:
         groups: what can be removed, in the order of execution of the first producers.
         refused: layers none of whose outputs can be removed, each with the reason.
+        numbered: names of groups whose classes meet numbers of the code: sizes of a view, positions
+            of a slice, or anything of which no one knows. Whether these fit other widths only a
+            trial tells.
     """
 
     groups: tuple[Group, ...]
     refused: dict[str, str]
+    numbered: frozenset[str] = frozenset()
 
 
 def _few(names: tuple[str, ...]) -> str:

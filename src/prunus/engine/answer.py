@@ -11,6 +11,7 @@ from prunus.calibration.place import device_of
 from prunus.coupling.run import OUTPUTS
 from prunus.engine.job import Job, State
 from prunus.engine.kinds import kind_of
+from prunus.engine.settled import Settled
 from prunus.hints import Metrics
 from prunus.result import Pruned
 from prunus.rows import state_sum
@@ -42,7 +43,12 @@ def warned(job: Job, state: State, work: nn.Module) -> State:
 
 
 def answer(
-    job: Job, state: State, work: nn.Module, model: nn.Module, metrics: Mapping[str, Metrics]
+    job: Job,
+    state: State,
+    work: nn.Module,
+    model: nn.Module,
+    metrics: Mapping[str, Metrics],
+    end: Settled | None = None,
 ) -> Pruned:
     """The account of it all, on the device of the input model.
 
@@ -52,10 +58,11 @@ def answer(
         work: the pruned network, back on that device.
         model: the network as it came.
         metrics: what `evaluate` said.
+        end: what is known of the pruned network, where that was asked already.
     """
     assert state.plan is not None  # every schedule has a step that prunes
     assert state.cost_before is not None
-    end = kind_of(job.recipe).settled(job, state, work)
+    end = end or kind_of(job.recipe).settled(job, state, work)
     home = device_of(model)
     return Pruned(
         model=work,

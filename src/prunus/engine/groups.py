@@ -16,7 +16,7 @@ from prunus.hints import Arguments, Batch
 from prunus.modes import evaluating
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
-from prunus.surgery.probe import cuttable, narrowed
+from prunus.surgery.probe import narrowed
 from prunus.surgery.readings import run as run_on
 from prunus.weights import weights_of
 
@@ -29,7 +29,6 @@ __all__ = [
     "products_of",
     "sample_of",
     "selected_groups",
-    "tried_groups",
 ]
 
 
@@ -161,39 +160,6 @@ def none_left(refused: Mapping[str, str]) -> ValueError:
         f"({listed(refused) or 'none found'}). "
         f"Check `layers` and `exclude`, or use a recipe for edges."
     )
-
-
-def tried_groups(
-    model: nn.Module, groups: Sequence[Group], example: Batch, *, level: bool = True
-) -> tuple[tuple[Group, ...], dict[str, str], tuple[tuple[str, ...], ...]]:
-    """Groups that can lose classes for real, {layer: reason} of others, and groups to keep alike.
-
-    Args:
-        model: the dense network.
-        groups: that should be able to.
-        example: one batch, on the network's device.
-        level: whether groups may be kept alike; False leaves such groups whole.
-
-    Raises:
-        ValueError: none can.
-    """
-    tried = cuttable(model, groups, example)
-    refused = dict(tried.refused)
-    alike = tried.alike if level else ()
-    for group in () if level else tried.groups:
-        if group.pools > 1:
-            refused[group.name] = "its query heads must stay equally many for each kv head, which "
-            refused[group.name] += "a gap budget does not plan"
-    for names in () if level else tried.alike:
-        said = f"{', '.join(names)} must keep equal numbers, which a gap budget does not plan"
-        refused.update(dict.fromkeys(names, said))
-    left = tuple(group for group in tried.groups if group.name not in refused)
-    layers = {
-        n: refused[g.name] for g in groups if g.name in refused for n in (*g.producers, *g.raw)
-    }
-    if not left:
-        raise ValueError(f"The model has no nodes that can be cut out of it ({listed(layers)}).")
-    return left, layers, alike
 
 
 def in_all_blocks(

@@ -120,6 +120,7 @@ class State:
         fingerprint: of the data, or None.
         rows: which samples these were, or None.
         aims: the dense network's layers, where every round aims at their outputs.
+        waits: a trial of what can be cut may wait for the comparison of what comes out.
     """
 
     target: Target
@@ -136,6 +137,7 @@ class State:
     fingerprint: str | None = None
     rows: RowSet | None = None
     aims: Mapping[str, Layer] | None = None
+    waits: bool = False
 
     def noted(self, *notes: str) -> "State":
         """With further notes, each said once."""

@@ -10,11 +10,11 @@ from prunus.engine.groups import (
     products_of,
     sample_of,
     selected_groups,
-    tried_groups,
 )
 from prunus.engine.job import Job, State
 from prunus.engine.latency import latency_share
 from prunus.engine.nodes import NodeUnit
+from prunus.engine.trial import tried_groups, waits
 from prunus.recipe import Recipe
 
 __all__ = ["node_unit"]
@@ -36,10 +36,11 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
         others=job.not_pruned,
         tables=job.tables,
     )
-    groups, more, alike = tried_groups(
-        job.dense, groups, small, level=budget is None or budget.gap is None
-    )
-    refused = {**refused, **more}
+    alike: tuple[tuple[str, ...], ...] = ()
+    if not waits(job, state):
+        level = budget is None or budget.gap is None
+        groups, more, alike = tried_groups(job.dense, groups, small, level=level)
+        refused = {**refused, **more}
     if recipe.granularity.alike is not None:
         if budget is not None and budget.gap is not None:
             raise ValueError(

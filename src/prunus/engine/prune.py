@@ -22,9 +22,10 @@ from prunus.engine.answer import answer, warned
 from prunus.engine.calibrated import shared_calibration, shares
 from prunus.engine.drop import within_drop
 from prunus.engine.job import State, job_of
+from prunus.engine.once import may_wait, pruned_once
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.runs import numbers_of
-from prunus.engine.step import prune_step
+from prunus.engine.settled import Settled
 from prunus.engine.target import Target, target_of
 from prunus.engine.unit import Picked
 from prunus.hints import Data, Evaluate, Loss, Metrics
@@ -186,26 +187,39 @@ def prune(
             keep=None if keep is None else Path(keep),
             measure=measure,
         )
-        state = State(target=target, planner=method, not_pruned=job.not_pruned, notes=notes)
+        steps = _steps(name, method)
+        state = State(
+            target=target,
+            planner=method,
+            not_pruned=job.not_pruned,
+            notes=notes,
+            waits=may_wait(job, target, steps),
+        )
+        end: Settled | None = None
         metrics: dict[str, Metrics] = {}
         if evaluate is not None:
             metrics["before"] = numbers_of(evaluate(model))
-        steps = _steps(name, method)
         start: dict[str, Tensor] = {}
         if any(step.rewind for step in steps):
             start = _copied(work)
+
+        def again() -> nn.Module:
+            return stack.enter_context(owned(copied(dense)))
+
         with progress_bar(f"pruning by {name}", len(steps), progress=progress) as advance:
             for step in steps:
                 if step.budget is not None:
-                    state = prune_step(job, state, work, step.budget)
+                    state, work, end = pruned_once(job, state, work, step.budget, again)
                     if step.last and method.schedule.before_training:
                         state = warned(job, state, work)
                 if step.rewind:
+                    end = None
                     _rewind(work, start, state.masks)
                 if train is not None and step.train:
                     if evaluate is not None and step.last:
                         metrics["pruned"] = numbers_of(evaluate(work))
                     flags = [(m, m.training) for m in work.modules()]
+                    end = None
                     with held(work, state.masks):
                         train(work, step)
                     for module, flag in flags:
@@ -219,7 +233,7 @@ def prune(
             metrics["pruned"] = numbers_of(evaluate(work))
         if fingerprint is not None:  # of all that planned, not of a part
             state = replace(state, fingerprint=fingerprint.value, rows=fingerprint.rows)
-        return answer(job, state, work.to(home), model, metrics)
+        return answer(job, state, work.to(home), model, metrics, end if where == home else None)
 
 
 def _read_once(
@@ -269,6 +283,10 @@ def _steps(name: str, recipe: Recipe) -> list[Step]:
             f"`budget`. Give its last step budget=1."
         )
     return steps
+
+
+def _again(stack: ExitStack, dense: nn.Module) -> nn.Module:
+    return stack.enter_context(owned(copied(dense)))
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:

@@ -37,11 +37,13 @@ class Settled:
         cost: of it; for nodes, of the compact one.
         said: what is to be said of it.
         proved: the compact one, where it is remembered that both are equal.
+        equal: False where no compact network could be made, or where it is another one.
     """
 
     cost: Cost
     said: tuple[str, ...] = ()
     proved: Proof | None = None
+    equal: bool = True
 
 
 def settled(job: Job, state: State, work: nn.Module) -> Settled:
@@ -84,7 +86,8 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
         # The work that led here, maybe hours of training, is not thrown away.
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
         why = "the costs are those of the plan, for the compact network could not be made"
-        return Settled(node_cost(sizes, groups, counts), (*said, f"{why}: {error}"))
+        cost = node_cost(sizes, groups, counts)
+        return Settled(cost, (*said, f"{why}: {error}"), equal=False)
     own = replace(anatomy(found.model, count=False), operations=operations)
     shapes = {name: own.shapes[own.home(name)] for name in sizes.shapes}
     cost = smaller_cost(sizes, shapes, names)
