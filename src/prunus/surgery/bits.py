@@ -19,7 +19,7 @@ def kept_bits(mask: Tensor, like: Tensor) -> Tensor:
     slower on a CPU.
     """
     width = WORDS.get(like.element_size(), torch.int8)  # of none so wide: `clear` fills instead
-    return mask.to(like.device, width).neg()
+    return mask.to(like.device, width).neg_()
 
 
 def clear(values: Tensor, bits: Tensor) -> None:

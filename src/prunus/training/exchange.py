@@ -13,7 +13,6 @@ __all__ = ["exchange"]
 
 def exchange(
     size: Float[Tensor, "pools units"],
-    kept: Bool[Tensor, "pools units"],
     growth: Float[Tensor, "pools units"],
     part: float,
 ) -> Bool[Tensor, "pools units"]:
@@ -23,26 +22,35 @@ def exchange(
     included. Ties: the lower index stays, and comes in.
 
     Args:
-        size: of the units.
-        kept: True where a unit is there.
+        size: of the units that are there; −∞ for the others.
         growth: larger comes in first.
         part: share of the kept units that is exchanged.
     """
+    kept = size != -math.inf  # NaN is there too
     counts = counted(kept).tolist()
     moved = torch.tensor([math.floor(part * k) for k in counts], dtype=torch.int64)
     staying = _best(size, kept, torch.tensor(counts, dtype=torch.int64) - moved)
-    return staying | _best(growth, ~staying, moved)
+    if not bool(moved.any()):
+        return staying
+    away = torch.logical_not(staying)
+    return staying.logical_or_(_best(torch.where(away, growth, -math.inf), away, moved))
 
 
 def _best(
     values: Float[Tensor, "pools units"], among: Bool[Tensor, "pools units"], counts: Tensor
 ) -> Bool[Tensor, "pools units"]:
-    """True for so many of the largest values of each pool among some; ties to the lower index."""
+    """True for so many of the largest values of each pool among some; ties to the lower index.
+
+    Args:
+        values: −∞ for all that are not among them.
+        among: True for those that are.
+        counts: at most as many of each pool as are among them.
+    """
     found = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
     for row, there, best, count in zip(values, among, found, counts.tolist(), strict=True):
         if count == 0:
             continue
-        edge = kth_largest(row, count, there)  # without a sort: layers have millions of weights
+        edge = kth_largest(row, count)  # without a sort: layers have millions of weights
         torch.ge(row, edge, out=best).logical_and_(there)
         surplus = int(best.count_nonzero()) - count
         if surplus > 0:

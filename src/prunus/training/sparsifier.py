@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from prunus.check import all_finite
 from prunus.courses import updates
 from prunus.engine.edges import mask_of
 from prunus.result import Pruned
@@ -102,7 +103,7 @@ class Sparsifier:
                 if gradient is None:
                     continue
                 if grows:
-                    if not bool(torch.isfinite(gradient).all()):
+                    if not all_finite(gradient):
                         raise ValueError(
                             f"The gradient of {name!r} is not finite at step "
                             f"{self.step_count + 1}, where it decides which weights return. Lower "
