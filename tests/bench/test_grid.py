@@ -298,6 +298,37 @@ def test_counts_by_layer_are_reached_in_rounds(tmp_path, monkeypatch):
     assert counts == [36, 18, 9]
 
 
+def test_rounds_end_without_a_training_where_the_grid_says_so(tmp_path, monkeypatch):
+    """The same masks and scores after pruning; `none`, which trains nothing, stays one cell."""
+    monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
+    grid = {
+        "tasks": ["bench_tiny:tiny"],
+        "recipes": ["wanda+ls"],
+        "densities": [0.4],
+        "schedules": ["none", "Refine(rounds=3)"],
+        "seeds": 1,
+    }
+    done = {}
+    for train in (True, False):
+        folder = tmp_path / f"{train}"
+        assert run(grid | {"train": train}, out=folder, progress=False).failed == 0
+        done[train] = {(r.recipe, r.schedule): r for r in read_records(folder).rows}
+    rounds = ("wanda+ls", "Refine(rounds=3)")
+    trained, bare = done[True][rounds], done[False][rounds]
+    assert trained.retrained != trained.after == bare.after
+    assert bare.retrained is None
+    assert trained.extra["masks"] == bare.extra["masks"]
+    assert trained.id != bare.id
+    assert done[True]["wanda+ls", "none"].id == done[False]["wanda+ls", "none"].id
+    assert ("small dense", "retrain") in done[True]
+    assert ("small dense", "none") in done[False]
+    assert ("small dense", "retrain") not in done[False]
+    assert make_grid(grid | {"train": True}) == make_grid(grid)
+    for schedule in ("retrain", "Gradual(every=5)", "Rewinding(rounds=2)", "Iterative(rounds=2)"):
+        with pytest.raises(ValueError, match=r"train: .* is not without a training"):
+            make_grid(grid | {"train": False, "schedules": [schedule]})
+
+
 def test_n_of_m_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))
     grid = {

@@ -53,6 +53,7 @@ class Settings:
         network: the seed of the one dense network of all cells, whose seeds then draw the samples
             that calibrate; None gives each seed a network of its own.
         equal_training: all trainings of a schedule together take as many epochs as one.
+        train: False ends schedules of several rounds that need no training without one.
         distil: temperature and weight with which trainings after the dense network's own ask for
             its outputs; None asks for the labels alone.
         rescore: names in `RESCORES`: also score the same masks applied to the dense network in
@@ -75,6 +76,7 @@ class Settings:
     network: int | None = None
     equal_training: bool = False
     distil: tuple[float, float] | None = None
+    train: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,8 @@ class Cell:
                 del settings[newer]
         if self.settings.network is None:
             del settings["network"]
+        if self.settings.train:
+            del settings["train"]
         return content_id(
             task=self.task,
             definition=task(self.task).definition,
@@ -219,6 +223,7 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
             cell, label=f"random in the layers of {cell.label}", role="random-layers"
         )
     once = cell.schedule == "none" or schedule.inside or cell.settings.equal_training
+    once = once or not cell.settings.train
     found["small-dense"] = replace(
         cell,
         label="small dense" + (" (for nodes)" if recipe.granularity.units == NODES else ""),
@@ -236,6 +241,6 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
             found[role] = replace(cell, label=f"{cell.label}, {role}", role=role)
     if cell.schedule == "retrain":
         found["no-retraining"] = cell
-    elif cell.schedule != "none" and not schedule.inside:
+    elif cell.schedule != "none" and not schedule.inside and cell.settings.train:
         found["no-retraining"] = replace(cell, schedule="none")
     return found

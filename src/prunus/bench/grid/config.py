@@ -162,6 +162,8 @@ class Grid(BaseModel):
             epochs as one of the task's.
         distil: [temperature, weight]: trainings after the dense network's own also ask for its
             outputs.
+        train: False leaves out the training at the end of schedules of several rounds that need
+            none, such as `Refine(rounds=5)`.
         device: where pruning, retraining and scoring run, such as cuda.
         data_dir: folder with the data sets; PRUNUS_DATA where None.
     """
@@ -189,6 +191,7 @@ class Grid(BaseModel):
     network: Annotated[Any, AfterValidator(_network)] = None
     equal_training: bool = False
     distil: Annotated[Any, AfterValidator(_distil)] = None
+    train: bool = True
     device: Annotated[Any, AfterValidator(_device)] = "cpu"
     data_dir: str | None = None
 
@@ -249,9 +252,11 @@ def _asked(grid: Grid, threads: int) -> dict[str, Cell]:
         network=grid.network,
         equal_training=grid.equal_training,
         distil=grid.distil,
+        train=grid.train,
         device=grid.device,
         threads=threads,
     )
+    once = replace(settings, train=True)  # which trains nothing either way: one identity
     budgets = max(1, len(grid.densities) + len(grid.budgets))
     sizes = [len(grid.tasks), len(grid.recipes), budgets, len(grid.schedules), len(grid.seeds)]
     if math.prod(sizes) > MOST:
@@ -272,7 +277,7 @@ def _asked(grid: Grid, threads: int) -> dict[str, Cell]:
                             budget=budget,
                             schedule=schedule,
                             seed=seed,
-                            settings=settings,
+                            settings=once if schedule == "none" else settings,
                         )
                         key = cell.id
                         if key in asked:

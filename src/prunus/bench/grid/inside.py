@@ -108,12 +108,22 @@ def _steps_of(chosen: Task, data: Dataset) -> int:
 
 
 def unfit_schedules(
-    tasks: Sequence[str], asked: Iterable[tuple[str, str, str, str]], *, equal: bool
+    tasks: Sequence[str],
+    asked: Iterable[tuple[str, str, str, str]],
+    *,
+    equal: bool,
+    train: bool,
 ) -> list[str]:
     """What of (label, recipe, schedule, budget) cannot be carried out, each reason once."""
     mistakes: list[str] = []
     for label, recipe, text, budget in asked:
-        schedule, _, from_start = schedule_of(text)
+        schedule, trains, from_start = schedule_of(text)
+        needed = text == "retrain" or from_start or (trains and schedule.trains)
+        if needed and not train:
+            mistakes.append(
+                f"train: {text} is not without a training. Leave `train` out, or take schedules "
+                f"that prune a trained network alone, such as none and Refine(rounds=5)."
+            )
         try:
             replace(recipe_of(recipe), schedule=schedule)
         except ValueError as error:

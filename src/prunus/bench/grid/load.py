@@ -79,7 +79,9 @@ def _unfit(grid: Grid) -> list[str]:
             "rescore: masks of several rounds have no scores without them. Leave it out, or give "
             "schedules none and retrain."
         )
-    mistakes += unfit_schedules(grid.tasks, _pairs(grid), equal=grid.equal_training)
+    mistakes += unfit_schedules(
+        grid.tasks, _pairs(grid), equal=grid.equal_training, train=grid.train
+    )
     targets = [budget_of(text) for text in [*grid.densities, *grid.budgets]]
     by_layer = [target for target in targets if not isinstance(target, Budget)]
     if grid.layers is None and grid.exclude is None and not by_layer:

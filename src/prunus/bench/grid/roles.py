@@ -108,6 +108,7 @@ def _prune(
             statistics,
         )
     train: Callable[[nn.Module, Step], None] | None = None
+    trains = trains and cell.settings.train
     if trains and (evaluated is not None or schedule.trains):
         fit = chosen.train if from_start else chosen.retrain
 
@@ -173,7 +174,7 @@ def _account(bench: Bench, cell: Cell, record: Record, recipe: Recipe, target: T
         _costs(record, pruned),
         before=before,
         after={**scores, **_new(scores, _rescored(cell, dense.model, pruned, data))},
-        retrained=final if trains else None,
+        retrained=final if trains and cell.settings.train else None,
         layer_error={n: r.error for n, r in pruned.layers.items() if r.error is not None},
         layer_density={n: r.density for n, r in pruned.layers.items()},
         latency=latency,
