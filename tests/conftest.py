@@ -5,6 +5,7 @@ import os
 import hypothesis
 import pytest
 
+import browser
 import typechecking
 from tracebacks import give_lines
 
@@ -28,6 +29,23 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],  # as on a busy machine
 )
 hypothesis.settings.load_profile("prunus")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser, whose start takes a second, for all tests of this process."""
+    if browser.find() is None:
+        pytest.skip("no Chromium is installed")
+    with browser.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tab(chromium):
+    """Its tab, without what another test downloaded."""
+    for file in chromium.downloads.iterdir():
+        file.unlink()
+    return chromium
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,5 @@
 """One of two processes that train one network together, its masks chosen inside the training."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from forks import group
 
 STEPS, EVERY = 12, 3
 RECIPES = ("gradual", "rigl", "set", "movement", "soft-filter")
@@ -64,12 +64,7 @@ def refusal(rank: int) -> str:
 
 
 def main(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+    group(rank, folder)
     found = {name: trained(name, rank, 2) for name in RECIPES}
     torch.save({"found": found, "refusal": refusal(rank)}, folder / f"said-{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,6 +1,5 @@
 """One of two processes that calibrate parts of the data, reduce, prune and train together."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 import prunus
+from forks import group
 
 STATISTICS = ("gram", "mean", "max", "zeros")
 
@@ -49,8 +49,7 @@ def train(pruned: prunus.Pruned, x: torch.Tensor) -> tuple[int, torch.Tensor]:
 
 
 def main(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+    group(rank, folder)
     model, part = network(), data()[rank]
     own = prunus.calibrate(model, part, STATISTICS)
     every = own.all_reduce()
@@ -74,7 +73,3 @@ def main(rank: int, folder: Path) -> None:
         folder / f"said-{rank}.pt",
     )
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,19 +1,15 @@
 """The trainer, the tasks and the cache of trained networks."""
 
-import contextlib
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import prunus
+from forks import FORK, both
 from prunus.bench import (
     TASKS,
     Dataset,
@@ -221,25 +217,26 @@ def test_damaged_checkpoint_is_made_again(tmp_path, capsys, damage):
 
 
 def test_two_writers_at_once(tmp_path):
-    source = str(Path(prunus.__file__).parents[1])
-    code = (
-        f"import sys; sys.path.insert(0, {source!r})\n"
-        "import torch; torch.set_num_threads(1)\n"
-        "from prunus.bench import task, load_data, trained\n"
-        f"c = trained(task('digits-mlp'), load_data('digits'), seed=0, cache={str(tmp_path)!r})\n"
-        "print(c.key, float(c.model.fc1.weight.sum()))"
-    )
-    with contextlib.ExitStack() as both:
-        runs = [
-            both.enter_context(
-                subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-            )
-            for _ in range(2)
-        ]
-        answers = {run.communicate()[0] for run in runs}
-    assert all(run.returncode == 0 for run in runs)
-    assert len(answers) == 1
+    together = FORK.Barrier(2)  # neither ends before the other has begun
+    answers = FORK.SimpleQueue()
+
+    def train(model, data, *, generator, hold=None, progress=None):
+        together.wait(100)
+        blob_train(model, data, generator=generator)
+
+    def write(rank):
+        found = trained(replace(BLOBS, train=train), blobs(), seed=0, cache=tmp_path)
+        together.wait(100)
+        answers.put((rank, found.cached, found.key, float(found.model.fc1.weight.detach().sum())))
+
+    both(write)
+    said = {answers.get() for _ in range(2)}
+    assert {rank for rank, *_ in said} == {0, 1}
+    assert len({answer[1:] for answer in said}) == 1
+    assert not any(cached for _, cached, *_ in said)
     assert len(list((tmp_path / "trained").iterdir())) == 1
+    again = trained(BLOBS, blobs(), seed=0, cache=tmp_path)
+    assert (again.cached, again.key) == (True, said.pop()[2])
 
 
 def test_unwritable_cache(tmp_path):

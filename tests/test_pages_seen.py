@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-import browser
 import models
 import prunus
 from prunus.bench.record import Record, content_id
@@ -164,14 +163,6 @@ def pages(tmp_path_factory):
     scan.report(folder / "sensitivity.html", made=MADE)
     pruned_folder(folder).report(folder / "folder.html", scores=perplexities(), made=MADE)
     return {kind: folder / f"{kind}.html" for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def tab():
-    if browser.find() is None:
-        pytest.skip("no Chromium is installed")
-    with browser.browser() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,6 @@ from itertools import product
 import pytest
 import torch
 
-import browser
 from prunus.report import charts, curves, network
 from prunus.report.figure import PALETTE, figure, save_figure
 from prunus.report.layers import layer_charts
@@ -226,21 +225,17 @@ def test_mask_is_drawn_weight_by_weight_or_block_by_block():
     assert shares == [[255, 0, 0, 0], [255, 128, 0, 0]]
 
 
-@pytest.fixture(scope="module")
-def tab():
-    if browser.find() is None:
-        pytest.skip("no Chromium is installed")
-    with browser.browser() as opened:
-        yield opened
+def shown(tab, folder):
+    path = folder / "page.html"
+    path.write_text(example_page())
+    tab.open(path.as_uri(), "document.body.dataset.drawn == '3'")
+    return tab
 
 
 @pytest.fixture
 def opened(tab, tmp_path):
-    path = tmp_path / "page.html"
-    path.write_text(example_page())
     tab.look(1280)
-    tab.open(path.as_uri(), "document.body.dataset.drawn == '3'")
-    return tab
+    return shown(tab, tmp_path)
 
 
 def test_page_opens_without_complaint_or_request(opened):
@@ -254,10 +249,9 @@ def test_page_opens_without_complaint_or_request(opened):
 
 @pytest.mark.parametrize("width", [320, 400, 768, 1280])
 @pytest.mark.parametrize("dark", [False, True])
-def test_page_fits_every_width(opened, width, dark):
-    opened.look(width, dark=dark)
-    opened.call("Page.reload")
-    opened.wait("document.body.dataset.drawn == '3'")
+def test_page_fits_every_width(tab, tmp_path, width, dark):
+    tab.look(width, dark=dark)
+    opened = shown(tab, tmp_path)
     assert opened.run("document.documentElement.scrollWidth") <= width
     plot = opened.run("document.querySelector('#chart-curves svg').getBoundingClientRect().width")
     assert 0.6 * min(width, 560) < plot + 60 <= width

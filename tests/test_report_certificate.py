@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import browser
 import prunus
 from prunus.report.certificate import (
     certificate_page,
@@ -139,14 +138,6 @@ def test_histogram_counts_every_positive_gap():
     assert gap_histogram([0.0], marks)  # nothing to draw, and no failure
     with pytest.raises(ValueError, match=r"^`gaps` must hold at least one gap"):
         gap_histogram([], [])
-
-
-@pytest.fixture(scope="module")
-def tab():
-    if browser.find() is None:
-        pytest.skip("no Chromium is installed")
-    with browser.browser() as opened:
-        yield opened
 
 
 def test_the_charts_are_drawn_at_every_width(tab, tmp_path):

@@ -153,6 +153,7 @@ def test_no_command_cuts_anything_off_at_80_columns(monkeypatch, capsys, tmp_pat
         names = ["magnitude", "magnitude+ls", "random-edge", "random-edge+ls"]
         monkeypatch.setattr(demonstration, "basic_recipes", lambda: names)
         monkeypatch.setattr(demonstration, "NETS", ("digits-mlp",))
+        monkeypatch.setattr("os.cpu_count", lambda: 1)  # or worker processes would be started
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
     out, err = capsys.readouterr()

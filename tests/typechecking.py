@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Protocol, Self, get_args, get_type_hints
@@ -160,8 +161,11 @@ def quick_protocols() -> None:
     """Let members of a Protocol's own family pass `isinstance` by their bases.
 
     Python 3.11 looks every attribute up, and so computes every property, also where the class
-    subclasses the Protocol; beartype asks at every call.
+    subclasses the Protocol; beartype asks at every call. It also goes through the bases for the
+    names of the attributes each time, which later versions remember, too.
     """
+    if hasattr(typing, "_get_protocol_attrs"):
+        typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
     meta = type(Protocol)
     slow = meta.__instancecheck__
 

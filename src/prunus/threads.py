@@ -1,6 +1,7 @@
 """How many threads torch and BLAS take: one for loops over small systems, else as asked for."""
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,27 +34,33 @@ class _Blas:
         self.lock = threading.Lock()
         self.open = 0
         self.before: Any = None
+        self.libraries: Any = None
+        self.modules = 0
 
     def begin(self, count: int) -> None:
-        from threadpoolctl import threadpool_limits
-
         with self.lock:
-            limits = threadpool_limits(limits=count)
+            limits = self._loaded().limit(limits=count)
             if self.open == 0:
                 self.before = limits
             self.open += 1
 
     def end(self, outer: int | None) -> None:
-        from threadpoolctl import threadpool_limits
-
         with self.lock:
             self.open -= 1
             if outer is None:
                 self.before.restore_original_limits()
             else:
-                threadpool_limits(limits=outer)
+                self._loaded().limit(limits=outer)
             if self.open == 0:
                 self.before = None
+
+    def _loaded(self) -> Any:
+        """The libraries of this process. Looking for them takes milliseconds; imports bring them."""
+        from threadpoolctl import ThreadpoolController
+
+        if self.libraries is None or self.modules != len(sys.modules):
+            self.libraries, self.modules = ThreadpoolController(), len(sys.modules)
+        return self.libraries
 
 
 _OWN, _BLAS = _Thread(), _Blas()

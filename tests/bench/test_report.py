@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-import browser
 from prunus.bench import Record, RecordWriter, content_id
 from prunus.bench.statistics.tables import tables
 from prunus.cli.app import main
@@ -163,42 +162,39 @@ def test_from_grid_to_page_on_the_command_line(tmp_path, monkeypatch, capsys):
         assert "Traceback" not in err
 
 
-needs_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed")
 DRAWN = "document.body && document.body.dataset.drawn == '2'"
 
 
-@needs_browser
-def test_page_in_a_browser(tmp_path):
+def test_page_in_a_browser(tmp_path, tab):
     page = tmp_path / "page.html"
     page.write_text(grid_page(tables(some(), "test_error"), title="Two tasks"))
-    with browser.browser() as tab:
-        for width, dark in ((1280, False), (390, False), (1000, True)):
-            tab.look(width, dark=dark)
-            tab.open(f"file://{page}", DRAWN)
-            assert tab.complaints() == []
-            assert tab.requests() == []
-            assert tab.run("document.documentElement.scrollWidth") <= width
-        rows = "[...document.querySelectorAll('#scores figure.table tbody tr')]"
-        shown = f"{rows}.filter(r => !r.hidden).length"
-        marks = "document.querySelectorAll('#chart-scores .mark-symbol path').length"
-        before = tab.run(shown), tab.run(marks)
-        assert before[0] == 12  # the first task's rows: 4 recipes at 3 densities
-        for key, value in (("recipe", "magnitude"), ("task", "two")):
-            menu = f"document.getElementById('filter-{key}')"
-            tab.run(f"{menu}.value = '{value}'")
-            tab.run(f"{menu}.dispatchEvent(new Event('input'))")
-        assert tab.run(shown) == 3
-        tab.wait(f"{marks} < {before[1]}")
-        tab.run("document.getElementById('shown-csv').click()")
-        file = tab.downloads / "shown-methods.csv"
-        limit = time.monotonic() + 240
-        while not file.exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        with file.open() as lines:
-            rows = list(csv.DictReader(lines))
-        assert [(r["task"], r["recipe"], r["density"]) for r in rows] == [
-            ("two", "magnitude", d) for d in ("0.5", "0.25", "0.1")
-        ]
+    for width, dark in ((1280, False), (390, False), (1000, True)):
+        tab.look(width, dark=dark)
+        tab.open(f"file://{page}", DRAWN)
+        assert tab.complaints() == []
+        assert tab.requests() == []
+        assert tab.run("document.documentElement.scrollWidth") <= width
+    rows = "[...document.querySelectorAll('#scores figure.table tbody tr')]"
+    shown = f"{rows}.filter(r => !r.hidden).length"
+    marks = "document.querySelectorAll('#chart-scores .mark-symbol path').length"
+    before = tab.run(shown), tab.run(marks)
+    assert before[0] == 12  # the first task's rows: 4 recipes at 3 densities
+    for key, value in (("recipe", "magnitude"), ("task", "two")):
+        menu = f"document.getElementById('filter-{key}')"
+        tab.run(f"{menu}.value = '{value}'")
+        tab.run(f"{menu}.dispatchEvent(new Event('input'))")
+    assert tab.run(shown) == 3
+    tab.wait(f"{marks} < {before[1]}")
+    tab.run("document.getElementById('shown-csv').click()")
+    file = tab.downloads / "shown-methods.csv"
+    limit = time.monotonic() + 240
+    while not file.exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [(r["task"], r["recipe"], r["density"]) for r in rows] == [
+        ("two", "magnitude", d) for d in ("0.5", "0.25", "0.1")
+    ]
 
 
 def many() -> list[Record]:
@@ -210,17 +206,15 @@ def many() -> list[Record]:
 
 
 @pytest.mark.slow
-@needs_browser
-def test_ten_thousand_records_are_fast(tmp_path):
+def test_ten_thousand_records_are_fast(tmp_path, tab):
     rows = many()
     begun = time.process_time()
     text = grid_page(tables(rows, "test_error"), title="many")
     built = time.process_time() - begun
     page = tmp_path / "page.html"
     page.write_text(text)
-    with browser.browser() as tab:
-        tab.look(1280)
-        opened = tab.open(f"file://{page}", DRAWN)
+    tab.look(1280)
+    opened = tab.open(f"file://{page}", DRAWN)
     print(json.dumps({"build_s": built, "open_s": opened, "bytes": len(text)}))
     assert built < 5
     assert opened < 3

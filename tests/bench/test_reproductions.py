@@ -237,6 +237,9 @@ def test_small_reproductions_run(tmp_path, monkeypatch, name):
     assert (tuple(small.seeds), small.densities) == ((0, 1, 2), (0.2, 0.5, 0.8))
     short = replace(small, seeds=(0,), densities=(0.2,))  # one network, at which claims are made
     monkeypatch.setattr(acharyya2021_mnist, "setting", lambda scale: short)
+    full, slow = han2015_lenet.SMALL
+    few = (replace(full, seeds=2), replace(slow, seeds=1))  # with an interval and without
+    monkeypatch.setattr(han2015_lenet, "SMALL", few)
     result = reproduction(name)(scale="small", seed=0, **ALONE)
     assert result.name == name
     assert len({tuple(row) for row in result.rows}) == 1  # the same columns in every row

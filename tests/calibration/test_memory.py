@@ -1,5 +1,6 @@
 """Memory grows with the square of the width, never with the number of samples."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,21 +11,32 @@ import pytest
 import prunus
 
 CODE = """
+import json, os, sys
 import torch
 from torch import nn
-from prunus.calibration import calibrate
-from prunus.calibration.batches import first_of
+from prunus.calibration import batches, calibrate, vectors
 
-def peak():  # not ru_maxrss, which a child inherits from the process that started it
+def high():  # not ru_maxrss, which a child inherits from the process that started it
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 
-{before}
-model, shape = {model}, {shape}
-x = torch.rand({samples}, *shape)
-calibrate(model, first_of(x, 64), progress=False)
-before = peak()
-calibrate(model, x, progress=False)
-print(peak() - before)
+def added(model, shape, samples, whole):
+    if whole:
+        vectors.BLOCK_BYTES = 2**40
+        batches.parts.__defaults__ = (2**40,)
+    torch.manual_seed(0)
+    model = eval(model)
+    x = torch.rand(samples, *shape)
+    calibrate(model, batches.first_of(x, 64), progress=False)
+    before = high()
+    calibrate(model, x, progress=False)
+    return high() - before
+
+for case in json.loads(sys.argv[1]):  # each in a child, whose peak is its own; one import for all
+    child = os.fork()
+    if child == 0:
+        print(added(*case), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 CASES = {
     # 76 MiB of inputs in one batch, 153 MiB in float64
@@ -36,30 +48,25 @@ CASES = {
 
 # MiB: a block of 32 MiB in float64, its patches in float32, and 1024 samples' activations
 LIMIT = 130
-WHOLE = """
-from prunus.calibration import batches, vectors
-vectors.BLOCK_BYTES = 2**40
-batches.parts.__defaults__ = (2**40,)
-"""
 
 
-def peak_of(name, before=""):
-    model, shape, samples = CASES[name]
-    code = CODE.format(model=model, shape=shape, samples=samples, before=before)
+@pytest.fixture(scope="module")
+def peaks():
+    """MiB above the data: of each case, and of the convolution where a batch is taken whole."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak is read from /proc")
+    cases = [*((*CASES[name], False) for name in CASES), (*CASES["conv"], True)]
     environment = {**os.environ, "PYTHONPATH": str(Path(prunus.__file__).parents[1])}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", CODE, json.dumps(cases)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return float(run.stdout)
+    return dict(zip((*CASES, "whole"), map(float, run.stdout.split()), strict=True))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.parametrize("name", CASES)
-def test_one_big_batch(name):
-    peak = peak_of(name)
-    assert peak < LIMIT, f"{peak:.0f} MiB above the data"
+def test_one_big_batch(name, peaks):
+    assert peaks[name] < LIMIT, f"{peaks[name]:.0f} MiB above the data"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_the_same_measure_sees_a_batch_taken_whole():
-    assert peak_of("conv", WHOLE) > 2 * LIMIT
+def test_the_same_measure_sees_a_batch_taken_whole(peaks):
+    assert peaks["whole"] > 2 * LIMIT

@@ -1,36 +1,20 @@
 """Statistics of several processes become those of one, and training together keeps the zeros."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import prunus
 import reduce_worker
+from forks import both
 from prunus.calibration.reduce import account_of, gathered
 from reduce_worker import STATISTICS, data, network
-
-WORKER = Path(reduce_worker.__file__)
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What two processes with 20 and 44 samples found."""
     folder = tmp_path_factory.mktemp("reduce")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    source = Path(prunus.__file__).parents[1]
-    environment["PYTHONPATH"] = str(source)
-    running = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), folder], env=environment, stderr=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
+    both(reduce_worker.main, folder)
     return folder, [torch.load(folder / f"said-{rank}.pt") for rank in range(2)]
 
 

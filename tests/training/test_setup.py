@@ -1,10 +1,6 @@
 """What `sparsify` leaves alone: the model before its training, other processes, kept weights."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +9,10 @@ from torch.nn import functional as F
 
 import ddp_worker
 import prunus
+from forks import both
 from prunus.surgery.bits import IDLE
 from prunus.training import sparsifier
 from traces import Home, home, same, state_of, surroundings
-
-WORKER = Path(ddp_worker.__file__)
 
 
 def untied(model):
@@ -129,18 +124,7 @@ def test_second_moments_off_zero_change_no_weight(optimizer, name, monkeypatch):
 def processes(tmp_path_factory):
     """What two processes trained together."""
     folder = tmp_path_factory.mktemp("ddp")
-    source = str(Path(prunus.__file__).parents[1])
-    environment = {
-        **os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": source,
-    }  # fmt: skip
-    running = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), folder], env=environment, stderr=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
+    both(ddp_worker.main, folder)
     return [torch.load(folder / f"said-{rank}.pt") for rank in range(2)]
 
 
