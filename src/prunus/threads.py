@@ -55,7 +55,7 @@ class _Blas:
                 self.before = None
 
     def _loaded(self) -> Any:
-        """The libraries of this process. Looking for them takes milliseconds; imports bring them."""
+        """This process's libraries. Looking for them takes milliseconds; imports bring them."""
         from threadpoolctl import ThreadpoolController
 
         if self.libraries is None or self.modules != len(sys.modules):
