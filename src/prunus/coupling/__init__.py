@@ -5,6 +5,7 @@ from torch import nn
 from prunus.ambient import plainly
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import NotTraceable, traced
+from prunus.coupling.trace import LabelTrace
 from prunus.coupling.training import unused, with_training
 from prunus.coupling.types import Coupling, Group, Heads, Member, Slot
 from prunus.coupling.uses import used_elsewhere
@@ -26,11 +27,16 @@ __all__ = [
 
 
 @plainly
-def coupling_of(model: nn.Module, example: Batch, heads: Heads = "kv") -> Coupling:
-    """As `couple`, but raises NotTraceable where the model does not run on the example."""
+def coupling_of(
+    model: nn.Module, example: Batch, heads: Heads = "kv", trace: LabelTrace | None = None
+) -> Coupling:
+    """As `couple`, but raises NotTraceable where the model does not run on the example.
+
+    `trace` is one that has run already, of this very model.
+    """
     with private(model) as own:
         names = layer_names(own)
-        found = groups_of(traced(own, example, heads), names)
+        found = groups_of(trace or traced(own, example, heads), names)
         if not unused(found):
             return found
         try:

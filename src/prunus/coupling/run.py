@@ -17,7 +17,7 @@ from prunus.coupling.watching import Watching
 from prunus.hints import Batch
 from prunus.modes import evaluating
 
-__all__ = ["OUTPUTS", "NotTraceable", "traced"]
+__all__ = ["OUTPUTS", "NotTraceable", "first_trace", "traced"]
 
 OUTPUTS = "its outputs are the network's outputs"
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -52,6 +52,11 @@ def traced(
                 failure = failure or error
     reason = next((line for line in str(failure).splitlines() if line.strip()), repr(failure))
     raise NotTraceable(f"the model does not run on the example ({reason.strip()})") from failure
+
+
+def first_trace(model: nn.Module, example: Batch, heads: Heads = "kv") -> LabelTrace:
+    """The trace that `traced` tries first; raises whatever the model does where it fails."""
+    return _run(model, two_samples(arguments_of(example)), grad=False, heads=heads, training=False)
 
 
 def _run(

@@ -284,7 +284,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        with torch._C.DisableTorchFunction():  # rules compute with tensors too
+        # Rules compute with tensors too, which are nobody's business.
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             self._follow(func, args, kwargs, result)
         return result
 

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from prunus.budget import Plan
 from prunus.calibration import Calibration
-from prunus.calibration.batches import Batches, call, first_of, size_of, to_device
+from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.select import matching, prunable
 from prunus.check import matches
-from prunus.cost import Anatomy, Cost, anatomy
+from prunus.cost import Anatomy, Cost
 from prunus.coupling import Coupling, Group, couple
 from prunus.coupling.types import layer_of
+from prunus.engine.first_run import first_run
 from prunus.engine.shared import unfit
 from prunus.engine.target import Target
 from prunus.hints import Batch, Data, Loss
 from prunus.joint import JointResult, is_network
 from prunus.layer import Layer
-from prunus.modes import evaluating
 from prunus.parts import NODES
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
@@ -64,6 +64,7 @@ class Job:
         tables: embeddings that `layers` names, whose columns may go with their stream, and
             parameters without a layer, whose rows and columns may.
         asked: whether `layers` or `exclude` was given.
+        found: which channels go together, where the first run has told.
     """
 
     dense: nn.Module
@@ -87,6 +88,7 @@ class Job:
     measure: bool = True
     tables: tuple[str, ...] = ()
     asked: bool = False
+    found: Coupling | None = None
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -96,6 +98,8 @@ class Job:
     def coupling(self) -> Coupling:
         """Which channels of the network go together; traced once."""
         heads = self.recipe.granularity.heads
+        if self.found is not None:
+            return self.found
         if self.calibration is not None and heads == "kv":
             return self.calibration.coupling(self.dense)
         return couple(self.dense, to_device(first_of(self.example, 2), self.device), heads)
@@ -212,12 +216,8 @@ def job_of(
             "every module's mode was restored",
         )
 
-    def run() -> int:
-        with evaluating(dense), torch.no_grad():
-            call(dense, to_device(example, device))
-        return size_of(example) or 1
-
-    sizes = anatomy(dense, run if example is not None else None)
+    known = calibration is not None and recipe.granularity.heads == "kv"
+    sizes, coupling = first_run(dense, recipe, example, device, known=known)
     names, shared = unfit(recipe, dense, names, to_device(example, device))
     job = Job(
         dense=dense,
@@ -244,6 +244,7 @@ def job_of(
         measure=measure,
         tables=tables,
         asked=layers is not None or exclude is not None,
+        found=coupling,
     )
     return job, notes
 
