@@ -13,19 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from prunus.calibration.batches import call, to_device
 from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.scopes.caches import uncached
 from prunus.scopes.keep import Keep, Memory
+from prunus.scopes.tape import Done, Kept, Path, Tape
 from prunus.scopes.trees import Snapshot, copied, plain
 from prunus.weights import Weight
 
 __all__ = ["Replay", "Seen"]
-
-Path = tuple[int, ...]
 
 
 class _Enough(BaseException):
@@ -34,26 +32,6 @@ class _Enough(BaseException):
 
 class _Anew(BaseException):
     """The pass takes another path than before, after outputs that are no longer kept."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Done:
-    """A call that has finished.
-
-    Attributes:
-        module: what was called.
-        path: the calls that were open around it.
-        key: of its output among what is kept; None where the call must run again each time.
-        children: None for a finished call; for an `nn.Sequential` that is under way, how many of
-            its children have run, and the output is the last one's.
-        inside: ids of the modules whose parameters the output depends on.
-    """
-
-    module: nn.Module
-    path: Path
-    key: int | None
-    children: int | None
-    inside: frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,22 +97,20 @@ class Replay(AbstractContextManager["Replay"]):
         self._device = device
         self._calls = dict(calls)
         self._loose = frozenset(loose)
-        self._keep = Memory() if keep is None else keep
         self._remember = remember
         self._weights = dict(weights)
         self._inside = {id(m): frozenset(id(c) for c in m.modules()) for m in model.modules()}
-        self._chained = frozenset(id(model.get_submodule(name)) for name in chain)
+        chained = frozenset(id(model.get_submodule(name)) for name in chain)
+        self._kept = Kept(Memory() if keep is None else keep, chained)
         self._closed = frozenset(id(model.get_submodule(name)) for name in closed)
         self._finish = finish
         self._enough = False  # all has been seen, and a closed module is finished yet
         self._pausing = frozenset(id(weight.module) for weight in weights.values())
-        self._tapes: list[list[_Done]] = [[] for _ in parts]
-        self._count = 0
-        self._empty: dict[int, Any] = {}
+        self._tapes: list[Tape] = [[] for _ in parts]
         self._stack = ExitStack()
         # of the pass that runs
         self._running = False
-        self._tape: list[_Done] = []
+        self._tape: Tape = []
         self._at = 0
         self._open: Path = ()
         self._again = False  # inside a kept call that runs once more
@@ -163,7 +139,7 @@ class Replay(AbstractContextManager["Replay"]):
     ) -> None:
         self._stack.close()
         for tape in self._tapes:
-            self._forget(tape, 0)
+            self._kept.forget(tape, 0)
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -191,7 +167,7 @@ class Replay(AbstractContextManager["Replay"]):
         clear = not self._loose.isdisjoint(parameters)
         for tape in self._tapes:
             first = next((i for i, done in enumerate(tape) if done.inside & modules), len(tape))
-            self._cut(tape, 0 if clear else first)
+            self._kept.cut(tape, 0 if clear else first)
 
     # -- one pass -------------------------------------------------------------------------------
 
@@ -203,10 +179,10 @@ class Replay(AbstractContextManager["Replay"]):
         self._last = self._found.outputs if outputs else self._found.inputs
         self._seen, self._taken = {}, {}
         if not self._remember:
-            self._forget(self._tape, 0)
+            self._kept.forget(self._tape, 0)
         else:
             inner = (i for i, done in enumerate(self._tape) if done.inside & self._wanted)
-            self._cut_for(self._tape, next(inner, len(self._tape)))
+            self._kept.cut_for(self._tape, next(inner, len(self._tape)))
         self._running = True
         hooks = [
             self._weights[name].module.register_forward_pre_hook(
@@ -228,14 +204,14 @@ class Replay(AbstractContextManager["Replay"]):
         except _Enough:
             return None
         except _Anew:
-            self._forget(self._tape, 0)
+            self._kept.forget(self._tape, 0)
         finally:
             self._running, self._taken = False, {}
             for hook in hooks:
                 hook.remove()
         return self._run(part, names, outputs)
 
-    def _bare(self, done: _Done) -> bool:
+    def _bare(self, done: Done) -> bool:
         """True where the pass can go on inside the model without calling it: it is a chain."""
         model: Any = self.model
         return (
@@ -304,10 +280,10 @@ class Replay(AbstractContextManager["Replay"]):
                 self._at += 1
             elif done.children is None and not self._wants(module):
                 self._at += 1
-                return self._answer_from(done.key)
+                return self._kept.get(done.key)
             elif done.children is None or self._wants(module, done.children):
                 self._again = True  # what is wanted lies inside, so it runs once more
-                self._forget(self._tape, start, start + 1)
+                self._kept.forget(self._tape, start, start + 1)
         before = Snapshot((args, kwargs))
         self._open = (*path, id(module))
         output = original(*args, **kwargs)
@@ -326,7 +302,7 @@ class Replay(AbstractContextManager["Replay"]):
         if before.unchanged and plain(output) and before.apart(output):
             self._record(start, module, path, output, None)
         elif start == self._at or self._tape[start].module is not module:
-            self._tape.insert(start, _Done(module, path, None, None, frozenset()))
+            self._tape.insert(start, Done(module, path, None, None, frozenset()))
             self._at += 1
         return output
 
@@ -344,7 +320,7 @@ class Replay(AbstractContextManager["Replay"]):
         done = self._tape[start] if start < len(self._tape) and not self._again else None
         if done is not None and done.module is module and done.path == path and done.children:
             assert done.key is not None  # a chain that is under way has a value
-            first, value = done.children, self._answer_from(done.key)
+            first, value = done.children, self._kept.get(done.key)
             self._at += 1
         children = _children(module)
         open_ = not self._closed.intersection(self._open)
@@ -361,7 +337,7 @@ class Replay(AbstractContextManager["Replay"]):
 
     # -- what is kept ---------------------------------------------------------------------------
 
-    def _next(self, module: nn.Module, path: Path) -> _Done | None:
+    def _next(self, module: nn.Module, path: Path) -> Done | None:
         """The kept call that comes next; what was kept of another path is forgotten."""
         if self._again or self._at >= len(self._tape):
             return None
@@ -369,9 +345,9 @@ class Replay(AbstractContextManager["Replay"]):
         inner = (*path, id(module))
         if (done.module is module and done.path == path) or done.path[: len(inner)] == inner:
             return done
-        if any(done.key in self._empty for done in self._tape[: self._at]):
+        if self._kept.thinned(self._tape[: self._at]):
             raise _Anew
-        self._forget(self._tape, self._at)
+        self._kept.forget(self._tape, self._at)
         return None
 
     def _record(
@@ -384,41 +360,8 @@ class Replay(AbstractContextManager["Replay"]):
         if children is not None:
             ran = _children(module)[:children]
             inside = frozenset().union(*(self._inside[id(m)] for m in ran))
-        self._forget(self._tape, start, self._at)
-        key = self._count = self._count + 1
-        self._keep.put(key, copied(output))
-        self._tape.insert(start, _Done(module, path, key, children, inside))
-        if id(module) in self._chained:
-            before = (d for d in reversed(self._tape[:start]) if id(d.module) in self._chained)
-            self._thin(next(before, None), path)
+        self._kept.put(self._tape, (start, self._at), module, path, output, children, inside)
         self._at = start + 1
-
-    def _thin(self, done: _Done | None, path: Path) -> None:
-        """Let go of an output that nobody reads again; NaN would tell if somebody did."""
-        if done is None or done.key is None or done.path != path or done.key in self._empty:
-            return
-        self._empty[done.key] = tree_map_only(Tensor, _nothing, self._keep.get(done.key))
-        self._keep.drop(done.key)
-
-    def _cut(self, tape: list[_Done], first: int) -> None:
-        """Forget what comes from `first` on, and all that cannot be gone on from then."""
-        self._forget(tape, first)
-        self._cut_for(tape, len(tape))
-
-    def _cut_for(self, tape: list[_Done], first: int) -> None:
-        """Make sure that the call at `first` can run: what it reads is more than NaN."""
-        left = [i for i, done in enumerate(tape[:first]) if id(done.module) in self._chained]
-        if left and tape[left[-1]].key in self._empty:
-            self._forget(tape, left[0])
-
-    def _answer_from(self, key: int) -> Any:
-        return copied(self._empty[key] if key in self._empty else self._keep.get(key))
-
-    def _forget(self, tape: list[_Done], start: int, end: int | None = None) -> None:
-        for done in tape[start:end]:
-            if done.key is not None and self._empty.pop(done.key, None) is None:
-                self._keep.drop(done.key)
-        del tape[start:end]
 
     def _wants(self, module: nn.Module, children: int | None = None) -> bool:
         """True where a layer that is asked for, and has not been seen, lies inside."""
@@ -439,12 +382,6 @@ class Replay(AbstractContextManager["Replay"]):
                     f"Layer {name!r} is called more often with some inputs than with others, "
                     f"so its inputs cannot be kept. Use inputs='dense', or exclude it."
                 )
-
-
-def _nothing(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.new_full((), torch.nan).expand(tensor.shape)
 
 
 def _children(module: nn.Module) -> list[nn.Module]:
