@@ -1,35 +1,30 @@
 """The methods of the literature as compositions, with their papers."""
 
-from dataclasses import dataclass
-
-from prunus.allocation import ERK, LAMP, Global, LeastVariance, Uniform
+from prunus.allocation import ERK, LAMP, Global, LeastVariance
 from prunus.compensation import LeastSquares
-from prunus.courses import Dynamic, GradientGrowth, Gradual, RandomGrowth
 from prunus.granularity import Blocks, Edge, EdgePerRow, Experts, Node
-from prunus.joint import OBS, EdgePopup, SparseGPT
+from prunus.joint import OBS, SparseGPT
+from prunus.presets.preset import Measured, Preset
+from prunus.presets.training import BEFORE_TRAINING, INSIDE_TRAINING
 from prunus.recipe import Recipe
-from prunus.schedules import AtInit, Refine, Rewinding
+from prunus.schedules import Refine
 from prunus.scores import (
     FPGM,
     OBD,
-    SNIP,
     APoZ,
     BlockCosine,
     BlockGap,
     BNScale,
     Constant,
     Gate,
-    GraSP,
     Magnitude,
     MeanActivation,
-    Movement,
     OBSNode,
     ObsPrice,
     Reap,
     RemovalError,
     Sensitivity,
     Share,
-    SynFlow,
     Taylor,
     Taylor2017,
     ThiNet,
@@ -44,48 +39,7 @@ from prunus.selection import (
     RandomK,
 )
 
-__all__ = ["PRESETS", "Measured", "Preset"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a recipe left of the first layer of a 784-500-500-10 network on MNIST.
-
-    Single weights at 157 of 784 into each output, nodes at 255 of 500; the mean of 5 draws where
-    the recipe draws. Source: docs/which_selector.md, benchmarks/results/which_selector.json.
-
-    Attributes:
-        error: test error in % (dense: 1.69).
-        error_ls: the same with `+ls`.
-        layer_ls: E‖(W − W′)x‖² / E‖Wx‖² with `+ls`; None where it was not measured.
-    """
-
-    error: float
-    error_ls: float
-    layer_ls: float | None = None
-
-    def __str__(self) -> str:
-        layer = "" if self.layer_ls is None else f"; layer {self.layer_ls:.1e}"
-        return f"{self.error:.2f} → {self.error_ls:.2f} %{layer}"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A named recipe and where it comes from.
-
-    Attributes:
-        recipe: the composition.
-        paper: the publication that proposes it.
-        says: what it does, in one line.
-        measured: what it left of one layer, or None.
-        least_squares: False where `+ls` would say nothing: new values do not last.
-    """
-
-    recipe: Recipe
-    paper: str
-    says: str
-    measured: Measured | None = None
-    least_squares: bool = True
+__all__ = ["PRESETS"]
 
 
 UAI = "Acharyya et al. (2021), Statistical mechanical analysis of neural network pruning"
@@ -96,10 +50,6 @@ YE_WU_LIU = (
     "Ye, Wu, Liu (2020), Greedy optimization provably wins the lottery: logarithmic number of "
     "winning tickets is enough"
 )
-ZHU = (
-    "Zhu and Gupta (2018), To prune, or not to prune: exploring the efficacy of pruning for model "
-    "compression"
-)
 
 SIPP = (
     "Baykal et al. (2022), SiPPing neural networks: sensitivity-informed provable pruning of "
@@ -107,7 +57,7 @@ SIPP = (
 )
 PFP = "Liebenwein et al. (2020), Provable filter pruning for efficient neural networks"
 
-PRESETS: dict[str, Preset] = {
+SCORED: dict[str, Preset] = {
     "random-edge": Preset(
         Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK()),
         UAI,
@@ -271,43 +221,9 @@ PRESETS: dict[str, Preset] = {
         "derived in docs/second_order.md; LeCun, Denker, Solla (1989), Optimal brain damage",
         "nodes of all layers whose removal raises the loss most, to second order; no labels",
     ),
-    "random-init": Preset(
-        Recipe(
-            score=Constant(),
-            allocation=Uniform(minimum=0),
-            selection=RandomK(),
-            schedule=AtInit(),
-        ),
-        "Yang et al. (2025), Random pruning over-parameterized neural networks can improve "
-        "generalization: a training dynamics analysis (arXiv 2301.00335, 2023)",
-        "before training: weights of each layer drawn uniformly, nested over densities",
-    ),
-    "snip": Preset(
-        Recipe(score=SNIP(), allocation=Global(minimum=0), schedule=AtInit()),
-        "Lee et al. (2019), SNIP: single-shot network pruning based on connection sensitivity",
-        "before training: largest |weight · gradient| of all layers",
-    ),
-    "grasp": Preset(
-        Recipe(score=GraSP(), allocation=Global(minimum=0), schedule=AtInit()),
-        "Wang et al. (2020), Picking winning tickets before training by preserving gradient flow",
-        "before training: largest weight · (Hessian · gradient) of all layers",
-    ),
-    "synflow": Preset(
-        Recipe(score=SynFlow(), allocation=Global(minimum=0), schedule=AtInit(rounds=100)),
-        "Tanaka et al. (2020), Pruning neural networks without any data by iteratively "
-        "conserving synaptic flow",
-        "before training, without labels: most flow along paths, in 100 rounds",
-    ),
-    "edge-popup": Preset(
-        Recipe(
-            score=Constant(),
-            allocation=Uniform(minimum=0),
-            selection=EdgePopup(),
-            schedule=AtInit(),
-        ),
-        "Ramanujan et al. (2020), What's hidden in a randomly weighted neural network?",
-        "a subnetwork of random weights that does without training, searched by gradients",
-    ),
+}
+
+DRAWN_AND_ELIMINATED: dict[str, Preset] = {
     "sipp": Preset(
         Recipe(score=Share(), allocation=Global()),
         SIPP,
@@ -379,59 +295,9 @@ PRESETS: dict[str, Preset] = {
         "one sweep over the columns that prunes and makes up for it to the right",
         Measured(1.94, 1.78, 8.7e-3),
     ),
-    "lottery": Preset(
-        Recipe(allocation=Global(), schedule=Rewinding(rounds=5)),
-        "Frankle and Carbin (2019), The lottery ticket hypothesis: finding sparse, trainable "
-        "neural networks",
-        "largest weights of all layers, in 5 rounds, each trained from the initial weights",
-        least_squares=False,
-    ),
-    "gradual": Preset(
-        Recipe(allocation=Global(), schedule=Gradual()),
-        ZHU,
-        "inside training: largest weights of all layers, ever fewer",
-    ),
-    "gradual-layer": Preset(
-        Recipe(schedule=Gradual()),
-        ZHU,
-        "inside training: largest weights of each layer, ever fewer; the published form",
-    ),
-    "set": Preset(
-        Recipe(
-            score=Constant(),
-            allocation=ERK(),
-            selection=RandomK(),
-            schedule=Dynamic(grow=RandomGrowth()),
-        ),
-        "Mocanu et al. (2018), Scalable training of artificial neural networks with adaptive "
-        "sparse connectivity inspired by network science",
-        "inside training, sparse throughout: smallest weights give way to others at random",
-    ),
-    "rigl": Preset(
-        Recipe(
-            score=Constant(),
-            allocation=ERK(),
-            selection=RandomK(),
-            schedule=Dynamic(grow=GradientGrowth()),
-        ),
-        "Evci et al. (2020), Rigging the lottery: making all tickets winners",
-        "inside training, sparse throughout: smallest weights give way to those of largest "
-        "gradient",
-    ),
-    "movement": Preset(
-        Recipe(score=Movement(), schedule=Gradual(soft=True)),
-        "Sanh, Wolf, Rush (2020), Movement pruning: adaptive sparsity by fine-tuning",
-        "inside fine-tuning: weights of each layer that training moves away from zero",
-    ),
-    "soft-filter": Preset(
-        Recipe(
-            granularity=Node(),
-            score=Magnitude(side="producer", reduction="l2"),
-            schedule=Gradual(start=0.0, soft=True),
-        ),
-        "He et al. (2018), Soft filter pruning for accelerating deep convolutional neural networks",
-        "inside training: filters of largest L2 norm; removed ones learn on and may come back",
-    ),
+}
+
+WHOLE_PARTS: dict[str, Preset] = {
     "block-cosine": Preset(
         Recipe(granularity=Blocks(), score=BlockCosine()),
         "Men et al. (2024), ShortGPT: layers in large language models are more redundant than you "
@@ -449,4 +315,13 @@ PRESETS: dict[str, Preset] = {
         "Lasby et al. (2025), REAP the experts: why pruning prevails for one-shot MoE compression",
         "whole experts of mixture layers whose gated outputs are small where they are used",
     ),
+}
+
+# In the order in which they are listed.
+PRESETS: dict[str, Preset] = {
+    **SCORED,
+    **BEFORE_TRAINING,
+    **DRAWN_AND_ELIMINATED,
+    **INSIDE_TRAINING,
+    **WHOLE_PARTS,
 }
