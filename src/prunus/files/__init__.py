@@ -7,7 +7,16 @@ hours and takes its name at the end; `LineFile` appends. All else in prunus writ
 
 from prunus.files.folder import Saving, named_parts, read_folder, saving, write_folder
 from prunus.files.growing import Growing, growing
-from prunus.files.lines import LineFile, Row, Rows, named_numbers, numbers, row_text, whole_lines
+from prunus.files.lines import (
+    KnownRow,
+    LineFile,
+    Row,
+    Rows,
+    named_numbers,
+    numbers,
+    row_text,
+    whole_lines,
+)
 from prunus.files.lock import locked
 from prunus.files.single import make_folder, new_file, write_bytes, write_text
 from prunus.files.stream import Patient, open_closed
@@ -15,6 +24,7 @@ from prunus.files.whole import Scratch, new_folder
 
 __all__ = [
     "Growing",
+    "KnownRow",
     "LineFile",
     "Patient",
     "Row",

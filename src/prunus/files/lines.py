@@ -12,11 +12,14 @@ from typing import Any, Self
 from prunus.files.lock import Handle, held, is_at
 from prunus.files.single import make_folder, sync_folder
 
-__all__ = ["LineFile", "Row", "Rows", "named_numbers", "numbers", "row_text", "whole_lines"]
+__all__ = [
+    "KnownRow", "LineFile", "Row", "Rows", "named_numbers", "numbers", "row_text", "whole_lines",
+]  # fmt: skip
 
 # One flat record: text, numbers and lists by name. Which of them a name holds, its maker says.
 Row = dict[str, Any]
-Rows = Sequence[Mapping[str, Any]]  # to be read
+KnownRow = Mapping[str, Any]  # to be read
+Rows = Sequence[KnownRow]
 
 _NAMES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from prunus.files import write_bytes, write_text
+from prunus.files import KnownRow, Rows, write_bytes, write_text
 from prunus.report.curves import FEW
 from prunus.report.figure import require
 from prunus.report.grid_charts import critical_difference, pareto_chart, scores_chart
@@ -16,7 +16,6 @@ from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table
 
 __all__ = ["grid_page", "latex_table", "markdown_table", "pivot", "write_static"]
 
-Row = Mapping[str, Any]
 COSTS = {"parameters": "parameters", "macs": "multiply-adds per sample", "bytes": "bytes stored",
          "latency": "median latency (s)"}  # fmt: skip
 LATEX = {"\\": r"\textbackslash ", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "±": r"$\pm$"}
@@ -46,19 +45,19 @@ class Findings(Protocol):
     @property
     def level(self) -> float: ...
     @property
-    def methods(self) -> Sequence[Row]: ...
+    def methods(self) -> Rows: ...
     @property
-    def baselines(self) -> Sequence[Row]: ...
+    def baselines(self) -> Rows: ...
     @property
-    def differences(self) -> Sequence[Row]: ...
+    def differences(self) -> Rows: ...
     @property
-    def ranks(self) -> Row: ...
+    def ranks(self) -> KnownRow: ...
     @property
-    def shrinkbench(self) -> Sequence[Row]: ...
+    def shrinkbench(self) -> Rows: ...
     @property
-    def failures(self) -> Sequence[Row]: ...
+    def failures(self) -> Rows: ...
     @property
-    def facts(self) -> Sequence[Row]: ...
+    def facts(self) -> Rows: ...
     @property
     def says(self) -> Sequence[str]: ...
 
@@ -293,7 +292,7 @@ def _file(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text).strip("-")
 
 
-def _slim(row: Row) -> dict[str, Any]:
+def _slim(row: KnownRow) -> dict[str, Any]:
     keep = ("task", "schedule", "recipe", "density", "budget", "mean", "low", "high", "seeds")
     slim = {k: row[k] for k in keep} | {c: row[c] for c in COSTS if row.get(c) is not None}
     slim |= {f"front_{c}": row[f"front_{c}"] for c in COSTS if row.get(c) is not None}
@@ -302,7 +301,7 @@ def _slim(row: Row) -> dict[str, Any]:
     return slim
 
 
-def _method(row: Row) -> dict[str, Any]:
+def _method(row: KnownRow) -> dict[str, Any]:
     hidden = ("budget", "latency") if row["density"] is not None else ("density", "latency")
     shown = {k: v for k, v in row.items() if k not in hidden and not k.startswith("front_")}
     if row.get("latency") is not None:
@@ -310,7 +309,7 @@ def _method(row: Row) -> dict[str, Any]:
     return shown
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: KnownRow) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != ("budget" if row["density"] else "density")}
 
 
@@ -362,7 +361,7 @@ def _ranks(found: Findings) -> list[Any]:
     ]
 
 
-def _link(name: str, rows: Sequence[Row]) -> str:
+def _link(name: str, rows: Rows) -> str:
     encoded = base64.b64encode(table_csv(rows).encode()).decode()
     return (
         f'<a class="csv" download="{name}.csv" href="data:text/csv;charset=utf-8;base64,{encoded}">'

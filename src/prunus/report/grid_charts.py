@@ -5,12 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.files import KnownRow, Rows
 from prunus.report.curves import GREY, ends, span
 from prunus.report.figure import PALETTE
 
 __all__ = ["critical_difference", "pareto_chart", "scores_chart"]
 
-Row = Mapping[str, Any]
 HEIGHT = 380  # pixels of a chart on the page
 LEGEND = {"orient": "bottom", "columns": 3, "labelLimit": 260, "symbolOpacity": 1}
 FILTER = (
@@ -20,7 +20,7 @@ FILTER = (
 )
 
 
-def _bound(*names: str, rows: Sequence[Row], static: bool) -> list[dict[str, Any]]:
+def _bound(*names: str, rows: Rows, static: bool) -> list[dict[str, Any]]:
     first = rows[0] if rows else {}
     params = []
     for name in names:
@@ -34,7 +34,7 @@ def _bound(*names: str, rows: Sequence[Row], static: bool) -> list[dict[str, Any
     return params
 
 
-def _colour(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
+def _colour(rows: Rows, best: Sequence[str] = ()) -> dict[str, Any]:
     """A colour for every recipe; with `best`, for these alone, and grey for the others."""
     names = sorted({str(r["recipe"]) for r in rows})
     colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
@@ -52,7 +52,7 @@ def _colour(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _shape(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
+def _shape(rows: Rows, best: Sequence[str] = ()) -> dict[str, Any]:
     """Colours repeat after eight recipes; shapes tell those apart."""
     if best:
         return {"value": "circle"}
@@ -63,7 +63,7 @@ def _shape(rows: Sequence[Row], best: Sequence[str] = ()) -> dict[str, Any]:
     return {"field": "recipe", "type": "nominal", "title": None, "legend": LEGEND, "scale": scale}
 
 
-def _spec(rows: Sequence[Row], layers: list[dict[str, Any]], static: bool) -> dict[str, Any]:
+def _spec(rows: Rows, layers: list[dict[str, Any]], static: bool) -> dict[str, Any]:
     single = {"name": "single", "select": {"type": "point", "fields": ["recipe"]}, "bind": "legend"}
     layers[0]["params"] = [single]
     size: dict[str, Any] = {"width": 560, "height": 360}
@@ -91,13 +91,13 @@ def _tips(*fields: str) -> list[dict[str, Any]]:
 
 
 def _points(
-    rows: Sequence[Row],
-    x: Row,
-    y: Row,
+    rows: Rows,
+    x: KnownRow,
+    y: KnownRow,
     which: str,
     filled: bool,
     tips: Sequence[str],
-    before: Sequence[Row] = (),
+    before: Rows = (),
     best: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The points for which the expression `which` holds."""
@@ -116,7 +116,7 @@ def _points(
 
 
 def scores_chart(
-    rows: Sequence[Row], words: str, static: bool = False, best: Sequence[str] = ()
+    rows: Rows, words: str, static: bool = False, best: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Scores against density with intervals; hollow points do not beat every null baseline.
 
@@ -178,11 +178,11 @@ def _behind(line: dict[str, Any], best: Sequence[str]) -> list[dict[str, Any]]:
     return [{**line, "transform": [{"filter": f"{chief} {sign} 0"}]} for sign in ("<", ">=")]
 
 
-def _place(row: Row) -> str:
+def _place(row: KnownRow) -> str:
     return f"{row['task']} / {row['schedule']}"
 
 
-def _spans(rows: Sequence[Row], *, log: bool) -> dict[str, list[float]]:
+def _spans(rows: Rows, *, log: bool) -> dict[str, list[float]]:
     """The vertical axis of each task and schedule, from end to end."""
     found: dict[str, list[float]] = {}
     for place in dict.fromkeys(map(_place, rows)):
@@ -194,7 +194,11 @@ def _spans(rows: Sequence[Row], *, log: bool) -> dict[str, list[float]]:
 
 
 def _names(
-    rows: Sequence[Row], x: Row, y: Row, best: Sequence[str], spans: Mapping[str, Sequence[float]]
+    rows: Rows,
+    x: KnownRow,
+    y: KnownRow,
+    best: Sequence[str],
+    spans: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
     """Each name beside the end of its curve, moved up or down from its neighbours."""
     labels = []
@@ -217,7 +221,7 @@ def _names(
     }  # fmt: skip
 
 
-def pareto_chart(rows: Sequence[Row], words: str, best: Sequence[str] = ()) -> dict[str, Any]:
+def pareto_chart(rows: Rows, words: str, best: Sequence[str] = ()) -> dict[str, Any]:
     """Scores against the chosen cost; filled points are on the front, which a line joins."""
     x = {"field": "cost", "type": "quantitative", "title": "cost after pruning",
          "scale": {"type": "log", "nice": False, "padding": 10},
@@ -244,7 +248,7 @@ def pareto_chart(rows: Sequence[Row], words: str, best: Sequence[str] = ()) -> d
     return _spec(rows, [front, *points], False)
 
 
-def critical_difference(ranks: Row) -> str:
+def critical_difference(ranks: KnownRow) -> str:
     """A line per recipe, best on top, a dot at its rank; bars join those not told apart."""
     rows, cliques = ranks["recipes"], ranks["cliques"]
     left, right, top, step = 250.0, 720.0, 34.0, 20.0

@@ -1,15 +1,15 @@
 """What docs/node_selection.md and the papers say of greedy subnetworks, judged on measured rows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from prunus.bench.statistics.intervals import t_interval
+from prunus.files import Rows
 
 __all__ = ["claims", "judged"]
 
-Row = Mapping[str, Any]
 Numbers = Mapping[int, float]  # by seed
 Claim = tuple[str, Numbers, float, float]  # the statement, and between what its number lies
 
@@ -37,7 +37,7 @@ def judged(values: Numbers, low: float = -math.inf, high: float = math.inf) -> t
 class _Measured:
     """Rows by what they are of."""
 
-    rows: Sequence[Row]
+    rows: Rows
     network: str
 
     def of(self, layer: str, rule: str, count: float, measure: str) -> Numbers:
@@ -138,7 +138,7 @@ def _of_networks(m: _Measured, net: str, density: float) -> list[Claim]:
     return found
 
 
-def claims(rows: Sequence[Row], network: str) -> list[dict[str, str]]:
+def claims(rows: Rows, network: str) -> list[dict[str, str]]:
     """Each statement with its number and a verdict."""
     m = _Measured(rows, network)
     layers = list(dict.fromkeys(r["layer"] for r in rows if r["layer"] != "all"))
