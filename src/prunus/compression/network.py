@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from prunus.hints import Batch
 from prunus.modes import copied
-from prunus.parts import NODES
 from prunus.result import LayerResult, Pruned
 from prunus.surgery.attributes import bare_widths
 from prunus.surgery.following import told
@@ -52,7 +51,7 @@ class Network:
 def network_of(pruned: Pruned, example: Batch = None) -> Network:
     """The network of a pruning: for nodes and experts the compact one."""
     removal = removal_of(pruned.recipe.granularity)
-    compact = pruned.recipe.units == NODES or (removal is not None and removal.resizes)
+    compact = pruned.recipe.granularity.shrinks and (removal is None or removal.resizes)
     model = pruned.compact(example) if compact else pruned.model
     parameters = dict(model.named_parameters())
     weights: dict[str, tuple[str, ...]] = {}

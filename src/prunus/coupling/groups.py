@@ -11,6 +11,7 @@ from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import RAW_USES, LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
 from prunus.coupling.weights import computed_weights
+from prunus.views import holds_width
 
 __all__ = ["UNUSED", "groups_of"]
 
@@ -185,7 +186,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
 def _writes_widths(model: nn.Module, parameter: str) -> bool:
     """Whether torch holds what a raw parameter makes and reads against a number of its own."""
     owner = model.get_submodule(parameter.rpartition(".")[0])
-    return isinstance(owner, nn.MultiheadAttention)  # its `embed_dim` is the stream's width too
+    return holds_width(owner)
 
 
 class _Heads:

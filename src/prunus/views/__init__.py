@@ -1,7 +1,14 @@
 """Weights of modules as matrices: which a module has, their order, and their input vectors."""
 
 from prunus.views.convolution import ConvView, batched
-from prunus.views.known import VIEWS, known_exactly, matrices_of, register_view, view_of
+from prunus.views.known import (
+    VIEWS,
+    holds_width,
+    known_exactly,
+    matrices_of,
+    register_view,
+    view_of,
+)
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Inputs, Matrix, ModuleView, Unclear, View, first_argument
 from prunus.views.transposed import TransposedConvView
@@ -18,6 +25,7 @@ __all__ = [
     "View",
     "batched",
     "first_argument",
+    "holds_width",
     "known_exactly",
     "matrices_of",
     "register_view",

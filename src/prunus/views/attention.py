@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class AttentionView:
     itself; between two sequences the projections of keys and values read another one. What the
     output projection reads is worked out once more, with the unit matrix in its place.
     """
+
+    holds_width: ClassVar[bool] = True  # `embed_dim`, which torch holds its inputs against
 
     def matrices(self, module: nn.MultiheadAttention) -> Sequence[Matrix]:
         bias = None if module.in_proj_bias is None else "in_proj_bias"

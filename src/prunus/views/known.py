@@ -12,7 +12,7 @@ from prunus.views.protocol import Matrix, ModuleView, View
 from prunus.views.recurrent import CellView, RecurrentView
 from prunus.views.transposed import TransposedConvView
 
-__all__ = ["VIEWS", "known_exactly", "matrices_of", "register_view", "view_of"]
+__all__ = ["VIEWS", "holds_width", "known_exactly", "matrices_of", "register_view", "view_of"]
 
 VIEWS: dict[type, View | ModuleView] = {
     nn.Linear: LinearView(),
@@ -90,6 +90,11 @@ def known_exactly(module: nn.Module) -> bool:
     ours = kind in OURS and VIEWS.get(kind) is OURS[kind]
     foreign = kind not in VIEWS and _foreign(kind) is not None
     return (ours or foreign) and "forward" not in vars(module)
+
+
+def holds_width(module: nn.Module) -> bool:
+    """Whether a module's class keeps its inputs' width as a number of its own, as a view says."""
+    return any(getattr(VIEWS.get(kind), "holds_width", False) for kind in type(module).__mro__)
 
 
 def view_of(module: nn.Module) -> View | None:

@@ -236,7 +236,7 @@ def baselines(cell: Cell) -> Mapping[str, Cell]:
         name = resolve(bare)[0]
         label = name if not name.startswith("recipe-") else f"{cell.label}, not compensated"
         found["no-compensation"] = replace(cell, label=label, recipe=repr(bare))
-    if rewound_to(schedule) is not None and recipe.granularity.units != NODES:
+    if rewound_to(schedule) is not None and not recipe.granularity.shrinks:
         for role in CONTROLS:
             found[role] = replace(cell, label=f"{cell.label}, {role}", role=role)
     if cell.schedule == "retrain":

@@ -17,7 +17,6 @@ from prunus.bench.grid.yaml_text import NoYaml, read_yaml
 from prunus.budget import Budget, Plan, densities_of
 from prunus.calibration.select import matching, prunable
 from prunus.check import unknown
-from prunus.parts import NODES
 from prunus.reading import text_of
 from prunus.weights import Weight
 
@@ -86,7 +85,7 @@ def _unfit(grid: Grid) -> list[str]:
     by_layer = [target for target in targets if not isinstance(target, Budget)]
     if grid.layers is None and grid.exclude is None and not by_layer:
         return mistakes
-    edges = not all(recipe_of(m.recipe).granularity.units == NODES for m in grid.recipes)
+    edges = not all(recipe_of(m.recipe).granularity.shrinks for m in grid.recipes)
     for name in grid.tasks:
         fresh = fresh_model(task(name), 0)
         weights, refused = prunable(fresh, asked=grid.layers is not None)

@@ -27,7 +27,7 @@ from prunus.cost import Latency, measure_latency
 from prunus.courses import Static
 from prunus.engine.prune import prune
 from prunus.guarantee import certify
-from prunus.parts import EDGES, NODES
+from prunus.parts import NODES
 from prunus.presets import recipes
 from prunus.recipe import Recipe
 from prunus.result import Pruned
@@ -93,9 +93,9 @@ def _prune(
         return pruned_inside(chosen, data, cell, model, method, target, teacher)
     source: Any = batches_of(data, cell.settings.calibration, draw_of(cell))
     # A calibration traces for nodes on the device where it was made.
-    fits = cell.settings.device == "cpu" or method.granularity.units != NODES
+    fits = cell.settings.device == "cpu" or not method.granularity.needs_example
     fits = fits and not method.selection.network  # a search reads the samples themselves
-    fits = fits and method.units in (EDGES, NODES)  # so do scores of blocks and experts
+    fits = fits and not method.granularity.needs_batches  # so do scores of blocks and experts
     if fits and not from_start and method.inputs == "dense" and len(steps_of(schedule)) == 1:
         statistics = combined(["gram", *method.statistics])
         source = calibration_of(
@@ -239,7 +239,7 @@ def _latency(pruned: Pruned, data: Dataset) -> dict[str, Any]:
     before, after = timed.cost_before.latency, timed.cost_after.latency
     assert before is not None  # `measured` sets both
     assert after is not None
-    return _timings(before, after, compact=pruned.recipe.granularity.units == NODES)
+    return _timings(before, after, compact=pruned.recipe.granularity.shrinks)
 
 
 def _timings(dense: Latency, small: Latency, *, compact: bool) -> dict[str, Any]:
