@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prunus.coding.layer import read_stream, write_stream
 from prunus.coding.masks import CODERS, best
 from prunus.coding.rans import ONE, Decoder, Encoder
-from reference.rans import encode, rows_frequencies
+from reference.rans import context_bits, encode, rows_frequencies
 
 names = pytest.mark.parametrize("name", list(CODERS))
 
@@ -117,6 +117,23 @@ def test_neighbours_pay_where_masks_have_them():
     same = "columns" + name.removeprefix("context")
     assert CODERS[same].cost(mask.T) == CODERS[name].cost(mask)
     assert CODERS["rows"].cost(mask) > 0.9 * alone
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("kind", ["every other line", "bursts", "by column"])
+def test_lines_are_coded_by_their_definition(kind, slow):
+    """Bits as spent; whole numbers of 14 bits, and contexts at an edge, move them a little."""
+    rng = np.random.default_rng(4)
+    density = {
+        "every other line": 0.2,
+        "bursts": np.where(np.arange(48) % 12 < 6, 0.3, 0.02)[:, None],
+        "by column": 0.5 * rng.random(96) ** 2,
+    }[kind]
+    mask = rng.random((48, 96)) < density
+    if kind == "every other line":
+        mask[2:] = np.resize(mask[:2], (46, 96))
+    found = CODERS["context-slow" if slow else "context"].cost(mask)
+    assert found == pytest.approx(context_bits(mask.astype(int).tolist(), slow=slow), rel=0.005)
 
 
 def test_many_short_lines_are_coded_along_the_long_side():

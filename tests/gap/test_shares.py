@@ -122,6 +122,22 @@ def test_draws_with_replacement_violate_bernstein_no_more_often_than_said(draws,
     assert abs(values.mean() - terms.sum()) < 4 * values.std() / math.sqrt(2000)
 
 
+@pytest.mark.parametrize(("odds", "weights"), [(0.5, 1), (0.2, 3), (0.9, 4)])
+def test_at_the_error_of_a_draw_bernsteins_tails_add_up_to_delta(odds, weights):
+    """Both tails of every sum: two signs of the weights, two of the inputs, in every row.
+
+    One weight of each sign may have the whole of its sum, so that a term is at most
+    b = max(1/π − 1, 1) and the variance at most v = 1/π − 1.
+    """
+    delta, rows = 0.05, 3
+    weight = torch.ones(rows, weights, dtype=torch.float64)
+    found = drawn_error(torch.full_like(weight, odds), torch.ones_like(weight), weight, delta)
+    spread, term = 1 / odds - 1, max(1 / odds - 1, 1.0)
+    for eps in found.tolist():
+        tail = math.exp(-(eps**2) / 2 / (spread + term * eps / 3))
+        assert rows * 2 * 2 * 2 * tail == pytest.approx(delta)
+
+
 def test_chernoff_is_the_exact_binomial_tail_where_draws_are_all_or_nothing():
     """Draws worth S z with probability 1/S: the tail of a binomial, never above δ."""
     from scipy import stats

@@ -265,6 +265,16 @@ def test_draws_by_sign_are_unbiased_and_vary_less_than_one_draw_of_both():
     assert spread[True] < 0.5 * spread[False]
 
 
+@pytest.mark.parametrize(("kept", "first"), [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3), (6, 4)])
+def test_strata_keep_the_nearest_whole_number_to_what_is_expected(kept, first):
+    """Five of eight equal units: 5/8 of those kept, and no side with scores stays empty."""
+    side = torch.arange(8) < 5
+    odds, own = by_strata(torch.ones(8, dtype=torch.float64), kept, side, smallest=0.0)
+    assert own == first
+    assert float(odds[side].sum()) == pytest.approx(first)
+    assert float(odds[~side].sum()) == pytest.approx(kept - first)
+
+
 def test_strata_by_sign_need_units_with_a_sign():
     for granularity in (Node(), NM(2, 4)):
         with pytest.raises(ValueError, match="draws positive and negative weights apart, so"):
