@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from prunus.compensation import COMPENSATIONS, LeastSquares, least_squares, output_error
 from prunus.compensation.conjugate import NotDefinite, conjugate_gradients, costs_less
+from prunus.compensation.descent import System, descend
 from prunus.compensation.exact import cost_of, solve_exactly
 from prunus.granularity import NM
 from prunus.layer import Layer
@@ -228,3 +229,46 @@ def test_float32_weights_on_one_row_and_one_input():
             best = least_squares(w, x.T @ x / 50, mask, solver="cholesky")
             assert fit.weight.dtype == torch.float32
             torch.testing.assert_close(fit.after, best.after, rtol=1e-3, atol=1e-12)
+
+
+@pytest.fixture(params=[False, True], ids=["single", "half"])
+def half(request, monkeypatch):
+    """Steps in single precision, and in half whether or not this processor is quick at it."""
+    module = importlib.import_module("prunus.compensation.descent")
+    monkeypatch.setattr(module, "multiplies_half", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_either_precision_reaches_the_bound_and_says_no_less_than_is_true(kind, rtol, half):
+    _, w, gram, mask = case(kind, 60, 0.5, 11, rows=80)
+    assert (System.of(gram + torch.eye(60, dtype=F64), 1.0).half is not None) == half
+    fit = least_squares(w, gram, mask, solver="cg", rtol=rtol)
+    best = least_squares(w, gram, mask, solver="cholesky")
+    reached, least = objective(fit, w, gram, mask), objective(best, w, gram, mask)
+    rounding = 1e-12 * (w.square() @ gram.diagonal())
+    assert (reached - least <= fit.excess + rounding).all()
+    assert fit.excess.sum() <= rtol * reached.sum() + rounding.sum()
+    assert (reached <= fit.before + rounding).all()
+
+
+def test_what_the_steps_leave_is_what_they_say_whatever_they_multiply_in(half):
+    """Half precision alone would end where its recurrence, not the residual, is small."""
+    _, w, gram, mask = case("tame", 60, 0.5, 12, rows=80)
+    matrix = gram / gram.diagonal().mean() + 1e-3 * torch.eye(60, dtype=F64)
+    system, removed = System.of(matrix, 1e-3), 1 - mask.to(F64)
+    rest, none = -w * removed, torch.zeros(80, dtype=F64)
+    floor = torch.full((80,), 1e-6, dtype=F64)
+    found = descend(system, rest, removed, none, floor, 1e-8)
+    x = found.x.double()
+    left = (rest - (x * system.scale) @ system.inverse) * removed
+    assert ((left @ matrix) * left).sum() <= floor.sum()
+    assert ((rest @ matrix) * rest).sum() > 1e6 * floor.sum()
+    exact = (x * system.scale) @ system.inverse * system.scale
+    torch.testing.assert_close(found.product.double(), exact, rtol=1e-4, atol=1e-4)
+    assert (found.x[mask] == 0).all()
+
+
+def test_a_matrix_without_a_factor_has_no_system():
+    assert System.of(torch.diag(torch.tensor([1.0, -1.0], dtype=F64)), 1e-8) is None

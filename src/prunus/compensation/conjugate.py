@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prunus.compensation.descent import System, descend
+
 __all__ = ["Conjugate", "NotDefinite", "conjugate_gradients", "costs_less"]
 
 ROUNDING = 1e-12  # of a row's output power: excess below this is rounding and not asked for
-STEPS = 40  # in single precision between two looks in double precision, at most
-PACE = 10  # of these, in which the rest must fall to a quarter
-ROUNDS = 6  # of these
+ROUNDS = 6  # of steps in low precision, with a look in double precision after each
 LATER_STEPS = 100  # on the kept weights, for rows that the removed ones did not serve
 PRODUCTS = 30  # products with A or P that "auto" reckons with
 ENTRIES = 2**20  # of a block of rows that is worked on at once
@@ -74,8 +74,8 @@ def conjugate_gradients(
     of a vector that is known. Steps on the kept weights are bounded by Gauss–Radau quadrature with
     the node 1, below which P_SS A_SS has no eigenvalue.
 
-    Steps on the removed weights take single precision; residuals, bounds and J are double, and
-    what single precision leaves in δ is part of the bound.
+    Steps on the removed weights (`descend`) take half or single precision; the residual and J of
+    the δ that comes out are double, and what the lower precision leaves in it is part of the bound.
 
     Args:
         gram: G, float64.
@@ -104,11 +104,9 @@ def conjugate_gradients(
     damping, before, power = damping / unit, before / unit, power / unit
     matrix, target = gram / unit, target / unit
     matrix.diagonal().add_(damping)
-    factor, fault = torch.linalg.cholesky_ex(matrix)
-    if int(fault) != 0:
+    system = System.of(matrix, damping)
+    if system is None:
         raise NotDefinite(f"no factor with damping {damping:.3g}")
-    system = _System.of(matrix, torch.cholesky_inverse(factor), damping)
-    del factor
     change = torch.zeros_like(target)
     bound, reached = torch.zeros_like(before), before.clone()
     met = torch.ones_like(before, dtype=torch.bool)
@@ -134,31 +132,13 @@ def conjugate_gradients(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _System:
-    """A and its inverse, in double precision and scaled in single."""
-
-    matrix: Tensor
-    inverse: Tensor
-    damping: float
-    scale: Tensor  # diag(P)^-½
-    unit: Tensor  # P with a unit diagonal, float32
-    single: Tensor  # A, float32
-
-    @classmethod
-    def of(cls, matrix: Tensor, inverse: Tensor, damping: float) -> "_System":
-        scale = inverse.diagonal().rsqrt()
-        unit = (inverse * scale[:, None] * scale).to(torch.float32)
-        return cls(matrix, inverse, damping, scale, unit, matrix.to(torch.float32))
-
-
 class _Block:
     """Rows that are solved together."""
 
     def __init__(
         self,
         *,
-        system: _System,
+        system: System,
         target: Tensor,
         inside: Tensor,
         before: Tensor,
@@ -194,83 +174,64 @@ class _Block:
 
     def on_removed(self, lost: Tensor | None) -> None:
         """Steps on P_RR q = −(bP)_R until the bound is met or no longer falls by four a round."""
-        a, p = self.system.matrix, self.system.inverse
+        a, p, scale = self.system.matrix, self.system.inverse, self.system.scale
         if lost is None:
             lost = self.whole @ p
             self.products += 1
         removed = 1 - self.inside
         # What the dual has in hand at q = 0: the value of J for the best weights on all inputs.
         dual = self.before - (self.whole * lost).sum(1)
-        multiplier = torch.zeros_like(lost)
-        found = lost
+        rest, multiplier, value = -lost * removed, torch.zeros_like(lost), dual
         last = torch.inf
-        for turn in range(ROUNDS + 1):
-            if turn:
-                found = lost + multiplier @ p
-                self.products += 1
-            rest = -found * removed
-            if turn:
-                kept = found * self.inside
-                residual = (self.target - kept @ a) * self.inside
-                pushed = rest @ a
-                self.products += 2
-                self._take(kept, residual, self._leftover(rest, pushed, residual))
-                reached = float(self.bound.sum())
-                if bool(self.met.all()) or turn == ROUNDS or not reached < last / 4:
-                    return
-                last = reached
-                value = dual + (multiplier * (rest - lost * removed)).sum(1)
-            else:
-                value = dual
-            step = self._steps(rest, removed, value)
-            multiplier = multiplier + step
+        for turn in range(ROUNDS):
+            found = descend(self.system, rest, removed, value, self.floor, self.rtol)
+            self.products += found.products
+            multiplier = multiplier + found.x.to(lost.dtype) * scale
+            # A first δ in single precision serves: what that leaves in it is part of the bound.
+            whole = lost + (multiplier @ p if turn else found.product.to(lost.dtype) / scale)
+            rest, kept = -whole * removed, whole * self.inside
+            residual = (self.target - kept @ a) * self.inside
+            self.products += 2
+            self._take(kept, residual, self._leftover(rest, residual, exact=turn > 0))
+            reached = float(self.bound.sum())
+            if bool(self.met.all()) or not reached < last / 4:
+                return
+            last = reached
+            value = dual + (multiplier * (rest - lost * removed)).sum(1)
 
-    def _leftover(self, rest: Tensor, pushed: Tensor, residual: Tensor) -> Tensor:
-        """‖c‖²_A of a c with (Ac)_S the residual: ρ, and P_SS times what rounding left."""
-        bound = (pushed * rest).sum(1).clamp_min(0)
+    def _leftover(self, rest: Tensor, residual: Tensor, *, exact: bool) -> Tensor:
+        """‖c‖²_A of a c with (Ac)_S the residual: ρ, and P_SS times what rounding left.
+
+        Where the product ρA is not `exact`, what it is off by on S is known, and allowed for on R.
+        """
+        system = self.system
+        if exact:
+            pushed = rest @ system.matrix
+        else:
+            pushed = (rest.to(torch.float32) @ system.single).to(rest.dtype)
         stray = (residual + pushed) * self.inside
-        size = stray.square().sum(1) / self.system.damping
+        bound = (pushed * rest).sum(1).clamp_min(0)
+        self.products += 1
+        if not exact:
+            bound = bound + rest.norm(dim=1) * stray.norm(dim=1)
+        size = stray.square().sum(1) / system.damping
         if bool((size > 1e-2 * bound + self.floor).any()):
-            size = torch.minimum(size, ((stray @ self.system.inverse) * stray).sum(1).clamp_min(0))
-            self.products += 1
+            size = torch.minimum(size, self._by_inverse(stray, exact=exact))
         return (bound.sqrt() + size.sqrt()).square()
 
-    def _steps(self, rest: Tensor, removed: Tensor, value: Tensor) -> Tensor:
-        """Conjugate gradients on the scaled P_RR in single precision, from zero."""
-        scale, unit = self.system.scale, self.system.unit
-        outside = removed.to(torch.float32)
-        weigh = (self.system.matrix.diagonal() / scale.square()).to(torch.float32)
-        back = (1 / scale).to(torch.float32)
-        r = (rest * scale).to(torch.float32)
-        x, d = torch.zeros_like(r), r
-        rr = r.square().sum(1)
-        ratio = 1.0  # of ρAρ to its diagonal part, as last seen
-        seen = torch.inf
-        for turn in range(STEPS):
-            q = (d @ unit) * outside
-            self.products += 1
-            along = (d * q).sum(1)
-            step = torch.where(along > 0, rr / along, torch.zeros_like(rr))
-            x = x + step[:, None] * d
-            r = r - step[:, None] * q
-            value = value + (step * rr).to(value.dtype)
-            allowed = 0.5 * float((self.rtol * value.clamp_min(0) + self.floor).sum())
-            part = float((r.square() * weigh).sum())
-            if ratio * part <= allowed:
-                rho = r * back
-                whole = float(((rho @ self.system.single) * rho).sum())
-                self.products += 1
-                if whole <= allowed:
-                    break
-                ratio = whole / part
-            if turn % PACE == PACE - 1:
-                if not part < seen / 4:
-                    break
-                seen = part
-            new = r.square().sum(1)
-            d = r + torch.where(rr > 0, new / rr, torch.zeros_like(rr))[:, None] * d
-            rr = new
-        return x.to(rest.dtype) * scale
+    def _by_inverse(self, stray: Tensor, *, exact: bool) -> Tensor:
+        """s P sᵀ of every row, or somewhat more."""
+        self.products += 1
+        if exact:
+            return ((stray @ self.system.inverse) * stray).sum(1).clamp_min(0)
+        system = self.system
+        s = (stray / system.scale).to(torch.float32)
+        length = s.square().sum(1)
+        if system.half is None:
+            size = ((s @ system.unit) * s).sum(1) + 1e-3 * length
+        else:
+            size = ((s.to(torch.bfloat16) @ system.half.T) * s).sum(1) + 1e-1 * length
+        return size.clamp_min(0).to(stray.dtype)
 
     def on_kept(self) -> None:
         """Steps on A_SS δ = b_S with P_SS before it, for the rows that are not met."""
