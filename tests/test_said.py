@@ -154,3 +154,31 @@ def test_what_is_said_of_distillation_is_what_was_recorded():
         means = (statistics.mean(own.values()) for own in (having, lacking))
         assert "{:.3f} from {:.3f}".format(*means) in page
         assert gap["low"] < 0 < gap["high"]
+
+
+def test_what_is_said_of_distillation_on_mnist_is_what_was_recorded():
+    rows = {}
+    for folder in ("mnist_lenet300_distil", "mnist_lenet300_training"):
+        lines = map(json.loads, (RESULTS / folder / "records.jsonl").read_text().splitlines())
+        own = [row for row in lines if row["recipe"] == "gradual"]
+        rows[folder] = {row["seed"]: row for row in own}
+        assert len(own) == len(rows[folder]) == 5
+    distilled, plain = rows.values()
+    for seed, row in distilled.items():  # all else alike
+        settings, other = row["extra"]["settings"], plain[seed]["extra"]["settings"]
+        assert settings == {**other, "distil": [4.0, 0.9]}
+        assert (row["schedule"], row["budget"]) == (plain[seed]["schedule"], plain[seed]["budget"])
+    page = " ".join((ROOT / "docs" / "prune_while_you_train.md").read_text().split())
+    for key, by, words in (
+        ("test_error", 100, "errs by {:.2f} % with it and {:.2f} without, {:.2f} points more "
+         "({:.2f} to {:.2f})"),
+        ("cross_entropy", 1, "cross-entropy rises, {:.3f} from {:.3f}"),
+    ):  # fmt: skip
+        having, lacking = (
+            {seed: by * row["retrained"][key] for seed, row in own.items()}
+            for own in (distilled, plain)
+        )
+        gap = paired(having, lacking)
+        means = (statistics.mean(own.values()) for own in (having, lacking))
+        assert words.format(*means, gap["mean"], gap["low"], gap["high"]) in page
+        assert gap["low"] > 0

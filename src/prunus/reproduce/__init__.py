@@ -76,7 +76,7 @@ REPRODUCTIONS: dict[str, Known] = {
         says="Frankle and Carbin (2019): the published claims alone, each judged",
         data="MNIST",
         small="about 30 s",
-        full="about 50 min",
+        full="about 35 min",
         resumes=True,
     ),
     "frankle2019-mnist": Known(
