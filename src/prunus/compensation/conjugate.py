@@ -192,14 +192,17 @@ class _Block:
             rest, kept = -whole * removed, whole * self.inside
             residual = (self.target - kept @ a) * self.inside
             self.products += 2
-            self._take(kept, residual, self._leftover(rest, residual, exact=turn > 0))
+            pushed = None if turn else found.pushed
+            self._take(kept, residual, self._leftover(rest, residual, pushed, exact=turn > 0))
             reached = float(self.bound.sum())
             if bool(self.met.all()) or not reached < last / 4:
                 return
             last = reached
             value = dual + (multiplier * (rest - lost * removed)).sum(1)
 
-    def _leftover(self, rest: Tensor, residual: Tensor, *, exact: bool) -> Tensor:
+    def _leftover(
+        self, rest: Tensor, residual: Tensor, pushed: Tensor | None, *, exact: bool
+    ) -> Tensor:
         """‖c‖²_A of a c with (Ac)_S the residual: ρ, and P_SS times what rounding left.
 
         Where the product ρA is not `exact`, what it is off by on S is known, and allowed for on R.
@@ -207,8 +210,9 @@ class _Block:
         system = self.system
         if exact:
             pushed = rest @ system.matrix
-        else:
-            pushed = (rest.to(torch.float32) @ system.single).to(rest.dtype)
+        elif pushed is None:
+            pushed = rest.to(torch.float32) @ system.single
+        pushed = pushed.to(rest.dtype)
         stray = (residual + pushed) * self.inside
         bound = (pushed * rest).sum(1).clamp_min(0)
         self.products += 1

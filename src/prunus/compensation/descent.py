@@ -16,9 +16,10 @@ __all__ = ["System", "descend", "multiplies_half"]
 STEPS = 120  # at most, between two looks in double precision
 PACE = 10  # of these, in which the rest must fall to a quarter
 RENEWED = 4e-4  # of its squared length at the last renewal: the residual's in half precision
-SAMPLE = 8  # every so many-th row tells how ρ A ρᵀ and the residual's length compare
+SAMPLE = 8  # every so many-th row tells whether a look at ρ A ρᵀ of all rows is worth it
 FEWEST = 32  # such rows, where the block has them
-MARGIN = 0.8  # of the bound allowed: where steps end
+TINY = 1e-30  # a length that no residual of float32 has
+MARGIN = 0.95  # of the bound allowed: where steps end
 
 
 def multiplies_half() -> bool:
@@ -70,11 +71,13 @@ class Descent:
     Attributes:
         x: float32, zero outside R; the multiplier in units of `scale`.
         product: xU, float32.
+        pushed: ρA where steps ended with it as small as asked for, float32.
         products: with U or A, in single precision and half.
     """
 
     x: Tensor
     product: Tensor
+    pushed: Tensor | None
     products: int
 
 
@@ -103,21 +106,22 @@ def descend(
     x, r, d = torch.zeros_like(begun), begun.clone(), begun.clone()
     q, work = torch.empty_like(r), torch.empty_like(r)
     product: Tensor | None = None
+    pushed: Tensor | None = None
     rr = _squared(r)
     length = renewed = float(rr.sum())
     count, ratio, seen = 0, 0.0, torch.inf
 
-    def small() -> bool:
-        """Whether ρ A ρᵀ is as small as asked for, as told by some of the rows."""
+    def small(rows: slice) -> Tensor | None:
+        """ρA of some rows where ρ A ρᵀ is as small as asked for, as told by these."""
         nonlocal count, ratio
         allowed = MARGIN * float((rtol * value.clamp_min(0) + floor).sum())
         if ratio * length > allowed:
-            return False
-        rho, some_rr = r[some] * back, float(rr[some].sum())
+            return None
+        rho = r[rows] * back
+        pushed = rho @ system.single
         count += 1
-        if some_rr > 0:
-            ratio = float(((rho @ system.single) * rho).sum()) / some_rr
-        return ratio * length <= allowed
+        ratio = float((pushed * rho).sum()) / max(float(rr[rows].sum()), TINY)
+        return pushed if ratio * length <= allowed else None
 
     for turn in range(STEPS):
         if system.half is None:
@@ -133,23 +137,23 @@ def descend(
         value = value + (step * rr).to(value.dtype)
         before, rr = rr, _squared(r)
         length = float(rr.sum())
-        done = small()
-        if system.half is not None and (done or length <= RENEWED * renewed):
+        near = small(some) is not None
+        if near or (system.half is not None and length <= RENEWED * renewed):
             product = x @ system.unit
             torch.sub(begun, product, out=r).mul_(outside)
             rr = _squared(r)
             count, length = count + 1, float(rr.sum())
             renewed = length
-            done = done and small()
-        if done:
-            break
+            pushed = small(slice(None)) if near else None
+            if pushed is not None:
+                break
         if turn % PACE == PACE - 1:
             if not length < seen / 4:
                 break
             seen = length
         turned = torch.where(before > 0, rr / before, torch.zeros_like(rr))
         torch.addcmul(r, turned[:, None], d, out=d)
-    return Descent(x, x @ system.unit if product is None else product, count)
+    return Descent(x, x @ system.unit if product is None else product, pushed, count)
 
 
 def _squared(r: Tensor) -> Tensor:
