@@ -150,6 +150,7 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
         id(value): value.detach().clone()
         for module in model.modules()
         for kept in vars(module).values()
+        if type(kept) not in NO_TENSOR
         for value in (kept if isinstance(kept, list) else (kept,))  # recurrent layers keep a list
         if isinstance(value, Tensor) and not value.is_leaf
     }
@@ -212,6 +213,7 @@ def _tensor(tensor: Any, memo: dict[int, Any]) -> Any:
 
 PARTS = ("_modules", "_parameters", "_buffers")
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+NO_TENSOR = ATOMS | {dict, OrderedDict, set}
 COPYING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
 SETTING = (  # the last two add what modules of earlier versions lack
     nn.Module.__setstate__,

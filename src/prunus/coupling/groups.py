@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +42,7 @@ class _Table:
     def kinds(self, *flags: Tensor) -> Tensor:
         """Numbers that are equal for classes with as many slices everywhere and the same uses.
 
-        What a class has is a list of (place, number of slices), ascending in the places; a
-        partition is refined entry by entry of these lists, among the classes that have so many.
+        What a class has is a list of (place, number of slices), ascending in the places.
         """
         kind = torch.zeros_like(self.roots)
         for flag in flags:
@@ -54,23 +54,29 @@ class _Table:
         place = torch.arange(len(parts)).repeat_interleave(lengths)
         pairs, slices = torch.unique(torch.cat(parts) * len(parts) + place, return_counts=True)
         owner, tokens = pairs // len(parts), pairs % len(parts) * (int(slices.max()) + 1) + slices
-        known, tokens = torch.unique(tokens, return_inverse=True)
         first = torch.searchsorted(owner, torch.arange(len(kind)))
         count = torch.bincount(owner, minlength=len(kind))
-        following = int(kind.max()) + 1
-        for turn in range(int(count.max())):
-            left = (count > turn).nonzero().flatten()
-            keys = kind[left] * len(known) + tokens[first[left] + turn]
-            found, at = torch.unique(keys, return_inverse=True)
-            kind[left] = following + at
-            following += len(found)
-        return kind
+        found, following = torch.empty_like(kind), 0
+        for length in distinct(count).tolist():
+            same = (count == length).nonzero().flatten()
+            own = tokens[first[same, None] + torch.arange(length)]
+            at = _alike(torch.cat([kind[same, None], own], 1))
+            found[same] = following + at
+            following += int(at.max()) + 1
+        return found
 
     def lowest(self, place: Place) -> Tensor:
         """The lowest position of each class at a place."""
         index, numbers = self.slots[place]
         low = torch.full_like(self.roots, torch.iinfo(torch.int64).max)
         return low.scatter_reduce_(0, numbers, index, "amin")
+
+
+def _alike(rows: Tensor) -> Tensor:
+    """Numbers that are equal for equal rows of whole numbers."""
+    whole = np.ascontiguousarray(rows.numpy())
+    each = whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))).flatten()
+    return torch.from_numpy(np.unique(each, return_inverse=True)[1])
 
 
 class _Users:

@@ -31,10 +31,12 @@ class Compaction:
         model: it.
         change: ‖small(x) − masked(x)‖ / ‖masked(x)‖ on the example where norms lost part of what
             their statistics ran over, else None: the two are equal.
+        gave: what it gives on the example.
     """
 
     model: nn.Module
     change: float | None = None
+    gave: Any = None
 
 
 @plainly
@@ -94,11 +96,13 @@ def compact(
             return removal.small(own, model.masks, granularity, example, rtol)
     proved: Proof | None = getattr(model, "proved", None)
     if spare is None and proved is not None and proved.serves(module, example, rtol, inexact):
-        small = proved.network()
+        small, gave = proved.network(), proved.gave
     else:
         heads: Heads = getattr(granularity, "heads", "kv")
-        small = _cut(module, known, heads, example, rtol=rtol, inexact=inexact, spare=spare)
-    follow_config(small, {name: t.shape for name, t in module.state_dict().items()}, example)
+        found = _cut(module, known, heads, example, rtol=rtol, inexact=inexact, spare=spare)
+        small, gave = found.model, found.gave
+    before = {name: t.shape for name, t in module.state_dict().items()}
+    follow_config(small, before, example, gave)
     return small
 
 
@@ -111,14 +115,14 @@ def _cut(
     rtol: float,
     inexact: bool,
     spare: Spare | None,
-) -> nn.Module:
+) -> Compaction:
     """The smaller network, found, cut and compared; its configuration is as it was."""
     with private(module) as own:
         try:
             groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        return compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare).model
+        return compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare)
 
 
 def compact_groups(
@@ -140,8 +144,15 @@ def compact_groups(
     gone = _empty(small, groups, example)
     if spare is not None:
         gone = spare(groups, gone)
+    gave: Any = None
+
+    def noting(small: nn.Module, batch: Any) -> Any:
+        nonlocal gave
+        gave = running(small, batch)
+        return gave
+
     reference = Reference(model, example)
-    left = cut(small, groups, gone, example, reference=reference, running=running)
+    left = cut(small, groups, gone, example, reference=reference, running=noting)
     _apart(model, small)
     change = verify_equal(
         model,
@@ -150,11 +161,11 @@ def compact_groups(
         kept=left.kept,
         rtol=rtol,
         statistics=left.statistics,
-        running=running,
+        running=noting,
         reference=reference,
         got=left.gave,
     )
-    return Compaction(small, change)
+    return Compaction(small, change, gave)
 
 
 def _apart(model: nn.Module, small: nn.Module) -> None:

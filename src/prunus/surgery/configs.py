@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prunus.ambient import drawing, quiet
 from prunus.hints import Batch
@@ -34,15 +35,20 @@ HEADS = ("num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "n
 INNER = ("n_inner", "ffn_dim", "intermediate_size", "ffn_hidden_size", "d_ff")
 EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "eps")
 LARGEST = 64  # sets of fields that are tried
+DRAWN = ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_",
+         "xavier_uniform_", "xavier_normal_", "erfinv_")  # fmt: skip
 
 
-def follow_config(small: nn.Module, before: Shapes, example: Batch = None) -> None:
+def follow_config(
+    small: nn.Module, before: Shapes, example: Batch = None, gave: Any = None
+) -> None:
     """Let the configuration say the widths that the smaller network has, where it can.
 
     Args:
         small: the smaller network; models in it with `config` and `save_pretrained` are looked at.
         before: the tensors' shapes in the network it was made from.
         example: one batch, on which a model rebuilt from the configuration must agree.
+        gave: what the smaller network gives on it, where it has run.
 
     Warns:
         UnsaidWidths: no configuration says these widths, so that `from_pretrained` will not take
@@ -57,10 +63,10 @@ def follow_config(small: nn.Module, before: Shapes, example: Batch = None) -> No
         done.append(name)
         start = f"{name}." if name else ""
         own = {k.removeprefix(start): v for k, v in before.items() if k.startswith(start)}
-        _follow(module, config, own, None if name else example)
+        _follow(module, config, own, *((None, None) if name else (example, gave)))
 
 
-def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch) -> None:
+def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch, gave: Any) -> None:
     after = {name: tensor.shape for name, tensor in module.state_dict().items()}
     lengths = _lengths(before, after)
     if not lengths:
@@ -70,7 +76,7 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch) -> N
         pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
         for change in itertools.islice(_changes(config, pairs), LARGEST):
             change = {**change, **_epsilon(module, config)}
-            if _fits(module, config, change, after, example):
+            if _fits(module, config, change, after, example, gave):
                 _set(config, change)
                 return
         said = ", ".join(f"{name.replace('#', '*')}: {p[0][0]} to {p[0][1]}" for (name, _), p in
@@ -212,7 +218,21 @@ def _epsilon(module: nn.Module, config: Any) -> Change:
     }
 
 
-def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example: Batch) -> bool:
+class _Unset(TorchFunctionMode):
+    """Parameters keep the memory they are made of: what is drawn for them would be written over."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        given = args[0] if args else (kwargs or {}).get("tensor")
+        if isinstance(given, nn.Parameter) and getattr(func, "__name__", "") in DRAWN:
+            return given
+        return func(*args, **(kwargs or {}))
+
+
+def _fits(
+    module: nn.Module, before: Any, change: Change, after: Shapes, example: Batch, gave: Any
+) -> bool:
     """Whether a model of the changed configuration has these shapes, and the same output."""
     kind: Any = type(module)
     try:
@@ -225,12 +245,13 @@ def _fits(module: nn.Module, before: Any, change: Change, after: Shapes, example
             return False
         if example is None:
             return True
-        with quiet():
+        with quiet(), _Unset():
             again: nn.Module = drawing([torch.default_generator], lambda: kind(config))
         like: Tensor = next(module.parameters())
         again = again.to(device=like.device, dtype=like.dtype)
         again.load_state_dict(module.state_dict())
-        return relative_change(_tensors(run(module, example)), _tensors(run(again, example))) < 1e-4
+        expected = run(module, example) if gave is None else gave
+        return relative_change(_tensors(expected), _tensors(run(again, example))) < 1e-4
     except Exception:  # whatever the library says to a configuration that it does not take
         return False
 

@@ -21,6 +21,7 @@ from prunus.rows import checksum
 __all__ = ["Proof", "Seal", "proof_of"]
 
 KEPT = 2**26  # entries of a smaller network that is remembered, at most: 256 MB in float32
+OUTPUTS = 2**20  # entries of outputs that are remembered, at most
 DEPTH = 12  # objects inside objects that are looked into
 
 
@@ -34,6 +35,7 @@ class Proof:
         rtol: to within which they did.
         inexact: whether norms could lose part of what their statistics run over.
         seal: the state of the network with zeros.
+        gave: what the smaller one gives on the example; None where that is too much to remember.
     """
 
     small: nn.Module
@@ -41,6 +43,7 @@ class Proof:
     rtol: float
     inexact: bool
     seal: "Seal"
+    gave: Any = None
 
     def serves(self, model: nn.Module, example: Batch, rtol: float, inexact: bool) -> bool:
         """Whether a comparison of this network on this example would be the one that was made."""
@@ -60,12 +63,16 @@ class Proof:
 
 
 def proof_of(
-    model: nn.Module, small: nn.Module, example: Batch, *, rtol: float, inexact: bool
+    model: nn.Module, small: nn.Module, example: Batch, gave: Any, *, rtol: float, inexact: bool
 ) -> Proof | None:
     """What is to be remembered of a comparison that held; None where that is too much."""
     if sum(parameter.numel() for parameter in small.parameters()) > KEPT:
         return None
-    return Proof(small, example, rtol, inexact, Seal.of(model))
+    outputs = pytree.tree_leaves(gave)
+    small_enough = all(isinstance(leaf, Tensor | None) for leaf in outputs) and (
+        sum(leaf.numel() for leaf in outputs if leaf is not None) <= OUTPUTS
+    )  # of other objects nobody knows what they hold
+    return Proof(small, example, rtol, inexact, Seal.of(model), gave if small_enough else None)
 
 
 @dataclass(frozen=True)
