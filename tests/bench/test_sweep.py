@@ -26,8 +26,20 @@ from prunus.bench.grid.work import pinned
 from prunus.cli.app import main
 
 
-def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):
-    first = run(GRID, out=tmp_path / "records", cache=tmp_path / "cache")
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """The grid as this process runs it: the account, and the folder of records and networks."""
+    folder = tmp_path_factory.mktemp("serial")
+    return run(GRID, out=folder / "records", cache=folder / "cache"), folder
+
+
+def rows_of_seed(seed, folder):
+    return [row for row in table(folder / "records") if row[3] == seed]
+
+
+def test_a_run_is_whole_and_a_second_one_does_nothing(serial, tmp_path):
+    first, folder = serial
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     # 12 methods and, per place, a random mask; its layer counts; wanda without least squares
     assert (first.done, first.failed, first.lost) == (2 * (12 + 4 + 4 + 4), 0, 0)
     rows = table(tmp_path / "records")
@@ -39,9 +51,8 @@ def test_a_run_is_whole_and_a_second_one_does_nothing(tmp_path):
     assert (more.ran, more.done) == (24, 72)
 
 
-def test_records_tell_what_was_asked_and_met(tmp_path):
-    run(GRID, out=tmp_path / "records", cache=tmp_path / "cache")
-    rows = read_records(tmp_path / "records").rows
+def test_records_tell_what_was_asked_and_met(serial):
+    rows = read_records(serial[1] / "records").rows
     ids = {row.id: row for row in rows}
     for row in rows:
         assert row.status == "done"
@@ -86,11 +97,10 @@ def test_what_is_asked_for_is_measured(tmp_path):
         assert held_out
 
 
-def test_two_workers_give_the_records_of_one(tmp_path):
-    run(GRID, out=tmp_path / "one", cache=tmp_path / "cache1")
+def test_two_workers_give_the_records_of_one(serial, tmp_path):
     both = run(GRID, out=tmp_path / "two", cache=tmp_path / "cache2", workers=2)
     assert both.lost == 0
-    assert table(tmp_path / "one") == table(tmp_path / "two")
+    assert table(serial[1] / "records") == table(tmp_path / "two")
     assert len(list((tmp_path / "two").glob("*.jsonl"))) == 2  # a file per writer
 
 
@@ -114,14 +124,17 @@ def test_threads_of_blas_are_pinned_and_given_back(tmp_path):
         torch.set_num_threads(2)
         with pinned(1):
             assert threads() == (1, 1)
-        run({**GRID, "seeds": 1}, out=tmp_path / "r", cache=tmp_path / "c")
+        grid = {**GRID, "seeds": 1, "recipes": ["magnitude"]}
+        run(grid, out=tmp_path / "r", cache=tmp_path / "c")
         assert threads() == (2, 2)
         torch.set_num_threads(1)
 
 
-def test_parts_share_a_folder(tmp_path):
-    parts = [run(GRID, out=tmp_path / "r", cache=tmp_path / "c", part=(i, 3)) for i in (1, 2, 3)]
-    assert sum(part.ran for part in parts) == len(table(tmp_path / "r")) == 48
+def test_parts_share_a_folder(serial, tmp_path):
+    grid, out = {**GRID, "seeds": 1}, tmp_path / "records"
+    parts = [run(grid, out=out, cache=tmp_path / "c", part=(i, 3)) for i in (1, 2, 3)]
+    assert [part.ran for part in parts] == [8, 8, 8]
+    assert table(out) == rows_of_seed(0, serial[1])
 
 
 def test_a_failing_cell_is_recorded_and_can_be_retried(tmp_path, monkeypatch):
@@ -157,7 +170,7 @@ def test_a_folder_that_vanishes_stops_the_run(tmp_path, monkeypatch):
         run(GRID, out=tmp_path / "r", progress=False)
     assert len(calls) == 3
     monkeypatch.undo()
-    found = run({**GRID, "seeds": 1}, out=tmp_path / "r", progress=False)
+    found = run({**GRID, "seeds": 1, "recipes": ["magnitude"]}, out=tmp_path / "r", progress=False)
     assert found.done == len(found.cells)
 
 
@@ -209,9 +222,8 @@ def test_missing_data_and_bad_folders_are_said_before_anything_runs(tmp_path):
     assert not list((tmp_path / "r").glob("*.jsonl"))
 
 
-def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):
+def test_a_full_disk_stops_the_run_and_leaves_records_whole(serial, tmp_path):
     grid = {**GRID, "seeds": 1}
-    run(grid, out=tmp_path / "calm", cache=tmp_path / "cache")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # no file may grow beyond
     try:
@@ -222,17 +234,17 @@ def test_a_full_disk_stops_the_run_and_leaves_records_whole(tmp_path):
     kept = table(tmp_path / "full")
     assert 2 <= len(kept) < 24
     run(grid, out=tmp_path / "full", cache=tmp_path / "cache")
-    assert table(tmp_path / "full") == table(tmp_path / "calm")
+    assert table(tmp_path / "full") == rows_of_seed(0, serial[1])
 
 
-def test_time_is_estimated_from_like_records(tmp_path):
-    whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
-    known = [replace(r, seconds=2.0) for r in finished(tmp_path / "r").values()]
-    left = estimate(whole.cells, known, tmp_path / "c")
+def test_time_is_estimated_from_like_records(serial, tmp_path):
+    whole, folder = serial
+    known = [replace(r, seconds=2.0) for r in finished(folder / "records").values()]
+    left = estimate(whole.cells, known, folder / "cache")
     assert (left.blank, left.networks) == (0, 0)
     assert left.seconds == pytest.approx(2.0 * len(known))
     more = [replace(cell, seed=cell.seed + 1) for cell in whole.cells]  # one seed is cached
-    left = estimate(more, [], tmp_path / "c")
+    left = estimate(more, [], folder / "cache")
     assert (left.seconds, left.blank) == (0.0, len(more))
     assert (left.networks, left.untimed) == (1, 0)
     assert left.training > 0
@@ -241,12 +253,13 @@ def test_time_is_estimated_from_like_records(tmp_path):
 
 
 def test_a_probe_runs_one_cell_of_each_kind(tmp_path):
-    first = run(GRID, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    grid = {**GRID, "recipes": ["magnitude", "wanda+ls"]}
+    first = run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
     kinds = {(cell.task, cell.schedule, cell.label) for cell in first.cells}
     assert first.ran == len(first.cells) == len(kinds)
-    again = run(GRID, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
+    again = run(grid, out=tmp_path / "r", cache=tmp_path / "c", probe=True)
     assert again.ran == 0
-    whole = run(GRID, out=tmp_path / "r", cache=tmp_path / "c")
+    whole = run(grid, out=tmp_path / "r", cache=tmp_path / "c")
     assert whole.ran == len(whole.cells) - len(kinds)
     assert whole.done == len(whole.cells)
 
