@@ -14,6 +14,7 @@ import importlib.machinery
 import inspect
 import sys
 import typing
+import weakref
 from collections.abc import Callable, Sequence
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, Protocol, Self, get_args, get_type_hints
@@ -158,21 +159,35 @@ def _passed(trace: TracebackType | None, code: CodeType) -> bool:
 
 
 def quick_protocols() -> None:
-    """Let members of a Protocol's own family pass `isinstance` by their bases.
+    """Let `isinstance` with a Protocol look at a class once.
 
-    Python 3.11 looks every attribute up, and so computes every property, also where the class
-    subclasses the Protocol; beartype asks at every call. It also goes through the bases for the
-    names of the attributes each time, which later versions remember, too.
+    Python 3.11 looks every attribute of the instance up, and so computes every property, also
+    where the class subclasses the Protocol; beartype asks at every call. Here members of a
+    Protocol's own family pass by their bases, and what has passed lets others of its class pass
+    where the class alone says that the attributes are there, as later versions of Python look.
     """
-    if hasattr(typing, "_get_protocol_attrs"):
+    if hasattr(typing, "_get_protocol_attrs"):  # gone through anew for each question
         typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
     meta = type(Protocol)
     slow = meta.__instancecheck__
+    passed: weakref.WeakKeyDictionary[type, set[Any]] = weakref.WeakKeyDictionary()
 
     def quick(cls: Any, instance: Any) -> bool:
-        return cls in type(instance).__mro__ or slow(cls, instance)
+        kind = type(instance)
+        if cls in kind.__mro__ or cls in passed.get(kind, ()):
+            return True
+        found = slow(cls, instance)
+        if found and getattr(cls, "_is_protocol", False) and _has_all(kind, cls):
+            passed.setdefault(kind, set()).add(cls)
+        return found
 
     meta.__instancecheck__ = quick  # type: ignore[method-assign]
+
+
+def _has_all(kind: type, protocol: Any) -> bool:
+    """Whether a class alone has what a Protocol asks for: by itself or as fields."""
+    there = set(getattr(kind, "__dataclass_fields__", ())).union(*map(vars, kind.__mro__))
+    return there.issuperset(typing._get_protocol_attrs(protocol))
 
 
 class _Decorate(ast.NodeTransformer):
