@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunus.theory.subset_sum import construct, network_items_needed, weight_precision
+from prunus.theory.subset_sum import (
+    construct,
+    items_needed,
+    network_items_needed,
+    weight_precision,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -153,6 +158,16 @@ def test_a_priori_counts():
         made = construct(weights, n, generator=generator(seed))
         assert max(b.error for b in made.blocks) <= fine
         assert made.error_bound(1.0) <= eps
+
+
+def test_the_union_is_over_every_problem_that_is_solved():
+    """A signed first layer is built twice, for the two halves of its inputs."""
+    shapes, eps = [(8, 6), (8, 8), (4, 8)], 0.5
+    deltas = [0.01 * 1.2**i for i in range(20)]
+    for signed, problems in ((True, 2 * 48 + 64 + 32), (False, 48 + 64 + 32)):
+        fine = weight_precision(eps, shapes, signed=signed)
+        found = [network_items_needed(eps, d, shapes, signed=signed) for d in deltas]
+        assert found == [items_needed(fine / 2, d, problems, "product") for d in deltas]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,19 @@ def test_single_items(g):
         assert abs(missed - delta) < 4 * math.sqrt(delta * (1 - delta) / draws) + 0.01
 
 
+def test_the_nearest_single_item_or_none(g):
+    """None stands for zero; targets lie on both sides of half of an item."""
+    items = torch.randn(200, 3, dtype=torch.float64, generator=g)
+    targets = torch.randn(200, dtype=torch.float64, generator=g)
+    mask, error = nearest_single(items, targets)
+    choices = torch.cat([items, torch.zeros(200, 1, dtype=torch.float64)], 1)
+    distance, best = (choices - targets[:, None]).abs().min(1)
+    assert torch.equal(mask.sum(1) == 0, best == 3)
+    assert torch.equal(mask.int().argmax(1)[best < 3], best[best < 3])
+    torch.testing.assert_close(error, distance)
+    assert 20 < int((best == 3).sum()) < 180
+
+
 def test_bad_arguments_of_the_law():
     with pytest.raises(ValueError, match=r"`eps` must lie in \(0, 0.5\), got 0.5"):
         items_needed(0.5, 0.1)

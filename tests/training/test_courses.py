@@ -33,6 +33,10 @@ def test_gradual_keeps_to_its_span_and_dynamic_to_its_stop():
     assert Dynamic(stop=0.5, decay="constant").replace(0.49) == 0.3
     assert Dynamic(stop=0.5, decay="constant").replace(0.5) == 0.0
     assert Dynamic(stop=0.5).replace(0.7) == 0.0
+    falling = Dynamic(stop=0.5)  # a cosine that ends where the exchange stops
+    assert [falling.replace(u) for u in (0.0, 0.25, 0.5 - 1e-9)] == pytest.approx(
+        [0.3, 0.15, 0.0], abs=1e-9
+    )
     assert Static().density(0.0, 0.3) == 0.3
     assert Static().replace(0.5) == 0.0
 

@@ -106,6 +106,10 @@ def test_positions_that_are_padding_do_not_count():
 
 def test_slimming_adds_the_sign_of_cuttable_scales():
     model, x = conv()
+    with torch.no_grad():
+        for norm in (model.norm1, model.norm2):
+            norm.weight[::2] *= -1
+            norm.weight[1] = 0.0
     other = copy.deepcopy(model)
     target = torch.randn(len(x), model(x).shape[-1], dtype=x.dtype)
     own = torch.optim.SGD([{"params": model.parameters(), "weight_decay": 0.0}], lr=0.1)
@@ -148,6 +152,16 @@ def test_slimming_says_what_does_not_fit():
     bare = models.MLP((6, 9, 4))
     with pytest.raises(ValueError, match=r"^No batch norm stands behind channels"):
         slimming(bare, torch.randn(3, 6))
+
+
+def test_slimming_leaves_scales_of_channels_that_cannot_be_cut_alone():
+    """A layer norm reads all channels of the first batch norm at once; the second has none."""
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.LayerNorm(8),
+        nn.Linear(8, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3),
+    )  # fmt: skip
+    with slimming(model, torch.randn(4, 6)) as pull:
+        assert pull.scales == ("5.weight",)
 
 
 def test_slimming_spreads_the_scales_and_bn_scale_then_prunes():

@@ -558,6 +558,22 @@ def test_densities_by_layer_and_plans():
     assert dict(sparse.finish(strict=True).plan.kept) == dict(plan.kept)
 
 
+def test_a_plan_that_leaves_all_layers_equally_dense_follows_the_course():
+    model, x, y = setup()
+    own = torch.optim.SGD(model.parameters(), lr=0.1)
+    recipe = often("gradual")
+    plan = Plan(kept={"layers.0": 48, "layers.3": 40, "layers.6": 12})
+    sparse = attach(model, recipe, own, density=plan)
+    for step in range(1, STEPS + 1):
+        F.cross_entropy(model(x), y).backward()
+        own.step()
+        if step in (12, 20):
+            density = recipe.schedule.density(step / STEPS, 100 / 402)
+            for mask, size in zip(sparse.masks.values(), (192, 160, 50), strict=True):
+                assert int(mask.sum()) == pytest.approx(density * size, abs=1)
+    assert [int(m.sum()) for m in sparse.masks.values()] == [48, 40, 12]
+
+
 def test_models_and_optimizers_that_do_not_go_together():
     model, x, _ = setup()
     own = torch.optim.SGD(list(model.parameters())[3:], lr=0.1)
