@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["Absolute"]
 
 
 @dataclass(frozen=True)
-class Absolute:
+class Absolute(Statistic):
     """E|x| over samples and positions, (in,) or (groups, in); after a ReLU the mean."""
 
     name: ClassVar[str] = "absolute"
@@ -22,12 +22,6 @@ class Absolute:
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         value = reading.values.abs().sum(0, dtype=torch.float64)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Pair, Reads
+from prunus.calibration.statistics.protocol import Pair, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["Cross"]
 
 
 @dataclass(frozen=True)
-class Cross:
+class Cross(Statistic):
     """E[x_dense xᵀ], shaped as `gram`, where the inputs x come from a pruned model."""
 
     name: ClassVar[str] = "cross"
@@ -23,12 +23,6 @@ class Cross:
         pruned = reading.pruned.values.transpose(0, 1)
         value = dense.transpose(1, 2) @ pruned
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide**2

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.calibration.statistics.protocol import Reads, SampleSlopes, Statistic
 from prunus.calibration.statistics.squared import squared_gradients
 from prunus.check import unknown
 from prunus.layer import Layer
@@ -17,7 +17,7 @@ LOSSES = ("cross-entropy", "squared-error")
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Curvature(Statistic):
     """D = E_n (∂F/∂W)ᵀ ∇²ℓ(F) (∂F/∂W), weight by weight, (out, in); no label enters.
 
     Exactly ∂²/∂w² of the mean loss where every non-linearity is piecewise linear (ReLU, max
@@ -52,12 +52,6 @@ class Curvature:
     def add(self, total: Tensor | None, reading: SampleSlopes, layer: Layer) -> Tensor:
         value = squared_gradients(reading)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out * wide

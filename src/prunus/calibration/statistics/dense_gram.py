@@ -6,14 +6,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from prunus.calibration.second_moment import add_second_moment, mirror
-from prunus.calibration.statistics.protocol import Pair, Reads
+from prunus.calibration.statistics.protocol import Pair, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["DenseGram"]
 
 
 @dataclass(frozen=True)
-class DenseGram:
+class DenseGram(Statistic):
     """E[x_dense x_denseᵀ], shaped as `gram`, beside `cross`."""
 
     name: ClassVar[str] = "dense_gram"
@@ -25,9 +25,6 @@ class DenseGram:
             total = reading.dense.values.new_zeros(groups, wide, wide)
         add_second_moment(total, reading.dense.values)
         return total
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         return mirror(total) / count

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Pair, Reads
+from prunus.calibration.statistics.protocol import Pair, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["DenseMean"]
 
 
 @dataclass(frozen=True)
-class DenseMean:
+class DenseMean(Statistic):
     """E[x_dense], shaped as `mean`, beside `cross`."""
 
     name: ClassVar[str] = "dense_mean"
@@ -21,12 +21,6 @@ class DenseMean:
     def add(self, total: Tensor | None, reading: Pair, layer: Layer) -> Tensor:
         dense = reading.dense.total
         return dense if total is None else total + dense
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.calibration.statistics.protocol import Reads, SampleSlopes, Statistic
 from prunus.calibration.statistics.squared import squared_gradients
 from prunus.layer import Layer
 
@@ -13,7 +13,7 @@ __all__ = ["Fisher"]
 
 
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(Statistic):
     """E (∂L_n/∂W)² over samples n, (out, in): the diagonal of the empirical Fisher matrix.
 
     L_n is what sample n adds to the loss, of which the caller's is the mean; gradients are squared
@@ -27,12 +27,6 @@ class Fisher:
     def add(self, total: Tensor | None, reading: SampleSlopes, layer: Layer) -> Tensor:
         value = squared_gradients(reading)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out * wide

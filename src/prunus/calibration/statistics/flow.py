@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Matrix, Reads
+from prunus.calibration.statistics.protocol import Matrix, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["Flow"]
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Statistic):
     """∂R/∂|W| of the flow R along all paths, (out, in); see `path_flow`."""
 
     name: ClassVar[str] = "flow"
@@ -20,9 +20,6 @@ class Flow:
 
     def add(self, total: Tensor | None, reading: Matrix, layer: Layer) -> Tensor:
         return reading.values if total is None else total + reading.values
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         return total

@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import ClassSlopes, Reads
+from prunus.calibration.statistics.protocol import ClassSlopes, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["Gate"]
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(Statistic):
     """E t, E|t| and E t² over samples, (3, classes), of a gate on every class of a group.
 
     t_c(n) = Σ_positions a_c ∂L_n/∂a_c is the derivative of sample n's loss along a gate on what the
@@ -33,12 +33,6 @@ class Gate:
         t = reading.values
         value = torch.stack([t.sum(0), t.abs().sum(0), t.square().sum(0)])
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return 3 * wide

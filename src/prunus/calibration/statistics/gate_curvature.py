@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from prunus.calibration.statistics.curvature import LOSSES, Curved
-from prunus.calibration.statistics.protocol import ClassSlopes, Reads
+from prunus.calibration.statistics.protocol import ClassSlopes, Reads, Statistic
 from prunus.check import unknown
 from prunus.layer import Layer
 
@@ -14,7 +14,7 @@ __all__ = ["GateCurvature"]
 
 
 @dataclass(frozen=True)
-class GateCurvature:
+class GateCurvature(Statistic):
     """E tᵀ ∇²ℓ t over samples, (classes,), t the derivative of the outputs along a gate.
 
     The Gauss-Newton second derivative of the mean loss along a gate on every class, cross terms
@@ -42,12 +42,6 @@ class GateCurvature:
     def add(self, total: Tensor | None, reading: ClassSlopes, layer: Layer) -> Tensor:
         value = reading.values.square().sum(0)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return wide

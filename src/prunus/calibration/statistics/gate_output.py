@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import ClassSlopes, Reads
+from prunus.calibration.statistics.protocol import ClassSlopes, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["GateOutput"]
 
 
 @dataclass(frozen=True)
-class GateOutput:
+class GateOutput(Statistic):
     """E Σ_o t_o² over samples, (classes,), t_o the derivative of output o along a gate; see `Gate`.
 
     To first order the mean squared change of the outputs when the class goes; no labels enter.
@@ -24,12 +24,6 @@ class GateOutput:
     def add(self, total: Tensor | None, reading: ClassSlopes, layer: Layer) -> Tensor:
         value = reading.values.square().sum(0)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return wide

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Matrix, Reads
+from prunus.calibration.statistics.protocol import Matrix, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["Grad"]
 
 
 @dataclass(frozen=True)
-class Grad:
+class Grad(Statistic):
     """E[∂L/∂W] over samples, sign kept, (out, in)."""
 
     name: ClassVar[str] = "grad"
@@ -20,12 +20,6 @@ class Grad:
 
     def add(self, total: Tensor | None, reading: Matrix, layer: Layer) -> Tensor:
         return reading.values if total is None else total + reading.values
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out * wide

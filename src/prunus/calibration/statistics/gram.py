@@ -6,14 +6,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from prunus.calibration.second_moment import add_second_moment, mirror
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["Gram"]
 
 
 @dataclass(frozen=True)
-class Gram:
+class Gram(Statistic):
     """G = E[x xᵀ] over samples and positions, (in, in) or (groups, in, in).
 
     The sums hold the upper triangle; what stands below it has no meaning.
@@ -30,9 +30,6 @@ class Gram:
             total = reading.values.new_zeros(groups, wide, wide)
         add_second_moment(total, reading.values)
         return total
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         return mirror(total).div_(count)

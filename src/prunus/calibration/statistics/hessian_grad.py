@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Matrix, Reads
+from prunus.calibration.statistics.protocol import Matrix, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["HessianGrad"]
 
 
 @dataclass(frozen=True)
-class HessianGrad:
+class HessianGrad(Statistic):
     """H g of the mean loss over all data, logits over 200, (out, in); see `hessian_gradients`."""
 
     name: ClassVar[str] = "hessian_grad"
@@ -20,9 +20,6 @@ class HessianGrad:
 
     def add(self, total: Tensor | None, reading: Matrix, layer: Layer) -> Tensor:
         return reading.values if total is None else total + reading.values
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         return total

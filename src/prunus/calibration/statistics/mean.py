@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["Mean"]
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Statistic):
     """E[x] over samples and positions, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "mean"
@@ -20,12 +20,6 @@ class Mean:
 
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         return reading.total if total is None else total + reading.total
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide

@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["OutputVariance"]
 
 
 @dataclass(frozen=True)
-class OutputVariance:
+class OutputVariance(Statistic):
     """E z² − (E z)² of a layer's outputs z over samples and positions, (out,).
 
     The sums are of z and z² in float64: a variance below 1e-16 of the mean square is lost in them.
@@ -26,9 +26,6 @@ class OutputVariance:
         moments = [reading.total.flatten(), reading.values.square().sum(0).flatten()]
         value = torch.stack(moments, dim=1)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         mean, square = (total / count).unbind(1)

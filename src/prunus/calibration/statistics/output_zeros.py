@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["OutputZeros"]
 
 
 @dataclass(frozen=True)
-class OutputZeros:
+class OutputZeros(Statistic):
     """Share of a layer's outputs that are 0 over samples and positions, (out,).
 
     The published place of APoZ is right behind the activation, where `zeros` of the consumers'
@@ -35,12 +35,6 @@ class OutputZeros:
         nothing = reading.values <= 0 if self.relu else reading.values == 0
         value = nothing.sum(0).to(torch.float64).flatten()
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out

@@ -107,8 +107,9 @@ class ClassSlopes:
 class Statistic(Protocol):
     """What calibration can collect of a layer (or of a group of channel classes).
 
-    A frozen dataclass with these members needs no registration: `calibrate` takes instances. Sums
-    are float64 tensors of the caller's; `add` may change the one it is given in place.
+    A frozen dataclass with these members needs no registration: `calibrate` takes instances, and
+    one that subclasses this has the members with a default. Sums are float64 tensors of the
+    caller's; `add` may change the one it is given in place.
     """
 
     @property
@@ -132,17 +133,17 @@ class Statistic(Protocol):
         ...
 
     def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        """The sums over two sets of data, without changing either."""
-        ...
+        """The sums over two sets of data, neither changed; they add up, if not said else."""
+        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
-        """The statistic from its sums.
+        """The statistic from its sums; their mean, if not said else.
 
         Args:
             total: of shape (groups, …) even where there is one group.
             count: of vectors for inputs, outputs and pairs; of samples for everything else.
         """
-        ...
+        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         """How many numbers the sums take; nothing larger than the memory limit is begun.

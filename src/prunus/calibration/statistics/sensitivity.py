@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.calibration.statistics.protocol import Reads, SampleSlopes, Statistic
 from prunus.calibration.statistics.squared import squared_gradients
 from prunus.layer import Layer
 
@@ -13,7 +13,7 @@ __all__ = ["Sensitivity"]
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Statistic):
     """E Σ_o (∂F_o/∂W)² over samples, summed over the outputs o, (out, in).
 
     One backward pass per output, or 64 random sign vectors where there are more than 64 outputs
@@ -26,12 +26,6 @@ class Sensitivity:
     def add(self, total: Tensor | None, reading: SampleSlopes, layer: Layer) -> Tensor:
         value = squared_gradients(reading)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out * wide

@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, SampleSlopes
+from prunus.calibration.statistics.protocol import Reads, SampleSlopes, Statistic
 from prunus.layer import Layer
 
 __all__ = ["Slope"]
 
 
 @dataclass(frozen=True)
-class Slope:
+class Slope(Statistic):
     """b = E Σ_o Σ_positions (∂F_o/∂z)² of the layer's outputs z, (out,).
 
     A mean over samples; positions (of a sequence, or of a convolution's map) add up, so that b
@@ -31,12 +31,6 @@ class Slope:
     def add(self, total: Tensor | None, reading: SampleSlopes, layer: Layer) -> Tensor:
         value = reading.slopes.to(torch.float64).square().sum(dim=(0, 1)).flatten()
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return out

@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import ClassSlopes, Reads
+from prunus.calibration.statistics.protocol import ClassSlopes, Reads, Statistic
 from prunus.layer import Layer
 
 __all__ = ["TaylorGram"]
 
 
 @dataclass(frozen=True)
-class TaylorGram:
+class TaylorGram(Statistic):
     """M = E Σ_o v_o v_oᵀ over samples, (classes, classes), v_o the slopes of output o.
 
     v_{o,c}(n) = ∂F_o/∂a_c at a = 1, a_c a gate on class c where the consumers read it: to first
@@ -30,9 +30,6 @@ class TaylorGram:
     def add(self, total: Tensor | None, reading: ClassSlopes, layer: Layer) -> Tensor:
         value = reading.values.T @ reading.values
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
 
     def finish(self, total: Tensor, count: int) -> Tensor:
         return (total + total.T) / (2 * count)

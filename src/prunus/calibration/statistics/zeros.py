@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunus.calibration.statistics.protocol import Reads, Vectors
+from prunus.calibration.statistics.protocol import Reads, Statistic, Vectors
 from prunus.layer import Layer
 
 __all__ = ["Zeros"]
 
 
 @dataclass(frozen=True)
-class Zeros:
+class Zeros(Statistic):
     """Share of inputs that are exactly 0, (in,) or (groups, in)."""
 
     name: ClassVar[str] = "zeros"
@@ -22,12 +22,6 @@ class Zeros:
     def add(self, total: Tensor | None, reading: Vectors, layer: Layer) -> Tensor:
         value = (reading.values == 0).sum(0).to(torch.float64)
         return value if total is None else total + value
-
-    def merge(self, one: Tensor, other: Tensor) -> Tensor:
-        return one + other
-
-    def finish(self, total: Tensor, count: int) -> Tensor:
-        return total / count
 
     def numbers(self, out: int, wide: int, groups: int) -> int:
         return groups * wide
