@@ -3,13 +3,16 @@
 Torch-Pruning (Fang et al. 2023, DepGraph) is asked for group L1 magnitudes, half of the channels,
 and runs its result once. Prunus prunes by `l1-filter`, cuts, and verifies the cut network against
 the masked one; `measured` has the layer errors too. One thread, processor time, all in turn in one
-process; peak memory in fresh processes, above what the process held with the network loaded.
+process, Python's collector off while a flow runs (as `timeit` has it; one pass over the objects of
+the libraries takes as long as some of the flows, and comes in any of them); peak memory in fresh
+processes, above what the process held with the network loaded.
 
 Needs torch-pruning 1.6.1: `pip install --target FOLDER --no-deps torch-pruning==1.6.1`.
 """
 
 import argparse
 import copy
+import gc
 import importlib.util
 import json
 import sys
@@ -37,8 +40,8 @@ def network(name: str) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     if name == "resnet50 at 96²":
         return resnet50()[0], torch.randn(2, 3, 96, 96)
-    if name in BUILT:
-        return BUILT[name]()
+    if name in BUILT | ALONE:
+        return (BUILT | ALONE)[name]()
     if name == "resnet20":
         return cifar10_resnet20().eval(), torch.randn(2, 3, 32, 32)
     if name == "lenet-300-100":
@@ -49,8 +52,9 @@ def network(name: str) -> tuple[Any, Any]:
 BUILT = {
     "mobilenet-v2 at 96²": peers.mobilenet_v2,
     "vit-s/16 at 224²": peers.vit,
-    # A Llama of four blocks (`peers.llama`) is none of these: the peer comes to no end on it.
 }
+# Networks on which the peer comes to no end.
+ALONE = {"llama, 4 blocks": peers.llama}
 NETWORKS = ("lenet-300-100", "digits-cnn", "resnet20", "resnet50 at 96²", *BUILT)
 
 
@@ -97,30 +101,49 @@ def measured(model: Any, x: Any) -> Any:
 
 def seconds(call: Any, *args: Any) -> float:
     """Processor time of one call."""
-    begun = time.process_time()
-    call(*args)
-    return time.process_time() - begun
+    gc.collect()
+    gc.disable()
+    try:
+        begun = time.process_time()
+        call(*args)
+        return time.process_time() - begun
+    finally:
+        gc.enable()
+
+
+def forward(model: Any, x: Any) -> None:
+    """The network by itself."""
+    import torch
+
+    with torch.no_grad():
+        model(x)
 
 
 def flows(repeats: int) -> list[dict[str, Any]]:
     """Time of the whole flow, both in turn, and memory."""
     rows = []
-    for name in NETWORKS:
+    for name in (*NETWORKS, *ALONE):
         model, x = network(name)
-        flowing = (theirs, ours, measured)
+        flowing = (forward, ours, measured) if name in ALONE else (forward, ours, measured, theirs)
         for run in flowing:
             run(model, x)  # imports and first calls
         taken = [[seconds(run, model, x) for run in flowing] for _ in range(repeats)]
-        row = {
+        row: dict[str, Any] = {
             "network": name,
-            "torch_pruning_s": median(t for t, _, _ in taken),
-            "prunus_s": median(o for _, o, _ in taken),
-            "ratio": median(o / t for t, o, _ in taken),
-            "ratio_measured": median(m / t for t, _, m in taken),
+            "forward_s": median(own[0] for own in taken),
+            "prunus_s": median(own[1] for own in taken),
+            "measured_s": median(own[2] for own in taken),
         }
+        if name not in ALONE:
+            row |= {
+                "torch_pruning_s": median(own[3] for own in taken),
+                "ratio": median(own[1] / own[3] for own in taken),
+                "ratio_measured": median(own[2] / own[3] for own in taken),
+            }
         if Path("/proc/self/clear_refs").exists():
-            row["torch_pruning_mb"] = peak_of(network, theirs_only, name)[0] / 1e6
             row["prunus_mb"] = peak_of(network, ours_only, name)[0] / 1e6
+            if name not in ALONE:
+                row["torch_pruning_mb"] = peak_of(network, theirs_only, name)[0] / 1e6
         rows.append(row)
         print(*(f"{k}={v}" for k, v in row.items()), file=sys.stderr, flush=True)
     return rows

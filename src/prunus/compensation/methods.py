@@ -24,6 +24,7 @@ class NoCompensation(Compensation):
     statistics: ClassVar[tuple[str, ...]] = ()
     refits: ClassVar[bool] = False
     after_joint: ClassVar[bool] = True
+    idle: ClassVar[bool] = True
     serves: ClassVar[tuple[str, ...]] = UNITS
 
     def __call__(

@@ -33,20 +33,35 @@ def file_bytes(entries: Iterable[Entry]) -> int:
     Raises:
         ValueError: a type that the format has no name for.
     """
-    place, text = 0, 2  # braces
-    named = dict[str, tuple[str, Sequence[int]]]()
-    for name, kind, shape in entries:
-        _itemsize(name, kind)
-        named[name] = (kind, shape)
-    for name in sorted(named, key=lambda n: (ORDER[named[n][0]], n)):
-        kind, shape = named[name]
-        code, size = TYPES[kind]
+    named = {name: (kind, shape) for name, kind, shape in entries}
+    place, text, digits = 0, 2, 1  # braces
+    for name, fixed, size in _laid(tuple((name, kind) for name, (kind, _) in named.items())):
+        shape = tuple(named[name][1])
         end = place + size * math.prod(shape)
-        shown = f'"dtype":"{code}","shape":[{",".join(map(str, shape))}],'
-        text += _shown(name) + len(f':{{{shown}"data_offsets":[{place},{end}]}},')
+        before, digits = digits, len(str(end))
+        text += fixed + _numbers(shape) + before + digits
         place = end
     text -= bool(named)  # the last comma
     return 8 + -(-text // 8) * 8 + place
+
+
+@lru_cache(maxsize=64)
+def _laid(named: tuple[tuple[str, str], ...]) -> list[tuple[str, int, int]]:
+    """Names and types as the file has them in turn: what each entry takes without its numbers, and
+    bytes of a number."""
+    for name, kind in named:
+        _itemsize(name, kind)
+    return [
+        (name, _shown(name) + len(f':{{"dtype":"{code}","shape":[],"data_offsets":[,]}},'), size)
+        for name, kind in sorted(named, key=lambda entry: (ORDER[entry[1]], entry[0]))
+        for code, size in (TYPES[kind],)
+    ]
+
+
+@lru_cache(maxsize=2**16)
+def _numbers(shape: tuple[int, ...]) -> int:
+    """Bytes of a shape between its brackets."""
+    return len(",".join(map(str, shape)))
 
 
 def _itemsize(name: str, kind: str) -> int:

@@ -212,16 +212,25 @@ class NodeUnit:
         reads = [key for key in choices if layer.name in self.groups[key].consumers]
         ridge: float | None = None
         said: Mapping[str, object] = {}
-        if reads:
+        within = None
+        if reads and not self.recipe.compensation.idle:
             weight, bias, ridge, said = refitted(self.recipe.compensation, layer, mask)
         else:
-            weight, bias = torch.where(mask, layer.weight, 0.0), layer.bias
+            weight, bias, within = torch.where(mask, layer.weight, 0.0), layer.bias, mask
         scale = None
         if not self.recipe.compensation.refits:
             scale = self._column_scale(layer, reads, choices)
         if scale is not None:
-            weight = weight * scale.to(weight)
-        return Fit(mask=mask, weight=weight, bias=bias, scale=scale, ridge=ridge, notes=said)
+            weight, within = weight * scale.to(weight), None
+        return Fit(
+            mask=mask,
+            weight=weight,
+            bias=bias,
+            scale=scale,
+            ridge=ridge,
+            notes=said,
+            within=within,
+        )
 
     def _column_scale(
         self, layer: Layer, reads: Sequence[str], choices: Choices
@@ -246,7 +255,9 @@ class NodeUnit:
         bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
         if bias is not None and path is not None and path in masks:
             bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
-        weight = torch.where(fit.mask, fit.weight, 0.0)  # an earlier step's masks are in it too
+        weight = fit.weight
+        if fit.within is not fit.mask:  # as where an earlier step's masks are in it too
+            weight = torch.where(fit.mask, fit.weight, 0.0)
         if layer.gram is None:
             return replace(fit, weight=weight, bias=bias), None
         rows = fit.mask.view(torch.uint8).amax(1).bool() if fit.mask.numel() else fit.mask.any(1)

@@ -35,6 +35,7 @@ class Fit:
         scale: factors that a rescaled selection put on the weights, or None.
         ridge: largest relative damping that a row needed, or None.
         notes: what the selection has to say.
+        within: the mask outside which the weight is known to be +0 everywhere, where there is one.
     """
 
     mask: Bool[Tensor, "out in"]
@@ -43,6 +44,7 @@ class Fit:
     scale: Tensor | None = None
     ridge: float | None = None
     notes: Mapping[str, object] = field(default_factory=dict)
+    within: Tensor | None = None
 
 
 @runtime_checkable

@@ -235,6 +235,11 @@ class CompensationFacts(PartFacts, Protocol):
         """True where it may follow a method that has compensated already."""
         return False
 
+    @property
+    def idle(self) -> bool:
+        """True where kept weights and the bias stay what they are, so that it need not be asked."""
+        return False
+
 
 @runtime_checkable
 class ScheduleFacts(PartFacts, Protocol):

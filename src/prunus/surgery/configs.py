@@ -239,7 +239,7 @@ def _fits(
         config = copy.deepcopy(before)
         _set(config, change)
         check_config(config)
-        with torch.device("meta"), quiet():
+        with torch.device("meta"), quiet(), _Unset():
             built = kind(config)
         if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):
             return False
