@@ -78,7 +78,7 @@ def damped_inverse(gram: Float[Tensor, "in in"], ridge: float) -> np.ndarray:
         ValueError: G is not finite, or not positive definite with this ridge.
     """
     damping = positive("ridge", ridge)
-    g = finite("gram", gram).to(torch.float64).cpu().numpy().copy()
+    g = finite("gram", gram).detach().to(torch.float64).cpu().numpy().copy()
     n = len(g)
     scale = float(np.trace(g)) / n if n else 0.0
     if scale <= 0:
@@ -112,8 +112,8 @@ def priced_weights(weight: Float[Tensor, "out in"], gram: Float[Tensor, "in in"]
     Raises:
         ValueError: a weight is not finite.
     """
-    w = finite("weight", weight).to("cpu", torch.float64).numpy().copy()
-    w[:, (gram.diagonal() == 0).cpu().numpy()] *= 1e-100
+    w = finite("weight", weight).detach().to("cpu", torch.float64).numpy().copy()
+    w[:, (gram.detach().diagonal() == 0).cpu().numpy()] *= 1e-100
     return w
 
 

@@ -146,6 +146,15 @@ def test_obs_global_takes_every_rows_own_trace_and_its_weights():
     assert not pruned.plan.notes  # no minimum bound here
 
 
+def test_traces_take_tensors_of_a_graph():
+    x = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    weight = nn.Linear(5, 3).double().weight
+    trace = obs_trace(weight, x.T @ x / 20)
+    plain = obs_trace(weight.detach(), (x.T @ x / 20).detach())
+    assert torch.equal(trace.order, plain.order)
+    assert torch.equal(trace.loss, plain.loss)
+
+
 def test_prices_without_slopes_and_equal_rows_are_obs():
     """b = 1 and an equal share of every row: the joint method, masks and weights."""
     model, x = build("mlp-relu", samples=60)

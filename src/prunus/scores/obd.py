@@ -41,7 +41,8 @@ class OBD(Score):
     piecewise linear, and needs no labels; LeCun's rule keeps only diagonals from layer to layer.
     `fisher` squares the gradients of single samples, which fall short of it where the data are
     fitted, and needs labels. A fitted network shows its curvature on the few hard samples alone, so
-    take rounds (`Refine`) rather than one shot. For nodes the sum over a class's weights would
+    take rounds (`Refine`) rather than one shot, on training samples, 30 of a class or more: with
+    few the rounds fit the few hard ones. For nodes the sum over a class's weights would
     leave out what they do together: use `Gate`.
 
     Attributes:
