@@ -13,7 +13,7 @@ from prunus.bench.statistics.intervals import paired
 from prunus.files import Row, Rows
 from prunus.report.figure import figure
 from prunus.reproduce import Reproduction, Scale
-from prunus.reproduce.han2015b_tasks import digits_cnn, digits_mlp, lenet5, lenet300
+from prunus.reproduce.han2015b_tasks import digits_cnn, digits_mlp, lenet5, lenet300, resnet20
 from prunus.reproduce.harness import Harness, of_grids, with_interval
 
 __all__ = ["account", "grids", "reproduce", "rows_of"]
@@ -61,6 +61,10 @@ FULL = (
              ("8 tuned", "rate=0.002 tuned")),
         ),
         0.80, {"shared": (33.0, 0.74), "Huffman": (39.0, 0.74)},
+    ),
+    _Net(
+        "ResNet-20", resnet20, 2, {"conv": 0.5, "fc": 0.5, "*shortcut*": 0.5, "blocks*": 0.2},
+        "fc=32,*=256 tuned published", ("8 tuned",), seeds=1,
     ),
 )  # fmt: skip
 SMALL = (
