@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import prunus
 from models import build
@@ -23,6 +24,15 @@ def test_files_take_at_most_what_the_cost_says(name, density, tmp_path):
     assert found.bytes <= most
     line = next(s for s in pruned.summary().splitlines() if "bytes compressed, at most" in s)
     assert size_words(most) in line
+
+
+def test_many_large_tensors_beside_the_weights_have_lines_of_their_own(tmp_path):
+    norms = [nn.LayerNorm(1100) for _ in range(60)]
+    model = nn.Sequential(nn.Linear(8, 1100), *norms, nn.Linear(1100, 3))
+    pruned = prunus.prune(model, "magnitude", 0.3)
+    most = pruned.cost_after.compressed
+    assert most is not None
+    assert 0.99 * most < compress(pruned, tmp_path / "small.st").bytes <= most
 
 
 @pytest.mark.parametrize("density", [0.003, 0.05, 0.5, 0.99])

@@ -14,6 +14,8 @@ __all__ = ["compressed_bytes"]
 ONE = 1 << 14  # the coder's frequencies add up to this
 HEAD = 1100  # words of the header: account, hash, checksum, recipe
 LINE = 270  # of the header for each coded weight, beside its name
+SMALL = 4096  # bytes of a tensor that has no line of its own, at most
+OWN = 90  # of the header for one that has, beside its name
 SLACK = 1.02  # the lanes' states, and choosing a coder on a part of a large mask
 
 
@@ -33,5 +35,7 @@ def compressed_bytes(coded: Iterable[tuple[Entry, int]], others: Iterable[Entry]
             bits = kept * math.log2(ONE / chance) + (size - kept) * math.log2(ONE / (ONE - chance))
             total += SLACK * bits / 8 + 8
     for name, kind, shape in others:
-        total += 40 + 3 * len(name.encode()) + TYPES[kind][1] * math.prod(shape)
+        size = TYPES[kind][1] * math.prod(shape)
+        text = len(name.encode())
+        total += size + (OWN + text if size > SMALL else 40 + 3 * text)
     return math.ceil(total)
