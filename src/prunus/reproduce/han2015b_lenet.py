@@ -50,6 +50,8 @@ FULL = (
             ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
             ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("rate=0.005 tuned",)),
             ({"fc1": 0.03, "fc2": 0.06, "fc3": 0.3}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
+            ({"fc1": 0.025, "fc2": 0.05, "fc3": 0.25},
+             ("8 tuned", "rate=0.002 tuned", "rate=0.005 tuned")),
         ),
         1.64, {"shared": (32.0, 1.58), "Huffman": (40.0, 1.58)},
     ),
