@@ -114,9 +114,9 @@ REPRODUCTIONS: dict[str, Known] = {
     "han2015b-lenet": Known(
         module="prunus.reproduce.han2015b_lenet",
         says="Han et al. (2015b), Deep compression: both LeNets in smaller and smaller files",
-        data="MNIST",
+        data="MNIST, CIFAR-10",
         small="24 s",
-        full="about 4 h",
+        full="about 60 min",
         resumes=True,
     ),
     "pensia2020": Known(

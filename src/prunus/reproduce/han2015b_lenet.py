@@ -50,6 +50,7 @@ FULL = (
             ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
             ({"fc1": 0.045, "fc2": 0.08, "fc3": 0.4}, ("rate=0.005 tuned",)),
             ({"fc1": 0.03, "fc2": 0.06, "fc3": 0.3}, ("8 tuned", "4 tuned", "rate=0.002 tuned")),
+            ({"fc1": 0.03, "fc2": 0.06, "fc3": 0.3}, ("rate=0.005 tuned",)),
             ({"fc1": 0.025, "fc2": 0.05, "fc3": 0.25},
              ("8 tuned", "rate=0.002 tuned", "rate=0.005 tuned")),
         ),
@@ -104,7 +105,7 @@ def reproduce(
     """Prune, share values, train them, and code: the paper's file and this package's.
 
     Args:
-        scale: "full": both networks on MNIST, five of each; "small": two networks on the digits,
+        scale: "full": both on MNIST, five of each, and a ResNet-20; "small": two on the digits,
             three of each.
         seed: of the first network.
         data_dir: folder with the data sets.
