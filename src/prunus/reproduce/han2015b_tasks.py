@@ -77,10 +77,10 @@ resnet20 = held_out_task(
     TASKS["cifar10-resnet20"],
     500,
     Training(
-        epochs=8, learning_rate=0.1, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
+        epochs=6, learning_rate=0.1, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
     ),
     Training(
-        epochs=2, learning_rate=0.02, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
+        epochs=1, learning_rate=0.02, optimizer="sgd", batch=128, weight_decay=5e-4, augment=True
     ),
     Training(epochs=1, learning_rate=2e-4, augment=True),
 )
