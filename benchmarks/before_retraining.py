@@ -68,6 +68,7 @@ def measured(network: str, seed: int) -> Iterator[dict[str, Any]]:
     dense = trained(chosen, data, seed=seed, progress=False).model.eval()
     whole = {"dense": error(dense), "of": sum(p.numel() for p in dense.parameters())}
     batches = list(data.x_train[:CALIBRATION].split(500))
+    calibration = prunus.calibrate(dense, batches, ("gram",), progress=False)
     for share in SHARES:
         small = theirs(dense, data.x_train[:2], share, p=2)
         count = sum(p.numel() for p in small.parameters())
@@ -75,7 +76,9 @@ def measured(network: str, seed: int) -> Iterator[dict[str, Any]]:
         row["torch_pruning"] = error(small)
         for name in OURS:
             budget = prunus.Budget(parameters=count)
-            pruned = prunus.prune(dense, name, budget, data=batches, measure=False, progress=False)
+            pruned = prunus.prune(
+                dense, name, budget, data=calibration, measure=False, progress=False
+            )
             row[name] = error(pruned.model)
             row[f"{name} parameters"] = int(pruned.cost_after.parameters)
         yield row

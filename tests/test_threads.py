@@ -1,6 +1,7 @@
 """Threads: small systems are solved by one, and every number comes back."""
 
 import threading
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 import prunus
 from prunus.compensation import exact
 from prunus.selection import dpp_sets
-from prunus.threads import pinned, single_threaded
+from prunus.threads import few, pinned, single_threaded
 
 
 def blas():
@@ -101,3 +102,49 @@ def test_prune_takes_the_number_that_is_given():
     )
     assert {count for count, _ in seen} == {2}
     assert numbers() == before
+
+
+@pytest.fixture
+def set_to_three():
+    """Three threads of torch as a user sets them; nothing is pinned."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+class Watched(nn.Linear):
+    """A layer that notes how many threads it ran with."""
+
+    seen: ClassVar[list[int]] = []  # of every copy
+
+    def forward(self, x):
+        self.seen.append(torch.get_num_threads())
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(240, 1), (260, 3)])
+def test_small_networks_take_one_thread_where_nothing_is_said(width, expected, set_to_three):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Watched(width, width), nn.Linear(width, 3)), torch.randn(20, width)
+    seen = Watched.seen
+    seen.clear()
+    prunus.calibrate(model, x)
+    assert set(seen) == {expected}
+    seen.clear()
+    prunus.prune(model, "magnitude", 0.5, data=x)
+    assert set(seen) == {expected}
+    assert torch.get_num_threads() == 3
+    seen.clear()
+    prunus.prune(model, "wanda", 0.5, data=x, threads=2)
+    assert set(seen) == {2}
+
+
+def test_a_pinned_block_stands(three):
+    assert few(nn.Linear(3, 3)) is None
+
+
+def test_what_counts_as_small():
+    assert few(nn.Conv2d(1, 1, 3)) is None
+    assert few(nn.Linear(255, 256)) == 1  # 65536 numbers with the bias
+    assert few(nn.Linear(256, 256)) is None

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import nn
 
 from prunus.check import whole
 
-__all__ = ["pinned", "single_threaded"]
+__all__ = ["few", "pinned", "single_threaded"]
+
+SMALL = 2**16  # parameters; a batch of a thousand samples is a millisecond of one thread's work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +90,20 @@ def pinned(count: int | None) -> Iterator[None]:
         _OWN.count = outer
         _BLAS.end(outer)
         torch.set_num_threads(before)
+
+
+def few(model: nn.Module) -> int | None:
+    """1 for a network so small that a pool of threads costs more to wake than it saves, else None.
+
+    That is one of vectors and matrices alone, with up to 65536 numbers: each sample takes so many
+    multiply-adds. Beside other busy processes two threads took six times as long as one on such.
+    Inside `pinned`, what that says stands.
+    """
+    if _OWN.count is not None:
+        return None
+    sizes = [p.numel() for p in model.parameters()]
+    plain = all(p.dim() <= 2 for p in model.parameters())
+    return 1 if plain and sum(sizes) <= SMALL else None
 
 
 def single_threaded(function: Callable[P, T]) -> Callable[P, T]:

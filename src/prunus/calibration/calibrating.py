@@ -23,6 +23,7 @@ from prunus.coupling import Group, couple
 from prunus.layer import Layer
 from prunus.modes import private
 from prunus.progress import progress_bar
+from prunus.threads import few, pinned
 from prunus.weights import Weight
 
 __all__ = ["NEVER_RAN", "calibrate"]
@@ -92,7 +93,7 @@ def calibrate(
         whole("max_samples", max_samples, low=1)
     if max_positions is not None:
         whole("max_positions", max_positions, low=1)
-    with private(model) as own:
+    with pinned(few(model)), private(model) as own:
         return _calibrated(
             model,
             own,

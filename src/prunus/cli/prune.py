@@ -85,7 +85,7 @@ def prune(
     ] = None,
     device: own.Device = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of torch and BLAS; what they are set to by default.")
+        int | None, typer.Option(help="Of torch and BLAS; by default one for small networks.")
     ] = None,
     seed: own.Seed = 0,
     text: Annotated[

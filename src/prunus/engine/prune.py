@@ -37,7 +37,7 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, held
-from prunus.threads import pinned
+from prunus.threads import few, pinned
 
 __all__ = ["prune"]
 
@@ -95,8 +95,9 @@ def prune(
         measure: False leaves layer errors out that the recipe's own statistics do not give. They
             cost a recipe that reads no data (`magnitude`, `l1-filter`) a second forward pass, one
             that reads the data otherwise a Gram matrix of every layer.
-        threads: of torch and BLAS while this runs; what they are set to where None. Rows and other
-            small systems are solved by one thread whatever is set.
+        threads: of torch and BLAS while this runs. Where None, one for networks of up to 65536
+            parameters without convolutions, for the others what is set. Rows and other small
+            systems are solved by one thread whatever is set.
 
     Returns:
         a `Pruned`.
@@ -158,7 +159,7 @@ def prune(
     evaluate = None if evaluate is None else theirs(evaluate)
     train = None if train is None else theirs(train)
     with ExitStack() as stack:
-        stack.enter_context(pinned(threads))
+        stack.enter_context(pinned(few(model) if threads is None else threads))
         work = stack.enter_context(owned(copied(model).to(where)))
         if where == home:
             dense = stack.enter_context(private(model))
