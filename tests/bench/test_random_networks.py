@@ -86,7 +86,7 @@ def test_conclusions_are_judged_by_paired_intervals():
 
 
 TINY = Protocol(
-    items=(4, 12),
+    items=(4, 8),
     draws=3,
     trained=3,
     points=500,

@@ -1,7 +1,7 @@
 """From error curves and an exact value to whole numbers per layer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Problem:
     exact: Callable[[Mapping[str, int]], float]
     cost: Callable[[Mapping[str, int]], float]
     squared: bool
+    _known: dict[Choice, float] = field(default_factory=dict, repr=False)
 
     @property
     def costs(self) -> list[np.ndarray]:
@@ -66,7 +67,11 @@ class Problem:
 
     def value(self, choice: Choice) -> float:
         """What a choice comes to; nothing pruned is no gap."""
-        return self.exact(self.counts(choice)) if any(choice) else 0.0
+        if not any(choice):
+            return 0.0
+        if choice not in self._known:  # bisections end among a few choices, and the network runs
+            self._known[choice] = self.exact(self.counts(choice))
+        return self._known[choice]
 
 
 def grid_of(family: Family) -> dict[str, np.ndarray]:
