@@ -6,7 +6,9 @@ import re
 import statistics
 from pathlib import Path
 
-from prunus.bench.statistics.intervals import paired
+import pytest
+
+from prunus.bench.statistics.intervals import holm, paired
 from prunus.presets import ADVICE
 
 ROOT = Path(__file__).parents[1]
@@ -24,44 +26,158 @@ def table_of(page: str, title: str) -> dict[str, list[str]]:
     return found
 
 
-def test_what_is_said_of_lenet_is_what_was_recorded():
-    """Every number of both tables, from the records; the advice quotes the same."""
+Errors = dict[tuple[str, str, float], dict[int, float]]  # {(recipe, schedule, density): {seed: %}}
+ROUNDS = "Refine(rounds=5)"
 
-    def errors(folder: str) -> dict[tuple[str, str], dict[int, float]]:
-        found: dict[tuple[str, str], dict[int, float]] = {}
+
+def errors_of(*folders: str) -> Errors:
+    """Test errors after pruning and before any training; five networks each."""
+    found: Errors = {}
+    for folder in folders:
         for line in (RESULTS / folder / "records.jsonl").read_text().splitlines():
             row = json.loads(line)
-            kind = (row["recipe"], row["schedule"])
-            found.setdefault(kind, {})[row["seed"]] = 100 * row["after"]["test_error"]
-        assert {len(own) for own in found.values()} == {5}
-        return found
+            kind = (row["recipe"], row["schedule"], row["density_asked"])
+            assert row["seed"] not in found.setdefault(kind, {}) or "random" in row["recipe"]
+            found[kind][row["seed"]] = 100 * row["after"]["test_error"]
+    assert {len(own) for own in found.values()} == {5}
+    return found
 
-    def mean(own: dict[int, float]) -> str:
-        return f"{statistics.mean(own.values()):.2f}"
 
-    edges = errors("mnist_lenet300_edges") | errors("mnist_lenet300_obs")
-    for name, numbers in table_of("second_order.md", "| a tenth of").items():
-        kinds = [(own, s) for s in ("none", "Refine(rounds=5)") for own in (name, f"{name}+ls")]
-        if name.startswith("obs-global"):
-            kinds = [(own, "none") for own in ("obs-global without ls", "obs-global")]
-        assert numbers == [mean(edges[kind]) for kind in kinds if kind in edges] != []
-    nodes = errors("mnist_lenet300_nodes")
-    for name, numbers in table_of("second_order.md", "| a quarter of").items():
-        pair = nodes[name, "none"], nodes[f"{name}+ls", "none"]
-        expected = [mean(own) for own in pair]
-        if name != "random-node":
-            gap = paired(pair[1], nodes["random-node+ls", "none"])
-            expected += [f"{gap[key]:.2f}" for key in ("mean", "low", "high")]
-        assert numbers == expected
+def mean(own: dict[int, float]) -> str:
+    return f"{statistics.mean(own.values()):.2f}"
+
+
+def cells_of(page: str, title: str) -> dict[str, list[list[str]]]:
+    """{name in the first cell: the numbers of each other cell} of the table under a title."""
+    lines = (ROOT / "docs" / page).read_text().replace("−", "-").partition(title)[2].splitlines()
+    found = {}
+    for line in itertools.takewhile(lambda own: own.startswith("|"), lines[2:]):
+        name, *cells = line.strip("|").split("|")
+        found[name.strip(" `")] = [re.findall(r"-?[0-9]+\.[0-9]+", cell) for cell in cells]
+    assert len(found) > 1
+    return found
+
+
+def pair_of(errors: Errors, name: str, schedule: str, density: float) -> list[str]:
+    """Means of a recipe as it is and with `+ls`; none where it was not run."""
+    name = name.removesuffix("` in one shot")
+    names = (name, f"{name}+ls")
+    if name.startswith("obs-global"):
+        names = ("obs-global without ls", "obs-global")
+    kinds = [(own, schedule, density) for own in names]
+    return [mean(errors[kind]) for kind in kinds if kind in errors]
+
+
+def differs(gap: dict) -> list[str]:
+    return [f"{gap[key]:.2f}" for key in ("mean", "low", "high")]
+
+
+TABLES = [
+    ("| single weights |", "none", (0.2, 0.1, 0.05), ["digits_cnn_edges"]),
+    ("| channels |", "none", (0.5, 0.25), ["digits_cnn_nodes"]),
+    ("| LeNet-300-100, one shot |", "none", (0.2, 0.1, 0.05),
+     ["mnist_lenet300_edges", "mnist_lenet300_obs"]),
+    ("| LeNet-300-100, five rounds |", ROUNDS, (0.2, 0.1, 0.05),
+     ["mnist_lenet300_edges", "mnist_lenet300_edges_rounds"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("title", "schedule", "densities", "folders"), TABLES)
+def test_tables_without_training_are_what_was_recorded(title, schedule, densities, folders):
+    errors = errors_of(*folders)
+    for name, cells in cells_of("second_order.md", title).items():
+        assert cells == [pair_of(errors, name, schedule, d) for d in densities], name
+        assert any(cells)
+
+
+def test_what_is_said_of_lenets_nodes_is_what_was_recorded():
+    once, rounds = errors_of("mnist_lenet300_nodes"), errors_of("mnist_lenet300_nodes_rounds")
+    table = cells_of("second_order.md", "| LeNet-300-100, nodes |")
+    names = list(table)
+    random = "random-node"
+    gaps = {
+        (name, density): paired(
+            once[f"{name}+ls", "none", density], once[f"{random}+ls", "none", density]
+        )
+        for density in (0.5, 0.25)
+        for name in names
+        if name != random
+    }
+    for name, cells in table.items():
+        expected = []
+        for density in (0.5, 0.25):
+            expected.append(pair_of(once, name, "none", density))
+            expected.append([] if name == random else differs(gaps[name, density]))
+            expected.append(pair_of(rounds, name, ROUNDS, density))
+        assert cells == expected, name
+    adjusted = dict(zip(gaps, holm([gap["p"] for gap in gaps.values()]), strict=True))
+    told = {kind for kind, p in adjusted.items() if p <= 0.05}
+    assert set(gaps) - told == {("mean-activation", 0.25)}  # as the page says
+    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split()).replace("−", "-")
+    moved = [
+        (kind, paired(rounds[kind[0], ROUNDS, kind[1]], once[kind[0], "none", kind[1]]))
+        for kind in ((f"{n}{ls}", d) for d in (0.5, 0.25) for n in names for ls in ("", "+ls"))
+        if not kind[0].startswith(random)
+    ]
+    assert len(moved) == 40
+    assert min(holm([gap["p"] for _, gap in moved])) > 0.05
+    (least, at), gap = min(moved, key=lambda own: own[1]["p"])
+    mine, low, high = differs(gap)
+    assert at == 0.25
+    assert f"`{least}` at a quarter, {mine} points ({low} to {high}) before correction" in page
+    assert {k for k in told if gaps[k]["mean"] > 0} == {
+        ("mean-activation", 0.5), ("apoz", 0.5), ("apoz", 0.25),
+    }  # fmt: skip
+
+
+def test_what_is_said_of_lenet_is_what_was_recorded():
+    """Differences in the text with their intervals; the advice quotes the tables."""
+    edges = errors_of("mnist_lenet300_edges", "mnist_lenet300_edges_rounds", "mnist_lenet300_obs")
+    nodes = errors_of("mnist_lenet300_nodes")
     said = " ".join(ADVICE)
-    rounds = "Refine(rounds=5)"
     for own in (
-        edges["obs-global", "none"],
-        edges["obs", "none"],
-        edges["magnitude-global+ls", "none"], edges["gap-gradient+ls", rounds],
-        edges["obd+ls", rounds], *(nodes[f"{n}+ls", "none"] for n in ("obs-node", "apoz")),
+        edges["obs-global", "none", 0.1],
+        edges["obs", "none", 0.1],
+        edges["magnitude-global+ls", "none", 0.1], edges["gap-gradient+ls", ROUNDS, 0.1],
+        edges["obd+ls", ROUNDS, 0.1],
+        edges["gap-gradient+ls", ROUNDS, 0.05], edges["magnitude-global+ls", "none", 0.05],
+        edges["magnitude-global+ls", ROUNDS, 0.05],
+        *(nodes[f"{n}+ls", "none", d] for n in ("obs-node", "random-node", "apoz")
+          for d in (0.5, 0.25)),
     ):  # fmt: skip
         assert mean(own) in said[said.index("on LeNet-300-100 (dense") :]
+    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split())
+    page = page[page.index("## What LeNet-300-100 shows") :].replace("−", "-")
+    best = "magnitude-global+ls"
+    gaps = {
+        (other, d): paired(edges[other, "none", d], edges[best, "none", d])
+        for d in (0.2, 0.1, 0.05)
+        for other in ("magnitude+ls", "wanda+ls", "gap-gradient+ls", "obd+ls")
+    }
+    assert max(holm([gap["p"] for gap in gaps.values()])) <= 0.05
+    assert all(gap["mean"] > 0 for gap in gaps.values())
+    for d in (0.2, 0.1, 0.05):
+        mine, low, high = differs(gaps["obd+ls", d])
+        assert re.search(rf"{mine}( points)? at a \w+ \({low} to {high}\)", page)
+    assert "all twelve differences to the other four rules" in page
+    table = cells_of("second_order.md", "| five rounds minus one shot |")
+    moved = {
+        (rule, d): paired(edges[rule, ROUNDS, d], edges[rule, "none", d])
+        for rule in ("magnitude-global+ls", "wanda+ls", "gap-gradient+ls", "obd+ls")
+        for d in (0.2, 0.1, 0.05)
+    }
+    assert list(table) == list(dict.fromkeys(rule for rule, _ in moved))
+    for rule, cells in table.items():
+        assert cells == [differs(moved[rule, d]) for d in (0.2, 0.1, 0.05)]
+    adjusted = holm([gap["p"] for gap in moved.values()])
+    told = [kind for kind, p in zip(moved, adjusted, strict=True) if p > 0.05]
+    assert told == [("gap-gradient+ls", 0.2)]
+    rounds = edges["gap-gradient+ls", ROUNDS, 0.05]
+    mine, low, high = differs(paired(edges[best, "none", 0.05], rounds))
+    assert f"by {mine} points ({low} to {high}) before global magnitudes at once" in page
+    assert paired(edges["obd+ls", ROUNDS, 0.05], rounds)["low"] > 0
+    near = differs(paired(edges["gap-gradient+ls", ROUNDS, 0.1], edges[best, "none", 0.1]))
+    assert "still better by {} points ({} to {}).".format(*near) in page
 
 
 def test_what_is_said_of_methods_inside_training_is_what_was_recorded():
@@ -182,3 +298,17 @@ def test_what_is_said_of_distillation_on_mnist_is_what_was_recorded():
         means = (statistics.mean(own.values()) for own in (having, lacking))
         assert words.format(*means, gap["mean"], gap["low"], gap["high"]) in page
         assert gap["low"] > 0
+
+
+def test_what_scores_of_the_loss_cost_is_what_was_measured():
+    rows = {r["what"]: r for r in json.loads((RESULTS / "second_order.json").read_text())["rows"]}
+    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split())
+    ratios = [row["ratio"] for row in rows.values() if "ratio" in row]
+    for ratio, words in zip(
+        ratios,
+        ("takes {:.2f} of the time of", "rounds {:.1f} calibrations", "weights {:.2f} of `obs`"),
+        strict=True,
+    ):
+        assert words.format(ratio) in page
+    (spent,) = (row["s"] for row in rows.values() if "ratio" not in row)
+    assert f"from 1200 samples on, {spent:.1f} s." in page
