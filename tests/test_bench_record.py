@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from forks import FORK
 from prunus.bench import Record, RecordWriter, content_id, host_facts, read_records
 from prunus.bench.record import RecordIndex, store
 
@@ -144,9 +144,8 @@ def append_forever(folder, ready):
 
 
 def test_killed_writers_lose_nothing_they_finished(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    counters = [context.Value("i", 0) for _ in range(2)]
-    workers = [context.Process(target=append_forever, args=(tmp_path, c)) for c in counters]
+    counters = [FORK.Value("i", 0) for _ in range(2)]
+    workers = [FORK.Process(target=append_forever, args=(tmp_path, c)) for c in counters]
     for worker in workers:
         worker.start()
     while min(c.value for c in counters) < 20:

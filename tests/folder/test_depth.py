@@ -59,19 +59,26 @@ def test_tied_heads_and_padding(ids, tmp_path):
     assert len(result.gone) == 1
 
 
-@pytest.mark.parametrize("at", [6, -1])
-def test_a_stopped_run_goes_on(deep, ids, tmp_path, monkeypatch, at):
-    count = [0]
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def whole(deep, ids, tmp_path_factory):
+    """A run that is not stopped, and at how many places it could have been."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    with pytest.MonkeyPatch.context() as patch:
         count = stopping(patch, 10**6)
-        prune_folder(deep, tmp_path / "whole", "block-gap", 0.6, data=ids)
+        prune_folder(deep, out, "block-gap", 0.6, data=ids)
+    return out, count
+
+
+@pytest.mark.parametrize("at", [6, -1])
+def test_a_stopped_run_goes_on(deep, ids, whole, tmp_path, monkeypatch, at):
+    undisturbed, count = whole
     with monkeypatch.context() as patch:
         stopping(patch, at if at > 0 else count[0] + at)  # all but the account
         with pytest.raises(Stopped):
             prune_folder(deep, tmp_path / "out", "block-gap", 0.6, data=ids)
     result = prune_folder(deep, tmp_path / "out", "block-gap", 0.6, data=ids)
     assert result.resumed == (2 if at > 0 else 0)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(undisturbed)
     again = prune_folder(deep, tmp_path / "out", "block-gap", 0.6, data=ids)
     assert again.gone == result.gone
 
