@@ -90,6 +90,33 @@ def test_tables_without_training_are_what_was_recorded(title, schedule, densitie
         assert any(cells)
 
 
+def errors_in_rounds() -> set[str]:
+    """The rules for single weights that were run in rounds on the digits CNN."""
+    return {rule for rule, _, _ in errors_of("digits_cnn_edges_rounds")}
+
+
+def test_what_is_said_of_rounds_on_the_digits_cnn_is_what_was_recorded():
+    table = cells_of("second_order.md", "| digits CNN, rounds |")
+    found, gaps = {}, {}
+    for part, density in (("edges", 0.1), ("nodes", 0.25)):
+        once = errors_of(f"digits_cnn_{part}")
+        for (rule, _, at), own in errors_of(f"digits_cnn_{part}_rounds").items():
+            assert at == density
+            before = once[rule, "none", density]
+            gaps[rule] = paired(own, before)
+            found[rule] = [[mean(before)], [mean(own)], differs(gaps[rule])]
+    assert table == found
+    adjusted = dict(zip(gaps, holm([gap["p"] for gap in gaps.values()]), strict=True))
+    assert [rule for rule, p in adjusted.items() if p <= 0.05] == ["gap-gradient+ls"]
+    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split())
+    p = (adjusted["gap-gradient+ls"], adjusted["obd+ls"])
+    assert "({:.3f}; `obd+ls` has {:.3f})".format(*p) in page
+    weights = [own for rule, own in found.items() if rule in errors_in_rounds()]
+    assert all(float(found["obs-global"][0][0]) < float(own[1][0]) for own in weights)
+    a, b = (found["gap-gradient+ls"][i][0] for i in (0, 1))
+    assert f"gap-gradient+ls from {a} to {b} % at 10 %" in " ".join(ADVICE)
+
+
 def test_what_is_said_of_lenets_nodes_is_what_was_recorded():
     once, rounds = errors_of("mnist_lenet300_nodes"), errors_of("mnist_lenet300_nodes_rounds")
     table = cells_of("second_order.md", "| LeNet-300-100, nodes |")
@@ -160,7 +187,7 @@ def test_what_is_said_of_lenet_is_what_was_recorded():
         mine, low, high = differs(gaps["obd+ls", d])
         assert re.search(rf"{mine}( points)? at a \w+ \({low} to {high}\)", page)
     assert "all twelve differences to the other four rules" in page
-    table = cells_of("second_order.md", "| five rounds minus one shot |")
+    table = cells_of("second_order.md", "| five rounds minus one shot | density")
     moved = {
         (rule, d): paired(edges[rule, ROUNDS, d], edges[rule, "none", d])
         for rule in ("magnitude-global+ls", "wanda+ls", "gap-gradient+ls", "obd+ls")
