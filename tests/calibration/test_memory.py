@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import prunus
 
@@ -70,3 +72,22 @@ def test_one_big_batch(name, peaks):
 
 def test_the_same_measure_sees_a_batch_taken_whole(peaks):
     assert peaks["whole"] > 2 * LIMIT
+
+
+@pytest.mark.parametrize("recipe", ["wanda", "magnitude"])  # statistics, and layer errors alone
+def test_a_batch_of_all_samples_is_copied_in_parts(recipe, monkeypatch):
+    from prunus.calibration import batches, collect
+    from prunus.engine import errors
+
+    copied = []
+
+    def copies(batch, device):
+        copied.append(batches.size_of(batch))
+        return batches.to_device(batch, device)
+
+    monkeypatch.setattr(collect, "to_device", copies)
+    monkeypatch.setattr(errors, "to_device", copies)
+    samples = 3 * batches.ROWS + 5
+    prunus.prune(nn.Linear(4, 3), recipe, 0.5, data=torch.rand(samples, 4), progress=False)
+    assert sum(size for size in copied if size < batches.ROWS) >= 5
+    assert max(copied) == batches.ROWS

@@ -99,7 +99,7 @@ def collect(
     found = Collected(gatherer.sums)
     found.groups = {group.name: Sums(consumers=group.consumers) for group in groups}
     used: list[Any] = []
-    layout = layout_of(model, to_device(batches.peek(), device))
+    layout = layout_of(model, to_device(next(parts(batches.peek())), device))
     with evaluating(model), gathering(weights, gatherer):
         for batch in batches:
             for part in parts(batch):

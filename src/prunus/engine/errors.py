@@ -86,7 +86,7 @@ def measure_errors(
         if job.recipe.units == NODES:  # removed outputs are no error
             columns = {name: result.mask.any(1) for name, result in results.items()}
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
-        first = to_device(job.batches.peek(), job.device)
+        first = to_device(next(parts(job.batches.peek())), job.device)
         layout = layout_of(before, first) if measure else None
         with evaluating(before), torch.no_grad(), _watching(lost, columns, tally):
             for batch in job.batches:
