@@ -48,6 +48,8 @@ def calibrate(
 ) -> Calibration:
     """Collect the statistics of the layers' inputs in one streaming pass.
 
+    Networks of up to 65536 parameters without convolutions run with one thread, as in `prune`.
+
     Args:
         model: the network; a private copy of its modules runs, over the same parameters.
         data: one batch (Tensor, tuple, Mapping) or an iterable of batches.
