@@ -9,11 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunus
+from laws.networks import network
 from prunus import Recipe
 from prunus.granularity import Blocks
 from prunus.scores import BlockCosine, BlockGap, BlockShapley
 from prunus.surgery.depth import skippable, without, zeros_of
 from prunus.surgery.masked import apply_masks
+from prunus.surgery.stacks import renumber
 
 
 class Residual(nn.Module):
@@ -263,3 +265,22 @@ def test_real_blocks(name, part):
         again = kind(less.config).eval()
         again.load_state_dict(less.state_dict())
         torch.testing.assert_close(again(**batch).logits, less(**batch).logits, rtol=0, atol=0)
+
+
+class Numbered:
+    """A configuration that names blocks by their numbers."""
+
+    def __init__(self):
+        self.num_hidden_layers, self.mlp_only_layers = 4, [1, 3]
+
+    def to_dict(self):
+        return vars(self)
+
+
+def test_lists_of_block_numbers_follow_those_that_stay():
+    model = network("residual")[0]
+    model.config = Numbered()
+    renumber(model, "blocks", {"1"})
+    assert vars(model.config) == {"num_hidden_layers": 3, "mlp_only_layers": [2]}
+    renumber(model, "blocks", {"0"})
+    assert vars(model.config) == {"num_hidden_layers": 2, "mlp_only_layers": [1]}

@@ -10,6 +10,7 @@ import prunus
 from prunus import Recipe
 from prunus.granularity import Node
 from prunus.surgery import CompactionError, compact
+from prunus.surgery.norms import fold_rms, scale_epsilon
 from prunus.surgery.verify import verify_equal
 
 CUT = Recipe(granularity=Node(inexact=True))
@@ -125,3 +126,18 @@ def test_the_flag_is_checked_and_shown():
     assert Recipe(granularity=Node()).digest != CUT.digest
     with pytest.raises(ValueError, match="`inexact` must be True or False, got 1"):
         Node(inexact=1)
+
+
+def test_an_rms_norm_over_fewer_inputs_gives_the_same_numbers():
+    """With an epsilon that weighs as much as the inputs, it has to shrink with their number."""
+    torch.manual_seed(0)
+    kept = torch.tensor([0, 2, 3, 6, 7])
+    norm, small = (nn.RMSNorm(n, eps=0.4, dtype=torch.float64) for n in (8, 5))
+    nn.init.normal_(norm.weight)
+    with torch.no_grad():
+        small.weight.copy_(norm.weight[kept])
+    fold_rms(small, 8)
+    scale_epsilon(small, 8)
+    x = torch.zeros(6, 8, dtype=torch.float64)
+    x[:, kept] = torch.randn(6, 5, dtype=torch.float64)
+    torch.testing.assert_close(small(x[:, kept]), norm(x)[:, kept])
