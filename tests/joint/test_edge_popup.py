@@ -12,6 +12,7 @@ from prunus.allocation import Global
 from prunus.compensation import LeastSquares
 from prunus.granularity import EdgePerRow, Node
 from prunus.joint import EdgePopup, JointResult, NetworkJoint, edge_popup
+from prunus.joint.norms import parts_of
 from prunus.recipe import Recipe
 from prunus.schedules import Iterative, Refine
 from prunus.scores import Constant
@@ -371,3 +372,15 @@ def test_norms_of_one_sample_are_refused():
             prunus.prune(model, quick(norms="batch", **options), 0.5, data=data)
     with pytest.raises(ValueError, match="Unknown norms of EdgePopup 'train'"):
         EdgePopup(norms="train")
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize(("samples", "size"), [(65, 16), (64, 16), (66, 16), (3, 16), (5, 2)])
+def test_every_sample_is_in_one_part_and_none_is_alone_beside_norms(samples, size, norms):
+    parts = parts_of(samples, size, norms=norms)
+    firsts, ends = zip(*parts, strict=True)
+    assert (firsts[0], *ends[:-1], samples) == (*firsts, ends[-1])
+    sizes = [end - first for first, end in parts]
+    assert min(sizes) >= (2 if norms else 1)
+    assert max(sizes) <= size + norms
+    assert len(parts) == -(-samples // size) - (norms and samples % size == 1)

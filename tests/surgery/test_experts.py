@@ -1,5 +1,7 @@
 """Experts that are taken out: the router without them, not their outputs set to zero."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.modes import copied
 from prunus.surgery.experts import expert_scores, mixtures, without_experts
+from prunus.surgery.mixtures import _least
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -119,3 +122,12 @@ def test_bad_input():
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"some of 2 groups, so that at least 4 of 4 must stay"):
         without_experts(grouped, expert_scores(grouped, {"input_ids": IDS}), 0.5)
+
+
+def test_the_fewest_experts_of_a_group_that_a_router_finds_enough_in():
+    """A token's experts lie in the groups that are chosen, and each group is ranked by two."""
+    for top, chosen in itertools.product(range(1, 9), range(1, 5)):
+        least = _least(top, 4, chosen)
+        assert least * chosen >= top
+        assert least == 2 or (least - 1) * chosen < top
+    assert _least(3, None, 1) == 3
