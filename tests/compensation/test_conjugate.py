@@ -272,3 +272,27 @@ def test_what_the_steps_leave_is_what_they_say_whatever_they_multiply_in(half):
 
 def test_a_matrix_without_a_factor_has_no_system():
     assert System.of(torch.diag(torch.tensor([1.0, -1.0], dtype=F64)), 1e-8) is None
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "one sign"])
+def test_a_product_in_low_precision_allows_for_what_it_rounds(kind, half):
+    """Where all of U has one sign and rounds downwards, its errors add up over a row."""
+    n = 512
+    g = torch.Generator().manual_seed(3)
+    if kind == "one sign":
+        matrix = torch.linalg.inv(0.4981 * torch.eye(n, dtype=F64) + 0.5019)
+        rows = torch.ones(2, n, dtype=F64)
+    else:
+        x = inputs(kind, n, 13)
+        matrix = x.T @ x / len(x)
+        matrix = matrix / matrix.diagonal().mean() + 1e-2 * torch.eye(n, dtype=F64)
+        rows = torch.randn(64, n, generator=g, dtype=F64)
+    system = System.of(matrix, 1e-2)
+    exact = ((rows @ system.inverse) * rows).sum(1)
+    said = system.by_inverse(rows)
+    assert (said >= exact).all()
+    s = rows / system.scale
+    assert (said <= exact + 0.1 * system.spread * s.square().sum(1)).all()
+    if half and kind == "one sign":  # a negative control: the product alone says too little
+        alone = ((s.bfloat16() @ system.half.T) * s).sum(1)
+        assert (alone < exact - 0.1 * s.square().sum(1)).all()

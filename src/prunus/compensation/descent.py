@@ -40,6 +40,7 @@ class System:
         unit: U, float32.
         half: U, bfloat16, where steps take it.
         single: A, float32.
+        spread: largest sum of |U| along a row, which is at least the norm of |U|.
     """
 
     matrix: Tensor
@@ -49,6 +50,7 @@ class System:
     unit: Tensor
     half: Tensor | None
     single: Tensor
+    spread: float
 
     @classmethod
     def of(cls, matrix: Tensor, damping: float) -> "System | None":
@@ -61,7 +63,26 @@ class System:
         scale = inverse.diagonal().rsqrt()
         unit = (inverse * scale[:, None]).mul_(scale).to(torch.float32)
         half = unit.to(torch.bfloat16) if not matrix.is_cuda and multiplies_half() else None
-        return cls(matrix, inverse, damping, scale, unit, half, matrix.to(torch.float32))
+        single = matrix.to(torch.float32)
+        spread = float(unit.abs().sum(1).max())
+        return cls(matrix, inverse, damping, scale, unit, half, single, spread)
+
+    def by_inverse(self, rows: Tensor) -> Tensor:
+        """s P sᵀ of every row s, or more by what a product in low precision can err.
+
+        |ŝÛs − sUs| is at most the relative error of one term times |s||U||s|, and that is at most
+        `spread` times ‖s‖². A term errs by the rounding of s, of U and of the product to bfloat16,
+        of 8 bits each, and by a sum of n terms in float32.
+        """
+        s = (rows / self.scale).to(torch.float32)
+        share = s.shape[1] * 2.0**-24
+        if self.half is None:
+            size = ((s @ self.unit) * s).sum(1)
+        else:
+            size = ((s.to(torch.bfloat16) @ self.half.T) * s).sum(1)
+            share += 3 * 2.0**-9
+        size = size + 2 * share * self.spread * s.square().sum(1)
+        return size.clamp_min(0).to(rows.dtype)
 
 
 @dataclass(frozen=True, eq=False)
