@@ -75,6 +75,8 @@ def differs(gap: dict) -> list[str]:
 TABLES = [
     ("| single weights |", "none", (0.2, 0.1, 0.05), ["digits_cnn_edges"]),
     ("| channels |", "none", (0.5, 0.25), ["digits_cnn_nodes"]),
+    ("| single weights, five rounds |", ROUNDS, (0.2, 0.1, 0.05), ["digits_cnn_edges_rounds"]),
+    ("| channels, five rounds |", ROUNDS, (0.5, 0.25), ["digits_cnn_nodes_rounds"]),
     ("| LeNet-300-100, one shot |", "none", (0.2, 0.1, 0.05),
      ["mnist_lenet300_edges", "mnist_lenet300_obs"]),
     ("| LeNet-300-100, five rounds |", ROUNDS, (0.2, 0.1, 0.05),
@@ -90,31 +92,64 @@ def test_tables_without_training_are_what_was_recorded(title, schedule, densitie
         assert any(cells)
 
 
-def errors_in_rounds() -> set[str]:
-    """The rules for single weights that were run in rounds on the digits CNN."""
-    return {rule for rule, _, _ in errors_of("digits_cnn_edges_rounds")}
+def moved_by_rounds(once: Errors, rounds: Errors, rules, densities) -> dict:
+    """Five rounds minus one shot, paired by network."""
+    return {
+        (rule, d): paired(rounds[rule, ROUNDS, d], once[rule, "none", d])
+        for rule in rules
+        for d in densities
+    }
 
 
-def test_what_is_said_of_rounds_on_the_digits_cnn_is_what_was_recorded():
-    table = cells_of("second_order.md", "| digits CNN, rounds |")
-    found, gaps = {}, {}
-    for part, density in (("edges", 0.1), ("nodes", 0.25)):
-        once = errors_of(f"digits_cnn_{part}")
-        for (rule, _, at), own in errors_of(f"digits_cnn_{part}_rounds").items():
-            assert at == density
-            before = once[rule, "none", density]
-            gaps[rule] = paired(own, before)
-            found[rule] = [[mean(before)], [mean(own)], differs(gaps[rule])]
-    assert table == found
-    adjusted = dict(zip(gaps, holm([gap["p"] for gap in gaps.values()]), strict=True))
-    assert [rule for rule, p in adjusted.items() if p <= 0.05] == ["gap-gradient+ls"]
-    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split())
-    p = (adjusted["gap-gradient+ls"], adjusted["obd+ls"])
-    assert "({:.3f}; `obd+ls` has {:.3f})".format(*p) in page
-    weights = [own for rule, own in found.items() if rule in errors_in_rounds()]
-    assert all(float(found["obs-global"][0][0]) < float(own[1][0]) for own in weights)
-    a, b = (found["gap-gradient+ls"][i][0] for i in (0, 1))
-    assert f"gap-gradient+ls from {a} to {b} % at 10 %" in " ".join(ADVICE)
+def told_apart(gaps: dict) -> set:
+    adjusted = holm([gap["p"] for gap in gaps.values()])
+    return {kind for kind, p in zip(gaps, adjusted, strict=True) if p <= 0.05}
+
+
+def test_what_is_said_of_weights_in_rounds_on_the_digits_cnn_is_what_was_recorded():
+    once, rounds = errors_of("digits_cnn_edges"), errors_of("digits_cnn_edges_rounds")
+    densities = (0.2, 0.1, 0.05)
+    table = cells_of("second_order.md", "| digits CNN, five rounds minus one shot |")
+    refitted = {rule for rule, _, _ in rounds if rule.endswith("+ls") or rule == "obs-global"}
+    assert set(table) == refitted
+    gaps = moved_by_rounds(once, rounds, table, densities)
+    for rule, cells in table.items():
+        assert cells == [differs(gaps[rule, d]) for d in densities]
+    late = {(rule, 0.05) for rule in ("gap-gradient+ls", "wanda+ls", "obd+ls")}
+    assert told_apart(gaps) == late | {("gap-gradient+ls", 0.1), ("wanda+ls", 0.1)}
+    for d in (0.1, 0.05):
+        best = statistics.mean(once["obs-global", "none", d].values())
+        others = [rounds[rule, ROUNDS, d] for rule in refitted - {"obs-global"}]
+        assert all(best < statistics.mean(own.values()) for own in others)
+    rule = "gap-gradient+ls"
+    a, b = mean(once[rule, "none", 0.1]), mean(rounds[rule, ROUNDS, 0.1])
+    assert f"{rule} from {a} to {b} % at 10 %" in " ".join(ADVICE)
+
+
+def test_what_is_said_of_channels_in_rounds_on_the_digits_cnn_is_what_was_recorded():
+    once, rounds = errors_of("digits_cnn_nodes"), errors_of("digits_cnn_nodes_rounds")
+    names = list(cells_of("second_order.md", "| channels, five rounds |"))
+    assert {f"{name}+ls" for name in names} <= {rule for rule, _, _ in rounds}
+    same = ("random-node", "bn-scale")
+    for name in same:
+        for d in (0.5, 0.25):
+            assert rounds[f"{name}+ls", ROUNDS, d] == once[f"{name}+ls", "none", d]
+    rules = [f"{name}{ls}" for name in names for ls in ("", "+ls") if name not in same]
+    gaps = moved_by_rounds(once, rounds, rules, (0.5, 0.25))
+    assert len(gaps) == 64
+    assert not told_apart(gaps)
+    page = " ".join((ROOT / "docs" / "second_order.md").read_text().split()).replace("−", "-")
+    (least, at), gap = min(gaps.items(), key=lambda own: own[1]["p"])
+    mine, low, high = differs(gap)
+    assert at == 0.25
+    assert f"`{least}` at a quarter, {mine} points ({low} to {high})" in page
+    for name in ("taylor", "taylor-2017", "gate"):
+        assert all(gaps[name, d]["mean"] < 0 for d in (0.5, 0.25))
+    for name in names:
+        if name == "thinet" or name.startswith(("greedy", "forward")):
+            assert gaps[name, 0.25]["mean"] > 0
+    refitted = [gap["mean"] for (rule, _), gap in gaps.items() if rule.endswith("+ls")]
+    assert f"the largest change is {max(refitted, key=abs):.2f} points" in page
 
 
 def test_what_is_said_of_lenets_nodes_is_what_was_recorded():
@@ -188,17 +223,14 @@ def test_what_is_said_of_lenet_is_what_was_recorded():
         assert re.search(rf"{mine}( points)? at a \w+ \({low} to {high}\)", page)
     assert "all twelve differences to the other four rules" in page
     table = cells_of("second_order.md", "| five rounds minus one shot | density")
-    moved = {
-        (rule, d): paired(edges[rule, ROUNDS, d], edges[rule, "none", d])
-        for rule in ("magnitude-global+ls", "wanda+ls", "gap-gradient+ls", "obd+ls")
-        for d in (0.2, 0.1, 0.05)
-    }
-    assert list(table) == list(dict.fromkeys(rule for rule, _ in moved))
+    densities = (0.2, 0.1, 0.05)
+    moved = moved_by_rounds(edges, edges, table, densities)
+    in_rounds = errors_of("mnist_lenet300_edges_rounds")
+    assert set(table) == {rule for rule, _, _ in in_rounds if rule.endswith("+ls")}
     for rule, cells in table.items():
-        assert cells == [differs(moved[rule, d]) for d in (0.2, 0.1, 0.05)]
-    adjusted = holm([gap["p"] for gap in moved.values()])
-    told = [kind for kind, p in zip(moved, adjusted, strict=True) if p > 0.05]
-    assert told == [("gap-gradient+ls", 0.2)]
+        assert cells == [differs(moved[rule, d]) for d in densities]
+    alike = {(rule, 0.2) for rule in ("magnitude+ls", "gap-gradient+ls", "obd+ls")}
+    assert set(moved) - told_apart(moved) == alike
     rounds = edges["gap-gradient+ls", ROUNDS, 0.05]
     mine, low, high = differs(paired(edges[best, "none", 0.05], rounds))
     assert f"by {mine} points ({low} to {high}) before global magnitudes at once" in page
