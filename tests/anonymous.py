@@ -53,3 +53,24 @@ def anonymous_peak(prepare, work, *args):
         child.join(10)
         child.kill()
         child.join()
+
+
+def held_and_left(count, size):
+    """Bytes that so many tensors take, and that stay once all but the last are freed."""
+    import torch
+
+    from prunus.host import few_leftovers, return_memory
+
+    torch.zeros(2 * size, dtype=torch.uint8)  # from here on glibc serves such tensors from its heap
+    with few_leftovers():
+        with few_leftovers():
+            pass
+        before = anonymous()
+        held = [torch.ones(size, dtype=torch.uint8) for _ in range(count)]
+        taken = anonymous() - before
+        last = held.pop()
+        del held
+        left = anonymous() - before
+        del last
+    return_memory()
+    return taken, left

@@ -1,7 +1,6 @@
 """One streaming pass over data that makes a `Calibration`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from prunus.ambient import plainly
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.classes import read_raw
 from prunus.calibration.collect import collect, guard_memory
+from prunus.calibration.of_weights import copied
 from prunus.calibration.place import checked_device, device_of, placed
 from prunus.calibration.reasons import listed
 from prunus.calibration.select import check_ready, matching, prunable
@@ -20,7 +20,6 @@ from prunus.calibration.sums import Sums
 from prunus.calibration.view_check import check_views
 from prunus.check import whole
 from prunus.coupling import Group, couple
-from prunus.layer import Layer
 from prunus.modes import private
 from prunus.progress import progress_bar
 from prunus.threads import few, pinned
@@ -183,7 +182,7 @@ def _calibrated(
         raise ValueError(f"None of the layers {names} ran on the data. Check the model's forward.")
     home = {name: layer.weight.device for name, layer in bare.items()}
     return Calibration(
-        {name: _copied(layer) for name, layer in bare.items()},
+        {name: copied(layer) for name, layer in bare.items()},
         {name: found.layers[name].to(home[name]) for name in bare},
         statistics=wanted,
         fingerprint=found.fingerprint.value,
@@ -212,9 +211,3 @@ def _unseen(weight: Weight, sums: Sums, wanted: Mapping[str, Statistic], blind: 
                 f"{statistic.name!r} reads"
             )
     return None
-
-
-def _copied(layer: Layer) -> Layer:
-    """The layer with weights of its own, which later training of the model leaves alone."""
-    bias = None if layer.bias is None else layer.bias.clone()
-    return replace(layer, weight=layer.weight.clone(), bias=bias)

@@ -16,11 +16,11 @@ from prunus.calibration.batches import (
     to_device,
 )
 from prunus.calibration.classes import columns
-from prunus.calibration.flow import ones_like_input, path_flow
 from prunus.calibration.gather import Gatherer, gathering
 from prunus.calibration.gradient import BACKWARD, Backward
 from prunus.calibration.hessian import hessian_gradients
 from prunus.calibration.layout import layout_of
+from prunus.calibration.of_weights import flows
 from prunus.calibration.padding import padding_of
 from prunus.calibration.statistics import Matrix, Signal, Source, Statistic
 from prunus.calibration.sums import Sums
@@ -130,12 +130,10 @@ def collect(
     if whole["hessian"]:
         again = batches if max_samples is None else Batches(used)
         gradients = hessian_gradients(model, ran, again, loss=loss, device=device)
-        _put_matrices(found, layers, whole["hessian"], ran, gradients)
+        matrices = {name: Matrix(weight.matrix(gradients[name])) for name, weight in ran.items()}
+        _put_matrices(found, layers, whole["hessian"], matrices)
     if whole["weights"]:
-        absolute = {weight.path: weight.parameter.detach().abs() for weight in ran.values()}
-        _, flow = path_flow(model, absolute, ones_like_input(used[0]).to(device))
-        values = {name: flow[weight.path] for name, weight in ran.items()}
-        _put_matrices(found, layers, whole["weights"], ran, values)
+        _put_matrices(found, layers, whole["weights"], flows(model, ran, used[0]))
     return found
 
 
@@ -159,12 +157,10 @@ def _put_matrices(
     found: Collected,
     layers: Mapping[str, Layer],
     statistics: list[Statistic],
-    weights: Mapping[str, Weight],
-    values: Mapping[str, Tensor],
+    matrices: Mapping[str, Matrix],
 ) -> None:
-    """Enter one number per weight, given in the shapes of the parameters."""
-    for name, weight in weights.items():
-        matrix = Matrix(weight.matrix(values[name]))
+    """Enter one number per weight."""
+    for name, matrix in matrices.items():
         for s in statistics:
             found.layers[name].put(s, s.add(None, matrix, layers[name]))
 

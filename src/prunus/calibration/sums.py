@@ -83,7 +83,8 @@ class Sums:
         found = {}
         for name, total in self.totals.items():
             reads = statistics[name].reads
-            count = self.counts.get(reads.source, samples)
+            # Weights are read once, however many samples there are.
+            count = 1 if reads.source == "weights" else self.counts.get(reads.source, samples)
             key = (name, id(total), count, groups)
             known = None if made is None else made.get(key)
             if known is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from prunus.calibration import STATISTICS, Calibration, calibrate, collect
 from prunus.calibration.calibrating import NEVER_RAN
+from prunus.calibration.of_weights import layers_of_weights, reads_weights
 from prunus.calibration.statistics import Statistic, combined, names_of, resolved
 from prunus.engine.job import Job
 from prunus.engine.unit import Layers
@@ -108,10 +109,14 @@ def statistics(
         )
     if job.batches is None or not wanted:
         return Found(layers=bare_layers(model, names))
+    asked_for = combined(wanted)
+    if again and reads_weights(kinds := resolved(asked_for)):  # the first step has seen the data
+        own = layers_of_weights(model, names, kinds, job.batches)
+        return Found(layers={name: layer.to(job.device) for name, layer in own.items()})
     found = calibrate(
         model,
         job.batches,
-        combined(wanted),
+        asked_for,
         layers=list(names),
         loss=job.loss,
         seed=job.seed,
