@@ -198,7 +198,7 @@ def test_what_is_said_of_lenet_is_what_was_recorded():
     nodes = errors_of("mnist_lenet300_nodes")
     said = " ".join(ADVICE)
     for own in (
-        edges["obs-global", "none", 0.1],
+        edges["obs-global", "none", 0.1], edges["obs-global", "none", 0.05],
         edges["obs", "none", 0.1],
         edges["magnitude-global+ls", "none", 0.1], edges["gap-gradient+ls", ROUNDS, 0.1],
         edges["obd+ls", ROUNDS, 0.1],
@@ -211,6 +211,23 @@ def test_what_is_said_of_lenet_is_what_was_recorded():
     page = " ".join((ROOT / "docs" / "second_order.md").read_text().split())
     page = page[page.index("## What LeNet-300-100 shows") :].replace("−", "-")
     best = "magnitude-global+ls"
+    lines = (RESULTS / "mnist_lenet300_obs" / "records.jsonl").read_text().splitlines()
+    dense = {row["seed"]: 100 * row["before"]["test_error"] for row in map(json.loads, lines)}
+    late = ("gap-gradient+ls", ROUNDS, 0.05)
+    for other, d, words in (
+        (dense, 0.1, "to {} points above the dense one ({} to {})"),
+        (edges[best, "none", 0.1], 0.1, "{} points ({} to {}) below the next best, global"),
+        (edges[late], 0.05, "{} points ({} to {}) below the next best, `gap-gradient+ls` in five"),
+    ):
+        ours = edges["obs-global", "none", d]
+        gap = paired(ours, other) if other is dense else paired(other, ours)
+        assert words.format(*differs(gap)) in page
+    for d in (0.2, 0.1, 0.05):
+        ours = statistics.mean(edges["obs-global", "none", d].values())
+        others = [
+            own for kind, own in edges.items() if kind[2] == d and "obs-global" not in kind[0]
+        ]
+        assert all(ours < statistics.mean(own.values()) for own in others)
     gaps = {
         (other, d): paired(edges[other, "none", d], edges[best, "none", d])
         for d in (0.2, 0.1, 0.05)
