@@ -80,7 +80,7 @@ TABLES = [
     ("| LeNet-300-100, one shot |", "none", (0.2, 0.1, 0.05),
      ["mnist_lenet300_edges", "mnist_lenet300_obs"]),
     ("| LeNet-300-100, five rounds |", ROUNDS, (0.2, 0.1, 0.05),
-     ["mnist_lenet300_edges", "mnist_lenet300_edges_rounds"]),
+     ["mnist_lenet300_edges", "mnist_lenet300_edges_rounds", "mnist_lenet300_obs_rounds"]),
 ]  # fmt: skip
 
 
@@ -194,7 +194,10 @@ def test_what_is_said_of_lenets_nodes_is_what_was_recorded():
 
 def test_what_is_said_of_lenet_is_what_was_recorded():
     """Differences in the text with their intervals; the advice quotes the tables."""
-    edges = errors_of("mnist_lenet300_edges", "mnist_lenet300_edges_rounds", "mnist_lenet300_obs")
+    edges = errors_of(
+        "mnist_lenet300_edges", "mnist_lenet300_edges_rounds",
+        "mnist_lenet300_obs", "mnist_lenet300_obs_rounds",
+    )  # fmt: skip
     nodes = errors_of("mnist_lenet300_nodes")
     said = " ".join(ADVICE)
     for own in (
@@ -243,10 +246,11 @@ def test_what_is_said_of_lenet_is_what_was_recorded():
     densities = (0.2, 0.1, 0.05)
     moved = moved_by_rounds(edges, edges, table, densities)
     in_rounds = errors_of("mnist_lenet300_edges_rounds")
-    assert set(table) == {rule for rule, _, _ in in_rounds if rule.endswith("+ls")}
+    assert set(table) == {rule for rule, _, _ in in_rounds if rule.endswith("+ls")} | {"obs-global"}
     for rule, cells in table.items():
         assert cells == [differs(moved[rule, d]) for d in densities]
     alike = {(rule, 0.2) for rule in ("magnitude+ls", "gap-gradient+ls", "obd+ls")}
+    alike |= {("obs-global", d) for d in densities}
     assert set(moved) - told_apart(moved) == alike
     rounds = edges["gap-gradient+ls", ROUNDS, 0.05]
     mine, low, high = differs(paired(edges[best, "none", 0.05], rounds))
