@@ -286,10 +286,6 @@ def _steps(name: str, recipe: Recipe) -> list[Step]:
     return steps
 
 
-def _again(stack: ExitStack, dense: nn.Module) -> nn.Module:
-    return stack.enter_context(owned(copied(dense)))
-
-
 def _copied(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor of a model as it is now."""
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
