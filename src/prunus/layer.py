@@ -160,6 +160,11 @@ class Layer:
         object.__setattr__(made, "found", found)
         return made
 
+    def copied(self) -> "Layer":
+        """The same layer with weights of its own, which later training of a model leaves alone."""
+        bias = None if self.bias is None else self.bias.clone()
+        return replace(self, weight=self.weight.clone(), bias=bias)
+
     def to(self, device: torch.device | str) -> "Layer":
         """The same layer with its tensors on a device."""
         moved = {key: value.to(device) for key, value in self.statistics.items()}

@@ -10,7 +10,6 @@ from prunus.ambient import plainly
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.classes import read_raw
 from prunus.calibration.collect import collect, guard_memory
-from prunus.calibration.of_weights import copied
 from prunus.calibration.place import checked_device, device_of, placed
 from prunus.calibration.reasons import listed
 from prunus.calibration.select import check_ready, matching, prunable
@@ -182,7 +181,7 @@ def _calibrated(
         raise ValueError(f"None of the layers {names} ran on the data. Check the model's forward.")
     home = {name: layer.weight.device for name, layer in bare.items()}
     return Calibration(
-        {name: copied(layer) for name, layer in bare.items()},
+        {name: layer.copied() for name, layer in bare.items()},
         {name: found.layers[name].to(home[name]) for name in bare},
         statistics=wanted,
         fingerprint=found.fingerprint.value,

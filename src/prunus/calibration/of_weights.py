@@ -1,7 +1,6 @@
 """What the weights tell by themselves: statistics without a pass over the data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from torch import nn
 
@@ -13,7 +12,7 @@ from prunus.hints import Batch
 from prunus.layer import Layer
 from prunus.weights import Weight, weight_at
 
-__all__ = ["copied", "flows", "layers_of_weights", "reads_weights"]
+__all__ = ["flows", "layers_of_weights", "reads_weights"]
 
 
 def flows(model: nn.Module, weights: Mapping[str, Weight], batch: Batch) -> dict[str, Matrix]:
@@ -35,12 +34,6 @@ def reads_weights(statistics: Mapping[str, Statistic]) -> bool:
     return bool(statistics) and all(s.reads.source == "weights" for s in statistics.values())
 
 
-def copied(layer: Layer) -> Layer:
-    """The layer with weights of its own, which later training of the model leaves alone."""
-    bias = None if layer.bias is None else layer.bias.clone()
-    return replace(layer, weight=layer.weight.clone(), bias=bias)
-
-
 def layers_of_weights(
     model: nn.Module, names: Sequence[str], statistics: Mapping[str, Statistic], data: Batches
 ) -> dict[str, Layer]:
@@ -55,7 +48,7 @@ def layers_of_weights(
     weights = {name: weight_at(model, name) for name in names}
     found = {}
     for name, matrix in flows(model, weights, next(parts(data.peek()))).items():
-        layer = copied(weights[name].layer())
+        layer = weights[name].layer().copied()
         sums = Sums()
         for s in statistics.values():
             sums.put(s, s.add(None, matrix, layer))

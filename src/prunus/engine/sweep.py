@@ -127,8 +127,7 @@ class Sweep:
         for name in names:
             own = layers[name]
             if self._present is work:  # its weight is about to change
-                bias = None if own.bias is None else own.bias.clone()
-                own = replace(own, weight=own.weight.clone(), bias=bias)
+                own = own.copied()
             self._held[name] = own
             self._fits[name] = new_values(work, unit, layers, name, self.choices, self.masks)
             weight_at(work, name).put(self._fits[name].weight, self._fits[name].bias)
