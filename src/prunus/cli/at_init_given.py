@@ -10,8 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Densities", "Out", "numbers", "said_plainly", "save", "widths", "with_error"]
+__all__ = ["DataSet", "Densities", "Out", "numbers", "said_plainly", "save", "widths", "with_error"]
 
+DataSet = Annotated[
+    str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
+]
 Densities = Annotated[
     str, typer.Option(help="Fractions kept, with commas, or LOW:HIGH:COUNT on a log scale.")
 ]

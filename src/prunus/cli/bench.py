@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from prunus.cli.imports import Interrupted, look_here
+from prunus.cli.options import DataDir
 
 __all__ = ["EXAMPLE", "bench"]
 
@@ -53,9 +54,7 @@ def bench(
     ] = False,
     retries: Annotated[int, typer.Option(help="Worker deaths that a cell may cause.")] = 3,
     cache: Annotated[Path | None, typer.Option(help="Folder of trained networks.")] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     r"""Run the cells of a grid that have no record yet; start it again to go on.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.options import DataDir
+
 __all__ = ["reproduce"]
 
 WIDE = 400
@@ -19,9 +21,7 @@ def reproduce(
         bool, typer.Option("--full", help="Published sizes, not the small ones.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
+    data_dir: DataDir = None,
     executor: Annotated[str, typer.Option(help="local, ray or dask, as in bench.")] = "local",
     workers: Annotated[int | None, typer.Option(help="Runs at once, as in bench.")] = None,
     address: Annotated[str | None, typer.Option(help="Of a running cluster.")] = None,

@@ -6,16 +6,24 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.at_init_given import Densities, Out, numbers, said_plainly, save, widths, with_error
+from prunus.cli.at_init_given import (
+    DataSet,
+    Densities,
+    Out,
+    numbers,
+    said_plainly,
+    save,
+    widths,
+    with_error,
+)
+from prunus.cli.options import DataDir
 
 __all__ = ["safe_density", "sweep"]
 
 
 @said_plainly()
 def safe_density(
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
-    ] = "digits",
+    data: DataSet = "digits",
     model: Annotated[
         str,
         typer.Option(
@@ -33,9 +41,7 @@ def safe_density(
         int | None, typer.Option(help="Only the first so many layers are pruned.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
+    data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the answer.")] = None,
 ) -> None:
     """How far a fully connected network may be pruned at random before training.
@@ -107,9 +113,7 @@ def safe_density(
 
 @said_plainly()
 def sweep(
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz with x and y.")
-    ] = "digits",
+    data: DataSet = "digits",
     model: Annotated[
         str,
         typer.Option(
@@ -128,9 +132,7 @@ def sweep(
     ] = 0.0,
     steps: Annotated[int, typer.Option(help="Steps of full-batch Adam.")] = 200,
     learning_rate: Annotated[float, typer.Option(help="Rate of Adam.")] = 1e-2,
-    data_dir: Annotated[
-        Path | None, typer.Option(envvar="PRUNUS_DATA", help="Folder with the data sets.")
-    ] = None,
+    data_dir: DataDir = None,
     out: Out = None,
 ) -> None:
     """Prune real networks before training by four methods, beside the dense control.
