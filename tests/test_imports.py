@@ -16,7 +16,7 @@ ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
     "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
-    "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "threads",
+    "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "shapes", "threads",
     "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",

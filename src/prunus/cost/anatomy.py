@@ -70,6 +70,8 @@ def anatomy(
 ) -> Anatomy:
     """The sizes of `model`; `run` makes one forward call and returns its number of samples.
 
+    Products are left out of that call where nothing in it asks for them; see `by_shapes`.
+
     Without `count` zeros are not looked for: what is said is what a network without any has.
     """
     entries: dict[str, Tensor] = {}
@@ -137,10 +139,14 @@ def _run(
 
         return hook
 
+    def reached() -> int:
+        order.clear()
+        return run()
+
     try:
         for module, names in layers.items():
             handles.append(module.register_forward_pre_hook(hook_for(names)))
-        return count_operations(model, run), tuple(order)
+        return count_operations(model, reached, outputs=False), tuple(order)
     finally:
         for handle in handles:
             handle.remove()

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prunus.ambient import uncompiled
+from prunus.shapes import by_shapes
 
 __all__ = ["Operations", "count_operations"]
 
@@ -229,22 +230,29 @@ def _multiplies(space: str, name: str, args: Any) -> bool:
     return any(isinstance(a, Tensor) and a.is_floating_point() for a in tree_leaves(args))
 
 
-def count_operations(model: nn.Module, run: Callable[[], int]) -> Operations:
+def count_operations(
+    model: nn.Module, run: Callable[[], int], *, outputs: bool = True
+) -> Operations:
     """Count the multiply-adds of one call.
 
     Args:
         model: the network, for the names of its parameters.
         run: makes one forward call and returns its number of samples.
+        outputs: False where nobody wants what the call gives: products are left out of it then,
+            and it is made once more where code asks for them.
     """
-    counter = _Counter(model)
 
-    def counted() -> int:
-        with counter:
-            return run()
+    def counted() -> tuple[_Count, int]:
+        counter = _Counter(model)
 
-    batch = uncompiled(counted)
+        def inside() -> int:
+            with counter:
+                return run()
+
+        return counter.count, uncompiled(inside)
+
+    count, batch = counted() if outputs else by_shapes(counted)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    count = counter.count
     return Operations(
         uses={name: used / batch / sizes[name] for name, used in count.used.items()},
         other=count.other / batch,

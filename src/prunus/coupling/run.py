@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from prunus.ambient import undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
-from prunus.coupling.trace import LabelTrace, leaves
+from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Heads
 from prunus.coupling.watching import Watching
 from prunus.hints import Batch
 from prunus.modes import evaluating
+from prunus.shapes import by_shapes, tensors_in
 
 __all__ = ["OUTPUTS", "NotTraceable", "first_trace", "traced"]
 
@@ -46,7 +48,7 @@ def traced(
     for arguments in attempts:
         for grad in (False, True):  # some models differentiate inside their forward pass
             try:
-                return _run(model, arguments, grad, heads, training)
+                return by_shapes(partial(_run, model, arguments, grad, heads, training))
             except Exception as error:  # a user's forward may raise errors of every kind
                 unless_interrupted(error)
                 failure = failure or error
@@ -64,7 +66,7 @@ def _run(
 ) -> LabelTrace:
     trace = LabelTrace(model, heads)
     positional, keywords = arguments
-    trace.start(leaves((positional, keywords)))
+    trace.start(tensors_in((positional, keywords)))
 
     def run() -> Any:
         with (

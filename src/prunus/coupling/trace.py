@@ -20,20 +20,10 @@ from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.types import Heads, Role, layer_of
 from prunus.coupling.watching import Watching
 from prunus.coupling.weights import Book, Weight
+from prunus.shapes import tensors_in
 from prunus.weights import weights_of
 
-__all__ = ["RAW_USES", "LabelTrace", "leaves"]
-
-
-def leaves(value: Any) -> list[Tensor]:
-    """The tensors among the arguments or results of an operation."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [tensor for part in value for tensor in leaves(part)]
-    if isinstance(value, dict):
-        return [tensor for part in value.values() for tensor in leaves(part)]
-    return []
+__all__ = ["RAW_USES", "LabelTrace"]
 
 
 LARGE = 2**12  # labels of one tensor that are worth looking at
@@ -259,11 +249,11 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as error:  # as in `_follow`
             known = isinstance(error, Refused)
             reason = str(error) if known else f"{named} cannot be followed ({error!r})"
-            self.refuse([*leaves((args, keywords)), *module.parameters()], reason)
+            self.refuse([*tensors_in((args, keywords)), *module.parameters()], reason)
             for name, weight in weights_of(self.book.model).items():
                 if weight.module is module:
                     self.refused.setdefault(name, reason)
-            for tensor in leaves(output):
+            for tensor in tensors_in(output):
                 self._put(tensor, torch.full((1,) * tensor.ndim, DATA, device="cpu"))
 
     def __torch_dispatch__(
@@ -293,20 +283,20 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
         schema = _Schema.of(func)
-        inputs = leaves((args, kwargs))
-        outputs = leaves(result)
+        inputs = tensors_in((args, kwargs))
+        outputs = tensors_in(result)
         if not schema.mutable:
             places = {_place(tensor) for tensor in inputs}
             outputs = [tensor for tensor in outputs if _place(tensor) not in places]
-            if not outputs and leaves(result):
-                self._look(func, inputs, leaves(result))
+            if not outputs and tensors_in(result):
+                self._look(func, inputs, tensors_in(result))
                 return  # views, whose shadow is the one of what they look at
         named = dict(zip(schema.arguments, args, strict=False)) | kwargs
         if schema.mutable:
             written = schema.written
-            outputs = [tensor for name in written for tensor in leaves(named.get(name))]
+            outputs = [tensor for name in written for tensor in tensors_in(named.get(name))]
             if not schema.in_place:  # out=: what stood there before is no input
-                inputs = leaves([value for name, value in named.items() if name not in written])
+                inputs = tensors_in([value for name, value in named.items() if name not in written])
                 named = {name: value for name, value in named.items() if name not in written}
         call = Call(func, schema.short, named, tuple(outputs))
         try:

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.ambient import plainly, undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
-from prunus.coupling.trace import leaves
 from prunus.coupling.weights import Book
 from prunus.hints import Batch
 from prunus.modes import evaluating, private
+from prunus.shapes import by_shapes, tensors_in
 
 __all__ = ["used_elsewhere"]
 
@@ -42,7 +42,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:  # a view is no use by itself
-            for tensor in leaves((args, kwargs or {})):
+            for tensor in tensors_in((args, kwargs or {})):
                 entry = self.book.of(tensor) if tensor.layout == torch.strided else None
                 owner = None if entry is None else self.book.owner(entry.name)
                 if owner is not None and owner not in self.inside:
@@ -70,7 +70,7 @@ def used_elsewhere(model: nn.Module, example: Batch) -> dict[str, str]:
     with private(model) as own:
         for arguments in (two_samples(whole), whole):
             try:
-                return undisturbed(own, partial(_uses, own, arguments))
+                return undisturbed(own, partial(by_shapes, partial(_uses, own, arguments)))
             except Exception as error:  # of the user's forward; calibration has its say on that
                 unless_interrupted(error)
     return {}

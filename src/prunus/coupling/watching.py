@@ -7,17 +7,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prunus.coupling.numbers import WITHOUT
+from prunus.shapes import WAYS
 
 __all__ = ["Watching"]
-
-# Values that leave torch, after which no one can say what becomes of them.
-WAYS: dict[Any, str] = {
-    Tensor.numpy: "numpy",
-    Tensor.tolist: "tolist",
-    Tensor.__array__: "__array__",
-    Tensor.__dlpack__: "__dlpack__",
-    Tensor.data_ptr: "data_ptr",
-}
 
 
 class Watching(TorchFunctionMode):

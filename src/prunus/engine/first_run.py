@@ -57,4 +57,4 @@ def _both(dense: nn.Module, recipe: Recipe, batch: Batch) -> tuple[Anatomy, Coup
         return 2  # a single sample is taken twice
 
     sizes = anatomy(dense, run)
-    return sizes, coupling_of(dense, batch, heads, traces[0])
+    return sizes, coupling_of(dense, batch, heads, traces[-1])  # the call may be made twice

@@ -14,6 +14,7 @@ from prunus.cost import Anatomy, Cost, count_operations, node_cost
 from prunus.coupling import Coupling, Group
 from prunus.hints import Arguments, Batch
 from prunus.modes import evaluating
+from prunus.shapes import by_shapes
 from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import narrowed
@@ -207,7 +208,7 @@ def products_of(
                 call(small, example)
             return size_of(example) or 1
 
-        less = sizes.operations.other - count_operations(small, run).other
+        less = sizes.operations.other - count_operations(small, run, outputs=False).other
         if less:
             found[group.name] = less / group.pools
     return found
@@ -255,8 +256,13 @@ def _ran(model: nn.Module, batch: Batch) -> set[nn.Module]:
 
     plain = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
     handles = [module.register_forward_pre_hook(note) for module in plain]
-    try:
+
+    def anew() -> None:
+        ran.clear()
         run_on(model, batch)
+
+    try:
+        by_shapes(anew)
     finally:
         for handle in handles:
             handle.remove()

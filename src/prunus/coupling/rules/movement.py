@@ -10,6 +10,7 @@ from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
 from prunus.coupling.labels import FIRST, WRITTEN, narrowed, written_at
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.shadow import carries
+from prunus.shapes import reads_values
 
 __all__ = ["RULES", "full"]
 
@@ -24,7 +25,10 @@ def movement(trace: Trace, call: Call) -> tuple[Tensor, ...]:
 
     def as_labels(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return full(trace, value).to(torch.float64) if carries(value) else value.cpu()
+            if carries(value):
+                return full(trace, value).to(torch.float64)
+            reads_values(value)
+            return value.cpu()
         if isinstance(value, list | tuple):
             return [as_labels(part) for part in value]
         return value
