@@ -1,7 +1,7 @@
 """Threads: small systems are solved by one, and every number comes back."""
 
+import inspect
 import threading
-from typing import ClassVar
 
 import pytest
 import torch
@@ -113,22 +113,23 @@ def set_to_three():
     torch.set_num_threads(before)
 
 
-class Watched(nn.Linear):
-    """A layer that notes how many threads it ran with."""
+@pytest.fixture
+def seen(set_to_three, monkeypatch):
+    """With how many threads linear layers have run."""
+    found, real = [], torch.nn.functional.linear
 
-    seen: ClassVar[list[int]] = []  # of every copy
+    def linear(*args, **kwargs):
+        found.append(torch.get_num_threads())
+        return real(*args, **kwargs)
 
-    def forward(self, x):
-        self.seen.append(torch.get_num_threads())
-        return super().forward(x)
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    return found
 
 
 @pytest.mark.parametrize(("width", "expected"), [(240, 1), (260, 3)])
-def test_small_networks_take_one_thread_where_nothing_is_said(width, expected, set_to_three):
+def test_small_networks_take_one_thread_where_nothing_is_said(width, expected, seen):
     torch.manual_seed(0)
-    model, x = nn.Sequential(Watched(width, width), nn.Linear(width, 3)), torch.randn(20, width)
-    seen = Watched.seen
-    seen.clear()
+    model, x = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 3)), torch.randn(20, width)
     prunus.calibrate(model, x)
     assert set(seen) == {expected}
     seen.clear()
@@ -140,11 +141,62 @@ def test_small_networks_take_one_thread_where_nothing_is_said(width, expected, s
     assert set(seen) == {2}
 
 
+DROP = prunus.Budget(metric="metric", drop=0.1)
+CALLS = {
+    "calibrate": lambda m, x, size: prunus.calibrate(m, x),
+    "certify": lambda m, x, size: prunus.certify(m, m, data=x),
+    "compact": lambda m, x, size: prunus.compact(model=m, example=x),
+    "compare": lambda m, x, size: prunus.compare(
+        m, ["magnitude"], [0.5], data=x, evaluate=size, seeds=1
+    ),
+    "perplexity": lambda m, x, size: prunus.perplexity(
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)), torch.arange(9), window=3
+    ),
+    "plan": lambda m, x, size: prunus.plan(m, 0.1, data=x),
+    "prune": lambda m, x, size: prunus.prune(m, "wanda", 0.5, data=x, evaluate=size),
+    "sensitivity": lambda m, x, size: prunus.sensitivity(m, "magnitude", [0.5], evaluate=size),
+}
+OTHERS = {"sparsify"}  # its steps are part of the caller's own training
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_all_that_runs_a_small_network_takes_one_thread(name, seen):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(64, 6)
+    CALLS[name](model, x, lambda m: float(m(x).detach().square().mean()))
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 3
+
+
+def test_whatever_takes_a_network_is_asked():
+    takes = set()
+    for name in prunus.__all__:
+        what = getattr(prunus, name)
+        if callable(what) and not isinstance(what, type):
+            first = next(iter(inspect.signature(what).parameters))
+            takes |= {name} if first == "model" else set()
+    assert takes - OTHERS == set(CALLS)
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, 1), (2, 2)])
+def test_searches_for_a_density_evaluate_with_as_many(threads, expected, seen):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(64, 6)
+
+    def size(m):
+        return float(m(x).detach().square().mean())
+
+    prunus.prune(model, "magnitude", DROP, data=x, evaluate=size, threads=threads)
+    assert set(seen) == {expected}
+
+
 def test_a_pinned_block_stands(three):
     assert few(nn.Linear(3, 3)) is None
 
 
 def test_what_counts_as_small():
+    assert few(nn.LazyLinear(3)) is None  # nobody knows yet
+    assert few("no network") is None
     assert few(nn.Conv2d(1, 1, 3)) is None
     assert few(nn.Linear(255, 256)) == 1  # 65536 numbers with the bias
     assert few(nn.Linear(256, 256)) is None

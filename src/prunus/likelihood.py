@@ -14,6 +14,7 @@ from prunus.check import whole
 from prunus.modes import evaluating, private
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
+from prunus.threads import sparing
 from prunus.tokens import TokenSet
 
 __all__ = ["Perplexity", "perplexity"]
@@ -58,6 +59,7 @@ class Perplexity:
 
 
 @plainly(autocast=True)
+@sparing
 def perplexity(
     model: nn.Module,
     ids: Any,

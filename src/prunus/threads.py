@@ -1,6 +1,7 @@
 """How many threads torch and BLAS take: one for loops over small systems, else as asked for."""
 
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,10 +10,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from prunus.check import whole
 
-__all__ = ["few", "pinned", "single_threaded"]
+__all__ = ["few", "pinned", "single_threaded", "sparing"]
 
 SMALL = 2**16  # parameters; a batch of a thousand samples is a millisecond of one thread's work
 
@@ -92,18 +94,44 @@ def pinned(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def few(model: nn.Module) -> int | None:
+def few(model: Any) -> int | None:
     """1 for a network so small that a pool of threads costs more to wake than it saves, else None.
 
     That is one of vectors and matrices alone, with up to 65536 numbers: each sample takes so many
     multiply-adds. Beside other busy processes two threads took six times as long as one on such.
-    Inside `pinned`, what that says stands.
+    Inside `pinned`, what that says stands. What is no network says nothing here.
     """
-    if _OWN.count is not None:
+    if _OWN.count is not None or not isinstance(model, nn.Module):
         return None
-    sizes = [p.numel() for p in model.parameters()]
-    plain = all(p.dim() <= 2 for p in model.parameters())
-    return 1 if plain and sum(sizes) <= SMALL else None
+    size = 0
+    for p in model.parameters():
+        if is_lazy(p) or p.dim() > 2:
+            return None
+        size += p.numel()
+        if size > SMALL:
+            return None
+    return 1
+
+
+def sparing(function: Callable[P, T]) -> Callable[P, T]:
+    """A public function that runs networks: one thread for the small ones, as `few` says.
+
+    Everything inside takes as many: what is measured and searched between two prunings, and the
+    caller's own functions. `threads=`, where the caller gives it, is what is taken instead. The
+    first argument is the network, or has it as `.model`. Not for what measures latency, which
+    speaks of the threads that the caller has set.
+    """
+    first = next(iter(inspect.signature(function).parameters))
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        given: Any = args[0] if args else kwargs.get(first)
+        model = given if isinstance(given, nn.Module) else getattr(given, "model", None)
+        asked: Any = kwargs.get("threads")
+        with pinned(few(model) if asked is None else asked):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def single_threaded(function: Callable[P, T]) -> Callable[P, T]:

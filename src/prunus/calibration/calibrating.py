@@ -21,7 +21,7 @@ from prunus.check import whole
 from prunus.coupling import Group, couple
 from prunus.modes import private
 from prunus.progress import progress_bar
-from prunus.threads import few, pinned
+from prunus.threads import sparing
 from prunus.weights import Weight
 
 __all__ = ["NEVER_RAN", "calibrate"]
@@ -30,6 +30,7 @@ NEVER_RAN = "its forward never ran on the data"
 
 
 @plainly
+@sparing
 def calibrate(
     model: nn.Module,
     data: Any,
@@ -93,7 +94,7 @@ def calibrate(
         whole("max_samples", max_samples, low=1)
     if max_positions is not None:
         whole("max_positions", max_positions, low=1)
-    with pinned(few(model)), private(model) as own:
+    with private(model) as own:
         return _calibrated(
             model,
             own,

@@ -28,11 +28,13 @@ from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.schedules import Step
+from prunus.threads import sparing
 
 __all__ = ["Comparison", "compare"]
 
 
 @plainly
+@sparing
 def compare(
     model: nn.Module,
     recipes: Sequence[str | Recipe] | Mapping[str, str | Recipe],

@@ -37,12 +37,13 @@ from prunus.recipe import Recipe
 from prunus.result import Pruned
 from prunus.schedules import Step, steps_of
 from prunus.surgery.masked import apply_masks, held
-from prunus.threads import few, pinned
+from prunus.threads import sparing
 
 __all__ = ["prune"]
 
 
 @plainly
+@sparing
 def prune(
     model: nn.Module,
     recipe: str | Recipe,
@@ -159,7 +160,6 @@ def prune(
     evaluate = None if evaluate is None else theirs(evaluate)
     train = None if train is None else theirs(train)
     with ExitStack() as stack:
-        stack.enter_context(pinned(few(model) if threads is None else threads))
         work = stack.enter_context(owned(copied(model).to(where)))
         if where == home:
             dense = stack.enter_context(private(model))

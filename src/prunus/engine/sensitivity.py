@@ -19,11 +19,13 @@ from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
+from prunus.threads import sparing
 
 __all__ = ["SensitivityScan", "sensitivity"]
 
 
 @plainly
+@sparing
 def sensitivity(
     model: nn.Module,
     recipe: str | Recipe,

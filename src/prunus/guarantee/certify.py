@@ -25,6 +25,7 @@ from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
 from prunus.theory.gap.from_data import data_statements
 from prunus.theory.gap.statement import warn_vacuous
+from prunus.threads import sparing
 
 __all__ = ["certify"]
 
@@ -35,6 +36,7 @@ LARGEST = 4096  # samples of which statements are made; more would not tighten t
 
 
 @plainly(autocast=True)
+@sparing
 def certify(
     model: nn.Module,
     pruned: Any,

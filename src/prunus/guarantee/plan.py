@@ -23,6 +23,7 @@ from prunus.hints import Batch
 from prunus.modes import private
 from prunus.rows import rows_of
 from prunus.theory.gap.laws import Method
+from prunus.threads import sparing
 
 __all__ = ["KINDS", "LARGEST", "measured_curves", "plan", "plan_family"]
 
@@ -33,6 +34,7 @@ LARGEST = 8192  # samples read: the others verify a plan of kind "changed"
 
 
 @plainly(autocast=True)
+@sparing
 def plan(
     model: nn.Module,
     limit: float,
@@ -106,6 +108,7 @@ def plan(
 
 
 @plainly(autocast=True)
+@sparing
 def plan_family(
     model: nn.Module,
     family: Family,

@@ -19,6 +19,7 @@ from prunus.surgery.proof import Proof
 from prunus.surgery.readings import run
 from prunus.surgery.removals import removal_of
 from prunus.surgery.verify import CompactionError, Reference, verify_equal
+from prunus.threads import sparing
 
 __all__ = ["Compaction", "CompactionError", "compact", "compact_groups"]
 
@@ -40,6 +41,7 @@ class Compaction:
 
 
 @plainly
+@sparing
 def compact(
     model: Any,
     example: Batch,
