@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prunus import ranking
 from prunus.allocation.growth import ranked_growth, short_of
-from prunus.ranking import counted, kth_largest
+from prunus.ranking import count_true, counted, kth_largest
 
 LEVELS = [-float("inf"), -1.0, -0.0, 0.0, 0.5, 2.0, float("inf"), float("nan")]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -52,13 +52,16 @@ def test_of_many_numbers_a_part_is_searched(kind, monkeypatch):
         found = kth_largest(values, k)
         assert torch.equal(found, ordered[k - 1]) or bool(found.isnan() & ordered[k - 1].isnan())
     if kind == "normal":
-        assert sum(seen) < 0.4 * len(values) * len(seen)
+        assert sum(seen) < 0.35 * len(values) * len(seen)  # a sample of 200 tells no better
 
 
 def test_marks_are_counted_row_by_row():
-    for rows in (0, 1, 16, 17, 40):
-        marked = torch.rand(rows, 7, generator=torch.Generator().manual_seed(rows)) < 0.5
+    for rows, width in ((0, 7), (1, 7), (16, 7), (17, 7), (40, 7), (40, ranking.WIDE), (3, 0)):
+        marked = torch.rand(rows, width, generator=torch.Generator().manual_seed(rows)) < 0.5
         assert counted(marked).tolist() == [sum(row) for row in marked.tolist()]
+        assert counted(marked).dtype == torch.int64
+        assert count_true(marked) == sum(counted(marked).tolist())
+        assert count_true(marked.T) == count_true(marked)
 
 
 def test_no_such_place():

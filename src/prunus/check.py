@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "all_finite",
+    "any_nan",
     "as_float64",
     "brief",
     "by_reason",
@@ -26,6 +27,13 @@ __all__ = [
     "unknown",
     "whole",
 ]
+
+
+def any_nan(values: Tensor) -> bool:
+    """True where an entry is NaN, which the largest then is."""
+    if not values.is_floating_point() or not values.numel():
+        return bool(values.isnan().any())
+    return math.isnan(float(values.detach().max()))
 
 
 def all_finite(values: Tensor) -> bool:

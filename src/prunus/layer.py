@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prunus.check import finite
+from prunus.check import any_nan, finite
 from prunus.views import ConvView, LinearView, View, batched, matrices_of, register_view, view_of
 
 __all__ = [
@@ -272,7 +272,7 @@ def checked_scores(name: str, scores: Any, shape: tuple[int, ...]) -> Float[Tens
         raise ValueError(f"The score of layer {name!r} must be real, got {scores.dtype}.")
     if not scores.is_floating_point():  # ranks, counts, masks
         return scores.to(torch.float64)
-    if bool(torch.isnan(scores).any()):
+    if any_nan(scores):
         raise ValueError(
             f"The score of layer {name!r} is NaN in {int(torch.isnan(scores).sum())} of "
             f"{scores.numel()} places. Check the score and the data."

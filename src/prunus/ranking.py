@@ -7,11 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["FEW", "counted", "kth_largest", "places"]
+__all__ = ["FEW", "count_true", "counted", "kth_largest", "places"]
 
 FEW = 16  # rows that are counted, or ranked, one by one
 LOOKED_AT = 2**15  # numbers of a sample that tells about where the k-th largest lies
 MANY = 2**20  # numbers from which on a sample is taken
+WIDE = 256  # units from which on a row of its own is counted faster than all rows together
+PIECE = 2**17  # numbers looked at at once: new memory takes longer than the numbers in it
 
 
 def kth_largest(
@@ -44,34 +46,51 @@ def kth_largest(
 
 
 def _ranked(flat: np.ndarray, place: int) -> float:
-    """The number at `place` in rising order; every other number may be left out of the search.
+    """The number at `place` in rising order; most others are left out of the search.
 
-    What lies on the wrong side of a number a little beyond the place, as a sample has it, cannot be
-    at the place where enough is left; where too little is left, all are searched.
+    A sample has two numbers, a little to both sides of the place. What lies beyond them is counted
+    only; where the place turns out not to be between them, all are searched.
     """
     size = len(flat)
     if size >= MANY:
         some = np.sort(flat[:: size // LOOKED_AT])
-        share, reach = place / size, 4 / np.sqrt(len(some))
-        if share >= 0.5:  # NaN, the largest, is not below anything
-            bound = some[max(int((share - reach * np.sqrt(1 - share)) * len(some)) - 4, 0)]
-            left = flat[~(flat < bound)]
-            above = size - place
-            if above <= len(left):
-                return float(np.partition(left, len(left) - above)[len(left) - above])
-        else:
-            bound = some[min(int((share + reach * np.sqrt(share)) * len(some)) + 4, len(some) - 1)]
-            left = flat[flat <= bound]
-            if place < len(left):
-                return float(np.partition(left, place)[place])
+        share = place / size
+        reach = 4 * np.sqrt(share * (1 - share) / len(some)) + 4 / len(some)
+        first, last = int((share - reach) * len(some)), math.ceil((share + reach) * len(some))
+        low = float(some[first]) if first > 0 else -np.inf
+        high = float(some[last]) if last < len(some) else np.nan  # nothing is left out above
+        below, left = _between(flat, low, high)
+        if below <= place < below + len(left):
+            return float(np.partition(left, place - below)[place - below])
     return float(np.partition(flat, place)[place])
+
+
+def _between(flat: np.ndarray, low: float, high: float) -> tuple[int, np.ndarray]:
+    """How many are below `low`, and those from there to `high`; NaN is the largest number."""
+    below, found = 0, []
+    for start in range(0, len(flat), PIECE):
+        piece = flat[start : start + PIECE]
+        under = piece < low
+        below += int(np.count_nonzero(under))
+        taken = np.logical_not(under, out=under)
+        if not np.isnan(high):
+            taken &= piece <= high
+        found.append(piece[taken])
+    return below, np.concatenate(found)
+
+
+def count_true(marked: Bool[Tensor, "..."]) -> int:
+    """How many entries are True; torch's sum takes seventy times as long on a CPU."""
+    if marked.device.type != "cpu":
+        return int(marked.count_nonzero())
+    return int(np.count_nonzero(marked.numpy()))
 
 
 def counted(marked: Bool[Tensor, "pools units"]) -> Int[Tensor, " pools"]:
     """How many entries of each row are True."""
-    if len(marked) > FEW:
+    if len(marked) > FEW and (marked.device.type != "cpu" or marked.shape[1] < WIDE):
         return marked.count_nonzero(1)
-    counts = [int(row.count_nonzero()) for row in marked]
+    counts = [count_true(row) for row in marked]
     return torch.tensor(counts, dtype=torch.int64, device=marked.device)
 
 

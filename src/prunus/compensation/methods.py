@@ -13,6 +13,7 @@ from prunus.compensation.least_squares import SOLVERS, least_squares
 from prunus.compensation.protocol import Compensation
 from prunus.layer import Layer
 from prunus.parts import FORMERLY, LATER, UNITS, shown
+from prunus.zeros import with_zeros
 
 __all__ = ["LeastSquares", "NoCompensation"]
 
@@ -31,7 +32,7 @@ class NoCompensation(Compensation):
         self, layer: Layer, mask: Bool[Tensor, "out in"]
     ) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
         """The weights with zeros outside the mask, and the bias as it is."""
-        return torch.where(mask, layer.weight, 0.0), layer.bias
+        return with_zeros(layer.weight, mask), layer.bias
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from prunus.cost.files import type_name
 from prunus.cost.operations import Operations, count_operations
+from prunus.ranking import count_true
 from prunus.weights import weights_of
 
 __all__ = ["Anatomy", "anatomy"]
+
+FIRST = 8  # slices looked at first
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -168,8 +171,20 @@ def _filled_of(matrix: Tensor, parameter: Tensor, filled: int, *, count: bool) -
 
 
 def _box(tensor: Tensor) -> tuple[int, ...]:
-    there = tensor.detach() != 0
-    return tuple(
-        int(there.movedim(axis, 0).flatten(1).any(1).sum()) if tensor.ndim > 1 else int(there.sum())
-        for axis in range(tensor.ndim)
-    )
+    """Slices along each axis that are not all zeros; in most, the first entries tell."""
+    values = tensor.detach()
+    if values.ndim < 2:
+        return (_filled(values),) * values.ndim
+    return tuple(count_true(_some(values, axis)) for axis in range(values.ndim))
+
+
+def _some(values: Tensor, axis: int) -> Tensor:
+    """True for the slices along an axis that have an entry beside zero."""
+    found = torch.zeros(values.shape[axis], dtype=torch.bool, device=values.device)
+    along = 0 if axis else 1
+    start, count = 0, FIRST
+    while start < values.shape[along] and not bool(found.all()):
+        part = values.narrow(along, start, min(count, values.shape[along] - start)) != 0
+        found |= part.movedim(axis, 0).flatten(1).any(1)
+        start, count = start + count, 2 * count
+    return found

@@ -11,6 +11,7 @@ from prunus.cost.compressed import compressed_bytes
 from prunus.cost.files import Entry, file_bytes, packed_entries
 from prunus.cost.latency import Latency
 from prunus.coupling import Group
+from prunus.ranking import count_true
 
 __all__ = ["Cost", "edge_cost", "node_cost", "smaller_cost", "sparse_cost"]
 
@@ -64,7 +65,7 @@ def sparse_cost(sizes: Anatomy, names: Sequence[str], masks: Mapping[str, Tensor
     extra = [  # the network has zeros outside its masks, so that equal counts are equal places
         (f"mask|{name}", "uint8", [-(-mask.numel() // 8)])
         for name, mask in masks.items()
-        if name not in sizes.stored or int(mask.sum()) != sizes.filled[sizes.home(name)]
+        if name not in sizes.stored or count_true(mask) != sizes.filled[sizes.home(name)]
     ]
     return _sparse(sizes, dict(sizes.layers_filled), names, extra)
 

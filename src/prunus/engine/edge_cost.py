@@ -10,6 +10,7 @@ from torch import Tensor
 from prunus.cost import Anatomy, Cost, edge_cost
 from prunus.granularity import pooled
 from prunus.layer import Layer
+from prunus.ranking import count_true
 from prunus.recipe import Recipe
 
 __all__ = ["EdgeCost", "filled_in"]
@@ -52,4 +53,9 @@ class EdgeCost:
 
 def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
     """True for the units of each pool whose weight is not zero."""
-    return pooled(recipe.granularity, layer, (layer.weight != 0).float()) > 0
+    filled = layer.weight != 0
+    if count_true(filled) == filled.numel():  # as nearly always: nothing to be written out
+        values = torch.ones((), device=filled.device).expand(filled.shape)
+    else:
+        values = filled.float()
+    return pooled(recipe.granularity, layer, values) > 0

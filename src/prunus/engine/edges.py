@@ -19,6 +19,7 @@ from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import BlockView, ClassView, ExpertView, UnitView
 from prunus.parts import EDGES, NODES, SelectionFacts
+from prunus.ranking import counted
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
@@ -73,9 +74,10 @@ class EdgeUnit:
             if name in self.before:
                 scores = scores.masked_fill(~self.before[name].to(scores.device), -torch.inf)
             own = pooled(self.recipe.granularity, layer, scores)
-            idle = ~filled_in(self.recipe, layer).to(scores.device)
-            first = idle & ~idle.all(1, keepdim=True)
-            pools[name] = own.masked_fill(first, -torch.inf) if bool(first.any()) else own
+            filled = filled_in(self.recipe, layer).to(scores.device)
+            count = counted(filled)[:, None]
+            some = (count > 0) & (count < filled.shape[1])
+            pools[name] = own.masked_fill(~filled & some, -torch.inf) if bool(some.any()) else own
         return pools
 
     def blank(self, layers: Layers) -> Pools:
@@ -88,7 +90,7 @@ class EdgeUnit:
 
     def cost(self, layers: Layers) -> CostOf:
         """The exact cost of any plan."""
-        filled = {name: filled_in(self.recipe, layers[name]).sum(1).cpu() for name in self.layers}
+        filled = {n: counted(filled_in(self.recipe, layers[n])).cpu() for n in self.layers}
         return EdgeCost(self.job.sizes, filled, refused=self.job.not_pruned)
 
     def level(self, kept: Kept) -> Kept:
@@ -178,7 +180,7 @@ def drawn(
         ValueError: it kept other than the counts asked for.
     """
     assert is_selection(rule)  # joint methods are called otherwise
-    there = (scores > -torch.inf).sum(1).to(kept)
+    there = counted(scores > -torch.inf).to(kept)
     fewer = torch.minimum(kept, there)
     choice = rule(scores, fewer, layer=layer, generator=generator_for(seed, layer.name))
     if not isinstance(choice, Choice):
@@ -190,7 +192,7 @@ def drawn(
         gone = scores.to(choice.mask.device) == -torch.inf
         join = gone & (gone.cumsum(1) <= (kept - fewer).to(gone.device)[:, None])
         choice = replace(choice, mask=choice.mask | join)
-    counts = choice.mask.sum(1).cpu()
+    counts = counted(choice.mask).cpu()
     if not torch.equal(counts, kept.cpu()):
         kinds = {ClassView: "classes of group", BlockView: "blocks of", ExpertView: "experts of"}
         kind = kinds.get(type(layer), "weights of layer")

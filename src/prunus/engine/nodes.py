@@ -22,6 +22,7 @@ from prunus.recipe import Recipe
 from prunus.scores import class_scores
 from prunus.selection import Choice
 from prunus.weights import weight_at
+from prunus.zeros import with_zeros
 
 __all__ = ["NodeUnit"]
 
@@ -216,7 +217,7 @@ class NodeUnit:
         if reads and not self.recipe.compensation.idle:
             weight, bias, ridge, said = refitted(self.recipe.compensation, layer, mask)
         else:
-            weight, bias, within = torch.where(mask, layer.weight, 0.0), layer.bias, mask
+            weight, bias, within = with_zeros(layer.weight, mask), layer.bias, mask
         scale = None
         if not self.recipe.compensation.refits:
             scale = self._column_scale(layer, reads, choices)

@@ -20,6 +20,7 @@ from prunus.cost import (
 )
 from prunus.engine.job import Job, State
 from prunus.hints import Batch
+from prunus.ranking import count_true
 from prunus.surgery.compact import CompactionError, compact_groups
 from prunus.surgery.proof import Proof, proof_of
 from prunus.surgery.readings import run
@@ -117,7 +118,7 @@ def _zeros_before(
     if not before:
         return ()
     paths = {own.weight_of(name) for name in names}
-    kept = sum(int(mask.sum()) for key, mask in masks.items() if own.home(key) in paths)
+    kept = sum(count_true(mask) for key, mask in masks.items() if own.home(key) in paths)
     idle = max(0, kept - sum(own.layers_filled[name] for name in names))
     return (
         f"{before} weights of the pruned layers were zero before; they count as removed and are "

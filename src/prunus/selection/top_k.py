@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from prunus.check import any_nan
 from prunus.nodes import UnitView
 from prunus.parts import UNITS
-from prunus.ranking import FEW, counted, kth_largest
+from prunus.ranking import FEW, counted, kth_largest, places
 from prunus.selection.choice import Choice, Selection, checked_counts
 
 __all__ = ["TopK", "top_k_mask"]
@@ -35,15 +36,29 @@ def top_k_mask(
         pieces = zip(torch.split(scores, rows), torch.split(kept, rows), strict=True)
         return torch.cat([top_k_mask(part, count) for part, count in pieces])
     kept = kept.to(scores.device)
-    if bool(scores.isnan().any()):
+    if any_nan(scores):
         scores = scores.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     worst = _worst_kept(scores, kept)
     mask = scores >= worst
-    if bool((counted(mask) != kept).any()):  # else nothing is equal, and nothing to be counted
-        level = scores == worst
-        missing = kept - counted(mask) + counted(level)
-        mask ^= level & (level.cumsum(1) > missing[:, None])
+    surplus = counted(mask).to(kept) - kept
+    if bool(surplus.any()):  # else nothing is equal
+        _drop_last(mask, scores == worst, surplus)
     return mask
+
+
+def _drop_last(
+    mask: Bool[Tensor, "pools units"],
+    level: Bool[Tensor, "pools units"],
+    surplus: Int[Tensor, " pools"],
+) -> None:
+    """Take the last `surplus[p]` of the `level` units of each pool p out of the mask."""
+    if len(mask) > FEW:
+        missing = counted(level) - surplus
+        mask ^= level & (level.cumsum(1) > missing[:, None])
+        return
+    for row, same, count in zip(mask, level, surplus.tolist(), strict=True):
+        if count:
+            row[places(same)[-count:]] = False
 
 
 def _worst_kept(

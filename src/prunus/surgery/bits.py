@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from prunus.zeros import WORDS
+
 __all__ = ["IDLED", "clear", "idle", "kept_bits"]
 
 IDLED = 100  # steps between two looks at what the optimizer keeps of removed weights
 IDLE = 1e-30
 ROOTED = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")  # what Adam and RMSprop take roots of
-WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def kept_bits(mask: Tensor, like: Tensor) -> Tensor:

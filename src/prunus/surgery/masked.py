@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from prunus.modes import copied
 from prunus.surgery.bits import IDLED, clear, idle, kept_bits
 from prunus.weights import weights_of
+from prunus.zeros import put_zeros
 
 __all__ = ["Hold", "apply_masks", "claim", "emitting", "held", "hold", "is_held", "release"]
 
@@ -44,7 +45,7 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
         for name, parameter in model.named_parameters():
             mask = masks.get(name)
             if mask is not None:
-                parameter.masked_fill_(~mask.to(parameter.device), 0.0)
+                put_zeros(parameter, mask)
 
 
 def emitting(model: nn.Module, masks: Masks) -> nn.Module:
