@@ -16,6 +16,7 @@ ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
     "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
+    "zeros", "squares",
     "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "shapes", "threads",
     "tokens", "likelihood",
     "dpp", "theory",

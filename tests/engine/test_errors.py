@@ -47,6 +47,7 @@ def test_errors_are_those_of_the_gram_matrices(recipe, dtype, rtol, monkeypatch)
     for name, result in own.layers.items():
         assert torch.equal(result.mask, grams.layers[name].mask)
         assert result.error == pytest.approx(grams.layers[name].error, rel=rtol, abs=1e-12)
+        assert result.power == pytest.approx(grams.layers[name].power, rel=rtol, abs=1e-12)
         assert result.error > 0 or recipe == "l1-filter"  # removed outputs are no error
     assert own.data_fingerprint == grams.data_fingerprint
 
@@ -169,3 +170,32 @@ def test_only_modules_that_are_exactly_ours_go_so():
     assert errors.shows_its_outputs(weight_at(model, "0"))
     assert not errors.shows_its_outputs(weight_at(model, "1"))
     assert not errors.shows_its_outputs(weight_at(model, "2.weight_ih_l0"))
+
+
+@pytest.mark.parametrize("size", [1, 2**9, 2**12, 2**40])
+def test_samples_may_go_in_pieces(size, monkeypatch):
+    model, data = net(), batches()
+    whole = prunus.prune(model, "magnitude", 0.5, data=data)
+    monkeypatch.setattr(errors, "PIECE_BYTES", size)
+    parts = prunus.prune(model, "magnitude", 0.5, data=data)
+    for name, result in parts.layers.items():
+        assert result.error == pytest.approx(whole.layers[name].error, rel=1e-12)
+        assert result.power == pytest.approx(whole.layers[name].power, rel=1e-12)
+
+
+def test_convolutions_called_with_one_sample():
+    class OneByOne(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return torch.stack([self.last(self.one(sample).mean((1, 2))) for sample in x])
+
+    torch.manual_seed(0)
+    model, data = OneByOne().double(), batches()
+    own = prunus.prune(model, "magnitude", 0.5, data=data)
+    grams = prunus.prune(model, "magnitude", 0.5, data=calibrate(model, data))
+    for name, result in own.layers.items():
+        assert result.error == pytest.approx(grams.layers[name].error, rel=1e-9)
+        assert result.power == pytest.approx(grams.layers[name].power, rel=1e-9)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Fingerprint, call, first_of, parts, to_device
 from prunus.calibration.layout import layout_of
 from prunus.calibration.padding import Padding, padding_of
-from prunus.calibration.vectors import responses_of
 from prunus.engine.job import Job
 from prunus.engine.statistics import counted
 from prunus.hints import Arguments, Keywords
@@ -21,12 +21,14 @@ from prunus.parts import NODES
 from prunus.progress import progress_bar
 from prunus.result import LayerResult
 from prunus.rows import RowSet
-from prunus.views import known_exactly
+from prunus.squares import square_sum
+from prunus.views import ConvView, batched, known_exactly
 from prunus.weights import Weight, weight_at
 
 __all__ = ["Measured", "measure_errors", "seen_whole", "shows_its_outputs"]
 
 PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PIECE_BYTES = 2**22  # of outputs that are looked at as soon as they are made
 FINITE = "received NaN or infinite inputs. Check the data and the layers before."
 
 
@@ -82,9 +84,12 @@ def measure_errors(
     lost: dict[str, tuple[Weight, nn.Module]] = {}
     columns: dict[str, Tensor] = {}
     if measure:
-        lost = {name: _lost(weight_at(before, name), result) for name, result in results.items()}
         if job.recipe.units == NODES:  # removed outputs are no error
             columns = {name: result.mask.any(1) for name, result in results.items()}
+        lost = {
+            name: _lost(weight_at(before, name), result, columns.get(name))
+            for name, result in results.items()
+        }
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
         first = to_device(next(parts(job.batches.peek())), job.device)
         layout = layout_of(before, first) if measure else None
@@ -115,31 +120,50 @@ class _Tally:
         self.powers: dict[str, float] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, weight: Weight, outputs: Tensor, inputs: Tensor, rows: Tensor | None) -> None:
+    def add(self, weight: Weight, lost: nn.Module, inputs: Tensor) -> None:
         """Take in what a layer answers otherwise."""
-        for flat in self._vectors(weight, outputs, rows):
-            total = float(flat.square().sum())
-            if not math.isfinite(total) and not bool(torch.isfinite(inputs).all()):
-                raise ValueError(f"Layer {weight.name!r} {FINITE}")
-            self.sums[weight.name] = self.sums.get(weight.name, 0.0) + total
-            self.counts[weight.name] = self.counts.get(weight.name, 0) + len(flat)
+        name, total = weight.name, 0.0
+        for piece in self._pieces(weight, inputs):
+            values, axis = self._counting(weight, lost.forward(piece))
+            total += square_sum(values)
+            self.counts[name] = self.counts.get(name, 0) + values.numel() // values.shape[axis]
+        if not math.isfinite(total) and not bool(torch.isfinite(inputs).all()):
+            raise ValueError(f"Layer {name!r} {FINITE}")
+        self.sums[name] = self.sums.get(name, 0.0) + total
 
-    def add_power(self, weight: Weight, outputs: Tensor, rows: Tensor | None) -> None:
+    def add_power(self, weight: Weight, outputs: Tensor, kept: Tensor | None) -> None:
         """Take in what a layer answers, of which the bias is taken off."""
-        bias = weight.bias()
-        if bias is not None:
-            bias = bias.detach().to(torch.float64)
-        for flat in self._vectors(weight, outputs, None):
-            values = flat if bias is None else flat - bias.to(flat.device)
-            if rows is not None:
-                values = values[:, rows.to(values.device)]
-            had = self.powers.get(weight.name, 0.0)
-            self.powers[weight.name] = had + float(values.square().sum())
+        (values, axis), bias = self._counting(weight, outputs), weight.bias()
+        if kept is not None:
+            at = kept.nonzero().flatten().to(values.device)
+            values = values.index_select(axis, at)
+            bias = None if bias is None else bias[at.to(bias.device)]
+        had = self.powers.get(weight.name, 0.0)
+        self.powers[weight.name] = had + square_sum(values, bias, axis)
 
-    def _vectors(self, weight: Weight, outputs: Tensor, rows: Tensor | None) -> Iterator[Tensor]:
-        for values in responses_of(weight, outputs, self.padding):
-            flat = values.flatten(1).to(torch.float64)
-            yield flat if rows is None else flat[:, rows.to(flat.device)]
+    def _pieces(self, weight: Weight, inputs: Tensor) -> Iterator[Tensor]:
+        """The inputs in samples whose outputs stay in the cache; all at once beside a mask."""
+        axis = _channels(weight)
+        if self.padding is not None or inputs.ndim < 2:
+            yield inputs
+            return
+        if axis == 1:
+            inputs = batched(weight.module, inputs)
+        width = max(1.0, len(weight.matrix()) / inputs.shape[axis])
+        size = inputs[:1].numel() * inputs.element_size() * width
+        yield from torch.split(inputs, max(1, int(PIECE_BYTES / max(size, 1))))
+
+    def _counting(self, weight: Weight, outputs: Tensor) -> tuple[Tensor, int]:
+        """The outputs that are not padding, and the axis along which a vector lies."""
+        axis = _channels(weight)
+        if self.padding is not None:
+            channels = partial(weight.view.channels, weight.module, outputs)
+            real = self.padding.real(weight.name, channels)
+            if real is not None:
+                return real, real.ndim - 1
+        if axis == 1:
+            return batched(weight.module, outputs), 1
+        return outputs, outputs.ndim - 1
 
     def power(self, name: str) -> float | None:
         """E‖W x‖² over the same vectors and outputs."""
@@ -152,8 +176,13 @@ class _Tally:
         return self.sums[name] / count if count else None
 
 
-def _lost(weight: Weight, result: LayerResult) -> tuple[Weight, nn.Module]:
-    """The weight, and a module without hooks that computes (W − W′) x + b − b′."""
+def _channels(weight: Weight) -> int:
+    """The axis of outputs along which a vector lies."""
+    return 1 if isinstance(weight.view, ConvView) else -1
+
+
+def _lost(weight: Weight, result: LayerResult, kept: Tensor | None) -> tuple[Weight, nn.Module]:
+    """The weight, and a module without hooks that computes (W − W′) x + b − b′ where `kept`."""
     own, bias = weight.module, weight.bias()
     module = copy.copy(own)
     module.__dict__ = {
@@ -166,6 +195,9 @@ def _lost(weight: Weight, result: LayerResult) -> tuple[Weight, nn.Module]:
     shift = None
     if bias is not None and result.bias is not None:
         shift = bias - result.bias.to(bias)
+    if kept is not None:
+        gone[~kept] = 0
+        shift = None if shift is None else shift.masked_fill(~kept, 0)
     module._parameters = {
         "weight": nn.Parameter(weight.view.parameter(own, gone), requires_grad=False),
         "bias": None if shift is None else nn.Parameter(shift, requires_grad=False),
@@ -188,7 +220,7 @@ def _watching(
         def hook(_: nn.Module, args: Arguments, kwargs: Keywords) -> None:
             inputs = weight.inputs(args, kwargs)
             if inputs is not None:
-                tally.add(weight, module.forward(inputs), inputs, columns.get(name))
+                tally.add(weight, module, inputs)
 
         return hook
 
