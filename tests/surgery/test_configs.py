@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import prunus
 from prunus import Recipe
 from prunus.granularity import Node
+from prunus.surgery import configs
 from prunus.surgery.configs import UnsaidWidths
 
 ALIKE = Recipe(granularity=Node(alike="blocks"))
@@ -111,6 +112,127 @@ def test_groups_of_all_blocks_keep_one_count():
         prunus.prune(model, ALIKE, prunus.Budget(gap=0.1), data=x)
     with pytest.raises(ValueError, match="`alike` must be None or 'blocks', got 'layers'"):
         Node(alike="layers")
+
+
+BUILT = []
+
+
+class Scaled(Blocks):
+    """Parallel blocks, with numbers of several kinds beside the tensors."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        BUILT.append(len(self.up))
+        self.inner, self.factor = config.inner, 1.0
+        self.register_buffer("shift", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        shares = [down(F.relu(up(x))) for up, down in zip(self.up, self.down, strict=True)]
+        return x + self.factor * sum(shares) + self.shift
+
+
+def scaled(**fields):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Scaled(Config(**fields)).eval(), torch.randn(6, 8)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """How often a network built from a configuration ran beside the cut one."""
+    found = []
+    run = configs._gives
+    monkeypatch.setattr(configs, "_gives", lambda *a: found.append(a) or run(*a))
+    return found
+
+
+def test_a_network_that_is_what_its_class_builds_runs_with_its_new_configuration(runs):
+    """It has run, and nothing else has to: what its class makes of the configuration is it."""
+    model, x = scaled(blocks=5)
+    pruned = prunus.prune(model, ALIKE, 0.5, data=x)
+    assert pruned.proved.said
+    small = pruned.compact(x)
+    assert not runs
+    assert small.inner == small.config.inner == small.up[0].out_features < 24
+    assert pruned.model.config.inner == model.config.inner == 24
+    torch.testing.assert_close(small(x), pruned.model(x))
+    again = Scaled(small.config)
+    again.load_state_dict(small.state_dict())
+    torch.testing.assert_close(again(x), small(x))
+    torch.testing.assert_close(pruned.compact(x[:3])(x), small(x))
+    assert not runs
+
+
+@pytest.mark.parametrize("what", ["attribute", "buffer", "hook", "missing"])
+def test_a_network_that_its_class_does_not_build_is_said(what, runs):
+    model, x = scaled()
+    if what == "attribute":
+        model.factor = 2.0
+    elif what == "buffer":
+        model.shift += 1
+    elif what == "hook":
+        model.up[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    else:
+        model.spare = None  # which a class without it does not read
+    pruned = prunus.prune(model, ALIKE, 0.5, data=x)
+    assert not pruned.proved.said
+    if what == "missing":
+        assert pruned.compact(x).config.inner < 24
+    else:
+        with pytest.warns(UnsaidWidths, match="cannot say what was cut"):
+            small = pruned.compact(x)
+        assert small.config.inner == 24
+        torch.testing.assert_close(small(x), pruned.model(x))
+    assert len(runs) == 1
+
+
+class Reading(Scaled):
+    """Reads the configuration as it runs."""
+
+    def forward(self, x):
+        return super().forward(x) / self.config.inner
+
+
+def test_a_configuration_that_the_forward_pass_reads_is_run_with():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Reading(Config()).eval(), torch.randn(6, 8)
+    pruned = prunus.prune(model, ALIKE, 0.5, data=x)
+    assert not pruned.proved.said
+    with pytest.warns(UnsaidWidths, match="cannot say what was cut"):
+        small = pruned.compact(x)
+    torch.testing.assert_close(small(x), pruned.model(x))
+
+
+def test_one_block_is_built_for_each_set_of_fields_that_is_tried():
+    model, x = scaled(blocks=5, wide=8, other=24, third=24)
+    pruned = prunus.prune(model, ALIKE, 0.5, data=x)
+    before = pruned.proved.small.config
+    assert (before.other, before.third) == (24, 24)
+    BUILT.clear()
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    small = copy.deepcopy(pruned.proved.small)
+    small.config.inner = 24
+    assert configs.configured(small, shapes).change == {"inner": small.inner}
+    assert BUILT.count(1) > BUILT.count(5) == 1
+
+
+class Single(Scaled):
+    """A network of one block has another inner width."""
+
+    def __init__(self, config):
+        alone = {**vars(config), "inner": 5} if config.blocks == 1 else vars(config)
+        super().__init__(Config(**alone))
+        self.config = config
+
+
+def test_blocks_that_hang_on_their_number_are_all_built():
+    model, x = Single(Config(blocks=3)).eval(), torch.randn(6, 8)
+    BUILT.clear()
+    small = prunus.prune(model, ALIKE, 0.5, data=x).compact(x)
+    assert small.up[0].out_features == small.config.inner < 24
+    assert BUILT[0] == 1
+    assert set(BUILT[1:]) == {3}
 
 
 def families():

@@ -102,7 +102,9 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
         )
     share = counted.parameters / _entries(sizes)
     cost = replace(counted, density=cost.density, model_density=share)
-    proved = proof_of(work, found.model, batch, found.gave, rtol=RTOL, inexact=inexact)
+    proved = proof_of(
+        work, found.model, batch, found.gave, rtol=RTOL, inexact=inexact, said=found.said
+    )
     return Settled(cost, said, proved)
 
 

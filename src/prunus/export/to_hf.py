@@ -29,8 +29,9 @@ from prunus.hints import Batch
 from prunus.host import versions
 from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
-from prunus.surgery.configs import UnsaidWidths, check_config, step_of
+from prunus.surgery.configs import UnsaidWidths, step_of
 from prunus.surgery.layered import per_layer
+from prunus.surgery.rebuilt import check_config
 from prunus.surgery.rescaled import rescaled
 from prunus.surgery.verify import CompactionError
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from prunus.ambient import drawing
 from prunus.folder.checkpoint import Checkpoint
+from prunus.surgery.rebuilt import Bare
 
 __all__ = [
     "bare",
@@ -42,25 +42,13 @@ def check_numbers(checkpoint: Checkpoint) -> None:
             )
 
 
-class _Bare(TorchFunctionMode):
-    """Uninitialised tensors, as modules make them for their parameters, get no memory."""
-
-    EMPTY = frozenset((torch.empty, torch.empty_like, torch.empty_strided))
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        own = {**(kwargs or {}), "device": "meta"} if function in self.EMPTY else kwargs or {}
-        return function(*args, **own)
-
-
 def bare_model(config: Any, dtype: torch.dtype) -> nn.Module:
     """A causal language model in evaluation mode, whose large parameters have no memory."""
     from transformers import AutoModelForCausalLM
 
     def build() -> nn.Module:  # its layers draw values, for parameters that have none
         automatic: Any = AutoModelForCausalLM
-        with _Bare():
+        with Bare():
             made: nn.Module = automatic.from_config(config, dtype=dtype)
         return made
 

@@ -17,6 +17,7 @@ from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.proof import Proof
 from prunus.surgery.readings import run
+from prunus.surgery.rebuilt import shapes_of
 from prunus.surgery.removals import removal_of
 from prunus.surgery.verify import CompactionError, Reference, verify_equal
 from prunus.threads import sparing
@@ -33,11 +34,14 @@ class Compaction:
         change: ‖small(x) − masked(x)‖ / ‖masked(x)‖ on the example where norms lost part of what
             their statistics ran over, else None: the two are equal.
         gave: what it gives on the example.
+        said: whether its configuration says its widths, and a network that its class builds from
+            it, given its tensors, is this one.
     """
 
     model: nn.Module
     change: float | None = None
     gave: Any = None
+    said: bool = False
 
 
 @plainly
@@ -98,13 +102,13 @@ def compact(
             return removal.small(own, model.masks, granularity, example, rtol)
     proved: Proof | None = getattr(model, "proved", None)
     if spare is None and proved is not None and proved.serves(module, example, rtol, inexact):
-        small, gave = proved.network(), proved.gave
+        small, gave, said = proved.network(), proved.gave, proved.said
     else:
         heads: Heads = getattr(granularity, "heads", "kv")
         found = _cut(module, known, heads, example, rtol=rtol, inexact=inexact, spare=spare)
-        small, gave = found.model, found.gave
-    before = {name: t.shape for name, t in module.state_dict().items()}
-    follow_config(small, before, example, gave)
+        small, gave, said = found.model, found.gave, found.said
+    if not said:
+        follow_config(small, shapes_of(module), example, gave)
     return small
 
 
@@ -118,7 +122,7 @@ def _cut(
     inexact: bool,
     spare: Spare | None,
 ) -> Compaction:
-    """The smaller network, found, cut and compared; its configuration is as it was."""
+    """The smaller network, found, cut and compared."""
     with private(module) as own:
         try:
             groups = (known or coupling_of(own, example, heads)).groups
@@ -154,7 +158,9 @@ def compact_groups(
         return gave
 
     reference = Reference(model, example)
-    left = cut(small, groups, gone, example, reference=reference, running=noting)
+    left = cut(
+        small, groups, gone, example, reference=reference, running=noting, whole=shapes_of(model)
+    )
     _apart(model, small)
     change = verify_equal(
         model,
@@ -167,7 +173,7 @@ def compact_groups(
         reference=reference,
         got=left.gave,
     )
-    return Compaction(small, change, gave)
+    return Compaction(small, change, gave, left.said)
 
 
 def _apart(model: nn.Module, small: nn.Module) -> None:

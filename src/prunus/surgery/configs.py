@@ -4,24 +4,31 @@ No family is known by name. Fields of the configuration that held an old width a
 one, and a model built from it must have the cut tensors' shapes, and give the same output.
 """
 
-import copy
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from prunus.ambient import drawing, quiet
 from prunus.hints import Batch
 from prunus.surgery.norms import is_rms
 from prunus.surgery.readings import run
+from prunus.surgery.rebuilt import (
+    Blueprint,
+    Shapes,
+    copied_config,
+    differences,
+    fields_of,
+    put_fields,
+    shapes_of,
+    with_tensors,
+)
 from prunus.surgery.verify import relative_change
 
 __all__ = [
-    "Shapes", "UnsaidWidths", "changed_configs", "check_config", "follow_config", "step_of",
+    "Configured", "UnsaidWidths", "changed_configs", "configured", "follow_config", "step_of",
 ]  # fmt: skip
 
 
@@ -29,14 +36,56 @@ class UnsaidWidths(UserWarning):
     """A configuration has no fields for the widths that a network has got."""
 
 
-Shapes = Mapping[str, torch.Size]
 Change = dict[str, Any]
+Lengths = dict[tuple[str, int], list[tuple[int, int]]]
 HEADS = ("num_attention_heads", "num_key_value_heads", "n_head", "num_heads", "n_heads")
 INNER = ("n_inner", "ffn_dim", "intermediate_size", "ffn_hidden_size", "d_ff")
 EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "eps")
 LARGEST = 64  # sets of fields that are tried
-DRAWN = ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_",
-         "xavier_uniform_", "xavier_normal_", "erfinv_")  # fmt: skip
+CLOSE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Configured:
+    """What a cut network is told to be the one that its class makes of a configuration.
+
+    Attributes:
+        change: {field: value} of the configuration.
+        numbers: {(module, attribute): value}.
+    """
+
+    change: Change
+    numbers: dict[tuple[str, str], int]
+
+
+def configured(small: Any, before: Shapes) -> Configured | None:
+    """The first change of the configuration that says what was cut, where nothing else differs.
+
+    Args:
+        small: a network, its tensors already cut; left as it is.
+        before: the tensors' shapes in the network it was made from.
+
+    Returns:
+        With these fields and numbers, `small` is what its class makes of the changed configuration
+        and the stored tensors, so that what holds of the one holds of the other. None where no
+        field says the widths, or where the two differ in anything else.
+    """
+    if not _has_config(small):
+        return None
+    after = shapes_of(small)
+    lengths = _lengths(before, after)
+    if not lengths or _uneven(lengths) is not None:
+        return None
+    for change, built in _said(small, before, after, lengths):
+        numbers = differences(small, built, change)
+        return None if numbers is None else Configured(change, numbers)
+    return None
+
+
+def _has_config(module: Any) -> bool:
+    """Whether a library writes a module with its configuration."""
+    config = getattr(module, "config", None)
+    return hasattr(module, "save_pretrained") and hasattr(config, "to_dict")
 
 
 def follow_config(
@@ -56,28 +105,25 @@ def follow_config(
     """
     done: list[str] = []
     for name, module in small.named_modules():
-        config = getattr(module, "config", None)
         inner = any(name == outer or name.startswith(f"{outer}.") or not outer for outer in done)
-        if inner or not hasattr(module, "save_pretrained") or not hasattr(config, "to_dict"):
+        if inner or not _has_config(module):
             continue
         done.append(name)
         start = f"{name}." if name else ""
         own = {k.removeprefix(start): v for k, v in before.items() if k.startswith(start)}
-        _follow(module, config, own, *((None, None) if name else (example, gave)))
+        _follow(module, own, *((None, None) if name else (example, gave)))
 
 
-def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch, gave: Any) -> None:
-    after = {name: tensor.shape for name, tensor in module.state_dict().items()}
+def _follow(module: Any, before: Shapes, example: Batch, gave: Any) -> None:
+    after = shapes_of(module)
     lengths = _lengths(before, after)
     if not lengths:
         return
-    uneven = next((key for key, pairs in lengths.items() if len(pairs) > 1), None)
+    uneven = _uneven(lengths)
     if uneven is None:
-        pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
-        for change in itertools.islice(_changes(config, pairs), LARGEST):
-            change = {**change, **_epsilon(module, config)}
-            if _fits(module, config, change, after, example, gave):
-                _set(config, change)
+        for change, built in _said(module, before, after, lengths):
+            if example is None or _gives(built, module, example, gave):
+                put_fields(module.config, change)
                 return
         said = ", ".join(f"{name.replace('#', '*')}: {p[0][0]} to {p[0][1]}" for (name, _), p in
                          list(lengths.items())[:2])  # fmt: skip
@@ -93,6 +139,28 @@ def _follow(module: nn.Module, config: Any, before: Shapes, example: Batch, gave
     )
 
 
+def _said(
+    module: Any, before: Shapes, after: Shapes, lengths: Lengths
+) -> Iterator[tuple[Change, nn.Module]]:
+    """Changes of a configuration by which the class has these tensors, with what it makes then."""
+    epsilon = _epsilon(module, module.config)
+    blueprint = Blueprint(module, before)
+    for change in itertools.islice(_changes(module.config, _pairs(lengths)), LARGEST):
+        built = blueprint.built(module.config, {**change, **epsilon}, after)
+        if built is not None:
+            yield {**change, **epsilon}, built
+
+
+def _gives(built: nn.Module, module: nn.Module, example: Batch, gave: Any) -> bool:
+    """Whether a model of a changed configuration, with a module's tensors, gives what it gives."""
+    try:
+        expected = run(module, example) if gave is None else gave
+        got = run(with_tensors(built, module), example)
+        return relative_change(_tensors(expected), _tensors(got)) < CLOSE
+    except Exception:  # whatever the library says to tensors that it does not take
+        return False
+
+
 def changed_configs(
     config: Any, before: Shapes, after: Shapes, small: nn.Module | None = None
 ) -> Iterator[Any]:
@@ -102,16 +170,26 @@ def changed_configs(
     of corrected RMS norms is that of `small`, where it is given.
     """
     lengths = _lengths(before, after)
-    if any(len(pairs) > 1 for pairs in lengths.values()):
+    if _uneven(lengths) is not None:
         return
-    pairs = list(dict.fromkeys(pair for found in lengths.values() for pair in found))
-    for change in itertools.islice(_changes(config, pairs), LARGEST):
-        trial = copy.deepcopy(config)
-        _set(trial, change if small is None else {**change, **_epsilon(small, config)})
+    epsilon = {} if small is None else _epsilon(small, config)
+    for change in itertools.islice(_changes(config, _pairs(lengths)), LARGEST):
+        trial = copied_config(config)
+        put_fields(trial, {**change, **epsilon})
         yield trial
 
 
-def _lengths(before: Shapes, after: Shapes) -> dict[tuple[str, int], list[tuple[int, int]]]:
+def _pairs(lengths: Lengths) -> list[tuple[int, int]]:
+    """What lengths became of which, each once."""
+    return list(dict.fromkeys(pair for found in lengths.values() for pair in found))
+
+
+def _uneven(lengths: Lengths) -> tuple[str, int] | None:
+    """A tensor, and its axis, that became unlike in different blocks; None if there is none."""
+    return next((key for key, pairs in lengths.items() if len(pairs) > 1), None)
+
+
+def _lengths(before: Shapes, after: Shapes) -> Lengths:
     """What became of the axes of tensors, those of all blocks together, where one was cut."""
     found: dict[tuple[str, int], dict[tuple[int, int], None]] = {}
     for name, shape in after.items():
@@ -139,7 +217,7 @@ def _fields(config: Any, old: int, new: int) -> list[Change]:
     """What may say that a length became another one, the likeliest first; nothing at the end."""
     same: list[str] = []
     found: list[Change] = []
-    for path, value in _walk(config):
+    for path, value in fields_of(config):
         leaf = path.rpartition(".")[2]
         if isinstance(value, bool) or not (value is None or isinstance(value, int | float)):
             continue
@@ -173,30 +251,10 @@ def _heads(config: Any, path: str, before: int, now: int) -> list[Change]:
 
 def step_of(config: Any, size: int) -> int:
     """The step in which a width of `size` can be said: more than 1 where a whole ratio says it."""
-    for path, value in _walk(config):
+    for path, value in fields_of(config):
         if path.rpartition(".")[2] == "mlp_ratio" and type(value) is int and size % value == 0:
             return size // value
     return 1
-
-
-def _walk(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field of a configuration and of those inside it, by its path."""
-    for key, value in vars(config).items():
-        if key.startswith("_"):
-            continue
-        if hasattr(value, "to_dict"):
-            yield from _walk(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _set(config: Any, change: Change) -> None:
-    for path, value in change.items():
-        *owners, leaf = path.split(".")
-        home = config
-        for owner in owners:
-            home = getattr(home, owner)
-        setattr(home, leaf, value)
 
 
 def _epsilon(module: nn.Module, config: Any) -> Change:
@@ -213,56 +271,9 @@ def _epsilon(module: nn.Module, config: Any) -> Change:
     (value,) = found
     return {
         path: value
-        for path, old in _walk(config)
+        for path, old in fields_of(config)
         if path.rpartition(".")[2] in EPSILONS and isinstance(old, float) and old != value
     }
-
-
-class _Unset(TorchFunctionMode):
-    """Parameters keep the memory they are made of: what is drawn for them would be written over."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        given = args[0] if args else (kwargs or {}).get("tensor")
-        if isinstance(given, nn.Parameter) and getattr(func, "__name__", "") in DRAWN:
-            return given
-        return func(*args, **(kwargs or {}))
-
-
-def _fits(
-    module: nn.Module, before: Any, change: Change, after: Shapes, example: Batch, gave: Any
-) -> bool:
-    """Whether a model of the changed configuration has these shapes, and the same output."""
-    kind: Any = type(module)
-    try:
-        config = copy.deepcopy(before)
-        _set(config, change)
-        check_config(config)
-        with torch.device("meta"), quiet(), _Unset():
-            built = kind(config)
-        if {name: tensor.shape for name, tensor in built.state_dict().items()} != dict(after):
-            return False
-        if example is None:
-            return True
-        with quiet(), _Unset():
-            again: nn.Module = drawing([torch.default_generator], lambda: kind(config))
-        like: Tensor = next(module.parameters())
-        again = again.to(device=like.device, dtype=like.dtype)
-        again.load_state_dict(module.state_dict())
-        expected = run(module, example) if gave is None else gave
-        return relative_change(_tensors(expected), _tensors(run(again, example))) < 1e-4
-    except Exception:  # whatever the library says to a configuration that it does not take
-        return False
-
-
-def check_config(config: Any) -> None:
-    """Raise whatever the library says to values that it does not save, as `save_pretrained` does.
-
-    A width that is no multiple of the heads is one, though a model of it can be built.
-    """
-    if hasattr(config, "validate"):
-        config.validate()
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.hints import Batch
 from prunus.surgery.attributes import Cuts, bare_norms, update_attributes
+from prunus.surgery.configs import configured
 from prunus.surgery.following import follow, readings_of
 from prunus.surgery.norms import (
     describe,
@@ -22,6 +23,7 @@ from prunus.surgery.norms import (
     scale_epsilon,
 )
 from prunus.surgery.readings import run
+from prunus.surgery.rebuilt import Shapes
 from prunus.surgery.verify import Reference
 
 __all__ = ["Cut", "cut", "why_whole"]
@@ -52,11 +54,13 @@ class Cut:
         kept: {layer: positions of the outputs that stay} of layers that lost some.
         statistics: {norm: positions that stay} of norms whose statistics have changed.
         gave: what the model gives on the example now, where it had to run; else None.
+        said: whether its configuration says its widths, and it has run with that.
     """
 
     kept: Mapping[str, Tensor]
     statistics: Mapping[str, Tensor]
     gave: Any = None
+    said: bool = False
 
 
 def cut(
@@ -67,6 +71,7 @@ def cut(
     *,
     reference: Reference | None = None,
     running: Callable[[nn.Module, Any], Any] = run,
+    whole: Shapes | None = None,
 ) -> Cut:
     """Take the classes `gone[group.name]` (True where one goes) out of the model, in place.
 
@@ -79,6 +84,7 @@ def cut(
         example: one batch, to read the widths of norms without tensors off.
         reference: what the network gives on the example before the cut.
         running: runs the network on the example after the cut.
+        whole: the shapes that the network's configuration stands for, where it is to follow.
     """
     removed: Removed = defaultdict(dict)
     tensors: dict[str, Tensor] = {}
@@ -117,18 +123,22 @@ def cut(
         if f"{name}.weight" in removed and name not in folding
     }
     readings = readings_of(model, groups, gone, cuts)
+    reference = reference or Reference(model, example)
     expected = None
     if len(readings) > 1:
-        expected, _ = (reference or Reference(model, example)).given(statistics)
+        expected, _ = reference.given(statistics)
     _shrink(model, removed, tensors)
     update_attributes(model, cuts)
     for name in folding:
         fold_rms(model.get_submodule(name), before[f"{name}.weight"].numel())
         scale_epsilon(model.get_submodule(name), before[f"{name}.weight"].numel())
     _update_bare_norms(model, example)
-    gave = follow(model, readings, example, expected, running)
+    said = None if whole is None else configured(model, whole)
+    if said is not None and expected is None:
+        expected, _ = reference.given(statistics)
+    gave, follows = follow(model, readings, example, expected, running, said)
     kept = {layer: _stays(removed[parameter][axis]) for layer, (parameter, axis) in outputs.items()}
-    return Cut(kept=kept, statistics=statistics, gave=gave)
+    return Cut(kept=kept, statistics=statistics, gave=gave, said=follows)
 
 
 def cuts_between(before: Mapping[str, torch.Size], model: nn.Module) -> Cuts:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from prunus.coupling import Group
 from prunus.hints import Batch
 from prunus.surgery.attributes import Cuts, has_row
+from prunus.surgery.configs import Configured
 from prunus.surgery.readings import run
+from prunus.surgery.rebuilt import put_back, put_fields
 from prunus.surgery.verify import relative_change
 
 __all__ = ["follow", "keeps", "readings_of", "retold", "told"]
@@ -90,7 +92,8 @@ def follow(
     example: Batch,
     expected: Any,
     running: Callable[[nn.Module, Any], Any] = run,
-) -> Any:
+    said: Configured | None = None,
+) -> tuple[Any, bool]:
     """Tell the modules of a cut network what they have to know, in place.
 
     Args:
@@ -99,20 +102,28 @@ def follow(
         example: one batch.
         expected: what the network gave on it before the cut.
         running: runs the cut network on it.
+        said: what a network that its class builds has otherwise; tried before the readings.
 
     Returns:
-        what the network gives with the reading that is kept; None where it has not run.
+        what the network gives with the reading that is kept (None where it has not run), and
+        whether its configuration says its widths.
     """
+    if said is not None:
+        before = [*put_fields(small.config, said.change), *_tell(small, said.numbers)]
+        got = _close(small, example, expected, running)
+        if got is not None:
+            return got, True
+        put_back(before)
     for reading in readings:
         before = _tell(small, reading)
         if len(readings) == 1:
-            return None
+            return None, False
         got = _close(small, example, expected, running)
         if got is not None:
-            return got
-        _take_back(before)
+            return got, False
+        put_back(before)
     _tell(small, readings[0])  # the verification says what is wrong
-    return None
+    return None, False
 
 
 def told(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, int]]:
@@ -213,8 +224,3 @@ def _tell(model: nn.Module, reading: Reading) -> list[tuple[Any, str, Any]]:
         before.append((home, field, getattr(home, field)))
         setattr(home, field, value)
     return before
-
-
-def _take_back(before: list[tuple[Any, str, Any]]) -> None:
-    for home, name, value in reversed(before):
-        setattr(home, name, value)

@@ -18,7 +18,7 @@ from prunus.hints import Batch
 from prunus.modes import ATOMS, PARTS, copied
 from prunus.rows import checksum
 
-__all__ = ["Proof", "Seal", "proof_of"]
+__all__ = ["DEPTH", "Proof", "Seal", "proof_of", "seen"]
 
 KEPT = 2**26  # entries of a smaller network that is remembered, at most: 256 MB in float32
 OUTPUTS = 2**20  # entries of outputs that are remembered, at most
@@ -36,6 +36,7 @@ class Proof:
         inexact: whether norms could lose part of what their statistics run over.
         seal: the state of the network with zeros.
         gave: what the smaller one gives on the example; None where that is too much to remember.
+        said: whether its configuration says its widths.
     """
 
     small: nn.Module
@@ -44,6 +45,7 @@ class Proof:
     inexact: bool
     seal: "Seal"
     gave: Any = None
+    said: bool = False
 
     def serves(self, model: nn.Module, example: Batch, rtol: float, inexact: bool) -> bool:
         """Whether a comparison of this network on this example would be the one that was made."""
@@ -63,7 +65,14 @@ class Proof:
 
 
 def proof_of(
-    model: nn.Module, small: nn.Module, example: Batch, gave: Any, *, rtol: float, inexact: bool
+    model: nn.Module,
+    small: nn.Module,
+    example: Batch,
+    gave: Any,
+    *,
+    rtol: float,
+    inexact: bool,
+    said: bool,
 ) -> Proof | None:
     """What is to be remembered of a comparison that held; None where that is too much."""
     if sum(parameter.numel() for parameter in small.parameters()) > KEPT:
@@ -72,7 +81,8 @@ def proof_of(
     small_enough = all(isinstance(leaf, Tensor | None) for leaf in outputs) and (
         sum(leaf.numel() for leaf in outputs if leaf is not None) <= OUTPUTS
     )  # of other objects nobody knows what they hold
-    return Proof(small, example, rtol, inexact, Seal.of(model), gave if small_enough else None)
+    kept = gave if small_enough else None
+    return Proof(small, example, rtol, inexact, Seal.of(model), kept, said)
 
 
 @dataclass(frozen=True)
@@ -131,13 +141,13 @@ class _Unknown:
 
 def _attributes(module: nn.Module, known: dict[int, Any]) -> tuple[Any, ...]:
     return tuple(
-        (key, value if type(value) in ATOMS else _seen(value, known, DEPTH))
+        (key, value if type(value) in ATOMS else seen(value, known, DEPTH))
         for key, value in vars(module).items()
         if key not in PARTS
     )
 
 
-def _seen(value: Any, known: dict[int, Any], depth: int) -> Any:
+def seen(value: Any, known: dict[int, Any], depth: int) -> Any:
     """A value as it is now, to be compared with what it is later."""
     kind = type(value)
     if kind in ATOMS or kind in PLAIN:
@@ -151,9 +161,9 @@ def _seen(value: Any, known: dict[int, Any], depth: int) -> Any:
     if depth == 0:
         return _Unknown()
     if kind in (list, tuple, torch.Size):
-        return kind, [_seen(part, known, depth - 1) for part in value]
+        return kind, [seen(part, known, depth - 1) for part in value]
     if kind in (dict, OrderedDict):
-        return kind, [(k, _seen(v, known, depth - 1)) for k, v in value.items()]
+        return kind, [(k, seen(v, known, depth - 1)) for k, v in value.items()]
     if kind in (set, frozenset):
         return kind, set(value)
     if id(value) in known:  # a module of the network, or a configuration that many share
@@ -165,7 +175,7 @@ def _seen(value: Any, known: dict[int, Any], depth: int) -> Any:
     if isinstance(value, nn.Module):  # in a plain list, say
         known[id(value)] = Seal.of(value)
     else:
-        known[id(value)] = (kind, _seen(inside, known, depth - 1))
+        known[id(value)] = (kind, seen(inside, known, depth - 1))
     return known[id(value)]
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from prunus.ambient import drawing, quiet
 from prunus.modes import evaluating
-from prunus.surgery.configs import Shapes, changed_configs, check_config
+from prunus.surgery.configs import changed_configs
 from prunus.surgery.norms import is_rms, rms_offset
 from prunus.surgery.readings import run
+from prunus.surgery.rebuilt import Shapes, check_config
 from prunus.surgery.verify import relative_change
 
 __all__ = ["rescaled"]
