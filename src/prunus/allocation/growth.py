@@ -199,29 +199,26 @@ def proportional_growth(
     Returns:
         the plan of the k-th step, the first step and the last.
     """
-    names = list(pools)
-    marks, owners, amounts = [], [], []
-    start: dict[str, int] = {}
-    for i, name in enumerate(names):
-        n_pools, n_units = pools[name].shape
-        size = n_pools * n_units
-        first = min(size, -(-min(minimum, n_units) * n_pools // step) * step)
-        start[name] = first
-        ends = torch.arange(first + step, size + step, step).clamp(max=size)
-        begins = torch.cat([torch.tensor([first]), ends[:-1]])[: len(ends)]
-        marks.append(((begins + ends) / 2).to(torch.float64) / rates[name])
-        amounts.append(ends - begins)
-        owners.append(torch.full((len(ends),), i))
-    order = torch.cat(marks).argsort(stable=True)
-    owner, amount = torch.cat(owners)[order], torch.cat(amounts)[order]
+    shapes = [tuple(scores.shape) for scores in pools.values()]
+    first = torch.tensor([
+        min(n * units, -(-min(minimum, units) * n // step) * step) for n, units in shapes
+    ])  # fmt: skip
+    size = torch.tensor([n * units for n, units in shapes])
+    steps = (size - first + step - 1) // step
+    layer = torch.arange(len(shapes)).repeat_interleave(steps)
+    begin = torch.arange(len(layer)) - (steps.cumsum(0) - steps)[layer]
+    begin = first[layer] + begin * step
+    end = torch.minimum(begin + step, size[layer])
+    rate = torch.tensor([float(rates[name]) for name in pools], dtype=torch.float64)
+    order = (((begin + end) / 2).to(torch.float64) / rate[layer]).argsort(stable=True)
+    owner, amount = layer[order], (end - begin)[order]
 
     def plan_at(k: int) -> dict[str, Tensor]:
-        added = torch.zeros(len(names), dtype=torch.int64).index_add_(0, owner[:k], amount[:k])
-        plan = {}
-        for name, more in zip(names, added.tolist(), strict=True):
-            n_pools, n_units = pools[name].shape
-            plan[name] = torch.tensor(share(start[name] + more, [n_units] * n_pools))
-        return plan
+        counts = first.index_add(0, owner[:k], amount[:k])
+        return {
+            name: own if n == 1 else torch.tensor(share(int(own), [units] * n))
+            for name, own, (n, units) in zip(pools, counts.split(1), shapes, strict=True)
+        }
 
     return plan_at, 0, len(order)
 

@@ -53,6 +53,8 @@ def share(
     total = min(total, sum(sizes))
     if total <= sum(lows):
         return lows
+    if len(sizes) == 1:
+        return [total]
     level = _level(total, lows, sizes, pulls)
     top, bottom = level.numerator, level.denominator
     exact = [

@@ -12,12 +12,13 @@ from prunus.cost.latency import (
     speedup,
 )
 from prunus.cost.operations import Operations, count_operations
-from prunus.cost.price import Cost, edge_cost, node_cost, smaller_cost, sparse_cost
+from prunus.cost.price import Cost, NodePrices, edge_cost, node_cost, smaller_cost, sparse_cost
 
 __all__ = [
     "Anatomy",
     "Cost",
     "Latency",
+    "NodePrices",
     "Operations",
     "Speedup",
     "anatomy",

@@ -7,11 +7,24 @@ one after another, wide types first and by name within a type.
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-__all__ = ["Entry", "encoding", "file_bytes", "packed_entries", "type_name"]
+__all__ = [
+    "Entry",
+    "FileForm",
+    "encoding",
+    "file_bytes",
+    "file_form",
+    "packed_entries",
+    "ragged",
+    "type_name",
+]
 
 # In the order in which they are laid down.
 TYPES: dict[str, tuple[str, int]] = {
@@ -23,8 +36,10 @@ TYPES: dict[str, tuple[str, int]] = {
 }  # fmt: skip
 ORDER = {name: place for place, name in enumerate(TYPES)}
 HEADER = 96  # about what one more entry takes of a header
+TENS = 10 ** np.arange(1, 19)
 
 Entry = tuple[str, str, Sequence[int]]  # name, type without "torch.", shape
+Numbers = npt.NDArray[np.int64]
 
 
 def file_bytes(entries: Iterable[Entry]) -> int:
@@ -34,46 +49,80 @@ def file_bytes(entries: Iterable[Entry]) -> int:
         ValueError: a type that the format has no name for.
     """
     named = {name: (kind, shape) for name, kind, shape in entries}
-    place, text, digits = 0, 2, 1  # braces
-    for name, fixed, size in _laid(tuple((name, kind) for name, (kind, _) in named.items())):
-        shape = tuple(named[name][1])
-        end = place + size * math.prod(shape)
-        before, digits = digits, len(str(end))
-        text += fixed + _numbers(shape) + before + digits
-        place = end
-    text -= bool(named)  # the last comma
-    return 8 + -(-text // 8) * 8 + place
+    form = file_form(tuple((name, kind) for name, (kind, _) in named.items()))
+    return form.bytes(*ragged([shape for _, shape in named.values()]))
+
+
+@dataclass(frozen=True, eq=False)
+class FileForm:
+    """How a file of some tensors is laid out, whatever their shapes.
+
+    Attributes:
+        order: the place among the tensors of each that the file has, in turn.
+        sizes: bytes of a number of each, in the file's order.
+        text: bytes of the header without its numbers.
+    """
+
+    order: Numbers
+    sizes: Numbers
+    text: int
+
+    def bytes(self, axes: Numbers, ndims: Numbers) -> int:
+        """The size of the file.
+
+        Args:
+            axes: lengths of the tensors' axes, a row for each, filled up with ones.
+            ndims: how many of them each has.
+        """
+        ends = np.cumsum(axes.prod(axis=1)[self.order] * self.sizes)
+        data = int(ends[-1]) if len(ends) else 0
+        digits = _digits(ends)
+        shapes = int(_digits(axes).sum()) - int((axes.shape[1] - ndims).sum())
+        commas = int(np.maximum(ndims - 1, 0).sum())
+        starts = len(ends) and 1 + int(digits[:-1].sum())  # each where the one before it ends
+        text = self.text + shapes + commas + starts + int(digits.sum())
+        return 8 + -(-text // 8) * 8 + data
+
+
+def ragged(shapes: Sequence[Sequence[int]]) -> tuple[Numbers, Numbers]:
+    """Shapes as rows that are filled up with ones, and how many axes each has."""
+    columns = list(zip_longest(*shapes, fillvalue=1))
+    axes = np.array(columns, dtype=np.int64).reshape(len(columns), len(shapes)).T
+    return axes, np.array([len(shape) for shape in shapes], dtype=np.int64)
+
+
+def _digits(numbers: Numbers) -> Numbers:
+    """Decimal digits of whole numbers from 0 on."""
+    found: Numbers = np.searchsorted(TENS, numbers, side="right") + 1
+    return found
 
 
 @lru_cache(maxsize=64)
-def _laid(named: tuple[tuple[str, str], ...]) -> list[tuple[str, int, int]]:
-    """Names and types as the file has them in turn: what each entry takes without its numbers, and
-    bytes of a number."""
+def file_form(named: tuple[tuple[str, str], ...]) -> FileForm:
+    """The form of a file of tensors with these names and types.
+
+    Raises:
+        ValueError: a type that the format has no name for.
+    """
+    sizes = [_itemsize(name, kind) for name, kind in named]
+    order = sorted(range(len(named)), key=lambda i: (ORDER[named[i][1]], named[i][0]))
+    text = 2 - bool(named)  # braces, without the last comma
     for name, kind in named:
-        _itemsize(name, kind)
-    return [
-        (name, _shown(name) + len(f':{{"dtype":"{code}","shape":[],"data_offsets":[,]}},'), size)
-        for name, kind in sorted(named, key=lambda entry: (ORDER[entry[1]], entry[0]))
-        for code, size in (TYPES[kind],)
-    ]
-
-
-@lru_cache(maxsize=2**16)
-def _numbers(shape: tuple[int, ...]) -> int:
-    """Bytes of a shape between its brackets."""
-    return len(",".join(map(str, shape)))
-
-
-def _itemsize(name: str, kind: str) -> int:
-    if kind not in TYPES:
-        raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
-    return TYPES[kind][1]
+        fixed = f':{{"dtype":"{TYPES[kind][0]}","shape":[],"data_offsets":[,]}},'
+        text += _shown(name) + len(fixed)
+    return FileForm(np.array(order, dtype=np.int64), np.array(sizes, dtype=np.int64)[order], text)
 
 
 @lru_cache(maxsize=2**16)
 def _shown(name: str) -> int:
     """Bytes of a name as JSON writes it."""
     return len(json.dumps(name, ensure_ascii=False).encode())
+
+
+def _itemsize(name: str, kind: str) -> int:
+    if kind not in TYPES:
+        raise ValueError(f"Tensor {name!r} has type {kind}, which safetensors cannot store.")
+    return TYPES[kind][1]
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -1,19 +1,28 @@
 """What a network costs under a plan, and once it is there: parameters, multiply-adds, bytes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from prunus.cost.anatomy import Anatomy
 from prunus.cost.compressed import compressed_bytes
-from prunus.cost.files import Entry, file_bytes, packed_entries
+from prunus.cost.files import (
+    Entry,
+    FileForm,
+    Numbers,
+    file_bytes,
+    file_form,
+    packed_entries,
+    ragged,
+)
 from prunus.cost.latency import Latency
 from prunus.coupling import Group
 from prunus.ranking import count_true
 
-__all__ = ["Cost", "edge_cost", "node_cost", "smaller_cost", "sparse_cost"]
+__all__ = ["Cost", "NodePrices", "edge_cost", "node_cost", "smaller_cost", "sparse_cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,21 +124,8 @@ def _sparse(
 
 
 def node_cost(sizes: Anatomy, groups: Sequence[Group], kept: Mapping[str, int]) -> Cost:
-    """The exact cost of the compact network when each group keeps so many of its classes.
-
-    All classes of a group are alike, so a parameter shrinks along each axis by the removed
-    classes' entries there, and products of two groups come out right. Every group keeps a class.
-    """
-    lengths = {name: list(shape) for name, shape in sizes.shapes.items()}
-    layers: set[str] = set()
-    for group in groups:
-        layers.update(group.producers, group.consumers)
-        gone = group.size - max(1, kept[group.name])
-        places = {(sizes.home(s.parameter), s.axis): s for s in group.slots}  # a tie once
-        for (name, axis), slot in places.items():
-            if name in lengths:
-                lengths[name][axis] -= gone * (len(slot.index) // group.size)
-    return smaller_cost(sizes, {n: tuple(axes) for n, axes in lengths.items()}, sorted(layers))
+    """The exact cost of the compact network when each group keeps so many of its classes."""
+    return NodePrices.of(sizes, groups)(kept)
 
 
 def smaller_cost(
@@ -142,21 +138,136 @@ def smaller_cost(
         shapes: of each of its tensors in the smaller one.
         layers: whose weights were up for pruning.
     """
-    after = {name: math.prod(axes) for name, axes in shapes.items()}
-    total = sum(math.prod(sizes.shapes[n]) for n in sizes.parameters)
-    left = sum(after[n] for n in sizes.parameters)
-    weights = list(dict.fromkeys(sizes.weight_of(name) for name in layers))
-    selected = sum(math.prod(sizes.shapes[n]) for n in weights)
-    macs = None
-    if sizes.operations is not None:
-        macs = sizes.operations.other + sum(
-            after[n] * uses for n, uses in sizes.operations.uses.items()
+    axes, ndims = ragged([shapes[name] for name in sizes.shapes])
+    return _Parts.of(sizes, layers).cost(axes, ndims)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Parts:
+    """A network's tensors by number, for the cost of networks that have them in other shapes.
+
+    Attributes:
+        parameters: those that are no buffers.
+        entries: of all of them in the dense network.
+        weights: those that were up for pruning.
+        selected: their entries in the dense network.
+        used: those that something is multiplied by.
+        uses: how often each entry of these is.
+        other: multiply-adds beside; None where nothing is counted.
+        stored: those that stand in the file, in turn.
+        form: of the file.
+    """
+
+    parameters: Numbers
+    entries: int
+    weights: Numbers
+    selected: int
+    used: Numbers
+    uses: Sequence[float]
+    other: float | None
+    stored: Numbers
+    form: FileForm
+
+    @staticmethod
+    def of(sizes: Anatomy, layers: Sequence[str]) -> "_Parts":
+        """The parts of a network, and the layers that were up for pruning."""
+        number = {name: i for i, name in enumerate(sizes.shapes)}
+        weights = list(dict.fromkeys(sizes.weight_of(name) for name in layers))
+        stored = [(key, kind, sizes.home(key)) for key, kind in sizes.stored.items()]
+        stored = [(key, kind, home) for key, kind, home in stored if home in number]
+        operations = sizes.operations
+        uses = {} if operations is None else operations.uses
+
+        def numbered(names: Iterable[str]) -> Numbers:
+            return np.array([number[name] for name in names], dtype=np.int64)
+
+        return _Parts(
+            parameters=numbered(sizes.parameters),
+            entries=sum(math.prod(sizes.shapes[n]) for n in sizes.parameters),
+            weights=numbered(weights),
+            selected=sum(math.prod(sizes.shapes[n]) for n in weights),
+            used=numbered(uses),
+            uses=list(uses.values()),
+            other=None if operations is None else operations.other,
+            stored=numbered(home for _, _, home in stored),
+            form=file_form(tuple((key, kind) for key, kind, _ in stored)),
         )
-    stored = [(key, kind, sizes.home(key)) for key, kind in sizes.stored.items()]
-    return Cost(
-        density=sum(after[n] for n in weights) / selected if selected else 1.0,
-        model_density=left / total,
-        parameters=left,
-        macs=None if macs is None else round(macs),
-        bytes=file_bytes((k, kind, shapes[home]) for k, kind, home in stored if home in shapes),
-    )
+
+    def cost(self, axes: Numbers, ndims: Numbers) -> Cost:
+        """The cost of the network whose tensors have these axes; see `ragged`."""
+        after = axes.prod(axis=1)
+        left = int(after[self.parameters].sum())
+        macs = self.other
+        if macs is not None:
+            used = after[self.used].tolist()
+            macs += sum(n * uses for n, uses in zip(used, self.uses, strict=True))
+        kept = int(after[self.weights].sum())
+        return Cost(
+            density=kept / self.selected if self.selected else 1.0,
+            model_density=left / self.entries,
+            parameters=left,
+            macs=None if macs is None else round(macs),
+            bytes=self.form.bytes(axes[self.stored], ndims[self.stored]),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NodePrices:
+    """The exact cost of the compact network for any numbers of kept classes.
+
+    All classes of a group are alike, so a parameter shrinks along each axis by the removed
+    classes' entries there, and products of two groups come out right. Every group keeps a class.
+
+    Attributes:
+        parts: of the network.
+        axes: lengths of its tensors' axes, a row for each, filled up with ones.
+        ndims: how many axes each has.
+        groups: {name: number of classes}.
+        rows: of the axes that the classes of a group lie along.
+        columns: of these.
+        owners: the number of the group.
+        steps: entries of each of its classes there.
+    """
+
+    parts: _Parts
+    axes: Numbers
+    ndims: Numbers
+    groups: Mapping[str, int]
+    rows: Numbers
+    columns: Numbers
+    owners: Numbers
+    steps: Numbers
+
+    @staticmethod
+    def of(sizes: Anatomy, groups: Sequence[Group]) -> "NodePrices":
+        """The prices of the groups of a network."""
+        number = {name: i for i, name in enumerate(sizes.shapes)}
+        axes, ndims = ragged(list(sizes.shapes.values()))
+        layers = {name for group in groups for name in (*group.producers, *group.consumers)}
+        members: list[tuple[int, int, int, int]] = []
+        for owner, group in enumerate(groups):
+            places = {(sizes.home(s.parameter), s.axis): s for s in group.slots}  # a tie once
+            members += [
+                (number[name], axis, owner, slot.index.numel() // group.size)
+                for (name, axis), slot in places.items()
+                if name in number
+            ]
+        rows, columns, owners, steps = np.array(members, dtype=np.int64).reshape(-1, 4).T
+        return NodePrices(
+            parts=_Parts.of(sizes, sorted(layers)),
+            axes=axes,
+            ndims=ndims,
+            groups={group.name: group.size for group in groups},
+            rows=rows,
+            columns=columns,
+            owners=owners,
+            steps=steps,
+        )
+
+    def __call__(self, kept: Mapping[str, int]) -> Cost:
+        """The cost when each group keeps so many of its classes."""
+        counts = [size - max(1, kept[name]) for name, size in self.groups.items()]
+        gone = np.array(counts, dtype=np.int64)
+        axes = self.axes.copy()
+        np.subtract.at(axes, (self.rows, self.columns), gone[self.owners] * self.steps)
+        return self.parts.cost(axes, self.ndims)

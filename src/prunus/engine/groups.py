@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from prunus.calibration.batches import call, first_of, size_of
 from prunus.calibration.reasons import listed
-from prunus.cost import Anatomy, Cost, count_operations, node_cost
+from prunus.cost import Anatomy, Cost, NodePrices, count_operations
 from prunus.coupling import Coupling, Group
 from prunus.hints import Arguments, Batch
 from prunus.modes import evaluating
@@ -70,9 +71,17 @@ class NodeCost:
         """Empty: the shares that depend on weights' shapes are those of edges."""
         return {}
 
+    @cached_property
+    def prices(self) -> NodePrices:
+        """Of any counts of classes."""
+        return NodePrices.of(self.sizes, self.groups)
+
     def level(self, kept: Mapping[str, Int[Tensor, " pools"]]) -> dict[str, Int[Tensor, " pools"]]:
         """Counts in which groups that must be alike keep what the least of them does."""
-        found = {name: counts.amin().expand_as(counts) for name, counts in kept.items()}
+        found = {
+            name: counts if counts.numel() == 1 else counts.amin().expand_as(counts)
+            for name, counts in kept.items()
+        }
         for names in self.alike:
             least = torch.stack([found[name].amin() for name in names]).amin()
             found.update({name: least.expand_as(found[name]) for name in names})
@@ -82,7 +91,7 @@ class NodeCost:
         """The compact network's cost; its latency share is measured where a budget needs it."""
         counts = {name: int(k.sum()) for name, k in self.level(kept).items()}
         counts = {name: min(k, self.alive.get(name, k)) for name, k in counts.items()}
-        cost = node_cost(self.sizes, self.groups, counts)
+        cost = self.prices(counts)
         if cost.macs is not None and self.products:
             gone = {g.name: g.size - max(1, counts[g.name]) for g in self.groups}
             saved = sum(self.products.get(name, 0.0) * n for name, n in gone.items())

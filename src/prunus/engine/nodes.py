@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from prunus.allocation import Pools
 from prunus.compensation import output_error
-from prunus.cost import Cost, node_cost
+from prunus.cost import Cost
 from prunus.coupling import Group
 from prunus.engine.checked import refitted
 from prunus.engine.edges import drawn
@@ -116,6 +117,11 @@ class NodeUnit:
 
     def cost(self, layers: Layers) -> NodeCost:
         """The exact cost of any plan."""
+        return self.costs
+
+    @cached_property
+    def costs(self) -> NodeCost:
+        """The exact cost of any plan, which no layer's statistics change."""
         return NodeCost(
             self.job.sizes,
             self.cut,
@@ -129,13 +135,12 @@ class NodeUnit:
 
     def level(self, kept: Kept) -> Kept:
         """Counts in which groups that must be alike keep what the least of them does."""
-        return self.cost({}).level(kept)
+        return self.costs.level(kept)
 
     @property
     def cost_before(self) -> Cost:
         """Of the dense network."""
-        whole = {key: group.size for key, group in self.groups.items()}
-        return node_cost(self.job.sizes, self.cut, whole)
+        return self.costs.prices({key: group.size for key, group in self.groups.items()})
 
     @property
     def cut(self) -> tuple[Group, ...]:

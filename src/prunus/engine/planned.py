@@ -10,7 +10,6 @@ from prunus.allocation import Pools
 from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, Fingerprint, parts
-from prunus.cost import node_cost
 from prunus.engine.edges import edge_result
 from prunus.engine.nodes import NodeUnit
 from prunus.engine.unit import Layers, Picked, Unit
@@ -157,6 +156,5 @@ class _NodeFamily:
 
     def cost(self, kept: Mapping[str, int]) -> float:
         """Parameters of the compact network: every group shrinks those of the others too."""
-        groups = tuple(self._unit.groups.values())
         counts = {name: kept.get(name, size) for name, size in self.sizes.items()}
-        return float(node_cost(self._unit.job.sizes, groups, counts).parameters)
+        return float(self._unit.costs.prices(counts).parameters)
