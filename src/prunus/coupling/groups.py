@@ -1,14 +1,13 @@
 """From the labels of a finished trace to groups of classes with their members."""
 
 from collections import defaultdict
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.labels import FIRST, by_number, distinct
-from prunus.coupling.members import Place, settled
+from prunus.coupling.labels import by_number, distinct, in_order
+from prunus.coupling.members import Place
+from prunus.coupling.table import Table, table_of
 from prunus.coupling.trace import RAW_USES, LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
 from prunus.coupling.weights import computed_weights
@@ -18,81 +17,6 @@ __all__ = ["UNUSED", "groups_of"]
 
 UNUSED = "no linear or convolution operation uses its weight on the example"
 
-Use = tuple[str, str]  # kind, module
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """All classes by number, ascending in their labels.
-
-    Attributes:
-        roots: the label of each.
-        slots: positions and numbers of classes of every place.
-        uses: numbers of the classes of every use, in order of execution.
-    """
-
-    roots: Tensor
-    slots: dict[Place, tuple[Tensor, Tensor]]
-    uses: dict[Use, Tensor]
-
-    def marked(self, labels: Tensor) -> Tensor:
-        """True for the classes among representative labels."""
-        return torch.isin(self.roots, labels)
-
-    def kinds(self, *flags: Tensor) -> Tensor:
-        """Numbers that are equal for classes with as many slices everywhere and the same uses.
-
-        What a class has is a list of (place, number of slices), ascending in the places.
-        """
-        kind = torch.zeros_like(self.roots)
-        for flag in flags:
-            kind = kind * 2 + flag
-        parts = [*(n for _, n in self.slots.values()), *self.uses.values()]
-        if not parts or not len(kind):
-            return kind
-        lengths = torch.tensor([len(part) for part in parts])
-        place = torch.arange(len(parts)).repeat_interleave(lengths)
-        pairs, slices = torch.unique(torch.cat(parts) * len(parts) + place, return_counts=True)
-        owner, tokens = pairs // len(parts), pairs % len(parts) * (int(slices.max()) + 1) + slices
-        first = torch.searchsorted(owner, torch.arange(len(kind)))
-        count = torch.bincount(owner, minlength=len(kind))
-        found, following = torch.empty_like(kind), 0
-        for length in distinct(count).tolist():
-            same = (count == length).nonzero().flatten()
-            own = tokens[first[same, None] + torch.arange(length)]
-            at = _alike(torch.cat([kind[same, None], own], 1))
-            found[same] = following + at
-            following += int(at.max()) + 1
-        return found
-
-    def lowest(self, place: Place) -> Tensor:
-        """The lowest position of each class at a place."""
-        index, numbers = self.slots[place]
-        low = torch.full_like(self.roots, torch.iinfo(torch.int64).max)
-        return low.scatter_reduce_(0, numbers, index, "amin")
-
-
-def _alike(rows: Tensor) -> Tensor:
-    """Numbers that are equal for equal rows of whole numbers."""
-    whole = np.ascontiguousarray(rows.numpy())
-    each = whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))).flatten()
-    return torch.from_numpy(np.unique(each, return_inverse=True)[1])
-
-
-class _Users:
-    """Which uses a class has."""
-
-    def __init__(self, uses: dict[Use, Tensor]) -> None:
-        none = torch.empty(0, dtype=torch.int64, device="cpu")
-        self._uses = list(uses)
-        self._numbers = torch.cat([none, *uses.values()])
-        lengths = torch.tensor([len(numbers) for numbers in uses.values()], dtype=torch.int64)
-        self._at = torch.arange(len(uses)).repeat_interleave(lengths)
-
-    def of(self, number: Tensor) -> list[Use]:
-        """Of the class with this number, in order of execution."""
-        return [self._uses[i] for i in distinct(self._at[self._numbers == number]).tolist()]
-
 
 def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     """Gather the members of each class, and the classes of each set of producers.
@@ -101,7 +25,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         trace: a trace that has run.
         layers: names of all modules that make or read channels, for the reasons of the refused.
     """
-    table = _table(trace)
+    table = table_of(trace)
     reasons = _reasons(trace, table)
     producers = {name: n for (kind, name), n in table.uses.items() if kind == "producer"}
     makers = {**producers}
@@ -146,12 +70,11 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
         unit[members] = torch.arange(len(members))
     slots = _slots(table, where, unit, len(ranked))
     names: dict[str, int] = defaultdict(int)
-    users = _Users(table.uses)
     groups: list[Group] = []
     for i, (maker, _, members) in enumerate(ranked):
         name = told[maker]
         names[name] += 1
-        use = users.of(members[0])
+        use = table.uses_of(int(members[0]))
         groups.append(
             Group(
                 name=name if names[name] == 1 else f"{name}#{names[name]}",
@@ -214,6 +137,8 @@ class _Heads:
 
     def kind(self, roots: Tensor) -> Heads | None:
         """What the classes of a group are; None where they are no heads."""
+        if not self.queries.numel():
+            return None
         if not bool(torch.isin(roots, self.queries).all()):
             return None
         return "kv" if torch.equal(self._of(roots), roots) else "query"
@@ -231,32 +156,7 @@ class _Heads:
         return order[torch.argsort(first, stable=True)]
 
 
-def _table(trace: LabelTrace) -> _Table:
-    slots = settled(trace)
-    gathered: dict[Use, list[Tensor]] = {}
-    for kind, name, touched in trace.layers:
-        gathered.setdefault((kind, name), []).append(touched)
-    used = {key: trace.labels.of(parts) for key, parts in gathered.items()}
-    used = {key: roots[roots >= FIRST] for key, roots in used.items()}
-    every = [roots for _, roots in slots.values()] + list(used.values())
-    roots = distinct(torch.cat(every)) if every else torch.empty(0, dtype=torch.int64)
-    of_slots = _numbered(roots, [own for _, own in slots.values()])
-    return _Table(
-        roots=roots,
-        slots={p: (index, n) for (p, (index, _)), n in zip(slots.items(), of_slots, strict=True)},
-        uses=dict(zip(used, _numbered(roots, list(used.values())), strict=True)),
-    )
-
-
-def _numbered(roots: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
-    """The numbers of labels, part by part."""
-    if not parts:
-        return ()
-    numbers = torch.searchsorted(roots, torch.cat(parts))
-    return torch.split(numbers, [len(part) for part in parts])
-
-
-def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
+def _reasons(trace: LabelTrace, table: Table) -> dict[int, str]:
     """Why classes cannot be removed, the first reason of each, by their numbers."""
     reasons: dict[int, str] = {}
     for touched, reason in trace.labels.reasons:
@@ -274,7 +174,7 @@ def _reasons(trace: LabelTrace, table: _Table) -> dict[int, str]:
     return reasons
 
 
-def _place_of(producer: str, number: Tensor, table: _Table) -> Place:
+def _place_of(producer: str, number: Tensor, table: Table) -> Place:
     """The place where a producer's weight makes a class."""
     return next(
         place
@@ -283,7 +183,7 @@ def _place_of(producer: str, number: Tensor, table: _Table) -> Place:
     )
 
 
-def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list[Slot]]:
+def _slots(table: Table, where: Tensor, unit: Tensor, groups: int) -> list[list[Slot]]:
     """The members of each group, place by place; by unit, and ascending inside each."""
     found: list[list[Slot]] = [[] for _ in range(groups)]
     if not table.slots or not groups:
@@ -296,7 +196,7 @@ def _slots(table: _Table, where: Tensor, unit: Tensor, groups: int) -> list[list
     place, numbers, index = place[inside], numbers[inside], index[inside]
     units = unit[numbers]
     home = place * groups + where[numbers]
-    order = torch.argsort(home * len(table.roots) + units, stable=True)
+    order = in_order(home * table.roots.numel() + units)
     places = list(table.slots)
     for number, (own, members) in by_number(home, index, units, order=order):
         parameter, axis, role = places[number // groups]

@@ -14,6 +14,7 @@ are equal may have length 1, so that labels cost little where activations are la
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,11 @@ def distinct_counts(labels: Tensor) -> tuple[Tensor, Tensor]:
     return found, counts
 
 
+def in_order(numbers: Tensor) -> Tensor:
+    """The stable order of numbers, most of which come in runs that are in order already."""
+    return torch.from_numpy(np.argsort(numbers.numpy(), kind="stable"))
+
+
 def by_number(
     numbers: Tensor, *beside: Tensor, order: Tensor | None = None
 ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
@@ -69,7 +75,8 @@ def by_number(
         beside: as long as they are.
         order: that brings the numbers in order; they are already where it is None.
     """
-    found, counts = distinct_counts(numbers)
+    ordered = numbers if order is None else numbers[order]
+    found, counts = torch.unique_consecutive(ordered, return_counts=True)
     lengths = counts.tolist()
     parts = [torch.split(b if order is None else b[order], lengths) for b in beside]
     return zip(found.tolist(), zip(*parts, strict=True), strict=True)
@@ -118,9 +125,14 @@ class Labels:
         self._statistics: list[tuple[int, Tensor]] = []
         self.met: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def count(self) -> int:
+        """How many labels there are, from zero on."""
+        return self._parent.numel()
+
     def new(self, count: int) -> Tensor:
         """`count` fresh classes."""
-        first = len(self._parent)
+        first = self.count
         fresh = torch.arange(first, first + count, device="cpu")
         self._parent = torch.cat([self._parent, fresh])
         return fresh

@@ -5,10 +5,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, Labels, by_number, distinct, pairs_of
+from prunus.coupling.labels import FIRST, Labels, by_number, distinct, in_order, pairs_of
 from prunus.coupling.parts import settle_parts
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Role
+from prunus.coupling.weights import Book
 
 __all__ = ["Place", "settled"]
 
@@ -136,16 +137,18 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     labels, book = trace.labels, trace.book
     if not labels.met:
         return {}
-    atoms, touched = trace.met()
-    owner = book.at(-1 - atoms)
-    order = torch.argsort(owner, stable=True)
+    numbers, touched = trace.met()
+    owner = book.at(numbers)
+    order = in_order(owner)
+    owner, numbers, touched = owner[order], numbers[order], touched[order]
+    lines = _lines(book, owner, numbers)
     found: Uses = {}
-    for number, (own, classes) in by_number(owner, atoms, touched, order=order):
+    for number, (own, classes, line) in by_number(owner, numbers, touched, lines):
         entry = book.entries[number]
-        place, roots = own - entry.first, labels.find(classes)
-        if len(entry.shape[0]) == 1 and bool((place[1:] > place[:-1]).all()):
-            found[entry.name, 0, "out"] = (entry.index(place)[0], roots)  # one class an entry
+        if int(line[0]) >= 0:
+            found[entry.name, 0, "out"] = (line, classes)  # one class an entry
             continue
+        place, roots = own - entry.first, labels.find(classes)
         apart = _apart(labels, place, roots)
         if apart is None:
             continue
@@ -160,6 +163,26 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
             before = uses[key]
             found[key] = (torch.cat([before[0], index_]), torch.cat([before[1], roots]))
     return found
+
+
+def _lines(book: Book, owner: Tensor, numbers: Tensor) -> Tensor:
+    """Where entries lie along parameters of one axis that are met at every entry once, as norms'
+    are; −1 in all other parameters.
+
+    Args:
+        book: the parameters.
+        owner: of each entry, ascending.
+        numbers: of the entries, ascending in such a parameter.
+    """
+    forms = [(e.first, *e.shape) for e in book.entries]
+    flat = torch.tensor([len(sizes) == 1 for _, sizes, _, _ in forms])
+    step = torch.tensor([max(1, strides[0]) if strides else 1 for _, _, strides, _ in forms])
+    corner = torch.tensor([first + offset for first, _, _, offset in forms])
+    if owner.numel() > 1:
+        falls = (owner[1:] == owner[:-1]) & (numbers[1:] <= numbers[:-1])
+        flat[owner[1:][falls]] = False
+    along = (numbers - corner[owner]).div(step[owner], rounding_mode="floor")
+    return torch.where(flat[owner], along, -1)
 
 
 def _apart(labels: Labels, place: Tensor, roots: Tensor) -> Tensor | None:

@@ -188,7 +188,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if atoms is not None:
             numbers = -1 - atoms[atoms < 0]
             _, numbers = self._computed.expanded(numbers, numbers)
-            for number in distinct(self.book.at(-1 - numbers)).tolist():
+            for number in distinct(self.book.at(numbers)).tolist():
                 self.pinned.setdefault(self.book.entries[number].name, reason)
 
     def met(self) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,7 @@ class Book:
         # What whole parameters are, as they lie and turned: they are met again and again.
         self._lines: dict[str, Tensor] = {}
         self._wholes: dict[tuple[str, bool], Weight] = {}
+        self._owners: dict[str, str | None] = {}
         self.total = 0
         self.learned = {name for name, _ in model.named_parameters()}
         persistent = set(model.state_dict())
@@ -115,9 +116,9 @@ class Book:
                 return entry
         return None
 
-    def at(self, atoms: Tensor) -> Tensor:
-        """The number in `entries` of the parameter that each label −n − 1 belongs to."""
-        return torch.searchsorted(self._starts, -1 - atoms, right=True) - 1
+    def at(self, numbers: Tensor) -> Tensor:
+        """The place in `entries` of the parameter that each entry by number belongs to."""
+        return torch.searchsorted(self._starts, numbers, right=True) - 1
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of a view of a parameter, entry by entry."""
@@ -171,7 +172,7 @@ class Book:
             return None
         if int(labels.min()) < -self.total:
             return None  # computed from parameters
-        found = self.at(labels)
+        found = self.at(-1 - labels)
         if bool((found != found.flatten()[0]).any()):
             return None
         entry = self.entries[int(found.flatten()[0])]
@@ -201,12 +202,12 @@ class Book:
 
     def owner(self, name: str) -> str | None:
         """The layer whose own weight a parameter is, or None."""
-        module, _, leaf = name.rpartition(".")
-        if leaf != "weight":
-            return None
-        found = self.model.get_submodule(module)
-        known = isinstance(found, LAYERS) or view_of(found) is not None
-        return module if known else None
+        if name not in self._owners:
+            module, _, leaf = name.rpartition(".")
+            found = self.model.get_submodule(module) if leaf == "weight" else None
+            known = isinstance(found, LAYERS) or (found is not None and view_of(found) is not None)
+            self._owners[name] = module if known else None
+        return self._owners[name]
 
 
 def _row_major(sizes: tuple[int, ...]) -> tuple[int, ...]:
