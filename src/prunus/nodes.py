@@ -1,6 +1,14 @@
 """What scores and rules see of units: classes with their layers, chains of blocks, experts."""
 
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, cast
 
@@ -179,7 +187,10 @@ UnitView = Layer | ClassView | BlockView | ExpertView  # what a selection rule m
 
 
 def class_view(
-    group: Group, layers: Mapping[str, Layer], parameters: Mapping[str, Tensor] | None = None
+    group: Group,
+    layers: Mapping[str, Layer],
+    parameters: Mapping[str, Tensor] | None = None,
+    found: MutableMapping[Hashable, object] | None = None,
 ) -> ClassView:
     """The group with its layers; a layer that `layers` lacks raises a KeyError.
 
@@ -187,41 +198,68 @@ def class_view(
         group: its classes.
         layers: producers and consumers.
         parameters: of the model, by name, from which the norms' scales are read.
+        found: what rules remember of the statistics.
     """
-    producers, consumers = {}, {}
     known = parameters or {}
-    scales = {
-        norm: known[slot.parameter].detach()[_places(group, slot)]
+    members = {*group.producers, *group.consumers}
+    made = {slot.layer: slot for slot in group.slots if slot.role == "out"}
+    made = {name: slot for name, slot in made.items() if name in members}
+    read = {slot.layer: None for slot in group.slots if slot.role == "in"}
+    own = {name: layers[name] for name in (*made, *read) if name in members}
+    norms = {
+        norm: slot
         for norm in group.norms
         for slot in group.slots
         if slot.parameter == f"{norm}.weight" and slot.parameter in known
     }
-    statistics: dict[str, Tensor] = {}
-    for slot in group.slots:
-        name = slot.layer
-        if name not in (*group.producers, *group.consumers):
-            continue
-        layer = layers[name]
-        if slot.role == "out":
-            place = _places(group, slot)
-            if slot.axis and layer.groups > 1:  # every group of a transposed convolution makes it
-                each = len(layer.weight) // layer.groups
-                place = torch.cat([place + each * k for k in range(layer.groups)], 1)
-            producers[name] = (layer, place)
-        else:
-            consumers[name] = (layer, columns(group, layer))
-            own = layer.classes.get(group.name, {})  # of other heads, where a calibration had them
-            statistics |= {
-                key: value for key, value in own.items() if value.shape[-1] == group.size
-            }
+
+    def rows(name: str) -> tuple[Layer, Tensor]:
+        slot, layer = made[name], own[name]
+        place = _places(group, slot)
+        if slot.axis and layer.groups > 1:  # every group of a transposed convolution makes it
+            each = len(layer.weight) // layer.groups
+            place = torch.cat([place + each * k for k in range(layer.groups)], 1)
+        return layer, place
+
+    def scale(norm: str) -> Tensor:
+        slot = norms[norm]
+        return known[slot.parameter].detach()[_places(group, slot)]
+
+    consumers = [name for name in read if name in own]
     return ClassView(
         name=group.name,
         group=group,
-        producers=producers,
-        consumers=consumers,
-        statistics=statistics,
-        scales=scales,
+        producers=_Found(made, rows),
+        consumers=_Found(consumers, lambda name: (own[name], columns(group, own[name]))),
+        statistics={
+            key: value
+            for name in consumers
+            for key, value in own[name].classes.get(group.name, {}).items()
+            if value.shape[-1] == group.size  # of other heads, where a calibration had them
+        },
+        scales=_Found(norms, scale),
+        found=found,
     )
+
+
+class _Found(Mapping[str, T]):
+    """Values by name, each found when it is first asked for: most rules look at few of them."""
+
+    def __init__(self, names: Iterable[str], find: Callable[[str], T]) -> None:
+        self._known: dict[str, T | None] = dict.fromkeys(names)
+        self._find = find
+
+    def __getitem__(self, name: str) -> T:
+        known = self._known[name]
+        if known is None:
+            known = self._known[name] = self._find(name)
+        return known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def _places(group: Group, slot: Slot) -> Int[Tensor, "classes entries"]:

@@ -149,7 +149,7 @@ class NodeUnit:
 
     def view(self, key: str, layers: Layers) -> ClassView:
         """A group with its layers and their statistics."""
-        return replace(class_view(self.groups[key], layers, self.parameters), found=self.found)
+        return class_view(self.groups[key], layers, self.parameters, self.found)
 
     def due(self, names: Sequence[str]) -> tuple[str, ...]:
         """A group is decided when the first of its consumers has its turn.
