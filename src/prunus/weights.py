@@ -6,7 +6,7 @@ matrices: `experts.gate_up_proj[3]`. Masks are kept by parameter (`Weight.path`)
 `state_dict` know it; one mask serves all matrices of a stack.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunus.layer import Layer, layer_from
 from prunus.views import Matrix, View, matrices_of
 
-__all__ = ["Weight", "weight_at", "weights_of"]
+__all__ = ["Weight", "weight_at", "weights_at", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -137,6 +137,16 @@ def weights_of(model: nn.Module) -> dict[str, Weight]:
                 found[weight.name] = weight
                 taken.add(weight.path)
     return found
+
+
+def weights_at(model: nn.Module, names: Iterable[str]) -> dict[str, Weight]:
+    """The weights of these layers, for which the model is gone through once.
+
+    Raises:
+        ValueError: no such layer, or no view knows its module.
+    """
+    known = weights_of(model)
+    return {name: known[name] if name in known else weight_at(model, name) for name in names}
 
 
 def weight_at(model: nn.Module, name: str) -> Weight:

@@ -24,7 +24,7 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
-from prunus.weights import weight_at
+from prunus.weights import Weight, weight_at, weights_at
 
 __all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "mask_of", "result_of"]
 
@@ -58,7 +58,7 @@ class EdgeUnit:
         self, model: nn.Module, masks: Mapping[str, Tensor], classes: Mapping[str, Tensor]
     ) -> "EdgeUnit":
         """Where everything outside these masks is gone."""
-        own = {name: weight_at(model, name).mask(masks) for name in self.layers}
+        own = {n: place.mask(masks) for n, place in weights_at(model, self.layers).items()}
         return replace(self, before={n: mask for n, mask in own.items() if mask is not None})
 
     def pools(self, layers: Layers, keys: Collection[str] | None = None) -> Pools:
@@ -293,8 +293,7 @@ def result_of(layer: Layer, fit: Fit, error: float | None, *, units: str = EDGES
     )
 
 
-def mask_of(model: nn.Module, name: str, masks: Mapping[str, Tensor]) -> Bool[Tensor, "out in"]:
+def mask_of(weight: Weight, masks: Mapping[str, Tensor]) -> Bool[Tensor, "out in"]:
     """A layer's part of the masks, as a matrix; all kept where they have none."""
-    weight = weight_at(model, name)
     mask = weight.mask(masks)
     return torch.ones_like(weight.matrix(), dtype=torch.bool) if mask is None else mask

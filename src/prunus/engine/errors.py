@@ -23,7 +23,7 @@ from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.squares import square_sum
 from prunus.views import ConvView, batched, known_exactly
-from prunus.weights import Weight, weight_at
+from prunus.weights import Weight, weights_at
 
 __all__ = ["Measured", "measure_errors", "seen_whole", "shows_its_outputs"]
 
@@ -48,7 +48,7 @@ def shows_its_outputs(weight: Weight) -> bool:
 
 def seen_whole(job: Job, model: nn.Module, names: Collection[str]) -> bool:
     """True where every layer shows its outputs and runs on the example already."""
-    if not all(shows_its_outputs(weight_at(model, name)) for name in names):
+    if not all(map(shows_its_outputs, weights_at(model, names).values())):
         return False
     if job.sizes.order and set(names) <= set(job.sizes.order):  # the dense network ran them all
         return True
@@ -87,8 +87,8 @@ def measure_errors(
         if job.recipe.units == NODES:  # removed outputs are no error
             columns = {name: result.mask.any(1) for name, result in results.items()}
         lost = {
-            name: _lost(weight_at(before, name), result, columns.get(name))
-            for name, result in results.items()
+            name: _lost(place, results[name], columns.get(name))
+            for name, place in weights_at(before, results).items()
         }
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
         first = to_device(next(parts(job.batches.peek())), job.device)

@@ -28,7 +28,7 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.selection import Choice
-from prunus.weights import weight_at, weights_of
+from prunus.weights import Weight, weight_at, weights_of
 
 __all__ = ["Job", "State", "job_of"]
 
@@ -89,6 +89,11 @@ class Job:
     tables: tuple[str, ...] = ()
     asked: bool = False
     found: Coupling | None = None
+
+    @cached_property
+    def weights(self) -> Mapping[str, Weight]:
+        """Of the dense network, by layer."""
+        return weights_of(self.dense)
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""

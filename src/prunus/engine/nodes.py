@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +23,6 @@ from prunus.nodes import ClassView, class_view, columns, parameter_masks
 from prunus.recipe import Recipe
 from prunus.scores import class_scores
 from prunus.selection import Choice
-from prunus.weights import weight_at
 from prunus.zeros import with_zeros
 
 __all__ = ["NodeUnit"]
@@ -204,12 +204,13 @@ class NodeUnit:
     def masks(self, model: nn.Module, key: str, choice: Picked) -> dict[str, Bool[Tensor, "..."]]:
         """Rows of the producers, their biases and norms, and columns of the consumers."""
         group = self.groups[key]
-        named = dict.fromkeys(slot.parameter for slot in group.slots)
-        shapes = {
-            name: tuple(tensor.shape)
-            for name in named
-            if isinstance(tensor := _at(model, name), nn.Parameter)
-        }
+        shapes = {}
+        for name in dict.fromkeys(slot.parameter for slot in group.slots):
+            tensor = self.parameters.get(name)
+            if tensor is None:  # a buffer, or a parameter by another of its names
+                tensor = _at(model, name)
+            if isinstance(tensor, nn.Parameter):
+                shapes[name] = tuple(tensor.shape)
         return parameter_masks(group, choice.mask.flatten().cpu(), shapes)
 
     def fit(self, layer: Layer, mask: Bool[Tensor, "out in"], choices: Choices) -> Fit:
@@ -258,7 +259,7 @@ class NodeUnit:
         self, layer: Layer, fit: Fit, masks: Mapping[str, Tensor]
     ) -> tuple[Fit, float | None]:
         """The values with the rows of all groups on them; kept outputs alone count as error."""
-        bias, path = fit.bias, weight_at(self.job.dense, layer.name).bias_path
+        bias, path = fit.bias, self.job.weights[layer.name].bias_path
         if bias is not None and path is not None and path in masks:
             bias = bias.masked_fill(~masks[path].to(bias.device), 0.0)
         weight = fit.weight
@@ -274,7 +275,7 @@ class NodeUnit:
         return {key: choice.mask.flatten().cpu() for key, choice in choices.items()}
 
 
-def _at(model: nn.Module, name: str) -> object:
+def _at(model: nn.Module, name: str) -> Any:
     """What a model has under a name of its state."""
     owner, _, leaf = name.rpartition(".")
     return getattr(model.get_submodule(owner), leaf, None)

@@ -16,7 +16,7 @@ from prunus.engine.unit import Layers
 from prunus.layer import Layer
 from prunus.parts import NODES
 from prunus.rows import RowSet
-from prunus.weights import weight_at
+from prunus.weights import weight_at, weights_at
 
 __all__ = ["Found", "Wanted", "bare_layers", "counted", "measurable", "statistics", "with_weights"]
 
@@ -44,7 +44,7 @@ class Found:
 
 def bare_layers(model: nn.Module, names: Collection[str]) -> dict[str, Layer]:
     """The layers of a model without statistics."""
-    return {name: weight_at(model, name).layer() for name in names}
+    return {name: weight.layer() for name, weight in weights_at(model, names).items()}
 
 
 def with_weights(layers: Layers, model: nn.Module) -> dict[str, Layer]:

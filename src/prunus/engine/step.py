@@ -58,7 +58,6 @@ def prune_step(job: Job, state: State, work: nn.Module, part: float) -> State:
     state = state.left(unit.refused)
     step = _by_scopes if job.recipe.inputs == "pruned" or job.blocks is not None else _at_once
     state = step(job, state, work, unit, part, early=early)
-    apply_masks(work, state.masks)
     mark(work, recipe.granularity, state.masks)
     return replace(state, steps=state.steps + 1)
 
@@ -103,6 +102,7 @@ def _at_once(
     if later:  # errors are those of the network as it was; the dense one is at hand
         before = copied(work) if state.steps else job.dense
     masks, results = write(work, unit, targets, choices)
+    apply_masks(work, {path: m for path, m in state.masks.items() if path not in masks})
     if later:
         try:
             done = measure_errors(job, before, results, measure=job.measure)
@@ -199,6 +199,7 @@ def _by_scopes(
         wanted, notes = measurable(found.layers, wanted)
         state = state.noted(*notes)
     done = by_scopes(job, work, unit, found.layers, kept, wanted, calls, parts)
+    apply_masks(work, {**state.masks, **done.masks})
     return replace(
         state.noted(*done.notes),
         masks={**state.masks, **done.masks},

@@ -129,8 +129,9 @@ class Sweep:
             if self._present is work:  # its weight is about to change
                 own = own.copied()
             self._held[name] = own
-            self._fits[name] = new_values(work, unit, layers, name, self.choices, self.masks)
-            weight_at(work, name).put(self._fits[name].weight, self._fits[name].bias)
+            place = weight_at(work, name)
+            self._fits[name] = new_values(place, unit, layers, self.choices, self.masks)
+            place.put(self._fits[name].weight, self._fits[name].bias)
         written = [weight_at(work, name) for name in names]
         paths = {*fresh, *(p for w in written for p in (w.path, w.bias_path) if p)}
         apply_masks(work, {key: mask for key, mask in self.masks.items() if key in paths})
@@ -140,7 +141,9 @@ class Sweep:
         """The accounts of the layers that no later choice changes."""
         unit = self._unit
         for name in [n for n in self._held if unit.complete(n, self._decided)]:
-            fit = replace(self._fits.pop(name), mask=mask_of(self._work, name, self.masks))
+            fit = replace(
+                self._fits.pop(name), mask=mask_of(weight_at(self._work, name), self.masks)
+            )
             layer = self._held.pop(name)
             fit, error = unit.measured(layer, fit, self.masks)
             if unit.cut is None:  # a joint method's choice holds weights, which are written

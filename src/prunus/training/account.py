@@ -43,7 +43,7 @@ def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:
     weight = weight_at(model, name)
     bias = weight.bias()
     fit = Fit(
-        mask=mask_of(model, name, chosen.masks),
+        mask=mask_of(weight, chosen.masks),
         weight=weight.matrix().clone(),
         bias=None if bias is None else bias.clone(),
     )

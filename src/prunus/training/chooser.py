@@ -15,7 +15,7 @@ from prunus.engine.statistics import bare_layers
 from prunus.engine.step import levelled
 from prunus.engine.target import Target
 from prunus.engine.unit import Unit
-from prunus.engine.write import Masks, merged
+from prunus.engine.write import merged
 from prunus.selection import Choice
 from prunus.weights import weight_at
 
@@ -84,7 +84,6 @@ class Chooser:
         target, part = self._at(share, {key: s.numel() for key, s in pools.items()})
         plan, counts = target.plan_for(pools, unit.cost(layers), self.job.recipe, part, {})
         plan, kept = levelled(unit, plan, counts)
-        masks: Masks = {}
         choices = {}
         for key in pools:
             choice = unit.choose(key, layers, pools[key], kept[key], remembered=False)
@@ -94,7 +93,7 @@ class Chooser:
                     f"training undoes. Take it without scaling."
                 )
             choices[key] = choice
-            masks = merged(masks, unit.masks(model, key, choice))
+        masks = merged({}, *(unit.masks(model, key, choice) for key, choice in choices.items()))
         return Chosen(masks=masks, classes=unit.classes(choices), plan=plan)
 
     def _at(self, share: float, sizes: Mapping[str, int]) -> tuple[Target, float]:
@@ -121,13 +120,11 @@ class Chooser:
 
 def everything(model: nn.Module, unit: Unit) -> Chosen:
     """The masks that keep everything."""
-    masks: dict[str, Tensor] = {}
     blank = unit.blank(bare_layers(model, unit.layers))
     choices = {
         key: Choice(mask=torch.ones(pools.shape, dtype=torch.bool)) for key, pools in blank.items()
     }
-    for key, choice in choices.items():
-        masks = merged(masks, unit.masks(model, key, choice))
+    masks = merged({}, *(unit.masks(model, key, choice) for key, choice in choices.items()))
     counts = {key: pools.numel() for key, pools in blank.items()}
     plan = Plan(kept=counts, density=1.0, limit=1.0, value=1.0)
     return Chosen(masks=masks, classes=unit.classes(choices), plan=plan)

@@ -21,6 +21,7 @@ from prunus.training.checkpoint import packed, restored
 from prunus.training.chooser import Chooser, Chosen, everything
 from prunus.training.ranks import check_agreement
 from prunus.training.turn import Turn
+from prunus.weights import weights_at
 
 __all__ = ["Sparsifier"]
 
@@ -205,8 +206,8 @@ class Sparsifier:
     def density(self) -> float:
         """Kept / total of the pruned layers' weights."""
         kept = total = 0
-        for name in self._chooser.unit.layers:
-            mask = mask_of(self.model, name, self._chosen.masks)
+        for weight in weights_at(self.model, self._chooser.unit.layers).values():
+            mask = mask_of(weight, self._chosen.masks)
             kept, total = kept + int(mask.sum()), total + mask.numel()
         return kept / total
 

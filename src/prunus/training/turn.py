@@ -80,7 +80,7 @@ class Turn:
         for name in chooser.unit.layers:
             weight = weight_at(model, name)
             layer = weight.layer()
-            kept = mask_of(model, name, masks)
+            kept = mask_of(weight, masks)
             gradient = gradients.get(weight.path)
             own = torch.zeros_like(layer.weight) if gradient is None else weight.matrix(gradient)
             growth = grow(own, generator_for(chooser.job.seed, name, self.step))
