@@ -18,7 +18,7 @@ ORDER = [
     "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
     "zeros", "squares",
     "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "shapes", "threads",
-    "tokens", "likelihood",
+    "later", "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",
     "surgery", "bases",
@@ -84,11 +84,12 @@ def test_cli_imports_nothing_heavy(name):
     assert run.stdout.strip() == "[]"
 
 
-def test_pruning_imports_no_statistics_package_and_no_exporter():
-    """Half a second each, which a first call would pay for nothing."""
+def test_a_pruning_without_systems_imports_no_scipy_and_no_exporter():
+    """Up to half a second each, which a first call would pay for nothing."""
     code = (
-        "import sys, torch; had = set(sys.modules); import prunus; prunus.prune; "
-        "heavy = ('scipy.stats', 'scipy.optimize', 'torch._dynamo', 'altair', 'sklearn'); "
+        "import sys, torch; had = set(sys.modules); import prunus; "
+        "prunus.prune(torch.nn.Linear(3, 2), 'wanda', 0.5, data=torch.randn(9, 3)); "
+        "heavy = ('scipy', 'torch._dynamo', 'altair', 'sklearn'); "
         "print(sorted(name for name in heavy if name in set(sys.modules) - had))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

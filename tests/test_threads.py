@@ -1,6 +1,7 @@
 """Threads: small systems are solved by one, and every number comes back."""
 
 import inspect
+import sys
 import threading
 
 import pytest
@@ -9,9 +10,11 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 import prunus
+from prunus import threads
 from prunus.compensation import exact
+from prunus.later import Later
 from prunus.selection import dpp_sets
-from prunus.threads import few, pinned, single_threaded
+from prunus.threads import few, keep_pinned, pinned, single_threaded
 
 
 def blas():
@@ -65,6 +68,58 @@ def test_threads_that_overlap_leave_no_limit_behind(three):
         beside.join()
     assert told[0][0] == 1  # OpenBLAS takes a number from the main thread alone
     assert numbers() == (3, {3})
+
+
+class Library:
+    """A BLAS library as threadpoolctl shows it."""
+
+    def __init__(self, filepath, count):
+        self.filepath, self.num_threads = filepath, count
+
+    def set_num_threads(self, count):
+        self.num_threads = count
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The process's libraries: one of three threads, and what a test loads."""
+    there = [Library("numpy", 3)]
+    monkeypatch.setattr(threads._BLAS, "_loaded", lambda: there)
+    return there
+
+
+def test_a_library_that_comes_inside_a_block_keeps_to_it_and_goes_back(loaded):
+    with pinned(2):
+        loaded.append(Library("scipy", 4))
+        keep_pinned()
+        assert [library.num_threads for library in loaded] == [2, 2]
+        with pinned(1):
+            loaded.append(Library("another", 5))
+            keep_pinned()
+            assert [library.num_threads for library in loaded] == [1, 1, 1]
+        assert [library.num_threads for library in loaded] == [2, 2, 2]
+    assert [library.num_threads for library in loaded] == [3, 4, 5]
+    keep_pinned()  # there is nothing to keep
+    assert [library.num_threads for library in loaded] == [3, 4, 5]
+
+
+def test_a_library_is_imported_at_its_first_use_and_keeps_to_the_block(
+    loaded, tmp_path, monkeypatch
+):
+    (tmp_path / "brings_blas.py").write_text("def solve(): return 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    late = Later("brings_blas")
+    assert not hasattr(late, "__wrapped__")
+    assert "brings_blas" not in sys.modules
+    with pinned(1):
+        loaded.append(Library("scipy", 4))
+        assert late.solve() == 7
+        assert loaded[1].num_threads == 1
+    assert loaded[1].num_threads == 4
+    del sys.modules["brings_blas"]
+    assert late.solve() == 7  # found once for all
+    with pytest.raises(AttributeError, match=r"brings_blas.*nothing"):
+        _ = late.nothing
 
 
 @pytest.mark.parametrize("count", [0, -1])
@@ -178,15 +233,15 @@ def test_whatever_takes_a_network_is_asked():
     assert takes - OTHERS == set(CALLS)
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(None, 1), (2, 2)])
-def test_searches_for_a_density_evaluate_with_as_many(threads, expected, seen):
+@pytest.mark.parametrize(("count", "expected"), [(None, 1), (2, 2)])
+def test_searches_for_a_density_evaluate_with_as_many(count, expected, seen):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(64, 6)
 
     def size(m):
         return float(m(x).detach().square().mean())
 
-    prunus.prune(model, "magnitude", DROP, data=x, evaluate=size, threads=threads)
+    prunus.prune(model, "magnitude", DROP, data=x, evaluate=size, threads=count)
     assert set(seen) == {expected}
 
 

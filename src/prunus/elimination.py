@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import lapack
 from torch import Tensor
 
 from prunus.check import finite, positive, whole
 from prunus.dpp.cholesky import eliminate, smallest_loss
+from prunus.later import Later
 from prunus.layer import Layer
 from prunus.threads import single_threaded
 
@@ -24,6 +24,8 @@ __all__ = [
     "obs_trace",
     "priced_weights",
 ]
+
+lapack = Later("scipy.linalg.lapack")
 
 _COMPACT = 64  # pivots between two compactions: the panel stays in the second-level cache
 

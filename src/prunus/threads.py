@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from prunus.check import whole
 
-__all__ = ["few", "pinned", "single_threaded", "sparing"]
+__all__ = ["few", "keep_pinned", "pinned", "single_threaded", "sparing"]
 
 SMALL = 2**16  # parameters; a batch of a thousand samples is a millisecond of one thread's work
 
@@ -32,40 +32,53 @@ class _Blas:
     """BLAS libraries have one number for the process, or one for each thread.
 
     What stood when the first block began is what every thread goes back to, so that blocks of
-    several threads, however they overlap, leave no limit behind.
+    several threads, however they overlap, leave no limit behind. Of a library that is loaded inside
+    a block, that is what it came with.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.open = 0
-        self.before: Any = None
+        self.before: dict[str, int] = {}  # of each library, by its file
         self.libraries: Any = None
         self.modules = 0
 
     def begin(self, count: int) -> None:
         with self.lock:
-            limits = self._loaded().limit(limits=count)
-            if self.open == 0:
-                self.before = limits
+            self._limit(count)
             self.open += 1
+
+    def keep(self, count: int) -> None:
+        """The number of an open block, for libraries that have come since it began."""
+        with self.lock:
+            self._limit(count)
 
     def end(self, outer: int | None) -> None:
         with self.lock:
             self.open -= 1
             if outer is None:
-                self.before.restore_original_limits()
+                for library in self._loaded():
+                    if library.filepath in self.before:
+                        library.set_num_threads(self.before[library.filepath])
             else:
-                self._loaded().limit(limits=outer)
+                self._limit(outer)
             if self.open == 0:
-                self.before = None
+                self.before = {}
 
-    def _loaded(self) -> Any:
+    def _limit(self, count: int) -> None:
+        for library in self._loaded():
+            self.before.setdefault(library.filepath, library.num_threads)
+            library.set_num_threads(count)
+
+    def _loaded(self) -> list[Any]:
         """This process's libraries. Looking for them takes milliseconds; imports bring them."""
         from threadpoolctl import ThreadpoolController
 
         if self.libraries is None or self.modules != len(sys.modules):
-            self.libraries, self.modules = ThreadpoolController(), len(sys.modules)
-        return self.libraries
+            self.libraries = ThreadpoolController().lib_controllers
+            self.modules = len(sys.modules)
+        found: list[Any] = self.libraries
+        return found
 
 
 _OWN, _BLAS = _Thread(), _Blas()
@@ -92,6 +105,12 @@ def pinned(count: int | None) -> Iterator[None]:
         _OWN.count = outer
         _BLAS.end(outer)
         torch.set_num_threads(before)
+
+
+def keep_pinned() -> None:
+    """Libraries that were loaded inside the block around this keep to its number, too."""
+    if _OWN.count is not None:
+        _BLAS.keep(_OWN.count)
 
 
 def few(model: Any) -> int | None:

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.linalg import lapack
 from torch import Tensor
 
 from prunus.compensation.complement import pays, removed_cost, solve_by_removed
+from prunus.later import Later
 from prunus.threads import single_threaded
 
 __all__ = ["RIDGE_LIMIT", "cost_of", "solve_exactly"]
+
+lapack = Later("scipy.linalg.lapack")
 
 RIDGE_LIMIT = 1e-4  # escalation after a failed factorisation stops here
 _BATCH_BYTES = 2**30  # of gathered Gram blocks at once, on an accelerator

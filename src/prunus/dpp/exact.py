@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import lapack
 from torch import Generator, Tensor
 
 from prunus.check import positive, whole
@@ -18,9 +17,12 @@ from prunus.dpp import tilt
 from prunus.dpp.arrays import float64, precision, rounding_of
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
+from prunus.later import Later
 from prunus.rng import Draws, as_generator, drawn
 
 __all__ = ["DPP", "KDPP", "Spectrum", "check_kernel", "spectrum"]
+
+lapack = Later("scipy.linalg.lapack")
 
 _EPS = float(np.finfo(np.float64).eps)
 

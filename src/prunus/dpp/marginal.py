@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import lapack
 from torch import Generator, Tensor
 
 from prunus.check import whole
@@ -13,9 +12,12 @@ from prunus.dpp import tilt
 from prunus.dpp.arrays import float64, unit_scale
 from prunus.dpp.exact import check_kernel
 from prunus.dpp.reserve import scaling
+from prunus.later import Later
 from prunus.rng import Draws, drawn
 
 __all__ = ["poisson_odds", "poisson_sample"]
+
+lapack = Later("scipy.linalg.lapack")
 
 _FLOAT32 = 1e6  # largest condition of I + αL whose inverse float32 gives to better than 1e-3
 

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from scipy.linalg import lapack, solve_triangular
-from scipy.special import expit
 from torch import Generator, Tensor
 
 from prunus.check import whole
@@ -27,9 +25,13 @@ from prunus.dpp.arrays import unit_scale
 from prunus.dpp.exact import KDPP, check_kernel
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
+from prunus.later import Later
 from prunus.rng import Draws, as_generator
 
 __all__ = ["draw_once", "scaling"]
+
+lapack, linalg = Later("scipy.linalg.lapack"), Later("scipy.linalg")
+special = Later("scipy.special")
 
 _MODE = 0.4688  # Baillon, Cominetti, Vaisman (2016): a sharp constant, whatever the coins
 _SHARE = 0.25  # of the items in the reserve
@@ -150,7 +152,7 @@ def scaling(matrix: np.ndarray, size: float, generator: Generator) -> float:
     low, high = -top - 60.0, -top + 60.0 + math.log(1 / np.finfo(np.float64).eps)
     for _ in range(60):
         x = (low + high) / 2
-        low, high = (x, high) if float(weights @ expit(logs + x)) < size else (low, x)
+        low, high = (x, high) if float(weights @ special.expit(logs + x)) < size else (low, x)
     return (low + high) / 2
 
 
@@ -187,8 +189,8 @@ def _most_probable(
     slack = 32 * len(matrix) * np.finfo(np.float64).eps * float(most[-1])
     if least[0] <= slack:
         return None
-    low = expit(np.log(least - slack) + log_alpha)
-    high = expit(np.log(most + slack) + log_alpha)
+    low = special.expit(np.log(least - slack) + log_alpha)
+    high = special.expit(np.log(most + slack) + log_alpha)
     # p(1 − p) has one peak, so over an interval it is least at an end.
     variance = float(np.minimum(low * (1 - low), high * (1 - high)).sum())
     return min(1.0, _MODE / math.sqrt(variance)) if variance > _LEAST else None
@@ -222,7 +224,9 @@ def _given(
     factor, fault = lapack.dpotrf(rows.take(first, axis=1).T, lower=1, clean=0, overwrite_a=1)
     if fault:
         raise ArithmeticError("A set of positive probability has a singular kernel; use KDPP.")
-    half = solve_triangular(factor, rows.take(reserve, axis=1), lower=True, check_finite=False)
+    half = linalg.solve_triangular(
+        factor, rows.take(reserve, axis=1), lower=True, check_finite=False
+    )
     given: np.ndarray = inner - half.T @ half
     return given
 

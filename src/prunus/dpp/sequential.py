@@ -2,9 +2,12 @@
 
 import numpy as np
 import torch
-from scipy.linalg import solve_triangular
+
+from prunus.later import Later
 
 __all__ = ["draw_marginal"]
+
+linalg = Later("scipy.linalg")
 
 _BLOCK = 64
 
@@ -42,7 +45,7 @@ def draw_marginal(kernel: np.ndarray, generator: torch.Generator) -> np.ndarray:
         if stop == n:
             break
         # rest[size:, :size] = X D Lᵀ with unit lower L; subtracting X D Xᵀ eliminates the block.
-        scaled = solve_triangular(
+        scaled = linalg.solve_triangular(
             block, rest[:size, size:], lower=True, unit_diagonal=True, check_finite=False
         )
         rest = rest[size:, size:] - (scaled / pivots[:, None]).T @ scaled

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import expit
+
+from prunus.later import Later
 
 __all__ = [
     "draw_by_rejection",
@@ -21,6 +22,8 @@ __all__ = [
     "size_table",
     "tilt",
 ]
+
+special = Later("scipy.special")
 
 _CHUNK_BYTES = 2**28  # of leave-one-out tables at once
 
@@ -37,7 +40,7 @@ def tilt(log_values: np.ndarray, size: float) -> float:
     # is a whole number in 1..n−1.
     x = min(max(-float(np.median(log_values)), low), high)
     for _ in range(200):
-        p = expit(log_values + x)
+        p = special.expit(log_values + x)
         excess = float(p.sum()) - size
         if abs(excess) <= 1e-9 * size:
             break
@@ -52,7 +55,7 @@ def tilt(log_values: np.ndarray, size: float) -> float:
 
 def coins(log_values: np.ndarray, log_alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """p and 1 − p of the tilted flips, both to full relative accuracy."""
-    return expit(log_values + log_alpha), expit(-(log_values + log_alpha))
+    return special.expit(log_values + log_alpha), special.expit(-(log_values + log_alpha))
 
 
 def draw_by_rejection(

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from prunus.check import finite, positive
 from prunus.imitation.trace import Taken, Trace, completed
+from prunus.later import Later
 from prunus.nodes import ClassView
 from prunus.threads import single_threaded
 
 __all__ = ["Consumer", "ForwardTrace", "consumers_of", "forward_trace"]
+
+linalg = Later("scipy.linalg")
 
 NOTHING = 1e-13  # of what all classes give: gains below are rounding
 PANEL = 128  # eliminated columns between two compactions
@@ -183,8 +185,8 @@ class _Elimination:
             lower = np.linalg.cholesky(block[:, columns])
         except np.linalg.LinAlgError:
             raise _indefinite() from None
-        rows = solve_triangular(lower, block, lower=True)
-        aims = solve_triangular(lower, self._aim[:, columns].T, lower=True).T
+        rows = linalg.solve_triangular(lower, block, lower=True)
+        aims = linalg.solve_triangular(lower, self._aim[:, columns].T, lower=True).T
         self._aim -= aims @ rows
         own = rows[:, self._place[left]].transpose(1, 2, 0)  # (left, columns, eliminated)
         self._inner[left] -= own @ own.transpose(0, 2, 1)

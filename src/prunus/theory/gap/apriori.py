@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special as special
 
 from prunus.check import fraction, positive
+from prunus.later import Later
 from prunus.theory.gap.activations import Activation
 from prunus.theory.gap.concentration import FROBENIUS
 from prunus.theory.gap.laws import Law, Method
@@ -32,6 +32,8 @@ __all__ = [
     "sup_bound",
     "width_route",
 ]
+
+special = Later("scipy.special")
 
 Widths = Sequence[int] | Sequence[LayerShape]
 WEAK = (

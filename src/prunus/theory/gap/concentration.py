@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.special as special
 from numpy.typing import NDArray
 
 from prunus.check import fraction, positive, whole
+from prunus.later import Later
 from prunus.theory.gap.laws import (
     DOUBLE_FACTORIALS,
     HALF_ORDERS,
@@ -30,6 +30,8 @@ __all__ = [
     "moment_class",
     "profile_norm",
 ]
+
+special = Later("scipy.special")
 
 Array = NDArray[np.float64]
 P = np.array(ORDERS, dtype=np.float64)

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-import scipy.special as special
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prunus.check import as_float64, fraction, positive, whole
+from prunus.later import Later
 
 __all__ = [
     "clopper_pearson",
@@ -19,6 +19,8 @@ __all__ = [
     "robustly_unchanged",
     "sample_size_for_quantile",
 ]
+
+special = Later("scipy.special")
 
 
 def clopper_pearson(events: int, samples: int, delta: float) -> float:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.special as special
 from numpy.typing import NDArray
 
 from prunus.check import fraction, positive, unknown
+from prunus.later import Later
 
 __all__ = [
     "METHODS",
@@ -27,6 +27,8 @@ __all__ = [
     "truncated_normal",
     "uniform",
 ]
+
+special = Later("scipy.special")
 
 Array = NDArray[np.float64]
 Method = Literal["random", "random_rescaled", "magnitude"]

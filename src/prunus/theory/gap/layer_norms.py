@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-import scipy.special as special
 
 from prunus.check import fraction, whole
+from prunus.later import Later
 from prunus.theory.gap.concentration import (
     FROBENIUS,
     LARGE,
@@ -22,6 +22,8 @@ from prunus.theory.gap.concentration import (
 from prunus.theory.gap.laws import Law, Method, below, kept_moments, pruned_moments, quantile
 
 __all__ = ["fixed_size_delta", "layer_norm", "magnitude_threshold", "part_moments"]
+
+special = Later("scipy.special")
 
 
 def fixed_size_delta(delta: float, total: int, kept: int) -> float:
