@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from prunus.check import any_nan
 from prunus.hints import Batch
 from prunus.inputs import arguments, samples_of
 
 __all__ = ["RowSet", "checksum", "row_hashes", "rows_of", "state_sum"]
 
-ENTRIES = 2**20  # numbers that are hashed at a time
+ENTRIES = 2**15  # numbers that are hashed at a time, as a cache holds with what is made of them
 WORDS = 2**16  # of eight bytes, summed up at a time, as a cache holds with their weights
 HALF = np.uint64(32)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -150,13 +151,17 @@ def _hashed(tensor: Tensor, salt: int) -> np.ndarray:
     weights = _multipliers(width, salt)
     out = np.zeros(rows, dtype=np.uint64)
     step = max(1, ENTRIES // max(1, width))
+    mixed = np.empty((min(step, rows), width), dtype=np.uint64)
+    high = np.empty_like(mixed)
     for start in range(0, rows, step):
         part = values[start : start + step].to("cpu", torch.float32) + 0.0  # −0 becomes 0
-        bits = torch.where(part.isnan(), torch.nan, part).numpy().view(np.uint32)
-        mixed = bits.astype(np.uint64) * np.uint64(FIRST)
-        mixed ^= mixed >> np.uint64(29)
-        mixed *= weights
-        out[start : start + step] = mixed.sum(axis=1, dtype=np.uint64)
+        if any_nan(part):
+            part = torch.where(part.isnan(), torch.nan, part)
+        now, its_high = mixed[: len(part)], high[: len(part)]
+        now[...] = part.numpy().view(np.uint32)
+        now *= np.uint64(FIRST)
+        now ^= np.right_shift(now, np.uint64(29), out=its_high)
+        np.matmul(now, weights, out=out[start : start + step])
     return out
 
 
