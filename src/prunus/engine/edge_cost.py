@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from prunus.cost import Anatomy, Cost, edge_cost
-from prunus.granularity import pooled
-from prunus.layer import Layer
-from prunus.ranking import count_true
-from prunus.recipe import Recipe
 
-__all__ = ["EdgeCost", "filled_in"]
+__all__ = ["EdgeCost"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +45,3 @@ class EdgeCost:
             for name, k in kept.items()
         }
         return edge_cost(self.sizes, counts)
-
-
-def filled_in(recipe: Recipe, layer: Layer) -> Bool[Tensor, "pools units"]:
-    """True for the units of each pool whose weight is not zero."""
-    filled = layer.weight != 0
-    if count_true(filled) == filled.numel():  # as nearly always: nothing to be written out
-        values = torch.ones((), device=filled.device).expand(filled.shape)
-    else:
-        values = filled.float()
-    return pooled(recipe.granularity, layer, values) > 0

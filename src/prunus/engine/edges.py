@@ -11,7 +11,8 @@ from prunus.allocation import CostOf, Pools
 from prunus.compensation import output_error
 from prunus.cost import Cost, edge_cost
 from prunus.engine.checked import exact, refitted
-from prunus.engine.edge_cost import EdgeCost, filled_in
+from prunus.engine.edge_cost import EdgeCost
+from prunus.engine.idle import filled_in, zeros_last
 from prunus.engine.job import Job
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.granularity import pooled, unpooled
@@ -73,11 +74,7 @@ class EdgeUnit:
             scores = checked_scores(name, self.recipe.score(layer), tuple(layer.weight.shape))
             if name in self.before:
                 scores = scores.masked_fill(~self.before[name].to(scores.device), -torch.inf)
-            own = pooled(self.recipe.granularity, layer, scores)
-            filled = filled_in(self.recipe, layer).to(scores.device)
-            count = counted(filled)[:, None]
-            some = (count > 0) & (count < filled.shape[1])
-            pools[name] = own.masked_fill(~filled & some, -torch.inf) if bool(some.any()) else own
+            pools[name] = zeros_last(self.recipe.granularity, layer, scores)
         return pools
 
     def blank(self, layers: Layers) -> Pools:
@@ -90,7 +87,7 @@ class EdgeUnit:
 
     def cost(self, layers: Layers) -> CostOf:
         """The exact cost of any plan."""
-        filled = {n: counted(filled_in(self.recipe, layers[n])).cpu() for n in self.layers}
+        filled = {name: filled_in(self.recipe.granularity, layers[name]) for name in self.layers}
         return EdgeCost(self.job.sizes, filled, refused=self.job.not_pruned)
 
     def level(self, kept: Kept) -> Kept:
