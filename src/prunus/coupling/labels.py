@@ -118,7 +118,9 @@ class Labels:
     """The union-find over labels, with what the trace learns about them."""
 
     def __init__(self) -> None:
-        self._parent = torch.arange(FIRST, device="cpu")
+        self._room = torch.arange(FIRST, device="cpu")
+        self._parent = self._room
+        self._flat = True  # every label's parent is its representative
         self.reasons: list[tuple[Tensor, str]] = []
         self.written: list[tuple[Tensor, Tensor]] = []
         self.shared: list[Tensor] = []
@@ -134,7 +136,12 @@ class Labels:
         """`count` fresh classes."""
         first = self.count
         fresh = torch.arange(first, first + count, device="cpu")
-        self._parent = torch.cat([self._parent, fresh])
+        if first + count > len(
+            self._room
+        ):  # twice as large, or more, so that each moves once or so
+            self._room = torch.cat([self._parent, fresh, torch.empty_like(self._parent)])
+        self._parent = self._room[: first + count]
+        self._parent[first:] = fresh
         return fresh
 
     def statistic(self, classes: Tensor) -> int:
@@ -152,7 +159,7 @@ class Labels:
         """True where a label stands for such a number."""
         if not self._statistics:
             return torch.zeros_like(labels, dtype=torch.bool)
-        known = self._parent[torch.tensor([label for label, _ in self._statistics], device="cpu")]
+        known = self._roots(torch.tensor([label for label, _ in self._statistics], device="cpu"))
         return torch.isin(self.find(labels), known)
 
     def sources(self, statistics: Tensor) -> Tensor:
@@ -161,7 +168,7 @@ class Labels:
         found = [
             classes
             for label, classes in self._statistics
-            if bool(torch.isin(self._parent[label], roots))
+            if bool(torch.isin(self._roots(torch.tensor([label], device="cpu")), roots))
         ]
         return self.of(found)
 
@@ -177,7 +184,18 @@ class Labels:
 
     def find(self, labels: Tensor) -> Tensor:
         """The representative of each label; everything but classes stays as it is."""
-        return torch.where(labels >= FIRST, self._parent[labels.clamp(min=0)], labels)
+        return torch.where(labels >= FIRST, self._roots(labels.clamp(min=0)), labels)
+
+    def _roots(self, numbers: Tensor) -> Tensor:
+        """The representatives of labels that are not below zero."""
+        if not self._flat and numbers.numel() > MANY:  # else the way up is shorter for these alone
+            while not torch.equal(above := self._parent[self._parent], self._parent):
+                self._parent.copy_(above)
+            self._flat = True
+        found = self._parent[numbers]
+        while not self._flat and not torch.equal(above := self._parent[found], found):
+            found = above
+        return found
 
     def unite(self, one: Tensor, other: Tensor) -> None:
         """Make one class of each pair of classes that stand at the same position.
@@ -187,15 +205,14 @@ class Labels:
         label, the lowest wins and the other is found again in the next round.
         """
         one, other = one.flatten(), other.flatten()
-        while True:
-            a, b = self._parent[one], self._parent[other]
-            apart = a != b
-            if not bool(apart.any()):
+        while one.numel():
+            a, b = self._roots(one), self._roots(other)
+            if torch.equal(a, b):
                 return
+            apart = a != b
             one, other, a, b = one[apart], other[apart], a[apart], b[apart]
             self._parent.scatter_reduce_(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
-            while not torch.equal(above := self._parent[self._parent], self._parent):
-                self._parent = above
+            self._flat = False
 
     def refuse(self, labels: Tensor, reason: str) -> None:
         """Say why the classes among `labels` cannot be removed; the first reason is kept."""
@@ -222,10 +239,18 @@ class Labels:
         wide = tuple(broadcast(one.shape, other.shape))
         one, other = torch.broadcast_tensors(one, other)  # type: ignore[no-untyped-call]
         is_class, other_is_class = one >= FIRST, other >= FIRST
-        both = is_class & other_is_class
-        if bool(both.all()):
+        whole, other_whole = bool(is_class.all()), bool(other_is_class.all())
+        if whole and other_whole:
             self.unite(one, other)
             return one
+        if whole or other_whole:  # with a constant, or a bias, in a few steps
+            classes, partner = (one, other) if whole else (other, one)
+            if bool((partner == CONSTANT).all()):
+                return classes
+            if bool((partner < 0).all()):
+                self.meet_atoms(partner, classes)
+                return classes
+        both = is_class & other_is_class
         spans = tuple(_spans(given, wide) for given in sizes)
         self.unite(one[both], other[both])
         for label, is_label, partner, place in (

@@ -7,7 +7,7 @@ an operation has written through a part.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,17 +39,24 @@ class Form:
         labels: labels by these axes, of length 1 along those on which they are equal.
         shape: of the tensor that fills it.
         given: its labels, by its own axes.
+        known: labels of others that have been read.
     """
 
     sizes: tuple[int, ...]
     labels: Tensor
     shape: Geometry
     given: Tensor
+    known: dict[Geometry, Tensor] = field(default_factory=dict)
 
     def read(self, shape: Geometry) -> Tensor:
         """Labels of a tensor that lies in this storage."""
         if shape == self.shape:
             return self.given
+        if shape not in self.known:
+            self.known[shape] = self._read(shape)
+        return self.known[shape]
+
+    def _read(self, shape: Geometry) -> Tensor:
         sizes, strides, offset = shape
         steps = [math.prod(self.sizes[a + 1 :]) for a in range(len(self.sizes))]
         varying = [a for a in range(len(self.sizes)) if self.labels.shape[a] > 1]
