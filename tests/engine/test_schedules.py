@@ -128,6 +128,25 @@ def test_iterative_masks_are_nested_and_reach_the_budget(parts):
         assert kept == pytest.approx([total * 0.2 ** (i / 3) for i in (1, 2, 3)], abs=3)
 
 
+@pytest.mark.parametrize("schedule", [Iterative(rounds=2), Rewinding(2), Refine(rounds=2)])
+@pytest.mark.parametrize("granularity", [Node(), Node(multiple_of=8)])
+def test_a_last_round_that_may_spend_more_takes_nothing_back(granularity, schedule):
+    """One class of 16 is more than the first round has to remove, and more than the last has."""
+    model, x, _ = setup()
+    recipe = Recipe(granularity=granularity, schedule=schedule)
+    train = (lambda network, step: None) if schedule.trains else None
+    pruned = prunus.prune(model, recipe, 0.97, data=x, train=train)
+    left = {
+        name: int(pruned.model.get_submodule(name).weight.any(1).sum()) for name in pruned.plan.kept
+    }
+    assert pruned.plan.kept == left
+    assert sum(left.values()) < 26
+    assert pruned.plan.feasible
+    assert pruned.plan.value == pruned.cost_after.density <= 0.97
+    small = pruned.compact(x)
+    assert sum(p.numel() for p in small.parameters()) == pruned.cost_after.parameters
+
+
 def test_what_went_of_a_layer_of_zeros_does_not_come_back():
     """Its weights do not tell what an earlier step removed, and a score may change its mind."""
     model, x, y = setup()

@@ -24,7 +24,7 @@ from prunus.budget import Budget, Plan, count_of, share
 from prunus.check import whole
 from prunus.parts import LATER, UNITS, AllocationFacts, shown
 
-__all__ = ["Allocation", "Global", "Uniform", "bound_notes", "plan_of"]
+__all__ = ["Allocation", "Global", "Uniform", "bound_notes", "counts_in_plan", "plan_of"]
 
 
 @runtime_checkable
@@ -64,11 +64,8 @@ def plan_of(
         met = fits(price, budget)
     if not met:
         notes = (*notes, f"the minimum of every pool alone exceeds the budget of {budget.target}")
-    counts: dict[str, int | tuple[int, ...]] = {
-        name: int(k[0]) if len(k) == 1 else tuple(int(v) for v in k) for name, k in kept.items()
-    }
     return Plan(
-        kept=counts,
+        kept=counts_in_plan(kept),
         density=price.density,
         limit=budget.value,
         kind=budget.target,
@@ -76,6 +73,13 @@ def plan_of(
         feasible=met,
         notes=notes,
     )
+
+
+def counts_in_plan(kept: Kept) -> dict[str, int | tuple[int, ...]]:
+    """Whole numbers per pool as a plan has them: one number where there is one pool."""
+    return {
+        name: int(k[0]) if len(k) == 1 else tuple(int(v) for v in k) for name, k in kept.items()
+    }
 
 
 def bound_notes(names: tuple[str, ...], minimum: int) -> tuple[str, ...]:

@@ -85,6 +85,14 @@ class EdgeUnit:
             found[name] = pooled(self.recipe.granularity, layers[name], nothing)
         return found
 
+    def left(self, layers: Layers) -> Kept:
+        """Weights inside the masks of earlier steps."""
+        masks = {n: (layers[n], mask) for n, mask in self.before.items() if n in layers}
+        return {
+            name: (pooled(self.recipe.granularity, layer, mask.to(layer.weight)) > 0).sum(1).cpu()
+            for name, (layer, mask) in masks.items()
+        }
+
     def cost(self, layers: Layers) -> CostOf:
         """The exact cost of any plan."""
         filled = {name: filled_in(self.recipe.granularity, layers[name]) for name in self.layers}

@@ -115,6 +115,15 @@ class NodeUnit:
             for key, group in self.groups.items()
         }
 
+    def left(self, layers: Layers) -> Kept:
+        """Classes that earlier steps kept."""
+        del layers
+        return {
+            key: self.before[key].view(group.pools, -1).sum(1)
+            for key, group in self.groups.items()
+            if key in self.before
+        }
+
     def cost(self, layers: Layers) -> NodeCost:
         """The exact cost of any plan."""
         return self.costs

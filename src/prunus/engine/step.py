@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from prunus.allocation import Pools
+from prunus.allocation.rules import counts_in_plan
 from prunus.budget import RESOURCES, Plan
 from prunus.compensation import NoCompensation
 from prunus.engine.checked import exact, moved
@@ -252,6 +253,7 @@ def counts_for(
             _refuse(state.target.plan_for(pools, cost, state.planner, 1.0, dense)[0])
     plan, kept = state.target.plan_for(pools, cost, state.planner, part, dense)
     _refuse(plan)
+    plan, kept = _nested(plan, kept, unit.left(layers))
     plan, level = levelled(unit, plan, kept)
     return replace(state, plan=plan), level
 
@@ -264,6 +266,16 @@ def _refuse(plan: Plan) -> None:
             f"network has {plan.value:.4g} and {plan.limit:.4g} was asked for. Ask for more, "
             f"prune further layers, or let an allocation keep fewer (`minimum`)."
         )
+
+
+def _nested(plan: Plan, kept: Kept, left: Kept) -> tuple[Plan, Kept]:
+    """A plan and its counts, of units that earlier steps left.
+
+    What has gone costs nothing, so that a plan of a step that may spend more would take it back.
+    """
+    fewer = {key: torch.minimum(k, left[key]) for key, k in kept.items() if key in left}
+    fewer = {key: k for key, k in fewer.items() if not torch.equal(k, kept[key])}
+    return replace(plan, kept={**plan.kept, **counts_in_plan(fewer)}), {**kept, **fewer}
 
 
 def levelled(unit: Unit, plan: Plan, kept: Kept) -> tuple[Plan, Kept]:

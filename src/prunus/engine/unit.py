@@ -95,6 +95,10 @@ class Unit(Protocol):
         """Pools of the right sizes without scores."""
         ...
 
+    def left(self, layers: Layers) -> Kept:
+        """Units that earlier steps left in their pools; pools that lost none need no number."""
+        ...
+
     def cost(self, layers: Layers) -> CostOf:
         """The exact cost of any plan."""
         ...

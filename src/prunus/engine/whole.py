@@ -154,6 +154,16 @@ class WholeUnit:
         del layers
         return {key: torch.zeros(shape) for key, shape in self.parts.shapes.items()}
 
+    def left(self, layers: Layers) -> Kept:
+        """Parts that earlier steps' masks have not emptied."""
+        del layers
+        gone = {key: self.parts.gone(key, self.before) for key in self.parts.shapes}
+        return {
+            key: (~parts).view(self.parts.shapes[key]).sum(1).cpu()
+            for key, parts in gone.items()
+            if parts is not None
+        }
+
     def cost(self, layers: Layers) -> CostOf:
         """The cost of any plan."""
         del layers
