@@ -76,6 +76,15 @@ def test_mappings_leave_out_padding():
     assert not torch.isin(row_hashes(named), row_hashes(swapped)).any()
 
 
+def test_an_only_tensor_is_the_same_sample_under_every_name():
+    x = rows(6)
+    for form in ({"input": x}, {"x": x}, ({"x": x}, torch.arange(6)), {"x": x, "size": 2}):
+        assert torch.equal(row_hashes(form), row_hashes(x))
+    ids = torch.tensor([[7, 8, 9, 5], [4, 2, 5, 5]])
+    masked = {"input_ids": ids, "attention_mask": torch.ones(2, 4), "labels": ids + 1}
+    assert torch.equal(row_hashes(masked), row_hashes(ids))
+
+
 def test_constants_do_not_count_and_what_cannot_be_cut_is_one_row():
     x = rows(6)
     with_bias = {"x": x, "causal": torch.ones(12, 12), "scale": torch.tensor(2.0)}

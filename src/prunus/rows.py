@@ -25,6 +25,7 @@ WORDS = 2**16  # of eight bytes, summed up at a time, as a cache holds with thei
 HALF = np.uint64(32)
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 PADDING = "attention_mask"
+BESIDE = (PADDING, "labels", "label_ids")  # what mappings of Hugging Face hold beside an input
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,9 @@ def row_hashes(batch: Batch) -> Int64[Tensor, " samples"]:
 
     The same numbers give the same hash in any batch, order, shape, device and number format that
     float32 can hold: values are compared as float32, and −0 as 0. Of a tuple or list the first
-    element is the input, so labels do not count; nor do constants beside the samples, or positions
-    that an `attention_mask` hides. A batch that cannot be cut into samples is one.
+    element is the input, so labels do not count; nor do a mapping's `labels`, constants beside the
+    samples, positions that an `attention_mask` hides, or the name of an only tensor. A batch that
+    cannot be cut into samples is one.
     h = Σ_j m_j mix(x_j) mod 2⁶⁴ over the bits of the values, with fixed odd multipliers m_j: two
     rows that differ collide with a probability of about 2⁻⁶⁴ over the choice of the multipliers.
     """
@@ -97,9 +99,9 @@ def row_hashes(batch: Batch) -> Int64[Tensor, " samples"]:
     given = args[0] if args else kwargs
     samples = samples_of(given)
     mask = kwargs.get(PADDING)
-    found: np.ndarray | None = None
+    inputs: list[tuple[str, Tensor]] = []
     for key, tensor in _tensors("", given):
-        if key == PADDING:
+        if key in BESIDE:
             continue
         if tensor.layout != torch.strided:
             tensor = tensor.to_dense()
@@ -109,11 +111,16 @@ def row_hashes(batch: Batch) -> Int64[Tensor, " samples"]:
             continue
         if isinstance(mask, Tensor) and tensor.shape == mask.shape:
             tensor = tensor * (mask != 0)
-        own = _hashed(tensor, sum(key.encode()) + len(key) * 2**32 if key else 0)
-        found = own if found is None else found + own
-    if found is None:
+        inputs.append((key, tensor))
+    if not inputs:
         return torch.empty(0, dtype=torch.int64)
-    return torch.from_numpy(found.view(np.int64))
+    if len(inputs) == 1:  # a model that takes one tensor takes it by name or by place
+        inputs = [("", inputs[0][1])]
+    salted = [
+        _hashed(tensor, sum(key.encode()) + len(key) * 2**32 if key else 0)
+        for key, tensor in inputs
+    ]
+    return torch.from_numpy(sum(salted[1:], salted[0]).view(np.int64))
 
 
 def _tensors(key: str, value: Any) -> list[tuple[str, Tensor]]:

@@ -8,6 +8,8 @@ import torch
 import models
 import prunus
 from prunus.budget import Budget
+from prunus.rows import row_hashes
+from prunus.theory.gap import InSampleWarning
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,21 @@ def test_a_plan_meets_its_budget_as_counted(setup, recipe, budget):
         assert plan.value == getattr(pruned.cost_after, budget.target)
     # one step fewer would not have met it
     assert plan.kept
+
+
+@pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
+def test_a_plan_knows_the_samples_that_made_it(setup):
+    model, x, evaluate = setup
+    own = torch.randn(20, 12)
+    scan = prunus.sensitivity(model, "wanda", [0.5], data=[own], evaluate=evaluate)
+    plan = scan.plan(0.7)
+    assert len(plan.rows) == 64 + 20
+    assert plan.rows.among(row_hashes(torch.cat([x, own]))) == 64 + 20
+    assert not model._forward_pre_hooks
+    pruned = prunus.prune(model, "wanda", plan, data=[own])
+    with pytest.warns(InSampleWarning):
+        found = prunus.certify(model, pruned, data=x)
+    assert all(statement.in_sample for statement in found.held_out)
 
 
 def test_a_plan_takes_the_least_losses_of_all_that_meet_it(setup):

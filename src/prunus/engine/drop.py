@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from prunus.budget import Budget
 from prunus.engine.runs import as_metrics
-from prunus.hints import Arguments, Evaluate, Keywords, Metrics
+from prunus.engine.watched import watched
+from prunus.hints import Evaluate, Metrics
 from prunus.progress import progress_bar
 from prunus.report.headline import higher_is_better, is_share
 from prunus.result import Pruned
-from prunus.rows import RowSet, row_hashes
+from prunus.rows import RowSet
 
 __all__ = ["Search", "Trial", "search", "within_drop"]
 
@@ -169,7 +170,7 @@ def within_drop(
 
         def attempt(density: float) -> Trial:
             pruned = run(density)
-            value, rows = _watched(pruned.model, evaluate)
+            value, rows = watched(pruned.model, evaluate)
             read.append(rows)
             trial = Trial(density=density, met=pruned.cost_after.density, value=_score(value, name))
             new = (trial, pruned, value)
@@ -211,21 +212,6 @@ def _score(value: Metrics, name: str) -> float:
     if name not in scores:
         raise ValueError(f"`evaluate` gave {name!r} of the dense network, now {sorted(scores)}.")
     return scores[name]
-
-
-def _watched(model: nn.Module, evaluate: Evaluate) -> tuple[Metrics, RowSet]:
-    """What `evaluate` says, and the samples that it sent through the model."""
-    hashes: list[Tensor] = []
-
-    def note(_: nn.Module, args: Arguments, kwargs: Keywords) -> None:
-        hashes.append(row_hashes(args[:1] if args else kwargs))
-
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        value = evaluate(model)
-    finally:
-        handle.remove()
-    return value, RowSet.of(hashes)
 
 
 def _account(found: Search, best: Trial, name: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from prunus.budget import RESOURCES, Budget, Counts, Plan, checked_density
 from prunus.files import Row
 from prunus.recipe import Recipe
+from prunus.rows import RowSet
 
 __all__ = ["SensitivityScan"]
 
@@ -34,6 +35,7 @@ class SensitivityScan:
         price: {plan's entries: cost}, of any plan by the recipe.
         data_fingerprint: hash of the calibration data, or None where the recipe reads none.
         samples: how many samples calibrated, or None.
+        rows: the samples that calibrated, or that `evaluate` read, of which plans know.
     """
 
     records: Sequence[Row]
@@ -44,6 +46,7 @@ class SensitivityScan:
     price: Callable[[Mapping[str, Counts]], Mapping[str, float]]
     data_fingerprint: str | None = None
     samples: int | None = None
+    rows: RowSet | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         layers = dict.fromkeys(r["layer"] for r in self.records)
@@ -129,6 +132,7 @@ class SensitivityScan:
             kind=asked.target,
             value=spent / full["weights"] if asked.target == "density" else spent,
             notes=(note,),
+            rows=self.rows,
         )
 
     def _below(

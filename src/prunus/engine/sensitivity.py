@@ -13,12 +13,14 @@ from prunus.engine.calibrated import data_for, shared_calibration
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics
 from prunus.engine.scan import SensitivityScan
+from prunus.engine.watched import watched
 from prunus.files import Row
 from prunus.hints import Data, Evaluate, Loss
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
 from prunus.result import Pruned
+from prunus.rows import RowSet
 from prunus.threads import sparing
 
 __all__ = ["SensitivityScan", "sensitivity"]
@@ -100,6 +102,7 @@ def sensitivity(
         )  # fmt: skip
 
     first = thin(min(asked))
+    read: list[RowSet] = [] if first.data_rows is None else [first.data_rows]
     full = first.cost_before
     chosen = list(first.plan.kept)
     costs: dict[str, dict[str, float]] = {}
@@ -116,7 +119,9 @@ def sensitivity(
         for layer in chosen:
             for density in asked:
                 pruned = thin({layer: density})
-                value = as_metrics(judge(pruned.model))[shown]
+                said, rows = watched(pruned.model, judge)
+                value = as_metrics(said)[shown]
+                read.append(rows)
                 kept = pruned.plan.kept[layer]
                 records.append(
                     {
@@ -132,9 +137,9 @@ def sensitivity(
     if higher is None:
         higher = sum(r["value"] - dense[shown] for r in records) <= 0
     sign = 1 if higher else -1
-    rows = [{**r, "loss": sign * (dense[shown] - r["value"])} for r in records]
+    seen = RowSet.of(own.hashes for own in read)
     return SensitivityScan(
-        records=rows,
+        records=[{**r, "loss": sign * (dense[shown] - r["value"])} for r in records],
         dense=dense,
         metric=shown,
         higher=higher,
@@ -142,6 +147,7 @@ def sensitivity(
         price=price,
         data_fingerprint=None if shared is None else shared.fingerprint,
         samples=None if shared is None else shared.samples,
+        rows=seen if len(seen) else None,
     )
 
 
