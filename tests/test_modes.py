@@ -105,3 +105,18 @@ def test_buffers_over_one_memory_stay_together_in_a_copy():
         new.whole[0] = 7
         assert float(new.again[0]) == 7
         assert float(model.whole[0]) == 0
+
+
+def test_a_compiled_modules_copy_runs_its_own_weights():
+    """`module.compile()` leaves a function on the module that calls this very object."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 2)))
+    for compiled in (model, model[1]):
+        compiled.compile(backend="eager")
+    x = torch.ones(2, 3)
+    for new in (copied(model), twin(model)):
+        seen: list[str] = []
+        new[1][0].register_forward_hook(lambda *_, seen=seen: seen.append("called"))
+        assert torch.equal(new(x), model(x))
+        assert seen == ["called"]
+        new[1][0].weight = nn.Parameter(torch.zeros(2, 4))
+        assert torch.equal(new(x), new[1][0].bias.expand(2, 2))

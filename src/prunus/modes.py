@@ -171,11 +171,13 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
         found: M = known
         return found
     kind: Any = type(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return _scripted(module, memo)
     if not _as_any_module(kind) or "__deepcopy__" in vars(module):
         return copy.deepcopy(module, memo)
     new: M = kind.__new__(kind)
     memo[id(module)] = new  # before its parts, which may know it
-    for key, value in vars(module).items():
+    for key, value in module.__getstate__().items():  # all but what `compile` made of this one
         if type(value) in ATOMS:
             new.__dict__[key] = value
         elif key in PARTS and type(value) is dict:
@@ -188,6 +190,15 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
             new.__dict__[key] = memo.setdefault(id(value), type(value)())
         else:
             new.__dict__[key] = copy.deepcopy(value, memo)
+    return new
+
+
+def _scripted(module: M, memo: dict[int, Any]) -> M:
+    """A copy whose parameters are leaves; torch's own keeps the graph of their being cloned."""
+    with torch.no_grad():
+        new = copy.deepcopy(module, memo)
+    for parameter, old in zip(new.parameters(), module.parameters(), strict=True):
+        parameter.requires_grad_(old.requires_grad)
     return new
 
 
