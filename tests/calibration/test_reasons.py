@@ -261,3 +261,16 @@ def test_a_recurrent_layer_with_one_computed_weight(norm):
         assert list(pruned.not_pruned) == ["weight_hh_l0"]
         assert "Make it plain first" in pruned.not_pruned["weight_hh_l0"]
         assert int((pruned.model.weight_ih_l0 == 0).sum()) == 24
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_torchscript_says_to_prune_before_it_is_compiled():
+    torch.manual_seed(0)
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU()))
+    model, x = nn.Sequential(nn.Linear(3, 4), scripted, nn.Linear(6, 2)).eval(), torch.randn(5, 3)
+    pruned = prunus.prune(model, "magnitude", 0.5, data=x)
+    assert pruned.not_pruned["1.0"].startswith("its code is TorchScript")
+    assert all(p.is_leaf and p.requires_grad for p in pruned.model.parameters())
+    assert pruned.model[1](x.new_ones(1, 4)).equal(scripted(x.new_ones(1, 4)))
+    with pytest.raises(ValueError, match="Prune the plain module, then script or trace it"):
+        prunus.prune(scripted, "magnitude", 0.5)

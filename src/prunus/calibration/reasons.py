@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from prunus.check import by_reason
 
-__all__ = ["listed", "obstacle", "quantised", "type_name"]
+__all__ = ["listed", "no_view", "obstacle", "quantised", "type_name"]
 
 
 def type_name(module: nn.Module) -> str:
@@ -88,6 +89,16 @@ def quantised(module: nn.Module) -> str | None:
     if hasattr(module, "_all_weight_values"):  # recurrent ones
         return f"{type_name(module)} is quantised. Prune the plain model, then quantise it"
     return None
+
+
+def no_view(module: nn.Module) -> str:
+    """The reason of a module of which nobody has said what its weights multiply."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return (
+            "its code is TorchScript, in which nothing can be cut or watched. Prune the plain "
+            "module, then script or trace it"
+        )
+    return f"{type_name(module)} has no weight view; register one with prunus.layer.register_view"
 
 
 def listed(reasons: Mapping[str, str], most: int = 6) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from prunus.calibration.reasons import listed, obstacle, quantised, type_name
+from prunus.calibration.reasons import listed, no_view, obstacle, quantised, type_name
 from prunus.calibration.view_check import check_round_trip
 from prunus.check import matches, unknown
 from prunus.weights import Weight, weights_of
@@ -105,10 +105,7 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
             inside += (f"{name}." if name else "",)  # its parts need no reason of their own
         own = [p for _, p in module.named_parameters(recurse=False) if p.ndim >= 2]
         if why is None and own:
-            why = (
-                f"{type_name(module)} has no weight view; register one with "
-                f"prunus.layer.register_view"
-            )
+            why = no_view(module)
         if why is not None:
             refused[name] = why
     return found, refused
