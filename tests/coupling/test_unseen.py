@@ -230,6 +230,15 @@ def test_channels_last_and_other_types(dtype):
     assert {("0.weight", 0), ("0.bias", 0), ("1.running_var", 0), ("3.weight", 1)} <= places
 
 
+def test_pooled_maps_whose_channels_lie_last_keep_their_channels():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1))
+    model = model.to(memory_format=torch.channels_last).eval()
+    x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
+    (group,) = couple(model, x).groups
+    assert (group.size, group.consumers) == (4, ("2",))
+    assert all(moved(model, members, x) <= 1e-6 for members in group.classes)
+
+
 class Forked(nn.Module):
     """Two samples take one way, the whole example the other."""
 

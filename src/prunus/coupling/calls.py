@@ -86,16 +86,14 @@ class Trace(Protocol):
     def computed(self, one: Tensor, other: Tensor | None = None) -> Tensor:
         """Labels of values computed from entries of one or two parameters, position by position."""
 
-    def layer_of(self, weight: Weight) -> str:
-        """Name of the layer whose own weight this is, or Refused."""
-
     def name_of(self, weight: Weight) -> str:
         """Name of the layer whose weight this is, or its own; Refused where nothing learns it."""
 
     def used(self, role: Role, weight: Weight, labels: Tensor) -> None:
         """Say that a product reads ("in") or makes ("out") classes by a weight.
 
-        That is its layer's, or a parameter that the code multiplies by without one.
+        That is its layer's, or a parameter that the code multiplies by without one; a buffer
+        counts for neither.
         """
 
     def member(self, parameter: str, axis: int, role: str, index: Tensor, labels: Tensor) -> None:

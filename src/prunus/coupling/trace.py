@@ -143,12 +143,6 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def computed(self, one: Tensor, other: Tensor | None = None) -> Tensor:
         return self._computed.of(one, other)
 
-    def layer_of(self, weight: Weight) -> str:
-        owner = self.book.owner(weight.name)
-        if owner is None:
-            raise Refused(f"`{weight.name}` is used as a raw parameter, not by a module we know")
-        return owner
-
     def name_of(self, weight: Weight) -> str:
         if self.book.owner(weight.name) is None and weight.name not in self.book.learned:
             raise Refused(f"`{weight.name}` is a buffer that the code multiplies by")
@@ -156,6 +150,8 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def used(self, role: Role, weight: Weight, labels: Tensor) -> None:
         owner = self.book.owner(weight.name)
+        if owner is None and weight.name not in self.book.learned:
+            return  # a buffer makes nothing of its own
         kinds = USES if owner is not None else RAW_USES
         self.layer(kinds[role], layer_of(weight.name), labels)
 

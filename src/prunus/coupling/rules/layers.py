@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace, spread
-from prunus.coupling.labels import DATA, FIRST
+from prunus.coupling.labels import CONSTANT, DATA, FIRST, WRITTEN
 from prunus.coupling.rules.attention import product_of_two
 from prunus.coupling.rules.elementwise import named
+from prunus.coupling.types import layer_of
 from prunus.coupling.weights import Axis, Weight
 
 __all__ = ["RULES"]
@@ -120,30 +121,56 @@ def convolution(trace: Trace, call: Call) -> Tensor:
     """
     a: Any = call.arguments
     weight = trace.weight(a["weight"])
-    if weight is None or not weight.whole:
-        raise Refused("its weights are computed in the forward pass")
-    name = trace.layer_of(weight)
     inputs, out, groups = a["input"], call.out, a["groups"]
     wide, filters = inputs.shape[1], out.shape[1]
+    if 1 < groups == wide and not a["transposed"]:
+        return _plus_bias(trace, _depthwise(trace, call, weight), a["bias"], out.ndim)
+    if weight is None or not weight.whole:
+        raise Refused("its weights are computed in the forward pass")
+    name = trace.name_of(weight)
     if a["transposed"]:
         return _plus_bias(trace, _transposed(trace, call, weight, name), a["bias"], out.ndim)
     rows, columns = torch.arange(filters, device="cpu"), torch.arange(wide // groups, device="cpu")
     classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
-    if 1 < groups == wide:
-        made = torch.where(classes >= FIRST, classes, DATA).repeat_interleave(filters // groups)
-        if bool((made == DATA).all()):
-            raise Refused("a depthwise convolution of values that no removable channel makes")
-    else:
-        shared = classes.reshape(groups, wide // groups)
-        place = shared[0]
-        for row in shared[1:]:
-            place = trace.labels.meet(place, row, f"`{name}` (grouped)")
-        trace.member(weight.name, 1, "in", columns, place)
-        trace.layer("consumer", name, place)
-        made = trace.made(weight, 0)[: filters // groups].repeat(groups)
+    shared = classes.reshape(groups, wide // groups)
+    place = shared[0]
+    for row in shared[1:]:
+        place = trace.labels.meet(place, row, f"`{name}` (grouped)")
+    trace.member(weight.name, 1, "in", columns, place)
+    trace.used("in", weight, place)
+    made = trace.made(weight, 0)[: filters // groups].repeat(groups)
     trace.member(weight.name, 0, "out", rows, made)
-    trace.layer("producer", name, made)
+    trace.used("out", weight, made)
     return _plus_bias(trace, made, a["bias"], out.ndim)
+
+
+def _depthwise(trace: Trace, call: Call, weight: Weight | None) -> Tensor:
+    """Each channel by filters of its own.
+
+    They are a parameter's or a buffer's slices, or one and the same filter for all channels, as
+    those that blur are.
+    """
+    inputs, kernel, filters = call.arguments["input"], call.arguments["weight"], call.out.shape[1]
+    wide = inputs.shape[1]
+    if weight is None and not _constant(trace, kernel):
+        raise Refused("its weights are computed in the forward pass")
+    name = call.name if weight is None else f"`{layer_of(weight.name)}`"
+    classes = trace.labels.column(trace.read(inputs), 1, wide, name)
+    made = torch.where(classes >= FIRST, classes, DATA).repeat_interleave(filters // wide)
+    if bool((made == DATA).all()):
+        raise Refused("a depthwise convolution of values that no removable channel makes")
+    along = None if weight is None else weight.axes[0]
+    if weight is not None and along is not None:
+        trace.member(weight.name, along.axis, "out", along.index, made)
+        trace.used("out", weight, made)
+    return made
+
+
+def _constant(trace: Trace, kernel: Tensor) -> bool:
+    """Whether filters are the same for all channels, and for all inputs."""
+    labels = trace.read(kernel)
+    fixed = bool(((labels == CONSTANT) | (labels == WRITTEN)).all())
+    return fixed and bool((kernel == kernel[:1]).all())
 
 
 def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
@@ -164,11 +191,11 @@ def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
             place = trace.labels.meet(place, row, f"`{name}` (grouped)")
         classes = place.repeat(groups)
     trace.member(weight.name, 0, "in", rows, classes)
-    trace.layer("consumer", name, classes)
+    trace.used("in", weight, classes)
     made = trace.made(weight, 1)
     trace.member(weight.name, 1, "out", columns, made)
     made = made.repeat(groups)
-    trace.layer("producer", name, made)
+    trace.used("out", weight, made)
     return made
 
 

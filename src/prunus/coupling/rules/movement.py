@@ -189,6 +189,11 @@ def pad(trace: Trace, call: Call) -> Tensor:
     return labels
 
 
+def laid_out(trace: Trace, call: Call) -> Tensor:
+    """A tensor told in place how it lies, as pooled `channels_last` ones are: its numbers stay."""
+    return trace.read(call.out)
+
+
 RULES: dict[str, Rule] = {
     **named(
         "repeat roll flip tile repeat_interleave rot90 pixel_shuffle pixel_unshuffle", movement
@@ -204,4 +209,5 @@ RULES: dict[str, Rule] = {
     **named("cat concatenate", concatenate),
     **named("stack", stack),
     **named("constant_pad_nd", pad),
+    **named("as_strided", laid_out),
 }
