@@ -22,7 +22,8 @@ from prunus.surgery.verify import relative_change
 
 __all__ = ["follow", "keeps", "readings_of", "retold", "told"]
 
-# {(module, attribute): new value}; "config.FIELD" for a field of a configuration of its own.
+# {(module, attribute): new value}; "config.FIELD" for a field of a configuration of its own,
+# "NAME[0]" for an entry of a tuple or list.
 Reading = dict[tuple[str, str], int]
 COUNTS = re.compile(r"heads?(_|$)|^(h|nh|n_h)$")
 NO_COUNTS = re.compile(r"dim|size|width|channel|group|rep|scale")
@@ -47,12 +48,19 @@ def readings_of(
     other: Reading = {}
     plain: Reading = {}
     own: Reading = {}
+    near: Reading = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     for group in groups:
         left = group.size - int(gone[group.name].sum())
         if left == group.size:
             continue
-        for place in _around(modules, group):
+        around = _around(modules, group)
+        for place in _near(modules, around):
+            for name, value in (*_integers(modules[place]), *_entries(modules[place])):
+                new = _lengths(group, place.rpartition(".")[0], cuts).get(value)
+                if new is not None or value == group.size:
+                    near[place, name] = left if new is None else new
+        for place in around:
             module = modules[place]
             integers = list(_integers(module))
             config = getattr(module, "config", None)
@@ -83,7 +91,7 @@ def readings_of(
     ):
         if reading not in found:
             found.append(reading)
-    return found
+    return found + [{**near, **reading} for reading in found if near]
 
 
 def follow(
@@ -134,7 +142,7 @@ def told(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, int]]:
         if has_row(module):
             continue
         before = dense.get_submodule(name)
-        own = dict(_integers(module)).items() - dict(_integers(before)).items()
+        own = dict(_numbers(module)).items() - dict(_numbers(before)).items()
         config = getattr(module, "config", None)
         if config is not None and id(config) not in shared:
             fields = dict(_integers(config)).items() - dict(_integers(before.config)).items()
@@ -147,7 +155,9 @@ def told(dense: nn.Module, small: nn.Module) -> dict[str, dict[str, int]]:
 def keeps(module: nn.Module, name: str) -> bool:
     """Whether a module keeps a number under a name that `told` gave."""
     field = name.removeprefix("config.")
-    return field in dict(_integers(module if field == name else getattr(module, "config", None)))
+    if field != name:
+        return field in dict(_integers(getattr(module, "config", None)))
+    return name in dict(_numbers(module))
 
 
 def retold(small: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
@@ -180,6 +190,27 @@ def _around(modules: Mapping[str, nn.Module], group: Group) -> list[str]:
     return list(found)
 
 
+def _near(modules: Mapping[str, nn.Module], around: Sequence[str]) -> list[str]:
+    """Modules farther out, and those without parameters beside them, such as `nn.Unflatten`."""
+    above = {
+        ".".join(parts[:depth])
+        for parts in (place.split(".") for place in around)
+        for depth in range(len(parts))
+    }
+    return [
+        place
+        for place, module in modules.items()
+        if place not in around
+        and not has_row(module)
+        and (place in above or (place.rpartition(".")[0] in {*above, *around} and _plain(module)))
+    ]
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether a module computes by itself, without parameters."""
+    return next(module.parameters(), None) is None and next(module.children(), None) is None
+
+
 def _lengths(group: Group, place: str, cuts: Cuts) -> dict[int, int]:
     """What became of lengths of this group's slots inside a module, where that is one thing."""
     found: dict[int, set[int]] = {}
@@ -195,6 +226,20 @@ def _integers(owner: Any) -> Iterator[tuple[str, int]]:
     for name, value in vars(owner).items() if owner is not None else ():
         if type(value) is int and value > 0 and not name.startswith("_"):
             yield name, value
+
+
+def _entries(owner: nn.Module) -> Iterator[tuple[str, int]]:
+    """Whole numbers in the tuples and lists of a module, as shapes are."""
+    for name, value in vars(owner).items():
+        if isinstance(value, tuple | list) and not name.startswith("_"):
+            for i, entry in enumerate(value):
+                if type(entry) is int and entry > 0:
+                    yield f"{name}[{i}]", entry
+
+
+def _numbers(owner: nn.Module) -> Iterator[tuple[str, int]]:
+    yield from _integers(owner)
+    yield from _entries(owner)
 
 
 def _counted(name: str, value: int, group: Group, left: int) -> int | None:
@@ -213,7 +258,8 @@ def _counted(name: str, value: int, group: Group, left: int) -> int | None:
 
 def _tell(model: nn.Module, reading: Reading) -> list[tuple[Any, str, Any]]:
     before: list[tuple[Any, str, Any]] = []
-    for (place, name), value in reading.items():
+    for (place, name), number in reading.items():
+        value: Any = number
         home: Any = model.get_submodule(place)
         field = name.removeprefix("config.")
         if field != name:
@@ -221,6 +267,12 @@ def _tell(model: nn.Module, reading: Reading) -> list[tuple[Any, str, Any]]:
                 before.append((home, "config", home.config))
                 home.config = copy.copy(home.config)  # others go on reading theirs
             home = home.config
-        before.append((home, field, getattr(home, field)))
+        field, _, at = field.partition("[")
+        held = getattr(home, field)
+        before.append((home, field, held))
+        if at:
+            entries = list(held)
+            entries[int(at[:-1])] = value
+            value = tuple(entries) if isinstance(held, tuple) else entries
         setattr(home, field, value)
     return before
