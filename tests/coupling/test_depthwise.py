@@ -55,7 +55,8 @@ def test_filters_that_no_layer_holds_pass_channels_on(form, tmp_path):
     torch.testing.assert_close(again.compact()(fresh), small(fresh))
 
 
-def test_filters_that_differ_and_that_nothing_stores_stay():
+@pytest.mark.parametrize("product", [False, True])
+def test_filters_that_differ_and_that_nothing_stores_stay(product):
     class Differ(nn.Module):
         def __init__(self):
             super().__init__()
@@ -63,7 +64,10 @@ def test_filters_that_differ_and_that_nothing_stores_stay():
 
         def forward(self, x):
             x = self.a(x)
-            return self.b(F.conv1d(x, self.own[: x.shape[1]], groups=x.shape[1]))
+            own = (
+                (torch.arange(1.0, 7)[:, None] @ torch.ones(1, 3))[:, None] if product else self.own
+            )
+            return self.b(F.conv1d(x, own[: x.shape[1]], groups=x.shape[1]))
 
     coupling = couple(Differ().eval(), torch.randn(2, 2, 9))
     assert coupling.groups == ()

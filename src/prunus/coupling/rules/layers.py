@@ -11,6 +11,7 @@ from prunus.coupling.rules.attention import product_of_two
 from prunus.coupling.rules.elementwise import named
 from prunus.coupling.types import layer_of
 from prunus.coupling.weights import Axis, Weight
+from prunus.shapes import reads_values
 
 __all__ = ["RULES"]
 
@@ -170,6 +171,8 @@ def _constant(trace: Trace, kernel: Tensor) -> bool:
     """Whether filters are the same for all channels, and for all inputs."""
     labels = trace.read(kernel)
     fixed = bool(((labels == CONSTANT) | (labels == WRITTEN)).all())
+    if fixed:
+        reads_values(kernel)
     return fixed and bool((kernel == kernel[:1]).all())
 
 
