@@ -177,7 +177,8 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
         return copy.deepcopy(module, memo)
     new: M = kind.__new__(kind)
     memo[id(module)] = new  # before its parts, which may know it
-    for key, value in module.__getstate__().items():  # all but what `compile` made of this one
+    state = module.__getstate__()  # type: ignore[no-untyped-call]  # without what `compile` made
+    for key, value in state.items():
         if type(value) in ATOMS:
             new.__dict__[key] = value
         elif key in PARTS and type(value) is dict:
