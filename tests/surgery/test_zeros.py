@@ -50,3 +50,15 @@ def test_what_is_no_number_is_not_zero() -> None:
     assert zeros.slices("t", 2).tolist() == [False, False]
     assert "t" in zeros
     assert "u" not in zeros
+
+
+def test_entries_of_any_sign_and_kind_are_no_zeros() -> None:
+    below = -torch.rand(3, 2, 2)
+    below[1] = 0
+    turned = torch.zeros(3, 2, dtype=torch.complex64)
+    turned[0, 1] = 1j
+    zeros = Zeros({"below": below, "turned": turned})
+    assert zeros.slices("below", 0).tolist() == [False, True, False]
+    assert zeros.slices("below", 1).tolist() == [False, False]
+    assert zeros.slices("turned", 0).tolist() == [False, True, True]
+    assert zeros.slices("turned", 1).tolist() == [True, False]

@@ -202,7 +202,7 @@ def _empty(model: nn.Module, groups: tuple[Group, ...], example: Batch) -> dict[
             if not going.any():
                 continue
             most = min(
-                (left[s.parameter, s.axis] - 1) // int((s.unit == s.unit[0]).sum())
+                (left[s.parameter, s.axis] - 1) // (s.unit.numel() // group.size)
                 for s in group.slots
             )
             spared = going.nonzero().flatten()[: max(0, int(going.sum()) - most)]
@@ -211,8 +211,9 @@ def _empty(model: nn.Module, groups: tuple[Group, ...], example: Batch) -> dict[
                 going = group.balanced(going)
             if not going.any():
                 continue
+            count = int(going.sum())
             for slot in group.slots:
-                left[slot.parameter, slot.axis] -= int(going[slot.unit].sum())
+                left[slot.parameter, slot.axis] -= count * (slot.unit.numel() // group.size)
             alive[group.name] &= ~going
             if bool((going & ~dead.blank).any()):  # else nothing moves, and nothing else can die
                 fold(model, group, going & ~dead.blank, dead.inputs)

@@ -87,32 +87,33 @@ def cut(
         whole: the shapes that the network's configuration stands for, where it is to follow.
     """
     removed: Removed = defaultdict(dict)
-    tensors: dict[str, Tensor] = {}
+    tensors = _by_name(model)
     outputs: dict[str, tuple[str, int]] = {}
     across: dict[str, None] = {}
     for group in groups:
-        if not bool(gone[group.name].any()):
+        going = gone[group.name]
+        if not bool(going.any()):
             continue
         for slot in group.slots:
-            places = slot.index[gone[group.name][slot.unit]]
-            _remove(model, removed, tensors, slot.parameter, slot.axis, places)
+            there = going[slot.unit]
+            _remove(removed, tensors, slot.parameter, slot.axis, slot.index, there)
             layer, _, leaf = slot.parameter.rpartition(".")
             if slot.role == "out" and leaf == "weight" and layer in group.producers:
                 outputs[layer] = (slot.parameter, slot.axis)
-                if getattr(model.get_submodule(layer), "bias", None) is not None:
-                    # also one that folding added
-                    _remove(model, removed, tensors, f"{layer}.bias", 0, places)
+                if f"{layer}.bias" in tensors:  # also one that folding added
+                    _remove(removed, tensors, f"{layer}.bias", 0, slot.index, there)
         if not group.exact:
             across.update(dict.fromkeys(norms_across(model, group)))
-    before = {name: tensor.shape for name, tensor in tensors.items()}
+    before = {name: tensors[name].shape for name in removed}
     cuts: dict[tuple[str, int], tuple[int, int]] = {
         (name, axis): (len(gone_there), len(gone_there) - int(gone_there.sum()))
         for name, axes in removed.items()
         for axis, gone_there in axes.items()
     }
     twins: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        twins[id(parameter)].append(name)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, nn.Parameter):
+            twins[id(tensor)].append(name)
     for (name, axis), lengths in list(cuts.items()):  # a table that a linear layer shares
         for other in twins.get(id(tensors[name]), ()):
             cuts[other, axis] = lengths
@@ -151,20 +152,29 @@ def cuts_between(before: Mapping[str, torch.Size], model: nn.Module) -> Cuts:
     }
 
 
+def _by_name(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, by each of its names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
 def _remove(
-    model: nn.Module,
     removed: Removed,
-    tensors: dict[str, Tensor],
+    tensors: Mapping[str, Tensor],
     name: str,
     axis: int,
     places: Tensor,
+    going: Tensor,
 ) -> None:
-    """Enter positions of a tensor among those that go."""
-    if name not in tensors:
-        tensors[name] = _tensor(model, name)
-    if axis not in removed[name]:
-        removed[name][axis] = torch.zeros(tensors[name].shape[axis], dtype=torch.bool)
-    removed[name][axis][places] = True
+    """Enter those of some positions of a tensor that go."""
+    known = removed[name].get(axis)
+    if known is None:
+        known = torch.zeros(tensors[name].shape[axis], dtype=torch.bool)
+        removed[name][axis] = known.index_put_((places,), going)
+    else:
+        known[places[going]] = True
 
 
 def _stays(gone: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def dead_units(
     found = []
     for group, suspect in zip(groups, suspects, strict=True):
         fine = suspect.silent | suspect.cut
-        for slot in _inputs(group):
+        for slot in _inputs(group) if bool(fine.any()) else ():
             name = slot.layer
             constant = _constant_units(model, group, slot, readings.get(name))
             if name in redrawn:
@@ -130,10 +130,13 @@ def _suspects(
     model: nn.Module, zeros: Zeros, learned: set[str], group: Group, alive: Tensor
 ) -> Suspects:
     zero = {s.parameter: _zero_units(zeros, group, s) for s in _inputs(group)}
+    weights = {f"{name}.weight" for name in (*group.producers, *group.norms, *group.embeddings)}
     rows = {
         s.parameter: _zero_units(zeros, group, s)
         for s in group.slots
-        if s.role == "out" and s.parameter in zeros
+        if s.role == "out"
+        and s.parameter in zeros
+        and (s.parameter in learned or s.parameter in weights or s.layer in group.raw)
     }
     every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
     none = torch.zeros_like(alive)
@@ -272,6 +275,8 @@ def _conv_groups(module: nn.Module) -> int:
 
 def _all_of(group: Group, slot: Slot, entries: Tensor) -> Tensor:
     """True for each class all of whose entries in the slot are True."""
+    if torch.equal(slot.unit, torch.arange(group.size)):  # one of each, in order
+        return entries
     result = torch.ones(group.size, dtype=torch.bool)
     result[slot.unit[~entries]] = False
     return result

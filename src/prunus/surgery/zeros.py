@@ -1,9 +1,9 @@
 """Which slices of a model's tensors are all zero, each tensor read once for all groups."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 __all__ = ["Zeros"]
@@ -35,17 +35,30 @@ class Zeros:
     def slices(self, name: str, axis: int) -> Bool[Tensor, " slices"]:
         """True for each slice along the axis without an entry beside zero; NaN is none."""
         if (name, axis) not in self._found:
-            tensor = self._state[name].detach()
-            sizes = tensor.abs() if tensor.numel() else tensor  # one pass for all of its axes
-            for each in {axis, *range(min(2, tensor.ndim))}:
-                self._found[name, each] = _zero(sizes, each)
+            self._found[name, axis] = _zero(self._state[name].detach(), axis)
         return self._found[name, axis]
 
 
-def _zero(sizes: Tensor, axis: int) -> Bool[Tensor, " slices"]:
-    """Reduced axis by axis from the front, as strided reductions are far slower."""
-    if not sizes.numel():
-        return torch.ones(sizes.shape[axis], dtype=torch.bool)
+def _zero(values: Tensor, axis: int) -> Bool[Tensor, " slices"]:
+    """Reduced axis by axis from the front, as strided reductions are far slower.
+
+    Where the largest entry is 0, the lowest is asked for; there is no other memory of their size.
+    """
+    if values.ndim == 1:
+        return (values == 0).cpu()
+    if not values.numel():
+        return torch.ones(values.shape[axis], dtype=torch.bool)
+    if values.is_complex():
+        values = values.abs()
+    zero = _extreme(values, axis, torch.amax) == 0
+    if bool(zero.any()):
+        zero &= _extreme(values, axis, torch.amin) == 0
+    return zero.cpu()
+
+
+def _extreme(
+    values: Tensor, axis: int, of: Callable[[Tensor, int], Tensor]
+) -> Shaped[Tensor, " slices"]:
     for _ in range(axis):
-        sizes = sizes.amax(0)
-    return (sizes.flatten(1).amax(1) if sizes.ndim > 1 else sizes).eq(0).cpu()
+        values = of(values, 0)
+    return of(values.flatten(1), 1) if values.ndim > 1 else values
