@@ -41,7 +41,9 @@ def check_ready(model: nn.Module) -> None:
         )
 
 
-def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight], dict[str, str]]:
+def prunable(
+    model: nn.Module, *, asked: bool = False, known: Mapping[str, Weight] | None = None
+) -> tuple[dict[str, Weight], dict[str, str]]:
     """The weights that can be pruned, and {name: reason} for those that cannot.
 
     The matrices of recurrent layers and of attention are pruned on request: without one (`asked`,
@@ -50,7 +52,7 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
 
     A tensor that several modules share is refused in each of them, so that it is never pruned
     twice. One module object under several names is one module. A reason carries the name of its
-    layer, or of the module where no view knows that.
+    layer, or of the module where no view knows that. `known` is what `weights_of` says.
 
     Raises:
         ValueError: a parameter has no shape yet (lazy modules), a part is not loaded, or a user's
@@ -63,7 +65,7 @@ def prunable(model: nn.Module, *, asked: bool = False) -> tuple[dict[str, Weight
             owners.setdefault(id(parameter), []).append(f"{owner}.{key}" if owner else key)
     found: dict[str, Weight] = {}
     refused: dict[str, str] = {}
-    known = weights_of(model)
+    known = weights_of(model) if known is None else known
     adapters = tuple(
         f"{name}.{part}."
         for name, module in model.named_modules()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.cost.files import type_name
 from prunus.cost.operations import Operations, count_operations
 from prunus.ranking import count_true
-from prunus.weights import weights_of
+from prunus.weights import Weight, weights_of
 
 __all__ = ["Anatomy", "anatomy"]
 
@@ -69,13 +69,18 @@ class Anatomy:
 
 
 def anatomy(
-    model: nn.Module, run: Callable[[], int] | None = None, *, count: bool = True
+    model: nn.Module,
+    run: Callable[[], int] | None = None,
+    *,
+    count: bool = True,
+    known: Mapping[str, Weight] | None = None,
 ) -> Anatomy:
     """The sizes of `model`; `run` makes one forward call and returns its number of samples.
 
     Products are left out of that call where nothing in it asks for them; see `by_shapes`.
 
     Without `count` zeros are not looked for: what is said is what a network without any has.
+    `known` is what `weights_of` says.
     """
     entries: dict[str, Tensor] = {}
     first: dict[int, str] = {}
@@ -94,9 +99,9 @@ def anatomy(
         entries[name] = tensor
         if is_parameter:
             parameters.add(name)
-    state = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    state = {k: v for k, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
     entries.update({k: v for k, v in state.items() if k not in entries and k not in tied})
-    found = weights_of(model)
+    found = weights_of(model) if known is None else known
     weights = {
         n: (w.path, w.source.index is not None)
         for n, w in found.items()

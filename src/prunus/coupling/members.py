@@ -28,8 +28,9 @@ def settled(trace: LabelTrace) -> Uses:
     uses.update(_entries(trace, uses))
     every = _Together(uses)
     every.one_class_each(trace.labels)
-    settle_parts(trace.labels, trace.parts.found)
-    every.one_class_each(trace.labels)
+    if trace.parts.found:
+        settle_parts(trace.labels, trace.parts.found)
+        every.one_class_each(trace.labels)
     for name in _turned(trace, uses):
         trace.pinned.setdefault(name, "it is used transposed too")
     for name, reason in trace.pinned.items():
@@ -80,7 +81,7 @@ class _Together:
     def _pairs(self) -> tuple[Tensor, Tensor]:
         """What uses a slice twice or more, one after the other."""
         if self._neighbours is None:
-            order = torch.argsort(self.slices, stable=True)
+            order = in_order(self.slices)
             slices, own = self.slices[order], self.labels[order]
             same = slices[1:] == slices[:-1]
             self._neighbours = own[:-1][same], own[1:][same]

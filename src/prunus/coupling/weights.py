@@ -91,7 +91,7 @@ class Book:
         self._owners: dict[str, str | None] = {}
         self.total = 0
         self.learned = {name for name, _ in model.named_parameters()}
-        persistent = set(model.state_dict())
+        persistent = set(model.state_dict(keep_vars=True))
         firsts: dict[int, int] = {}
         named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
         for name, tensor in named:

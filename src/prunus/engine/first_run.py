@@ -1,5 +1,7 @@
 """The network's first run, on the dense one: what it multiplies, and which channels go together."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -13,12 +15,19 @@ from prunus.hints import Batch
 from prunus.modes import evaluating
 from prunus.parts import NODES
 from prunus.recipe import Recipe
+from prunus.weights import Weight
 
 __all__ = ["first_run"]
 
 
 def first_run(
-    dense: nn.Module, recipe: Recipe, example: Batch, device: torch.device, *, known: bool
+    dense: nn.Module,
+    recipe: Recipe,
+    example: Batch,
+    device: torch.device,
+    *,
+    known: bool,
+    weights: Mapping[str, Weight] | None = None,
 ) -> tuple[Anatomy, Coupling | None]:
     """The sizes of a network's parts, and its coupling where the run that counts tells both.
 
@@ -30,13 +39,14 @@ def first_run(
         example: one batch, or None where there are no data.
         device: where it runs.
         known: whether the coupling is known from elsewhere.
+        weights: what `weights_of` says of it, where that was asked before.
     """
     if example is None:
-        return anatomy(dense), None
+        return anatomy(dense, known=weights), None
     batch = to_device(example, device)
     if recipe.units == NODES and not known and size_of(example) in (1, 2):
         try:
-            return _both(dense, recipe, batch)
+            return _both(dense, recipe, batch, weights)
         except Exception as error:  # whatever the model raises; a run by itself says it better
             unless_interrupted(error)
 
@@ -45,10 +55,12 @@ def first_run(
             call(dense, to_device(example, device))
         return size_of(example) or 1
 
-    return anatomy(dense, run), None
+    return anatomy(dense, run, known=weights), None
 
 
-def _both(dense: nn.Module, recipe: Recipe, batch: Batch) -> tuple[Anatomy, Coupling]:
+def _both(
+    dense: nn.Module, recipe: Recipe, batch: Batch, weights: Mapping[str, Weight] | None
+) -> tuple[Anatomy, Coupling]:
     heads = recipe.granularity.heads
     traces: list[LabelTrace] = []
 
@@ -56,5 +68,5 @@ def _both(dense: nn.Module, recipe: Recipe, batch: Batch) -> tuple[Anatomy, Coup
         traces.append(first_trace(dense, batch, heads))
         return 2  # a single sample is taken twice
 
-    sizes = anatomy(dense, run)
+    sizes = anatomy(dense, run, known=weights)
     return sizes, coupling_of(dense, batch, heads, traces[-1])  # the call may be made twice

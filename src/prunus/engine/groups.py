@@ -20,7 +20,7 @@ from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import narrowed
 from prunus.surgery.readings import run as run_on
-from prunus.weights import weights_of
+from prunus.weights import Weight
 
 __all__ = [
     "NodeCost",
@@ -103,6 +103,7 @@ class NodeCost:
 
 def selected_groups(
     model: nn.Module,
+    weights: Mapping[str, Weight],
     coupling: Coupling,
     selected: Sequence[str],
     *,
@@ -120,7 +121,7 @@ def selected_groups(
             those of the selected layers.
     """
     groups = []
-    asked_for = {name for name, weight in weights_of(model).items() if weight.source.on_request}
+    asked_for = {name for name, weight in weights.items() if weight.source.on_request}
     refused = {name: why for name, why in coupling.refused.items() if name in selected}
     for group in coupling.groups:
         outside = [name for name in group.producers if name not in selected]

@@ -46,6 +46,7 @@ class Job:
         recipe: the method.
         name: its name.
         names: the selected layers.
+        weights: of the dense network, by layer; all that a view knows.
         places: {layer: place in order of execution}.
         sizes: of the network's parts.
         not_pruned: {name: reason} of what is no layer, or not selected.
@@ -71,6 +72,7 @@ class Job:
     recipe: Recipe
     name: str
     names: tuple[str, ...]
+    weights: Mapping[str, Weight]
     places: Mapping[str, int]
     sizes: Anatomy
     not_pruned: Mapping[str, str]
@@ -89,11 +91,6 @@ class Job:
     tables: tuple[str, ...] = ()
     asked: bool = False
     found: Coupling | None = None
-
-    @cached_property
-    def weights(self) -> Mapping[str, Weight]:
-        """Of the dense network, by layer."""
-        return weights_of(self.dense)
 
     def position(self, name: str) -> int:
         """The place of a layer in order of execution; those that the example skips come last."""
@@ -181,9 +178,10 @@ def job_of(
         ValueError: no such layer, NaN or infinite weights, a calibration of another model, or one
             where the recipe reads the data again.
     """
-    modules, refused = prunable(dense, asked=layers is not None)
+    weights = weights_of(dense)
+    modules, refused = prunable(dense, asked=layers is not None, known=weights)
     wide = "*" if recipe.basis.widens and layers is None else layers
-    tables = _tables(dense, wide, exclude) if recipe.units == NODES else ()
+    tables = _tables(dense, weights, wide, exclude) if recipe.units == NODES else ()
     names = matching(modules, _without(layers, tables), exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work
@@ -222,13 +220,14 @@ def job_of(
         )
 
     known = calibration is not None and recipe.granularity.heads == "kv"
-    sizes, coupling = first_run(dense, recipe, example, device, known=known)
+    sizes, coupling = first_run(dense, recipe, example, device, known=known, weights=weights)
     names, shared = unfit(recipe, dense, names, to_device(example, device))
     job = Job(
         dense=dense,
         recipe=recipe,
         name=name,
         names=tuple(names),
+        weights=weights,
         places={key: i for i, key in enumerate(sizes.order or modules)},
         sizes=sizes,
         not_pruned={
@@ -259,7 +258,10 @@ def _globs(given: str | Sequence[str] | None) -> list[str]:
 
 
 def _tables(
-    model: nn.Module, layers: str | Sequence[str] | None, exclude: str | Sequence[str] | None
+    model: nn.Module,
+    weights: Mapping[str, Weight],
+    layers: str | Sequence[str] | None,
+    exclude: str | Sequence[str] | None,
 ) -> tuple[str, ...]:
     """Embeddings, and parameters that belong to no layer we know, that are asked for."""
 
@@ -267,7 +269,7 @@ def _tables(
         return any(matches(name, glob) for glob in _globs(globs))
 
     found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
-    known = {weight.path for weight in weights_of(model).values()}
+    known = {weight.path for weight in weights.values()}
     raw = [n for n, p in model.named_parameters() if p.ndim > 1 and n not in known]
     found += [layer for n in raw if (layer := layer_of(n)) not in found]
     return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))

@@ -30,6 +30,7 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
     small = sample_of(job.dense, to_device(job.example, job.device))
     groups, refused = selected_groups(
         job.dense,
+        job.weights,
         job.coupling,
         job.names,
         inexact=recipe.granularity.inexact,

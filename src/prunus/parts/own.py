@@ -110,6 +110,8 @@ def as_part(
         raise TypeError(
             f"`{name}` must be an instance {what}, got {value!r}. Write it with its parentheses."
         )
+    if family in type(value).__mro__:  # as of a table; to ask a Protocol takes far longer
+        return cast(Family, value)
     if isinstance(value, Own):  # `dataclasses.replace` hands a wrapped part over again
         return cast(Family, value)
     return value if isinstance(value, family) else cast(Family, Own(value, family))

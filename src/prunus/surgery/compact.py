@@ -186,7 +186,7 @@ def _apart(model: nn.Module, small: nn.Module) -> None:
 
 def _empty(model: nn.Module, groups: tuple[Group, ...], example: Batch) -> dict[str, Tensor]:
     """Fold and zero dead units until none is left; return the classes of each group that can go."""
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     left = {
         (slot.parameter, slot.axis): state[slot.parameter].shape[slot.axis]
         for group in groups

@@ -92,7 +92,7 @@ def dead_units(
     Where a norm takes statistics over the group, only a unit all of whose members are zero goes.
     `filled` names tensors that are known to hold no zero.
     """
-    zeros = Zeros(model.state_dict(), filled)
+    zeros = Zeros(model.state_dict(keep_vars=True), filled)
     learned = {name for name, _ in model.named_parameters()}
     suspects = [_suspects(model, zeros, learned, group, alive[group.name]) for group in groups]
     read = {
