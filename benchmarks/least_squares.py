@@ -5,6 +5,7 @@ decays as k^-1.5 (`decaying`), and hidden units of a random ReLU layer on those 
 is Wanda's. `excess` is the bound that the fit states, relative to the least error; `measured` the
 difference to Cholesky's, on the rows that were factorised (`cholesky_rows`: up to half kept, each
 costs the same).
+`bfloat16` says whether steps multiplied in it, as they do where the processor has instructions.
 The sweep is `prunus.joint.sparsegpt` as a recipe runs it, which chooses its own mask.
 
 `--parts` is for layers too large for all of their rows: every method's time is a fixed part and one
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from prunus.compensation import least_squares
+from prunus.compensation.descent import multiplies_half
 from prunus.files import write_text
 from prunus.host import host_facts, versions
 from prunus.joint.sparsegpt import keep_in_rows, sparsegpt
@@ -61,6 +63,7 @@ def measure(kind: str, n: int, density: float, *, exact: int) -> dict[str, Any]:
     mask = mask.scatter(1, price.topk(kept, dim=1).indices, True)
     choose = keep_in_rows(torch.full((n,), kept), weight)
     row: dict[str, Any] = {"inputs": kind, "n": n, "density": density}
+    row["bfloat16"] = multiplies_half()
     _, row["sparsegpt_s"] = seconds(lambda: sparsegpt(weight, gram, choose))
     for rtol in (1e-2, 1e-3):
         fit, took = seconds(lambda r=rtol: least_squares(weight, gram, mask, solver="cg", rtol=r))
@@ -90,6 +93,7 @@ def parts(kind: str, n: int, density: float) -> dict[str, Any]:
     mask = torch.zeros_like(weight, dtype=torch.bool)
     mask = mask.scatter(1, price.topk(kept, dim=1).indices, True)
     found: dict[str, Any] = {"inputs": kind, "n": n, "density": density, "measured_rows": few}
+    found["bfloat16"] = multiplies_half()
     taken: dict[str, list[float]] = {}
     for rows in few:
         w, m = weight[:rows], mask[:rows]
