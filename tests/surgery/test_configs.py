@@ -217,6 +217,23 @@ def test_one_block_is_built_for_each_set_of_fields_that_is_tried():
     assert BUILT.count(1) > BUILT.count(5) == 1
 
 
+class Strict(Scaled):
+    """Takes widths in one proportion alone, so that no field says anything by itself."""
+
+    def __init__(self, config):
+        if config.inner != 3 * config.wide:
+            raise ValueError("the inner width is three times the outer one")
+        super().__init__(config)
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_fields_that_bear_on_one_another_are_tried_together(blocks):
+    before = {n: t.shape for n, t in Strict(Config(blocks=blocks)).state_dict().items()}
+    small = Strict(Config(wide=4, inner=12, blocks=blocks))
+    small.config = Config(blocks=blocks)
+    assert configs.configured(small, before).change == {"wide": 4, "inner": 12}
+
+
 class Single(Scaled):
     """A network of one block has another inner width."""
 

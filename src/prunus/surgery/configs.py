@@ -145,10 +145,16 @@ def _said(
     """Changes of a configuration by which the class has these tensors, with what it makes then."""
     epsilon = _epsilon(module, module.config)
     blueprint = Blueprint(module, before)
-    for change in itertools.islice(_changes(module.config, _pairs(lengths)), LARGEST):
-        built = blueprint.built(module.config, {**change, **epsilon}, after)
-        if built is not None:
-            yield {**change, **epsilon}, built
+    others: list[Change] = []
+    for change, parts in itertools.islice(_changes(module.config, _pairs(lengths)), LARGEST):
+        change |= epsilon
+        if not blueprint.foresees(parts, after):
+            others.append(change)
+        elif (built := blueprint.built(change, after)) is not None:
+            yield change, built
+    for change in others:  # whose fields may bear on one another
+        if blueprint.may(change, after) and (built := blueprint.built(change, after)) is not None:
+            yield change, built
 
 
 def _gives(built: nn.Module, module: nn.Module, example: Batch, gave: Any) -> bool:
@@ -173,7 +179,7 @@ def changed_configs(
     if _uneven(lengths) is not None:
         return
     epsilon = {} if small is None else _epsilon(small, config)
-    for change in itertools.islice(_changes(config, _pairs(lengths)), LARGEST):
+    for change, _ in itertools.islice(_changes(config, _pairs(lengths)), LARGEST):
         trial = copied_config(config)
         put_fields(trial, {**change, **epsilon})
         yield trial
@@ -201,8 +207,8 @@ def _lengths(before: Shapes, after: Shapes) -> Lengths:
     }
 
 
-def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[Change]:
-    """Sets of fields that may say these lengths, the plainest first."""
+def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[tuple[Change, list[Change]]]:
+    """Sets of fields that may say these lengths, with what says which; the plainest first."""
     choices = [list(enumerate(_fields(config, old, new))) for old, new in pairs]
     seen: list[Change] = []
     for ranked in sorted(itertools.product(*choices), key=lambda c: sum(rank for rank, _ in c)):
@@ -210,7 +216,7 @@ def _changes(config: Any, pairs: list[tuple[int, int]]) -> Iterator[Change]:
         fits = all(merged.setdefault(k, v) == v for _, part in ranked for k, v in part.items())
         if fits and merged not in seen:
             seen.append(merged)
-            yield merged
+            yield dict(merged), [part for _, part in ranked if part]
 
 
 def _fields(config: Any, old: int, new: int) -> list[Change]:

@@ -1,7 +1,7 @@
 """Models of a class built from another configuration, without memory for their parameters."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ class Bare(TorchFunctionMode):
         return func(*args, **own)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Parameters keep what they are made of: what is drawn for them would be written over."""
+class _Undrawn(Bare):
+    """Nor is anything drawn for parameters: it would be written over."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -51,7 +51,7 @@ class _Undrawn(TorchFunctionMode):
         given = args[0] if args else (kwargs or {}).get("tensor")
         if isinstance(given, nn.Parameter) and getattr(func, "__name__", "") in DRAWN:
             return given
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 class Blueprint:
@@ -64,24 +64,40 @@ class Blueprint:
     def __init__(self, module: Any, before: Shapes) -> None:
         """`before` are the shapes that the module's configuration, as it is, stands for."""
         self._kind: Any = type(module)
-        self._counts, self._names = self._shortened(module, before)
-
-    def _shortened(self, module: nn.Module, before: Shapes) -> tuple[list[str], set[str]]:
-        """Fields that count the blocks of a list, and the tensors of a model with one of each."""
+        self._config = module.config
+        self._counts: list[str] = []
+        self._few = before  # shapes of a model with one block of each list
+        self._known: dict[tuple[tuple[str, Any], ...], Shapes] = {}
         lengths = {len(m) for m in module.modules() if isinstance(m, nn.ModuleList)}
-        counts: list[str] = []
-        names = set(before)
         for path, value in fields_of(module.config):
             if type(value) is not int or value <= FEW or value not in lengths:
                 continue
-            found = self._shapes(module.config, dict.fromkeys([*counts, path], 1))
-            if found.keys() < names and all(before[name] == found[name] for name in found):
-                counts, names = [*counts, path], set(found)
-        return counts, names if counts else set()
+            found = self._shapes(dict.fromkeys([*self._counts, path], 1))
+            fewer = found.keys() < self._few.keys()
+            if fewer and all(before[name] == shape for name, shape in found.items()):
+                self._counts, self._few = [*self._counts, path], found
 
-    def _shapes(self, config: Any, change: Mapping[str, Any]) -> Shapes:
+    def foresees(self, parts: Sequence[Mapping[str, Any]], after: Shapes) -> bool:
+        """Whether changes of a configuration have these shapes, if none bears on another one's."""
+        lengths = {name: list(shape) for name, shape in self._few.items()}
+        for part in parts:
+            key = tuple(part.items())
+            if key not in self._known:
+                self._known[key] = self._shapes({**part, **dict.fromkeys(self._counts, 1)})
+            found = self._known[key]
+            if found.keys() != lengths.keys():
+                return False
+            for name, shape in self._few.items():
+                if len(found[name]) != len(shape):
+                    return False
+                for axis, (old, new) in enumerate(zip(shape, found[name], strict=True)):
+                    if new != old:
+                        lengths[name][axis] = new
+        return all(after.get(name) == torch.Size(found) for name, found in lengths.items())
+
+    def _shapes(self, change: Mapping[str, Any]) -> Shapes:
         """Shapes by a changed configuration; none where the class does not take it."""
-        trial = copied_config(config)
+        trial = copied_config(self._config)
         try:
             put_fields(trial, change)
             with torch.device("meta"), quiet(), _Undrawn():
@@ -90,24 +106,27 @@ class Blueprint:
             return {}
         return shapes_of(built)
 
-    def built(self, config: Any, change: Mapping[str, Any], after: Shapes) -> nn.Module | None:
+    def built(self, change: Mapping[str, Any], after: Shapes) -> nn.Module | None:
         """A model by a changed configuration, without memory for what its parameters are made of.
 
         None where its tensors have not the shapes `after`.
         """
-        if self._counts:
-            found = self._shapes(config, {**change, **dict.fromkeys(self._counts, 1)})
-            if found != {name: after.get(name) for name in self._names}:
-                return None
-        trial = copied_config(config)
+        trial = copied_config(self._config)
         try:
             put_fields(trial, change)
             check_config(trial)
-            with quiet(), _Undrawn(), Bare():
+            with quiet(), _Undrawn():
                 made: nn.Module = drawing([torch.default_generator], lambda: self._kind(trial))
         except Exception:  # whatever the library says
             return None
         return made if shapes_of(made) == dict(after) else None
+
+    def may(self, change: Mapping[str, Any], after: Shapes) -> bool:
+        """Whether the shapes of a model with one block of each list are those of the whole one."""
+        if not self._counts:
+            return True
+        found = self._shapes({**change, **dict.fromkeys(self._counts, 1)})
+        return found == {name: after.get(name) for name in self._few}
 
 
 def check_config(config: Any) -> None:
