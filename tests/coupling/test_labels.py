@@ -47,7 +47,8 @@ PARTNERS = {"constants": CONSTANT, "written": WRITTEN, "data": DATA, "entries": 
 
 @pytest.mark.parametrize("partner", PARTNERS)
 @pytest.mark.parametrize("turned", [False, True])
-def test_classes_that_meet_one_kind_of_values(partner, turned):
+@pytest.mark.parametrize("alike", [False, True])
+def test_classes_that_meet_one_kind_of_values(partner, turned, alike):
     """As where one value of another kind stands beside, which takes the long way."""
     said = []
     for beside in ([], [CONSTANT if partner != "constants" else WRITTEN]):
@@ -58,7 +59,9 @@ def test_classes_that_meet_one_kind_of_values(partner, turned):
             values = values - torch.arange(6)
         other = torch.cat([values, torch.tensor(beside, dtype=torch.int64)])
         mine = torch.cat([classes, torch.full((len(beside),), CONSTANT)])
-        found = labels.meet(other, mine, "add") if turned else labels.meet(mine, other, "add")
+        sizes = (mine.shape, (1,) if alike else other.shape)
+        given = (other, mine, "add", sizes[::-1]) if turned else (mine, other, "add", sizes)
+        found = labels.meet(*given)
         said.append(
             (
                 found[:6].tolist(),

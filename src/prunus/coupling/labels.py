@@ -20,6 +20,7 @@ from torch import Tensor
 
 CONSTANT, DATA, WRITTEN = 0, 1, 2
 FIRST = 3
+REFUSED = "{} combines it with values that no removable channel makes"
 MANY = 1024  # numbers of which it pays to ask whether they are sorted already
 
 
@@ -102,6 +103,12 @@ def _spans(given: Sequence[int] | None, wide: Sequence[int]) -> Tensor:
         view = [-1 if i == axis else 1 for i in range(ndim)]
         at = at * wide[axis] + line.to(torch.int64).reshape(view)
     return at
+
+
+def _varies(given: Sequence[int] | None, wide: Sequence[int]) -> bool:
+    """Whether other entries of an operand stand at other positions."""
+    own = wide if given is None else given  # its axes are the last ones
+    return any(n > 1 and m > 1 for n, m in zip(own[::-1], wide[::-1], strict=False))
 
 
 def narrowed(labels: Tensor) -> Tensor:
@@ -243,12 +250,17 @@ class Labels:
         if whole and other_whole:
             self.unite(one, other)
             return one
-        if whole or other_whole:  # with a constant, or a bias, in a few steps
+        if whole or other_whole:  # with values of one kind, in a few steps
             classes, partner = (one, other) if whole else (other, one)
-            if bool((partner == CONSTANT).all()):
+            least, most = (int(n) for n in partner.aminmax()) if partner.numel() else (0, 0)
+            if least == most == CONSTANT:
                 return classes
-            if bool((partner < 0).all()):
+            if most < 0:
                 self.meet_atoms(partner, classes)
+                return classes
+            if least == most == DATA:
+                if _varies(sizes[1 if whole else 0], wide) or classes.numel() == 1:
+                    self.refuse(classes, REFUSED.format(operation))
                 return classes
         both = is_class & other_is_class
         spans = tuple(_spans(given, wide) for given in sizes)
@@ -258,10 +270,7 @@ class Labels:
             (other, other_is_class, one, spans[0]),
         ):
             if bool((place > 0).any()) or label.numel() == 1:
-                self.refuse(
-                    label[is_label & (partner == DATA)],
-                    f"{operation} combines it with values that no removable channel makes",
-                )
+                self.refuse(label[is_label & (partner == DATA)], REFUSED.format(operation))
             beside = is_label & (partner == WRITTEN)
             if bool(beside.any()):
                 self.written.append(pairs_of(label[beside], place[beside]))

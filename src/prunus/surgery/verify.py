@@ -15,6 +15,8 @@ from prunus.hints import Batch
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
 
+PIECE = 2**16  # numbers that are compared at a time, as a cache holds
+
 
 class CompactionError(RuntimeError):
     """A smaller network could not be made, or is not equal to the one it stands for."""
@@ -142,12 +144,16 @@ def _tensors(value: Any) -> list[Tensor]:
 def relative_change(before: Any, after: Any) -> float:
     """‖after − before‖ / ‖before‖ over all floating outputs together."""
     pairs = [
-        (one.double(), other.double())
+        (torch.split(one.flatten(), PIECE), torch.split(other.expand_as(one).flatten(), PIECE))
         for one, other in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True)
         if isinstance(one, Tensor) and one.is_floating_point()
     ]
-    moved = sum(float((other - one).square().sum()) for one, other in pairs)
-    size = sum(float(one.square().sum()) for one, _ in pairs)
+    moved = size = 0.0
+    for one, other in (parts for pair in pairs for parts in zip(*pair, strict=True)):
+        old = one.double()
+        change = other.double() - old
+        size += float(torch.dot(old, old))
+        moved += float(torch.dot(change, change))
     return (moved / size) ** 0.5 if size else (0.0 if moved == 0 else float("inf"))
 
 
