@@ -1,6 +1,7 @@
 """Certificates of float32 modules count the rounding that folding would hide."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -59,3 +60,52 @@ def test_both_networks_round():
     assert mixed == pytest.approx((error(small, small) + error(large, large)) / 2)
     assert mixed == pytest.approx(error(large, small))
     assert error(small, small) < mixed / 100
+
+
+class Scaled(nn.Sequential):
+    """Values grow by a factor in the first layer and shrink by it behind: outputs are of size 1."""
+
+    def __init__(self, kind: str, factor: float) -> None:
+        torch.manual_seed(0)
+        if kind == "matrices":
+            super().__init__(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+            after = self[2]
+        elif kind == "norm":  # folded into the convolution before it, whose own values are large
+            super().__init__(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+            self[1].running_var.fill_(factor**2)
+            after = None
+        elif kind == "sums":
+            super().__init__(nn.Conv2d(2, 4, 1), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 3))
+            after = self[3]
+        with torch.no_grad():
+            self[0].weight.mul_(factor)
+            if after is not None:
+                after.weight.div_(factor)
+        self.eval()
+
+
+@pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["matrices", "norm", "sums"])
+def test_no_bound_where_values_of_the_ball_leave_the_range_of_the_numbers(kind, dtype):
+    largest = torch.finfo(dtype).max
+    factor = min(largest, 1e30) ** 0.5
+    model = Scaled(kind, factor).to(dtype)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].weight[0, 0] = 0
+    shape = (6,) if kind == "matrices" else (2, 4, 4)
+    x = torch.randn(40, *shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    near = prunus.certify(model, other, data=x)
+    assert near.value < math.inf
+    assert max(near.gaps) <= near.value
+    far = prunus.certify(model, other, data=x, radius=1000 * largest / factor)
+    assert far.value == math.inf
+    assert "range" in far.of("sup")[0].reason
+    assert far.summary()
+    reached = x.double().mean(0) + 900 * largest / factor * torch.ones(1, *shape).double() / 8
+    with torch.no_grad():
+        outputs = model(reached.to(dtype))
+    assert not torch.isfinite(outputs).all()  # and the gap there has no size at all
+    if kind == "matrices":
+        assert prunus.certify(model, other, radius=1000 * largest / factor).value == math.inf

@@ -67,6 +67,7 @@ def agree_in_own_dtype(
     outputs: Float64[Tensor, "samples outputs"],
     unit: float,
     *,
+    largest: float,
     pruned: bool,
     entry: float = 0.0,
 ) -> None:
@@ -78,6 +79,7 @@ def agree_in_own_dtype(
         inputs: as the dense network read them.
         outputs: of the network on them.
         unit: roundoff with which it computes.
+        largest: number that it can hold.
         pruned: it is the pruned one.
         entry: relative rounding of its inputs.
 
@@ -85,7 +87,7 @@ def agree_in_own_dtype(
         Unsupported: they differ by more than the counted rounding.
     """
     expected = run(found.stages, inputs, pruned=pruned).flatten(1)
-    allowed = rounding_at(found.stages, inputs, unit, pruned=pruned, entry=entry)
+    allowed = rounding_at(found.stages, inputs, unit, pruned=pruned, entry=entry, largest=largest)
     allowed = allowed + rounding_at(found.stages, inputs, DOUBLE, pruned=pruned) + 1e-300
     excess = _excess(expected, outputs, allowed)
     if excess is not None:
@@ -100,7 +102,7 @@ def _excess(expected: Tensor, actual: Tensor, allowed: Tensor) -> str | None:
     if expected.shape != actual.shape:
         return f"outputs of shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
     apart = (expected - actual).norm(dim=1)
-    bad = ~(apart <= allowed)
+    bad = ~((apart <= allowed) | allowed.isinf())  # outputs beyond the numbers are NaN
     if not bool(bad.any()):
         return None
     worst = int(torch.where(bad, apart.nan_to_num(nan=torch.inf), -1.0).argmax())

@@ -1,4 +1,6 @@
-"""How coarsely a network computes: the roundoff of its dtype, device and settings."""
+"""How coarsely a network computes, and how far its numbers reach: of its dtype and settings."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -6,7 +8,7 @@ from torch import nn
 from prunus.guarantee.rules import AVAILABLE, Unsupported
 from prunus.theory.gap.certificate import roundoff
 
-__all__ = ["unit_of"]
+__all__ = ["largest_of", "unit_of"]
 
 TF32 = 2.0**-11  # of a product's factors; sums are finer
 HALF = 2.0**-8  # of bfloat16, which "medium" float32 products may use
@@ -22,20 +24,30 @@ def unit_of(*networks: nn.Module) -> float:
     Raises:
         Unsupported: no floating-point arithmetic.
     """
-    found = [0.0]
+    found = [
+        max(roundoff(dtype), _products(device) if dtype is torch.float32 else 0.0)
+        for dtype, device in _numbers(*networks)
+    ]
+    if not found:
+        raise Unsupported(f"the networks have no floating-point parameters. {AVAILABLE}")
+    return max(found)
+
+
+def largest_of(*networks: nn.Module) -> float:
+    """The largest number that every dtype in which the networks compute can hold."""
+    return min((torch.finfo(dtype).max for dtype, _ in _numbers(*networks)), default=torch.inf)
+
+
+def _numbers(*networks: nn.Module) -> Iterator[tuple[torch.dtype, str]]:
+    """The dtypes in which networks compute, with their devices."""
     for network in networks:
         for tensor in (*network.parameters(), *network.buffers()):
             if not tensor.is_floating_point():
                 continue
-            unit, device = roundoff(tensor.dtype), tensor.device.type
-            if tensor.dtype is torch.float32:
-                unit = max(unit, _products(device))
+            device = tensor.device.type
+            yield tensor.dtype, device
             if torch.is_autocast_enabled(device):
-                unit = max(unit, roundoff(torch.get_autocast_dtype(device)))
-            found.append(unit)
-    if max(found) == 0:
-        raise Unsupported(f"the networks have no floating-point parameters. {AVAILABLE}")
-    return max(found)
+                yield torch.get_autocast_dtype(device), device
 
 
 def _products(device: str) -> float:

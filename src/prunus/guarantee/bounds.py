@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.guarantee.agree import agree, agree_in_own_dtype, probes
-from prunus.guarantee.arithmetic import unit_of
+from prunus.guarantee.arithmetic import largest_of, unit_of
 from prunus.guarantee.criteria import outputs_of
 from prunus.guarantee.extract import Extracted, Unsupported, extract
 from prunus.guarantee.networks import RealPair
@@ -59,7 +59,7 @@ class Bounds:
         self._example = None if samples is None else samples[:1]
         try:
             found = extract(model, model, self._example)
-            self._unit = unit_of(model)
+            self._unit, self._largest = unit_of(model), largest_of(model)
         except Unsupported as error:
             raise Unsupported(f"{reason_of(error)}. {ONLY}") from None
         self.samples = None if samples is None else samples.double()
@@ -89,12 +89,14 @@ class Bounds:
 
     def _bound(self, kind: str, stages: tuple[Stage, ...]) -> tuple[float, str]:
         if kind == "sup":
-            return sup_bound(stages, self._radius, self._centre, self._unit)
+            return sup_bound(stages, self._radius, self._centre, self._unit, self._largest)
         assert self.samples is not None  # the caller asks for data
         norms = functools.cache(layer_norms)
         bound, route = sample_bound(stages, self.samples, norms)
         rounding = sum(
-            rounding_at(stages, self.samples, self._unit, pruned=pruned, norms=norms)
+            rounding_at(
+                stages, self.samples, self._unit, pruned=pruned, norms=norms, largest=self._largest
+            )
             for pruned in (False, True)
         )
         assert isinstance(rounding, Tensor)
@@ -137,7 +139,7 @@ class Bounds:
                 for pruned, one in ((False, self._model), (True, network)):
                     agree_in_own_dtype(
                         found, one, self.samples, outputs_of(one, self._given), self._unit,
-                        pruned=pruned,
+                        largest=self._largest, pruned=pruned,
                     )  # fmt: skip
         except Unsupported as error:
             raise Unsupported(f"{reason_of(error)}. {ONLY}") from None
@@ -185,7 +187,11 @@ def _inputs_of(stages: tuple[Stage, ...], x: Tensor) -> list[Tensor]:
 
 
 def sup_bound(
-    stages: tuple[Stage, ...], radius: float, centre: Tensor, unit: float
+    stages: tuple[Stage, ...],
+    radius: float,
+    centre: Tensor,
+    unit: float,
+    largest: float = math.inf,
 ) -> tuple[float, str]:
     """The sup bound of `certify` on this ball, and its route; rounding of roundoff u is added."""
     start = Reach(dense=radius, pruned=radius, gap=0.0, centre=centre, pruned_centre=centre)
@@ -196,5 +202,5 @@ def sup_bound(
     }
     known = {name: value for name, value in routes.items() if value is not None}
     route = min(known, key=known.__getitem__)
-    rounding = rounding_error(stages, radius, centre, unit, norms)
+    rounding = rounding_error(stages, radius, centre, unit, norms, largest=largest)
     return known[route] * (1 + SLACK) + rounding, route

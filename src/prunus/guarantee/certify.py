@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.ambient import plainly
 from prunus.check import finite, fraction, positive
 from prunus.guarantee.agree import ROWS, agree, agree_in_own_dtype, probes
-from prunus.guarantee.arithmetic import unit_of
+from prunus.guarantee.arithmetic import largest_of, unit_of
 from prunus.guarantee.criteria import Outputs, float_inputs, sampled
 from prunus.guarantee.extract import Unsupported, extract
 from prunus.guarantee.masks import pruned_model
@@ -200,15 +200,16 @@ def _over_ball(
         # a single sample is its own mean: a ball of radius 0 is no ball
         radius = radius or reach * (1 + 1e-9) or float(x.norm()) or 1.0
     assert radius is not None  # asked for where there are no data
-    unit = unit_of(model, pruned)
+    unit, largest = unit_of(model, pruned), largest_of(model, pruned)
     both = RealPair(model, pruned, None if x is None or outputs is None else (x, *outputs))
     points = probes(centre[None], radius)
     agree(found, model, pruned, points if x is None else torch.cat([x[:ROWS], points]))
     read, *real = both(points if x is None else x)
     for thin, network in ((False, model), (True, pruned)):
         agree_in_own_dtype(
-            found, network, read, real[thin], unit, pruned=thin, entry=both.entry if thin else 0.0
-        )
+            found, network, read, real[thin], unit, largest=largest, pruned=thin,
+            entry=both.entry if thin else 0.0,
+        )  # fmt: skip
     return certify_stages(
         found.stages,
         radius=radius,
@@ -218,6 +219,7 @@ def _over_ball(
         in_sample=in_sample,
         covers_support=covers,
         unit=unit,
+        largest=largest,
         entry=both.entry,
         networks=both,
     )

@@ -157,8 +157,12 @@ def fold_batch_norm(
         first, second = bias.abs(), pruned_bias.abs()
         if before.offsets is not None:
             first = second = before.offsets
+        rows = (w.flatten(1).norm(dim=1) for w in (before.weight, before.pruned_weight))
+        own = (torch.maximum(*rows), torch.maximum(first, second))
+        inner = before.inner or own
         return replace(
             before,
+            inner=(torch.maximum(inner[0], own[0]), torch.maximum(inner[1], own[1])),
             offsets=torch.maximum(
                 first * scale.abs() + size, second * pruned_scale.abs() + pruned_size
             ),

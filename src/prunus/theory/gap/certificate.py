@@ -61,6 +61,7 @@ def certify(
     generator: Generator | None = None,
     networks: Networks | None = None,
     unit: float | None = None,
+    largest: float | None = None,
     entry: float = 0.0,
 ) -> Certificate:
     """Everything provable of one pruned network, with predictions and measurements beside it.
@@ -87,6 +88,8 @@ def certify(
             outputs of the pruned network). Every measured number then comes from it; without it
             the stages are the networks, in float64.
         unit: roundoff of both networks' arithmetic; that of `dtype` if None.
+        largest: number that both networks can hold; that of `dtype` if None. Where values of the
+            ball may exceed it, the bound is ∞.
         entry: relative rounding of the inputs before the pruned network, where it reads a
             coarser dtype than the dense one.
 
@@ -96,6 +99,7 @@ def certify(
     pairs = check_stages(stages)
     ball, _ = positive("radius", radius), fraction("delta", delta)
     u = roundoff(dtype) if unit is None else positive("unit", unit)
+    most = torch.finfo(dtype).max if largest is None else positive("largest", largest)
     x = None if samples is None else as_float64("samples", samples)
     origin = _origin(pairs, centre, input_shape, x)
     norms = functools.cache(layer_norms)
@@ -126,10 +130,15 @@ def certify(
     same = all(unchanged(pair) for pair in linear_stages(pairs)) and not entry
     rounding = 0.0  # equal networks round alike
     if not same or measured > 0:
-        rounding = rounding_error(pairs, ball, origin, u, norms, entry=entry)
+        rounding = rounding_error(pairs, ball, origin, u, norms, entry=entry, largest=most)
     value = routes[route] * (1 + SLACK) + rounding
     scale = None if sampled is None else sampled.scale
     vacuous, reason = judge(value, trivial, scale)
+    if math.isinf(rounding):
+        reason = (
+            "rounding has no bound in the networks' own numbers: within the ball values may leave "
+            "their range, or sums are too long for them"
+        )
     sup = Statement(
         kind="sup",
         status="RIG",
@@ -150,8 +159,12 @@ def certify(
     if sampled is not None:
         if not same or bool((sampled.gaps > 0).any()):
             sampled = replace(sampled, rounding=(
-                rounding_at(pairs, sampled.inputs, u, pruned=False, norms=norms),
-                rounding_at(pairs, sampled.inputs, u, pruned=True, norms=norms, entry=entry),
+                rounding_at(
+                    pairs, sampled.inputs, u, pruned=False, norms=norms, largest=most
+                ),
+                rounding_at(
+                    pairs, sampled.inputs, u, pruned=True, norms=norms, entry=entry, largest=most
+                ),
             ))  # fmt: skip
         from_data, held_out = sample_statements(
             pairs, sampled, norms, delta, in_sample, value if covers_support else None
@@ -185,7 +198,9 @@ def largest_inside(
     shrunk = origin + (points - origin) * max(0.5, 1 - reach)
     read, dense, pruned = networks(shrunk)
     inside = (read - origin).flatten(1).norm(dim=1) <= radius
-    return float(torch.where(inside, (dense - pruned).norm(dim=1), 0.0).max())
+    gaps = (dense - pruned).norm(dim=1)
+    gaps = torch.where(gaps.isnan(), math.inf, gaps)  # of outputs beyond the networks' numbers
+    return float(torch.where(inside, gaps, 0.0).max())
 
 
 def _trivial(stages: Sequence[Stage], reach: Reach, radius: float, centre: Tensor) -> float:

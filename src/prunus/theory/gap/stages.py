@@ -49,6 +49,8 @@ class LinearPair:
         offsets: (out,), where a batch norm is folded in: the sum of the sizes of all that the
             modules add or subtract, scaled, in the larger of both networks. They may cancel in
             the folded bias, but their rounding does not.
+        inner: norms of the rows and sizes of the biases, (out,) each, that the modules have before
+            a batch norm that is folded in, in the larger of both networks.
     """
 
     name: str
@@ -58,6 +60,7 @@ class LinearPair:
     pruned_bias: Tensor | None = None
     geometry: Geometry | None = None
     offsets: Tensor | None = None
+    inner: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
