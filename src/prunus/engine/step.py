@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunus.allocation import Pools
 from prunus.allocation.rules import counts_in_plan
@@ -268,7 +268,7 @@ def _refuse(plan: Plan) -> None:
         )
 
 
-def _nested(plan: Plan, kept: Kept, left: Kept) -> tuple[Plan, Kept]:
+def _nested(plan: Plan, kept: Kept, left: Kept) -> tuple[Plan, dict[str, Tensor]]:
     """A plan and its counts, of units that earlier steps left.
 
     What has gone costs nothing, so that a plan of a step that may spend more would take it back.
