@@ -212,6 +212,23 @@ def test_weights_that_do_not_fit(home, monkeypatch, capsys):
     assert code == 2
     assert "w.safetensors does not fit the network" in err
     assert err.count("\n") == 1
+    assert "wrapper" not in err
+    inside = importlib.import_module(NET.split(":")[0])
+    own = getattr(inside, NET.split(":")[1])().state_dict()
+    save_file({f"module.{name}": value for name, value in own.items()}, home / "w.safetensors")
+    code, _, err = run(monkeypatch, capsys, "prune", NET, "--weights", "w.safetensors")
+    assert code == 2
+    assert "its names are the network's behind 'module.', as those of a wrapper are" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("theory",)])
+def test_nothing_asked_for_is_said(monkeypatch, capsys, arguments):
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "Usage: prunus" in out
+    path = " ".join(("prunus", *arguments))
+    assert err == f"prunus: Nothing was asked for. See `{path} --help`.\n"
 
 
 @pytest.mark.parametrize(

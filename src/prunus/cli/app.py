@@ -158,9 +158,9 @@ def _message(error: Exception) -> str | None:
     formatted = getattr(error, "format_message", None)
     if formatted is not None:  # typer's own: no such option, no number, …
         usage = getattr(error, "ctx", None)
-        if type(error).__name__ == "NoArgsIsHelpError":
-            return str(formatted())
         path = usage.command_path if usage is not None else "prunus"
+        if type(error).__name__ == "NoArgsIsHelpError":  # whose message is the help, printed before
+            return f"Nothing was asked for. See `{path} --help`."
         return f"{str(formatted()).rstrip('.')}. See `{path} --help`."
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0])

@@ -76,7 +76,22 @@ def load_weights(model: Any, weights: Path) -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
+        wrapper = _wrapper(state, model)
+        if wrapper is not None:
+            reason = (
+                f"its names are the network's behind {wrapper!r}, as those of a wrapper are "
+                f"(DataParallel, Lightning). Save the state_dict of the network inside."
+            )
         raise ValueError(f"--weights: {weights} does not fit the network: {reason}") from None
+
+
+def _wrapper(state: dict[str, Any], model: Any) -> str | None:
+    """What stands before the network's own names in all names of a state, or None."""
+    own = min(model.state_dict(), default="")
+    first = min(state, default="")
+    before = first.removesuffix(own)
+    alike = {before + name for name in model.state_dict()} == set(state)
+    return before if own and before not in ("", first) and alike else None
 
 
 def _state(weights: Path) -> dict[str, Any]:
