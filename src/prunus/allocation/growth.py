@@ -217,7 +217,7 @@ def proportional_growth(
         counts = first.index_add(0, owner[:k], amount[:k])
         return {
             name: own if n == 1 else torch.tensor(share(int(own), [units] * n))
-            for name, own, (n, units) in zip(pools, counts.split(1), shapes, strict=True)
+            for name, own, (n, units) in zip(pools, counts[:, None], shapes, strict=True)
         }
 
     return plan_at, 0, len(order)
