@@ -118,6 +118,11 @@ class Weight:
         found = masks.get(self.path)
         return None if found is None else self.matrix(found)
 
+    def kept(self, masks: Mapping[str, Tensor]) -> Bool[Tensor, "out in"]:
+        """The weight's mask among those of the parameters; all kept where it has none."""
+        mask = self.mask(masks)
+        return torch.ones_like(self.matrix(), dtype=torch.bool) if mask is None else mask
+
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         """What the weight multiplies when its module is called so."""
         return self.source.inputs(self.module, args, kwargs)

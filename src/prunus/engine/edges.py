@@ -25,9 +25,9 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
 from prunus.selection import Choice, is_selection
-from prunus.weights import Weight, weight_at, weights_at
+from prunus.weights import weight_at, weights_at
 
-__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "mask_of", "result_of"]
+__all__ = ["EdgeCost", "EdgeUnit", "drawn", "edge_result", "result_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -296,9 +296,3 @@ def result_of(layer: Layer, fit: Fit, error: float | None, *, units: str = EDGES
         ridge=fit.ridge,
         notes=notes,
     )
-
-
-def mask_of(weight: Weight, masks: Mapping[str, Tensor]) -> Bool[Tensor, "out in"]:
-    """A layer's part of the masks, as a matrix; all kept where they have none."""
-    mask = weight.mask(masks)
-    return torch.ones_like(weight.matrix(), dtype=torch.bool) if mask is None else mask

@@ -13,12 +13,11 @@ from prunus.budget import Plan
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.select import matching, prunable
-from prunus.check import matches
 from prunus.cost import Anatomy, Cost
 from prunus.coupling import Coupling, Group, couple
-from prunus.coupling.types import layer_of
 from prunus.engine.first_run import first_run
 from prunus.engine.shared import unfit
+from prunus.engine.tables import beside, tables_asked
 from prunus.engine.target import Target
 from prunus.hints import Batch, Data, Loss
 from prunus.joint import JointResult, is_network
@@ -31,8 +30,6 @@ from prunus.selection import Choice
 from prunus.weights import Weight, weight_at, weights_of
 
 __all__ = ["Job", "State", "job_of"]
-
-TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 Memo = MutableMapping[Hashable, Choice | JointResult]
 
@@ -181,8 +178,8 @@ def job_of(
     weights = weights_of(dense)
     modules, refused = prunable(dense, asked=layers is not None, known=weights)
     wide = "*" if recipe.basis.widens and layers is None else layers
-    tables = _tables(dense, weights, wide, exclude) if recipe.units == NODES else ()
-    names = matching(modules, _without(layers, tables), exclude, refused)
+    tables = tables_asked(dense, weights, wide, exclude) if recipe.units == NODES else ()
+    names = matching(modules, beside(layers, tables), exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work
     calibration = source if isinstance(source, Calibration) else None
@@ -251,36 +248,6 @@ def job_of(
         found=coupling,
     )
     return job, notes
-
-
-def _globs(given: str | Sequence[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
-
-
-def _tables(
-    model: nn.Module,
-    weights: Mapping[str, Weight],
-    layers: str | Sequence[str] | None,
-    exclude: str | Sequence[str] | None,
-) -> tuple[str, ...]:
-    """Embeddings, and parameters that belong to no layer we know, that are asked for."""
-
-    def meant(name: str, globs: str | Sequence[str] | None) -> bool:
-        return any(matches(name, glob) for glob in _globs(globs))
-
-    found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
-    known = {weight.path for weight in weights.values()}
-    raw = [n for n, p in model.named_parameters() if p.ndim > 1 and n not in known]
-    found += [layer for n in raw if (layer := layer_of(n)) not in found]
-    return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))
-
-
-def _without(
-    layers: str | Sequence[str] | None, tables: Sequence[str]
-) -> str | Sequence[str] | None:
-    """The layers that are asked for beside those by their names."""
-    left = [glob for glob in _globs(layers) if glob not in tables]
-    return left if layers is not None and left else layers
 
 
 def _same_weights(model: nn.Module, calibration: Calibration) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from prunus.calibration.gather import Gatherer
-from prunus.engine.edges import mask_of, result_of
+from prunus.engine.edges import result_of
 from prunus.engine.statistics import Wanted, with_weights
 from prunus.engine.unit import Fit, Kept, Layers, Picked, Unit
 from prunus.engine.write import Masks, merged, new_values
@@ -141,9 +141,7 @@ class Sweep:
         """The accounts of the layers that no later choice changes."""
         unit = self._unit
         for name in [n for n in self._held if unit.complete(n, self._decided)]:
-            fit = replace(
-                self._fits.pop(name), mask=mask_of(weight_at(self._work, name), self.masks)
-            )
+            fit = replace(self._fits.pop(name), mask=weight_at(self._work, name).kept(self.masks))
             layer = self._held.pop(name)
             fit, error = unit.measured(layer, fit, self.masks)
             if unit.cut is None:  # a joint method's choice holds weights, which are written

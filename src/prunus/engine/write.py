@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from prunus.engine.edges import mask_of, result_of
+from prunus.engine.edges import result_of
 from prunus.engine.unit import Choices, Fit, Layers, Unit
 from prunus.result import LayerResult
 from prunus.surgery.masked import apply_masks
@@ -66,4 +66,4 @@ def write(
 
 def new_values(place: Weight, unit: Unit, layers: Layers, choices: Choices, masks: Masks) -> Fit:
     """What becomes of one layer by the choices made so far."""
-    return unit.fit(layers[place.name], mask_of(place, masks), choices)
+    return unit.fit(layers[place.name], place.kept(masks), choices)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from prunus.engine.answer import answer
-from prunus.engine.edges import mask_of, result_of
+from prunus.engine.edges import result_of
 from prunus.engine.job import State
 from prunus.engine.unit import Fit
 from prunus.modes import private
@@ -43,7 +43,7 @@ def _layer(model: nn.Module, name: str, chosen: Chosen) -> LayerResult:
     weight = weight_at(model, name)
     bias = weight.bias()
     fit = Fit(
-        mask=mask_of(weight, chosen.masks),
+        mask=weight.kept(chosen.masks),
         weight=weight.matrix().clone(),
         bias=None if bias is None else bias.clone(),
     )

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from prunus.check import all_finite
 from prunus.courses import updates
-from prunus.engine.edges import mask_of
 from prunus.result import Pruned
 from prunus.surgery.bits import IDLED, clear, idle, kept_bits
 from prunus.surgery.masked import apply_masks, claim, release
@@ -207,7 +206,7 @@ class Sparsifier:
         """Kept / total of the pruned layers' weights."""
         kept = total = 0
         for weight in weights_at(self.model, self._chooser.unit.layers).values():
-            mask = mask_of(weight, self._chosen.masks)
+            mask = weight.kept(self._chosen.masks)
             kept, total = kept + int(mask.sum()), total + mask.numel()
         return kept / total
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from prunus.courses import Growth
-from prunus.engine.edges import mask_of
 from prunus.granularity import pooled, unpooled
 from prunus.rng import generator_for
 from prunus.training.chooser import Chooser, Chosen
@@ -80,7 +79,7 @@ class Turn:
         for name in chooser.unit.layers:
             weight = weight_at(model, name)
             layer = weight.layer()
-            kept = mask_of(weight, masks)
+            kept = weight.kept(masks)
             gradient = gradients.get(weight.path)
             own = torch.zeros_like(layer.weight) if gradient is None else weight.matrix(gradient)
             growth = grow(own, generator_for(chooser.job.seed, name, self.step))

@@ -1,0 +1,41 @@
+"""Embeddings and parameters without a layer, whose columns go where `layers` names them."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from prunus.check import matches
+from prunus.coupling.types import layer_of
+from prunus.weights import Weight
+
+__all__ = ["beside", "tables_asked"]
+
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+def tables_asked(
+    model: nn.Module,
+    weights: Mapping[str, Weight],
+    layers: str | Sequence[str] | None,
+    exclude: str | Sequence[str] | None,
+) -> tuple[str, ...]:
+    """Embeddings, and parameters that belong to no layer we know, that are asked for."""
+
+    def meant(name: str, globs: str | Sequence[str] | None) -> bool:
+        return any(matches(name, glob) for glob in _globs(globs))
+
+    found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
+    known = {weight.path for weight in weights.values()}
+    raw = [n for n, p in model.named_parameters() if p.ndim > 1 and n not in known]
+    found += [layer for n in raw if (layer := layer_of(n)) not in found]
+    return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))
+
+
+def beside(layers: str | Sequence[str] | None, tables: Sequence[str]) -> str | Sequence[str] | None:
+    """The layers that are asked for beside those by their names."""
+    left = [glob for glob in _globs(layers) if glob not in tables]
+    return left if layers is not None and left else layers
+
+
+def _globs(given: str | Sequence[str] | None) -> list[str]:
+    return [] if given is None else [given] if isinstance(given, str) else list(given)
