@@ -10,10 +10,9 @@ processes, above what the process held with the network loaded.
 Needs torch-pruning 1.6.1: `pip install --target FOLDER --no-deps torch-pruning==1.6.1`.
 """
 
-import argparse
 import copy
 import gc
-import importlib.util
+import importlib
 import json
 import sys
 import time
@@ -161,14 +160,8 @@ def ours_only(model: Any, x: Any) -> None:
 
 def main() -> None:
     """Measure, print, and keep the numbers unless --small."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--peer", type=Path, help="folder with torch_pruning")
-    given = parser.parse_args()
-    if given.peer is not None:
-        sys.path.insert(0, str(given.peer))
-    if importlib.util.find_spec("torch_pruning") is None:
-        print("torch-pruning is not installed; see the top of this file", file=sys.stderr)
+    given = peers.asked(__doc__)
+    if given is None:
         return
     from prunus.files import write_text
     from prunus.host import host_facts, versions

@@ -8,8 +8,6 @@ Processor time; medians over rounds, ratios are medians of those of the rounds.
 Needs torch-pruning 1.6.1: `pip install --target FOLDER --no-deps torch-pruning==1.6.1`.
 """
 
-import argparse
-import importlib.util
 import json
 import random
 import sys
@@ -18,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from flow import NETWORKS, forward, network, seconds, theirs
+from peer_networks import asked
 
 RESULTS = Path(__file__).parent / "results" / "latency_after.json"
 SAMPLES = 8
@@ -74,14 +73,8 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and keep the numbers unless --small."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
-    parser.add_argument("--peer", type=Path, help="folder with torch_pruning")
-    given = parser.parse_args()
-    if given.peer is not None:
-        sys.path.insert(0, str(given.peer))
-    if importlib.util.find_spec("torch_pruning") is None:
-        print("torch-pruning is not installed; see the top of this file", file=sys.stderr)
+    given = asked(__doc__)
+    if given is None:
         return
     from prunus.files import write_text
     from prunus.host import host_facts, versions

@@ -3,11 +3,29 @@
 No module of another folder is imported, so that processes that spawn may import this one by name.
 """
 
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 QUERIES = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "q",
            "k", "v", "query_proj", "key_proj", "value_proj")  # fmt: skip
 FUSED = ("qkv_proj", "query_key_value", "c_attn", "qkv")
+
+
+def asked(description: str | None) -> argparse.Namespace | None:
+    """What the command line says; None, and a message, where the peer is not there."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--small", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--peer", type=Path, help="folder with torch_pruning")
+    given = parser.parse_args()
+    if given.peer is not None:
+        sys.path.insert(0, str(given.peer))
+    if importlib.util.find_spec("torch_pruning") is None:
+        print("torch-pruning is not installed; see the top of this file", file=sys.stderr)
+        return None
+    return given
 
 
 def mobilenet_v2() -> tuple[Any, Any]:
