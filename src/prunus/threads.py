@@ -137,8 +137,8 @@ def sparing(function: Callable[P, T]) -> Callable[P, T]:
 
     Everything inside takes as many: what is measured and searched between two prunings, and the
     caller's own functions. `threads=`, where the caller gives it, is what is taken instead. The
-    first argument is the network, or has it as `.model`. Not for what measures latency, which
-    speaks of the threads that the caller has set.
+    first argument is the network, or has it as `.model`. `Pruned.measured` takes the threads that
+    the caller has set; a latency measured inside one of these says how many it had.
     """
     first = next(iter(inspect.signature(function).parameters))
 

@@ -143,9 +143,7 @@ class Labels:
         """`count` fresh classes."""
         first = self.count
         fresh = torch.arange(first, first + count, device="cpu")
-        if first + count > len(
-            self._room
-        ):  # twice as large, or more, so that each moves once or so
+        if first + count > self._room.numel():  # doubled, so that each label moves once or so
             self._room = torch.cat([self._parent, fresh, torch.empty_like(self._parent)])
         self._parent = self._room[: first + count]
         self._parent[first:] = fresh

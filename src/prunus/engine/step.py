@@ -200,10 +200,11 @@ def _by_scopes(
         wanted, notes = measurable(found.layers, wanted)
         state = state.noted(*notes)
     done = by_scopes(job, work, unit, found.layers, kept, wanted, calls, parts)
-    apply_masks(work, {**state.masks, **done.masks})
+    masks = {**state.masks, **done.masks}
+    apply_masks(work, masks)
     return replace(
         state.noted(*done.notes),
-        masks={**state.masks, **done.masks},
+        masks=masks,
         classes=done.classes,
         results={**state.results, **done.results},
         cost_before=unit.cost_before,
