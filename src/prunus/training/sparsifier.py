@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from prunus.check import all_finite
 from prunus.courses import updates
+from prunus.ranking import count_true
 from prunus.result import Pruned
 from prunus.surgery.bits import IDLED, clear, idle, kept_bits
 from prunus.surgery.masked import apply_masks, claim, release
@@ -207,7 +208,7 @@ class Sparsifier:
         kept = total = 0
         for weight in weights_at(self.model, self._chooser.unit.layers).values():
             mask = weight.kept(self._chosen.masks)
-            kept, total = kept + int(mask.sum()), total + mask.numel()
+            kept, total = kept + count_true(mask), total + mask.numel()
         return kept / total
 
     def __repr__(self) -> str:
