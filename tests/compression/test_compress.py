@@ -319,6 +319,24 @@ def test_rate_and_distortion_by_hand():
     assert codes[2] != -1  # the loss is sharp along it
 
 
+@pytest.mark.parametrize("lam", [1e-3, 0.02, 0.1])
+def test_rate_and_distortion_end_where_no_weight_has_a_cheaper_value(lam):
+    """Every weight has the value, zero among them, of least loss and bits, as coded at the end."""
+    rng = np.random.default_rng(0)
+    weight, curvature, size = rng.normal(size=400), rng.uniform(0.5, 2, 400), 1000
+    centroids, codes = quantised(weight, curvature, lam, 8, size)
+    counts = np.bincount(codes[codes >= 0], minlength=len(centroids))
+    assert counts.all()
+    assert (codes < 0).any()
+    shares = np.append(1 - counts.sum() / size, counts / size)  # of the symbols, zero first
+    values = np.append(0.0, centroids)
+    cost = curvature + 1e-3 * curvature.mean()
+    total = cost[:, None] * (weight[:, None] - values) ** 2 / 2 - lam * np.log2(shares)
+    np.testing.assert_array_equal(total.argmin(1), codes + 1)
+    means = [np.average(weight[codes == j], weights=cost[codes == j]) for j in range(len(counts))]
+    np.testing.assert_allclose(centroids, means, rtol=1e-12)
+
+
 def test_rate_and_distortion_keep_the_measured_loss(tmp_path):
     pruned = pruned_mlp(0.6)
     with torch.no_grad():
