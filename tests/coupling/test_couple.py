@@ -207,6 +207,70 @@ def test_in_place_operations():
     assert couple(model, torch.randn(3, 4)).groups[0].size == 6
 
 
+class Two(nn.Module):
+    """Two layers of equal width; what a function makes of them is read by a third."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
+        self.function = function
+
+    def forward(self, x):
+        return self.c(self.function(self.a(x), self.b(x)))
+
+
+def first_row_in_place(a, b):
+    a = torch.relu(a)
+    a[:1] = b[:1]
+    return a
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        first_row_in_place,
+        lambda a, b: torch.slice_scatter(a, b[:1], 0, 0, 1),
+        lambda a, b: torch.select_scatter(a, b[0], 0, 1),
+    ],
+    ids=["in place", "slice_scatter", "select_scatter"],
+)
+def test_rows_written_into_those_of_another_layer_unite_both(function):
+    model, x = Two(function).eval(), torch.randn(3, 4)
+    (group,) = couple(model, x).groups
+    assert (group.producers, group.consumers, group.size) == (("a", "b"), ("c",), 3)
+
+
+def test_a_weight_that_reads_channels_and_data_keeps_its_columns():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(self.a(x)) + self.b(x)))
+
+    found = couple(Shared(), torch.randn(5, 6))
+    assert found.refused["a"] == (
+        "`b.weight` reads it together with values that no removable channel makes"
+    )
+    assert [g.producers for g in found.groups] == [("b",)]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_parameter_by_channel_and_position_is_a_member_at_any_width(channels):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, channels, 3), nn.Conv2d(channels, 3, 2)
+            self.scale = nn.Parameter(torch.randn(1, channels, 2, 2))
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(x)) * self.scale)
+
+    (group,) = couple(Scaled().eval(), torch.randn(5, 2, 4, 4)).groups
+    assert "scale" in {slot.parameter for slot in group.slots}
+
+
 def test_softmax_over_channels_is_refused():
     model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(dim=1), nn.Linear(6, 3))
     reason = couple(model, torch.randn(3, 4)).refused["0"]

@@ -81,6 +81,22 @@ def test_a_mean_that_goes_elsewhere_refuses_its_channels(function):
     assert "a mean or a norm over it" in coupling.refused["a"]
 
 
+def test_a_norm_that_scales_data_refuses_its_channels():
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            y = torch.relu(self.a(x))
+            size = y.norm(dim=-1, keepdim=True)
+            return self.c(y / size) * (x[:, :1] * size)
+
+    coupling = couple(Scales().eval(), torch.randn(5, 4))
+    assert coupling.groups == ()
+    assert coupling.refused["a"] == "aten.mul takes a mean or a norm over it elsewhere"
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, ByHand])
 def test_norms_over_one_head_are_exact(norm):
     """The weight is shared by all heads, so it stays."""

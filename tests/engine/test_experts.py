@@ -12,15 +12,10 @@ from prunus import Recipe
 from prunus.granularity import Experts
 from prunus.schedules import Iterative
 from prunus.scores import ExpertGap, ExpertLoad, Reap
-from prunus.surgery.experts import expert_scores
+from prunus.surgery.experts import expert_gaps, expert_scores
 from prunus.surgery.mixtures import mixtures
-from surgery.test_experts import IDS, Barred, built
+from surgery.test_experts import GROUPED, IDS, Barred, built
 
-GROUPED = {
-    "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "q_lora_rank": 8, "kv_lora_rank": 8,
-    "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "first_k_dense_replace": 1,
-    "head_dim": 4,
-}  # fmt: skip
 FAMILIES = {  # what they add to the models of tests/surgery/test_experts.py
     "MixtralForCausalLM": {},
     "Qwen2MoeForCausalLM": {
@@ -121,6 +116,19 @@ def test_scores_from_the_definition():
             kept = stays_of(found, f"layers.{number}").nonzero().flatten().tolist()
             assert set(kept) == best, score
         stream = stream + whole
+
+
+@torch.no_grad()
+def test_padding_has_no_part_in_what_is_lost_without_an_expert():
+    model = built("MixtralForCausalLM")
+    mask = torch.ones_like(IDS)
+    mask[:, 4:] = 0
+    other = torch.where(mask == 0, (IDS + 7) % 39 + 1, IDS)
+    gaps = [expert_gaps(model, {"input_ids": ids, "attention_mask": mask}) for ids in (IDS, other)]
+    unmasked = expert_gaps(model, {"input_ids": other})
+    for name, found in gaps[0].items():
+        torch.testing.assert_close(found, gaps[1][name])
+        assert not torch.allclose(found, unmasked[name], rtol=0.05)
 
 
 @torch.no_grad()

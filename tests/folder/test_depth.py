@@ -10,7 +10,7 @@ from tests.folder.test_resume import Stopped, contents, stopping
 from transformers import AutoModelForCausalLM
 
 import prunus
-from prunus.folder import folder_masks, prune_folder
+from prunus.folder import depth, folder_masks, prune_folder
 from prunus.granularity import Blocks
 from prunus.scores import BlockGap
 
@@ -57,6 +57,26 @@ def test_tied_heads_and_padding(ids, tmp_path):
     for name, value in loaded(tmp_path / "out").items():
         assert torch.equal(small[name], value), name
     assert len(result.gone) == 1
+
+
+def test_the_turn_of_padding_does_not_count(ids, tmp_path, monkeypatch):
+    src = llama(tmp_path / "src", blocks=3, initializer_range=0.2)
+    rows = torch.cat(ids)
+    padded = torch.nn.functional.pad(rows, (0, 10), value=3)
+    mask = torch.nn.functional.pad(torch.ones_like(rows), (0, 10))
+    turns, passed = [], depth._passed
+
+    def noted(walk, index):
+        block = passed(walk, index)
+        turns.append(block.turned)
+        return block
+
+    monkeypatch.setattr(depth, "_passed", noted)
+    for number, data in enumerate((rows, {"input_ids": padded, "attention_mask": mask}, padded)):
+        prune_folder(src, tmp_path / f"{number}", "block-cosine", 0.5, data=[data])
+    alone, masked, unmasked = turns[:3], turns[3:6], turns[6:]
+    assert masked == pytest.approx(alone, rel=1e-5)
+    assert unmasked != pytest.approx(alone, rel=1e-2)  # the padding turns otherwise
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import prunus
 from prunus.folder import prune_folder
+from prunus.folder.streams import Streams
 from prunus.granularity import NM
 
 BLOCKS = "model.layers.[0-9]"
@@ -126,6 +127,47 @@ def test_densities_by_glob_and_left_out_layers(source, ids, tmp_path):
     assert result.layers["model.layers.1.mlp.up_proj"].kept == 32 * 48 // 2
     assert result.layers["model.layers.1.self_attn.q_proj"].kept == 32 * 32
     assert result.not_pruned["model.layers.2.self_attn.q_proj"] == "not selected"
+
+
+def test_named_layers_alone_are_pruned(source, ids, tmp_path):
+    result = prune_folder(
+        source, tmp_path / "out", "wanda", 0.5, data=ids, layers="model.layers.[01].mlp.*",
+        exclude="*.down_proj",
+    )  # fmt: skip
+    expected = {f"model.layers.{i}.mlp.{kind}_proj" for i in (0, 1) for kind in ("gate", "up")}
+    assert {n for n, own in result.layers.items() if own.kept < own.total} == expected
+    before, after = loaded(source), loaded(tmp_path / "out")
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {f"{n}.weight" for n in expected}
+
+
+def test_streams_go_when_they_have_been_read(source, ids, tmp_path, monkeypatch):
+    """Of the blocks as they became and of the dense ones, two at a time: one in, one out."""
+    most = []
+    behind = Streams.behind
+
+    def counted(self, *given):
+        behind(self, *given)
+        most.append(sorted(p.name for p in self.folder.glob("*stream-*")))
+
+    monkeypatch.setattr(Streams, "behind", counted)
+    prune_folder(source, tmp_path / "out", "wanda+ls", 0.5, data=ids, aim="dense")
+    assert max(map(len, most)) == 4
+    assert any(name.startswith("dense-") for names in most for name in names)
+    assert not list((tmp_path / "out").glob("*stream-*"))
+
+
+def test_windows_of_a_text_are_no_longer_than_the_model_reads(ids, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    src = llama(tmp_path / "src", blocks=1)  # which reads 64 tokens
+    words = {f"w{i}": i for i in range(63)} | {"[UNK]": 63}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain).save_pretrained(src)
+    text = [" ".join(f"w{i * i % 63}" for i in range(64 * 3 + 5))]
+    result = prune_folder(src, tmp_path / "out", "wanda", 0.5, text=text, samples=8)
+    assert "the text has 3 windows of 64 tokens, fewer than samples=8" in result.notes
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

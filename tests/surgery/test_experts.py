@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.modes import copied
 from prunus.surgery.experts import expert_scores, mixtures, without_experts
-from prunus.surgery.mixtures import _least
+from prunus.surgery.mixtures import _least, bar_router, kept_experts
 
 SMALL = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
@@ -21,6 +21,11 @@ MODELS = {
     "Qwen3MoeForCausalLM": {"num_experts": 5, "decoder_sparse_step": 1},
     "OlmoeForCausalLM": {"num_experts": 5},
 }
+GROUPED = {
+    "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "q_lora_rank": 8, "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "first_k_dense_replace": 1,
+    "head_dim": 4,
+}  # fmt: skip
 IDS = torch.randint(1, 40, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -74,6 +79,40 @@ def test_removal_is_a_router_without_them(name):
 
 
 @torch.no_grad()
+def test_a_bias_of_the_choice_alone_finds_no_barred_expert():
+    """DeepSeek-V3's correction is added after the sigmoid, where −∞ has become 0."""
+    model = built("DeepseekV3ForCausalLM", **GROUPED)
+    (mixture,) = mixtures(model).values()
+    router = model.get_submodule(mixture.router)
+    gone = torch.arange(8) % 4 == 1  # one of each group
+    router.e_score_correction_bias[gone] = 3.0
+    bar_router(router, gone)
+    chosen = []
+    handle = model.get_submodule(mixture.experts).register_forward_pre_hook(
+        lambda module, args: chosen.append(args[1])
+    )
+    model(IDS)
+    handle.remove()
+    assert chosen
+    assert not gone[chosen[0]].any()
+
+
+def test_what_is_barred_stays_gone_whatever_a_mask_keeps():
+    model = built("MixtralForCausalLM")
+    layers = mixtures(model)
+    first = next(iter(layers))
+    router = f"{layers[first].router}"
+    gone = torch.arange(5) == 3
+    bar_router(model.get_submodule(router), gone)
+    mask = torch.ones_like(model.get_submodule(router).weight, dtype=torch.bool)
+    mask[1] = False
+    kept = kept_experts(model, {f"{router}.weight": mask})
+    assert {name: found.tolist() for name, found in kept.items()} == {
+        first: [True, False, True, False, True]
+    }
+
+
+@torch.no_grad()
 def test_scores_from_the_definition():
     model = built("MixtralForCausalLM")
     mask = torch.ones_like(IDS)
@@ -115,11 +154,7 @@ def test_bad_input():
         without_experts(model, scores, 0.2)
     with pytest.raises(ValueError, match="no layers of experts"):
         mixtures(torch.nn.Linear(3, 3))
-    grouped = built(
-        "DeepseekV3ForCausalLM", n_routed_experts=4, n_group=2, topk_group=1, q_lora_rank=8,
-        kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8,
-        first_k_dense_replace=1, head_dim=4,
-    )  # fmt: skip
+    grouped = built("DeepseekV3ForCausalLM", **{**GROUPED, "n_routed_experts": 4})
     with pytest.raises(ValueError, match=r"some of 2 groups, so that at least 4 of 4 must stay"):
         without_experts(grouped, expert_scores(grouped, {"input_ids": IDS}), 0.5)
 

@@ -199,6 +199,7 @@ RULES: dict[str, Rule] = {
         "repeat roll flip tile repeat_interleave rot90 pixel_shuffle pixel_unshuffle", movement
     ),
     **named("channel_shuffle native_channel_shuffle im2col diagonal_copy tril triu", movement),
+    **named("slice_scatter select_scatter diagonal_scatter", movement),
     **named("reflection_pad1d reflection_pad2d reflection_pad3d", movement),
     **named("replication_pad1d replication_pad2d replication_pad3d", movement),
     **named("_unsafe_view _reshape_copy view reshape split_with_sizes_copy", movement),
