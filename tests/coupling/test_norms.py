@@ -97,6 +97,22 @@ def test_a_norm_that_scales_data_refuses_its_channels():
     assert coupling.refused["a"] == "aten.mul takes a mean or a norm over it elsewhere"
 
 
+def test_channels_of_one_layer_that_are_held_in_other_ways_are_apart():
+    """The same layers use them all: some meet a constant, the others are normed by hand."""
+
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            y, z = self.a(x).split((2, 4), 1)
+            return self.c(torch.cat([y + torch.arange(2.0), z / z.norm(dim=1, keepdim=True)], 1))
+
+    found = couple(Parts().eval(), torch.randn(5, 4)).groups
+    assert [(g.size, g.exact, g.written) for g in found] == [(2, True, True), (4, False, False)]
+
+
 @pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, ByHand])
 def test_norms_over_one_head_are_exact(norm):
     """The weight is shared by all heads, so it stays."""
