@@ -17,7 +17,8 @@ ROOT = Path(prunus.__file__).parent
 ORDER = [
     "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
     "zeros", "squares",
-    "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "shapes", "threads",
+    "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "dispatch", "shapes",
+    "threads",
     "later", "tokens", "likelihood",
     "dpp", "theory",
     "views", "layer", "weights", "coupling", "cost", "coding", "calibration", "scopes", "parts",

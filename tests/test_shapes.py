@@ -14,8 +14,9 @@ from prunus.cost import count_operations
 from prunus.coupling import couple
 from prunus.coupling.groups import groups_of
 from prunus.coupling.run import first_trace
+from prunus.dispatch import tensors_in
 from prunus.modes import evaluating
-from prunus.shapes import PRODUCTS, by_shapes, tensors_in
+from prunus.shapes import PRODUCTS, by_shapes
 
 
 class Beside(TorchDispatchMode):

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.ambient import unless_interrupted
+from prunus.dispatch import Operations, Schema, tensors_in
 
-__all__ = ["WAYS", "by_shapes", "reads_values", "tensors_in"]
+__all__ = ["WAYS", "by_shapes", "reads_values"]
 
 T = TypeVar("T")
 Shape = Sequence[int]
@@ -60,7 +60,7 @@ def by_shapes(run: Callable[[], T]) -> T:
     before = _OPEN.found
     try:
         _OPEN.found = out
-        with _Leaving(), out:
+        with _Leaving(), Operations(out.run):
             found = run()
         if not out.asked:
             return found
@@ -79,30 +79,14 @@ def reads_values(tensor: Tensor) -> None:
         _OPEN.found.ask()
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors among the arguments or results of an operation."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, list | tuple):
-        return [tensor for part in value for tensor in tensors_in(part)]
-    if isinstance(value, dict):
-        return [tensor for part in value.values() for tensor in tensors_in(part)]
-    return []
-
-
-class _LeftOut(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _LeftOut:
     """Gives zeros for products, and knows which tensors hold numbers that came of them.
 
     Attributes:
         asked: whether code has asked for such numbers.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler (seconds) at the first operation
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.asked = False
         self._kept: dict[int, StorageWeakRef] = {}  # a storage's number is its own as long as these
         self._sweep = 256
@@ -116,37 +100,35 @@ class _LeftOut(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.asked = True
         raise _Asked
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+    def run(
+        self, schema: Schema, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]
     ) -> Any:
-        kwargs = kwargs or {}
-        product = PRODUCTS.get(func)
+        """What an operation gives, or zeros for it."""
+        product = PRODUCTS.get(schema.operation)
         if product is not None:
             zeros = product(*args, **kwargs)
             if zeros is not None:
                 self._mark(tensors_in(zeros))
                 return zeros
-        from_products = any(self.holds(tensor) for tensor in tensors_in((args, kwargs)))
-        if from_products and self._asks(func, args, kwargs):
+        from_products = any(self.holds(tensor) for tensor in inputs)
+        if from_products and self._asks(schema, args, kwargs):
             self.ask()
-        result = func(*args, **kwargs)
+        result = schema.operation(*args, **kwargs)
         if from_products or product is not None:
             self._mark(tensors_in(result))
-            self._mark(tensors_in([_named(func, args, kwargs).get(n) for n in _written(func)]))
+            if schema.written:
+                named = schema.named(args, kwargs)
+                self._mark(tensors_in([named.get(name) for name in schema.written]))
         return result
 
-    def _asks(self, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def _asks(self, schema: Schema, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether what an operation gives has its shape, or leaves torch, by such numbers."""
         if torch.is_inference_mode_enabled():  # operations come whole, whatever is inside
             return True
-        if not _by_values(func):
+        if not _by_values(schema.operation):
             return False
-        indices = _named(func, args, kwargs).get("indices")
-        if func.namespace == "aten" and indices is not None:  # what is taken by them may be any
+        indices = schema.named(args, kwargs).get("indices")
+        if schema.space == "aten" and indices is not None:  # what is taken by them may be any
             return any(self.holds(tensor) for tensor in tensors_in(indices))
         return True
 
@@ -194,19 +176,6 @@ def _by_values(func: OpOverload) -> bool:
         or func.namespace not in ("aten", "prims")  # a library's own: nobody knows
         or func._schema.name.partition("::")[2].startswith(READING)
     )
-
-
-@lru_cache(maxsize=4096)
-def _written(func: OpOverload) -> tuple[str, ...]:
-    """Names of the arguments that an operation writes to."""
-    return tuple(
-        a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
-    )
-
-
-def _named(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = (a.name for a in func._schema.arguments)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 # -- what products give; None where that is not plain, or where they would refuse ------------------

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prunus.ambient import uncompiled
+from prunus.dispatch import Schema, followed
 from prunus.shapes import by_shapes
 
 __all__ = ["Operations", "count_operations"]
@@ -145,15 +145,10 @@ class _Count:
     missing: dict[str, None] = field(default_factory=dict)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts every operation below autograd; nothing of the computation is changed."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler (seconds) at the first operation
+class _Counter:
+    """Counts every operation below autograd."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.count = _Count()
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         self._kept: list[Tensor] = []
@@ -177,29 +172,27 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return name
         return None
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        space, _, name = str(func._schema.name).partition("::")
+    def ran(
+        self,
+        schema: Schema,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Tensor],
+        result: Any,
+    ) -> None:
+        """Count an operation that has run."""
+        space, name = schema.space, schema.name
         formula = FORMULAS.get(name) if space == "aten" else None
-        if formula is None and space == "aten" and func._can_decompose():
-            with self:
-                made = func.decompose(*args, **kwargs)
-            if made is not NotImplemented:
-                return made
-        out = func(*args, **kwargs)
         if formula is not None:
-            first = out[0] if isinstance(out, tuple | list) else out
-            for products, tensors in formula(first, *_in_order(func, args, kwargs)):
+            first = result[0] if isinstance(result, tuple | list) else result
+            for products, tensors in formula(first, *_in_order(schema, args, kwargs)):
                 self._add(products, tensors)
         elif space == "aten" and name in COPIES:
             source = self._name_of(args[0])
-            if source is not None and out.numel() == args[0].numel():
-                self._know(out, source)
+            if source is not None and result.numel() == args[0].numel():
+                self._know(result, source)
         elif _multiplies(space, name, args):
             self.count.missing[f"{space}.{name}"] = None
-        return out
 
     def _add(self, products: int, tensors: tuple[Any, ...]) -> None:
         named = [name for t in tensors if (name := self._name_of(t)) is not None]
@@ -216,11 +209,10 @@ def _storage(tensor: Tensor) -> int:
         return -id(tensor)
 
 
-def _in_order(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+def _in_order(schema: Schema, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """All positional arguments in the order of the schema, whether given by name or not."""
-    names = [a.name for a in func._schema.arguments if not a.kwarg_only]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    return [given[name] for name in names if name in given]
+    given = schema.named(args, kwargs)
+    return [given[name] for name in schema.positional if name in given]
 
 
 def _multiplies(space: str, name: str, args: Any) -> bool:
@@ -246,7 +238,7 @@ def count_operations(
         counter = _Counter(model)
 
         def inside() -> int:
-            with counter:
+            with followed(counter):
                 return run()
 
         return counter.count, uncompiled(inside)

@@ -15,9 +15,10 @@ from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Heads
 from prunus.coupling.watching import Watching
+from prunus.dispatch import followed, tensors_in
 from prunus.hints import Batch
 from prunus.modes import evaluating
-from prunus.shapes import by_shapes, tensors_in
+from prunus.shapes import by_shapes
 
 __all__ = ["OUTPUTS", "NotTraceable", "first_trace", "traced"]
 
@@ -75,7 +76,7 @@ def _run(
             torch.set_grad_enabled(grad),
             _opaque_modules(model, trace),
             trace.watched(Watching(trace.leave, trace.call)),
-            trace,
+            followed(trace),
         ):
             for module in model.modules() if training else ():
                 module.training = next(module.children(), None) is not None

@@ -1,14 +1,10 @@
 """One forward pass with a shadow of labels behind all tensors, and one rule per operation."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.computed import Computed
@@ -20,7 +16,7 @@ from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.types import Heads, Role, layer_of
 from prunus.coupling.watching import Watching
 from prunus.coupling.weights import Book, Weight
-from prunus.shapes import tensors_in
+from prunus.dispatch import Schema, tensors_in
 from prunus.weights import weights_of
 
 __all__ = ["RAW_USES", "LabelTrace"]
@@ -32,8 +28,8 @@ USES: dict[Role, str] = {"in": "consumer", "out": "producer"}
 RAW_USES: dict[Role, str] = {"in": "reader", "out": "maker"}  # parameters without a layer
 
 
-class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every operation that runs while it is active.
+class LabelTrace:
+    """Follows every operation of a run; see `prunus.dispatch`.
 
     Attributes:
         labels: the union-find with what the rules have learned.
@@ -49,12 +45,7 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         numbers: what channels meet numbers of the code.
     """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler (seconds) at the first operation
-
     def __init__(self, model: nn.Module, heads: Heads = "kv") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.heads = heads
         self.attended: list[tuple[Tensor, Tensor]] = []
         self.labels = Labels()
@@ -252,49 +243,46 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors_in(output):
                 self._put(tensor, torch.full((1,) * tensor.ndim, DATA, device="cpu"))
 
-    def __torch_dispatch__(
+    def ran(
         self,
-        func: OpOverload,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+        schema: Schema,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Tensor],
+        result: Any,
+    ) -> None:
+        """Put labels behind what an operation gave, by its rule."""
         if self.opaque:
-            return func(*args, **kwargs)
+            return
         if self._watching is not None and not self._watching.inside:  # as a scripted module's
             self.numbers.anywhere = True
-        if _is_composite(func):  # as under inference mode, where nothing has taken it apart
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        result = func(*args, **kwargs)
         # Rules compute with tensors too, which are nobody's business.
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-            self._follow(func, args, kwargs, result)
-        return result
+            self._follow(schema, args, kwargs, inputs, result)
 
     def _follow(
-        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+        self,
+        schema: Schema,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Tensor],
+        result: Any,
     ) -> None:
-        schema = _Schema.of(func)
-        inputs = tensors_in((args, kwargs))
-        outputs = tensors_in(result)
-        if not schema.mutable:
-            places = {_place(tensor) for tensor in inputs}
-            outputs = [tensor for tensor in outputs if _place(tensor) not in places]
-            if not outputs and tensors_in(result):
-                self._look(func, inputs, tensors_in(result))
-                return  # views, whose shadow is the one of what they look at
-        named = dict(zip(schema.arguments, args, strict=False)) | kwargs
+        outputs = given = tensors_in(result)
+        named = schema.named(args, kwargs)
         if schema.mutable:
             written = schema.written
             outputs = [tensor for name in written for tensor in tensors_in(named.get(name))]
             if not schema.in_place:  # out=: what stood there before is no input
                 inputs = tensors_in([value for name, value in named.items() if name not in written])
                 named = {name: value for name, value in named.items() if name not in written}
-        call = Call(func, schema.short, named, tuple(outputs))
+        else:
+            places = {_place(tensor) for tensor in inputs}
+            outputs = [tensor for tensor in given if _place(tensor) not in places]
+            if given and not outputs:
+                self._look(schema, inputs, given)
+                return  # views, whose shadow is the one of what they look at
+        call = Call(schema.operation, schema.short, named, tuple(outputs))
         try:
             if not outputs and not any(bool((self.read(t) >= FIRST).any()) for t in inputs):
                 return
@@ -313,14 +301,14 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 fixed = DATA if carries(tensor) else CONSTANT
                 self._put(tensor, torch.full((1,) * tensor.ndim, fixed, device="cpu"))
 
-    def _look(self, func: OpOverload, inputs: list[Tensor], views: list[Tensor]) -> None:
+    def _look(self, schema: Schema, inputs: list[Tensor], views: list[Tensor]) -> None:
         """Note where a view takes channels apart into equal parts."""
         try:
-            name = func._schema.name.partition("::")[2]
             if self.book.of(inputs[0]) is None:
-                self.parts.look(name, inputs[0], views)
+                self.parts.look(schema.name, inputs[0], views)
         except Exception as error:  # as in `_follow`
-            self.refuse(inputs[:1], f"operation {func} cannot be followed ({error!r})")
+            reason = f"operation {schema.operation} cannot be followed ({error!r})"
+            self.refuse(inputs[:1], reason)
 
     def _put(self, tensor: Tensor, labels: Tensor) -> None:
         if tensor.layout == torch.strided and not tensor.is_quantized:
@@ -333,44 +321,3 @@ class LabelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else -id(tensor)
-
-
-@dataclass(frozen=True)
-class _Schema:
-    """What an operation's schema says; asking torch takes longer than many operations do.
-
-    Attributes:
-        short: name without its overload, and that of the one that is not in place.
-        arguments: names.
-        mutable: whether it writes to any of them.
-        written: names of those.
-        in_place: whether it does so by its name, and not by `out=`.
-    """
-
-    short: str
-    arguments: tuple[str, ...]
-    mutable: bool
-    written: tuple[str, ...]
-    in_place: bool
-
-    @staticmethod
-    @lru_cache(maxsize=4096)
-    def of(func: OpOverload) -> "_Schema":
-        """Of an overload."""
-        schema = func._schema
-        space, _, name = schema.name.partition("::")
-        in_place = name.endswith("_")
-        if schema.is_mutable and in_place and not name.endswith("__"):
-            name = name[:-1]
-        written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-        return _Schema(
-            short=f"{space}.{name}",
-            arguments=tuple(a.name for a in schema.arguments),
-            mutable=schema.is_mutable,
-            written=tuple(written),
-            in_place=in_place,
-        )
-
-
-def _is_composite(func: OpOverload) -> bool:
-    return torch.is_inference_mode_enabled() and func._can_decompose()

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.ambient import plainly, undisturbed, unless_interrupted
 from prunus.coupling.example import Arguments, arguments_of, two_samples
 from prunus.coupling.weights import Book
+from prunus.dispatch import tensors_in
 from prunus.hints import Batch
 from prunus.modes import evaluating, private
-from prunus.shapes import by_shapes, tensors_in
+from prunus.shapes import by_shapes
 
 __all__ = ["used_elsewhere"]
 
