@@ -1,6 +1,8 @@
 """Kernels in a lower precision, exact duplicates, and the smallest chain."""
 
+import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -117,3 +119,54 @@ def test_one_of_two_items_has_the_law_at_any_number_of_steps(steps, start):
 def test_two_zero_items_have_no_law(g):
     with pytest.raises(ValueError, match=r"zero on both items. Add a jitter"):
         swap_chain(torch.zeros(2, 2), 1, generator=g)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *LOW])
+@pytest.mark.parametrize(("k", "floor"), [(2, None), (3, None), (4, 1e-6)])
+def test_probabilities_of_all_sets_sum_to_one_in_every_precision(dtype, k, floor):
+    """Rounding raises the rank of the entries as they come; no set may be likelier for it."""
+    x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    dpp = KDPP((x @ x.T).to(dtype), floor=floor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if floor else "error")  # k exceeds the rank
+        each = {s: math.exp(dpp.log_prob(s)) for s in itertools.combinations(range(8), k)}
+        single = dpp.inclusion(k)
+    assert sum(each.values()) == pytest.approx(1, abs=1e-4)
+    of_sets = [sum(p for s, p in each.items() if i in s) for i in range(8)]
+    torch.testing.assert_close(single, torch.tensor(of_sets).double(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float64, *LOW])
+def test_a_dpp_of_random_size_takes_rounding_for_zero(dtype, scale, g):
+    """Beside I, what rounding leaves of vanishing eigenvalues would be items, or negative ones."""
+    if dtype == torch.float16 and scale > 1:
+        scale = 1e3  # in its range
+    kernel = (rank_four() * scale).to(dtype)
+    assert float(torch.linalg.eigvalsh(kernel.double())[0]) < 0
+    dpp = DPP(kernel)
+    single, both = dpp.inclusion(), dpp.pair_inclusion()
+    assert float(single.min()) >= 0
+    assert float(single.max()) <= 1
+    assert float(both.min()) >= 0
+    values = torch.linalg.eigvalsh(rank_four() * scale)[-4:]
+    close = 1e-9 if dtype == torch.float64 else 0.3 * float((values / (1 + values)).sum())
+    assert float(single.sum()) == pytest.approx(float((values / (1 + values)).sum()), abs=close)
+    assert max(len(dpp.sample(generator=g)) for _ in range(20)) <= 4
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1e-12, 1e-3])
+def test_a_small_kernel_keeps_the_digits_of_its_probabilities(scale):
+    kernel = rank_four(6) * scale
+    # L − L² + L³ … without the difference from I: four terms are exact to a share of trace⁴.
+    exact = sum((-1) ** i * torch.linalg.matrix_power(kernel, i + 1) for i in range(4))
+    short = float(kernel.diagonal().sum()) ** 4
+    assert torch.allclose(DPP(kernel).inclusion(), exact.diagonal(), rtol=1e-12 + short, atol=0)
+
+
+def test_rare_items_beside_common_ones_have_no_negative_probability():
+    size = torch.logspace(-12, 3, 12, dtype=torch.float64)
+    kernel = (torch.eye(12, dtype=torch.float64) + 0.5) * torch.outer(size, size)
+    single = DPP(kernel).inclusion()
+    assert bool((single > 0).all())
+    assert bool((single <= kernel.diagonal() / (1 + kernel.diagonal()) + 1e-15).all())

@@ -44,6 +44,13 @@ class Spectrum:
         """Number of eigenvalues above rounding level."""
         return len(self.log_values)
 
+    def matrix(self, items: np.ndarray) -> np.ndarray:
+        """The kernel of these items that has this spectrum, to relative accuracy of its rows."""
+        first = len(self.vectors) - self.rank
+        root = self.vectors[items, first:] * np.exp(self.log_values / 2)
+        found: np.ndarray = root @ root.T
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class KDPP:
@@ -187,9 +194,12 @@ class KDPP:
         if len(items) in (0, self.n):
             return 0.0
         part = self._for(len(items))
-        kernel = self.L.cpu().numpy()[np.ix_(items, items)]
-        if self.floor is not None and len(items) > self.rank:
-            kernel = kernel + self.floor * float(self.L.diagonal().mean()) * np.eye(len(items))
+        if self._rounding > 0 and self.rank < self.n:  # what counts as zero is in no set
+            kernel = part.matrix(items)
+        else:
+            kernel = self.L.cpu().numpy()[np.ix_(items, items)]
+            if self.floor is not None and len(items) > self.rank:
+                kernel = kernel + self.floor * float(self.L.diagonal().mean()) * np.eye(len(items))
         return _log_det(kernel) - tilt.log_elementary(part.log_values, len(items))
 
     def log_normaliser(self, k: int) -> float:
@@ -227,7 +237,8 @@ class DPP:
     Drawn from its marginal kernel K = I − (I + L)⁻¹ item by item, without eigenvectors.
 
     Args:
-        L: kernel (n, n), symmetric and positive semi-definite.
+        L: kernel (n, n), symmetric and positive semi-definite; eigenvalues that rounding has taken
+            below zero, and those no larger than rounding beside them, count as zero.
 
     Raises:
         TypeError, ValueError: as `KDPP`.
@@ -241,17 +252,29 @@ class DPP:
 
     def __post_init__(self) -> None:
         rounding = rounding_of(self.L) if hasattr(self.L, "__len__") else 0.0
-        object.__setattr__(self, "L", check_kernel("L", self.L))
-        if len(self.L):
-            least, top = float(torch.linalg.eigvalsh(self.L)[0]), float(self.L.diagonal().max())
+        kernel = check_kernel("L", self.L)
+        if n := len(kernel):
+            least, top = float(torch.linalg.eigvalsh(kernel)[0]), float(kernel.diagonal().max())
             _definite(least, top, rounding)
+            if least < -n * _EPS:  # seen beside I: what rounding left of zeros must be zeros
+                exact = spectrum(kernel, rounding).matrix(np.arange(n))
+                kernel = torch.from_numpy(exact).to(kernel.device)
+        object.__setattr__(self, "L", kernel)
 
     @cached_property
     def marginal_kernel(self) -> Float[Tensor, "n n"]:
-        """K = I − (I + L)⁻¹; det(K_A) is the probability that S contains A."""
+        """K = I − (I + L)⁻¹ = (I + L)⁻¹L; det(K_A) is the probability that S contains A."""
         n = len(self.L)
         eye = torch.eye(n, dtype=torch.float64, device=self.L.device)
-        return eye - torch.cholesky_inverse(torch.linalg.cholesky(eye + self.L))
+        factor, most = torch.linalg.cholesky(eye + self.L), float(self.L.diagonal().sum())
+        if most <= 1:  # no eigenvalue is larger; the difference would lose the digits of a small L
+            found = torch.cholesky_solve(self.L, factor)
+            return (found + found.T) / 2
+        found = eye - torch.cholesky_inverse(factor)
+        single = found.diagonal()
+        # λ/(1 + λ) is concave: rounding may not take a rare item's probability to zero or below.
+        found += (self.L.diagonal() / (1 + most) - single).clamp_(min=0.0).diag()
+        return found
 
     def sample(
         self, *, generator: Draws = None, size: int | None = None
@@ -277,7 +300,7 @@ class DPP:
     def pair_inclusion(self) -> Float[Tensor, "n n"]:
         """P(i ∈ S and j ∈ S) = K_ii K_jj − K_ij², with K_ii on the diagonal."""
         marginal, single = self.marginal_kernel, self.inclusion()
-        both = torch.outer(single, single) - marginal.square()
+        both = (torch.outer(single, single) - marginal.square()).clamp_(min=0.0)
         return both.fill_diagonal_(0.0) + single.diag()
 
     def log_prob(self, S: Iterable[int] | Tensor) -> float:
