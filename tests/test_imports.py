@@ -16,7 +16,7 @@ ROOT = Path(prunus.__file__).parent
 # A module imports only what stands above it (docs/architecture.md).
 ORDER = [
     "check", "hints", "counting", "host", "rng", "inputs", "rows", "inclusion", "ranking",
-    "zeros", "squares",
+    "zeros", "squares", "means",
     "reading", "files", "progress", "cells", "notebook", "ambient", "modes", "dispatch", "shapes",
     "threads",
     "later", "tokens", "likelihood",

@@ -1,13 +1,27 @@
 """Statistics against their definitions, on inputs where a slip would show: ties, chains, seeds."""
 
+import math
 import random
 
 import pytest
 import torch
 from scipy import stats
 
-from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
+from prunus.bench import Record
+from prunus.bench.statistics.intervals import (
+    bootstrap_interval,
+    holm,
+    paired,
+    sign_test,
+    t_interval,
+)
 from prunus.bench.statistics.paired import _cliques, _ranked, pareto
+from prunus.bench.statistics.tables import tables
+from prunus.means import highest, lowest, mean, median, standard_error
+from prunus.report.charts import summarise
+from prunus.report.curves import leaders
+from prunus.report.grid import grid_page, pivot
+from prunus.report.headline import standing
 from prunus.rng import generator_for
 
 
@@ -102,3 +116,88 @@ def test_a_clique_is_as_wide_as_its_ends_allow():
     assert _cliques(rows, 1.0) == [["a", "b"], ["b", "c"], ["c", "d"]]
     assert _cliques(rows, 1.3) == [["a", "b", "c"], ["b", "c", "d"]]
     assert _cliques(rows, 0.6 - 1e-9) == []
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_the_sign_test_is_the_binomial_one(size):
+    for up in range(size + 1):
+        gaps = [math.inf] * up + [-1.0] * (size - up) + [0.0, math.nan]
+        assert sign_test(gaps) == pytest.approx(stats.binomtest(up, size).pvalue)
+    assert sign_test([0.0, math.nan]) == 1
+
+
+COME_APART = [math.nan, math.inf]
+
+
+@pytest.mark.parametrize("bad", COME_APART)
+def test_networks_that_came_apart_are_the_worst_and_nothing_is_claimed_of_their_means(bad):
+    """One NaN or infinity must neither stop the tables nor stand as the best."""
+    scores = {"broken": [0.1, 0.2, bad, 0.15], "fair": [0.3, 0.4, 0.35, 0.5]}
+    rows = [
+        Record(
+            id=f"{name}{seed}", task="t", recipe=name, recipe_repr=name, recipe_hash=name,
+            seed=seed, density_asked=0.5, density=0.5, budget="Budget(density=0.5)",
+            schedule="none", after={"test_loss": value}, before={"test_loss": 0.1},
+            parameters=(1000, 500), extra={"baselines": {"random": f"fair{seed}"}},
+        )
+        for name, own in scores.items()
+        for seed, value in enumerate(own)
+    ]  # fmt: skip
+    for interval in ("t", "bootstrap"):
+        found = tables(rows, "test_loss", interval=interval)
+        broken, fair = found.methods
+        assert math.isnan(broken["mean"]) if math.isnan(bad) else broken["mean"] == bad
+        assert broken["standard_error"] is broken["low"] is broken["high"] is None
+        assert fair["low"] < fair["mean"] < fair["high"]
+        assert (broken["front_parameters"], fair["front_parameters"]) == (False, True)
+    (row,) = found.differences
+    assert (row["p"], row["low"]) == (stats.binomtest(1, 4).pvalue, None)
+    (null,) = (r for r in found.baselines if r["recipe"] == "broken")
+    assert null["advantage"] == -math.inf
+    assert not null["beats"]
+    assert not null["beaten_by"]
+    # Best in three of four seeds, worst in one: (1 + 1 + 2 + 1) / 4.
+    assert {r["recipe"]: r["rank"] for r in found.ranks["recipes"]} == {
+        "broken": 1.25, "fair": 1.75,
+    }  # fmt: skip
+    assert "fair" in pivot(found, "t", "none")[1]["recipe"]
+    assert "**" not in str(pivot(found, "t", "none")[0])
+    assert "**" in str(pivot(found, "t", "none")[1])
+    assert "broken" in grid_page(found, title="t")
+
+
+@pytest.mark.parametrize("bad", COME_APART)
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_recipe_that_came_apart_once_is_never_named_the_best(bad, metric, first):
+    higher = metric == "accuracy"
+    lost = -bad if higher else bad
+    runs = {"broken": [lost, 2.0, 2.0], "fair": [1.0, 1.1, 1.2] if not higher else [3.0, 3.1, 3.2]}
+    names = list(runs) if first else list(reversed(runs))
+    rows = [
+        {"recipe": name, "density": 0.5, "seed": seed, "score": value}
+        for name in names
+        for seed, value in enumerate(runs[name])
+    ]
+    found = standing(rows, higher=higher)
+    assert (found.best, found.ties, found.untested) == ("fair", (), 0)
+    shown = summarise(
+        [{**r, "method": r["recipe"], "compensation": "none"} for r in rows],
+        ["method", "compensation", "density"],
+        "score",
+    )
+    assert leaders(shown, "density", higher=higher)[0] == "fair"
+    alone = standing([r for r in rows if r["recipe"] == "broken"], higher=higher)
+    assert alone.best == "broken"
+    assert not math.isfinite(alone.mean)
+
+
+def test_means_say_what_is_no_number():
+    assert median([1.0, math.inf, 2.0]) == 2
+    assert math.isnan(median([math.nan, 1.0, 2.0]))
+    assert math.isnan(mean([math.inf, -math.inf]))
+    assert mean([1.0, math.inf]) == math.inf
+    assert math.isnan(lowest([1.0, math.nan]))
+    assert math.isnan(highest([math.nan, 1.0]))
+    assert standard_error([1.0]) is standard_error([1.0, math.nan]) is None
+    assert standard_error([1.0, 2.0, 4.0]) == pytest.approx(stats.sem([1, 2, 4]))

@@ -1,14 +1,13 @@
 """What a comparison answers: a record of every pruning, and tables of them."""
 
 import json
-import math
 import os
-import statistics as stats
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prunus.files import Row
+from prunus.means import mean, standard_error
 from prunus.recipe import Recipe
 from prunus.result import Pruned
 
@@ -51,7 +50,10 @@ class Comparison:
         )
 
     def table(self) -> list[Row]:
-        """Mean and standard error over seeds of the metric, a row per recipe and density."""
+        """Mean and standard error over seeds of the metric, a row per recipe and density.
+
+        Where a score is NaN or infinite so is the mean, and there is no standard error.
+        """
         rows: dict[tuple[str, float | str], list[float]] = {}
         met: dict[tuple[str, float | str], list[float]] = {}
         for record in self.records:
@@ -62,11 +64,9 @@ class Comparison:
             {
                 "recipe": recipe,
                 "density": density,
-                "density_met": stats.fmean(met[recipe, density]),
-                self.metric: stats.fmean(values),
-                "standard_error": (
-                    stats.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-                ),
+                "density_met": mean(met[recipe, density]),
+                self.metric: mean(values),
+                "standard_error": standard_error(values),
                 "seeds": len(values),
                 "dense": self.dense[self.metric],
             }

@@ -1,10 +1,10 @@
 """Charts of tidy records: error against density, density by layer, latency."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from prunus.files import Row, Rows
+from prunus.means import highest, lowest, mean
 from prunus.report.figure import PALETTE, require
 
 __all__ = ["bars", "filling", "intervals", "layer_map", "summarise"]
@@ -27,9 +27,9 @@ def summarise(records: Rows, by: Sequence[str], value: str) -> list[Row]:
     return [
         {
             **dict(zip(by, key, strict=True)),
-            "mean": math.fsum(values) / len(values),
-            "low": min(values),
-            "high": max(values),
+            "mean": mean(values),
+            "low": lowest(values),
+            "high": highest(values),
             "seeds": len(values),
         }
         for key, values in places.items()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prunus.files import Row, Rows
+from prunus.means import as_loss, mean
 from prunus.report.charts import COLOURS, filling
 from prunus.report.figure import require
 
@@ -40,13 +41,12 @@ def leaders(
     for position in dict.fromkeys(r[x] for r in own):
         there = {str(r[series]): float(r["mean"]) for r in own if r[x] == position}
         if len(there) == len(names):  # a rank among fewer is another thing
-            ordered = sorted(there, key=lambda name: there[name], reverse=higher)
+            ordered = sorted(there, key=lambda name: as_loss(there[name], higher=higher))
             for place, name in enumerate(ordered):
                 ranks.setdefault(name, []).append(place)
     if not ranks:
         means = {n: [float(r["mean"]) for r in own if str(r[series]) == n] for n in names}
-        sign = -1.0 if higher else 1.0
-        ranks = {n: [sign * math.fsum(v) / len(v)] for n, v in sorted(means.items())}
+        ranks = {n: [as_loss(mean(v), higher=higher)] for n, v in sorted(means.items())}
     return sorted(ranks, key=lambda name: math.fsum(ranks[name]) / len(ranks[name]))[:FEW]
 
 

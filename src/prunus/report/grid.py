@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from prunus.files import KnownRow, Rows, write_bytes, write_text
+from prunus.means import as_loss
 from prunus.report.curves import FEW
 from prunus.report.figure import require
 from prunus.report.grid_charts import critical_difference, pareto_chart, scores_chart
@@ -146,14 +148,14 @@ def pivot(found: Findings, task: str, schedule: str) -> list[dict[str, str]]:
     higher = bool(getattr(found, "higher", False))
     best: dict[str, float] = {}
     for row in rows:
-        known = best.setdefault(row["budget"], row["mean"])
-        best[row["budget"]] = max(known, row["mean"]) if higher else min(known, row["mean"])
+        loss = as_loss(row["mean"], higher=higher)
+        best[row["budget"]] = min(best.get(row["budget"], math.inf), loss)
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
         text = f"{row['mean']:.4f}"
         if row["standard_error"] is not None:
             text += f" ± {row['standard_error']:.4f}"
-        if row["mean"] == best[row["budget"]]:
+        if as_loss(row["mean"], higher=higher) == best[row["budget"]] < math.inf:
             text = f"**{text}**"
         if row["not_beaten"] not in (None, "none"):
             names = row["not_beaten"].split(", ")

@@ -132,9 +132,8 @@ def scores_chart(
     x = {"field": "at", "type": "quantitative", "title": title, "scale": scale,
          "axis": {"format": ".3~g", "values": sorted({r["at"] for r in rows})[:14],
                   "labelOverlap": True}}  # fmt: skip
-    up: dict[str, Any] = (
-        {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"type": "linear", "zero": False}
-    )
+    linear = any(r["mean"] <= 0 for r in rows)
+    up: dict[str, Any] = {"type": "linear", "zero": False} if linear else {"type": "log"}
     spans = _spans(rows, log=up["type"] == "log") if best else {}
     if best:  # one span for each place, by which the names at the curves' ends are kept apart
         low, high = (f"spans[f_task + ' / ' + f_schedule][{end}]" for end in (0, 1))
@@ -226,7 +225,7 @@ def pareto_chart(rows: Rows, words: str, best: Sequence[str] = ()) -> dict[str, 
     x = {"field": "cost", "type": "quantitative", "title": "cost after pruning",
          "scale": {"type": "log", "nice": False, "padding": 10},
          "axis": {"format": "~s", "tickCount": 6}}  # fmt: skip
-    scale = {"type": "log"} if all(r["mean"] > 0 for r in rows) else {"zero": False}
+    scale = {"zero": False} if any(r["mean"] <= 0 for r in rows) else {"type": "log"}
     y = {"field": "mean", "type": "quantitative", "title": words, "scale": scale,
          "axis": {"format": "~g", "tickCount": 6}}  # fmt: skip
     cost = [

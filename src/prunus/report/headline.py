@@ -8,6 +8,7 @@ from typing import Any
 
 from prunus.cost import speedup
 from prunus.files import Rows
+from prunus.means import as_loss, mean
 from prunus.theory.gap.words import headline as certificate_headline
 
 __all__ = [
@@ -165,7 +166,8 @@ def standing(rows: Rows, higher: bool) -> Standing:
 
     A recipe is told apart where the interval of its difference to the best excludes 0: Student's,
     over the seeds that both have, at 95 % shared out over the others (Bonferroni); where one of
-    them draws nothing and was run once, of the other's runs against it.
+    them draws nothing and was run once, of the other's runs against it. One run that is NaN or
+    infinite makes the mean so, and tells its recipe apart from all whose mean is a number.
 
     That the best was found by the same runs is paid for (Hsu 1984, multiple comparisons with the
     best): with normal differences, the recipe that is truly best is the one named or one of its
@@ -180,15 +182,24 @@ def standing(rows: Rows, higher: bool) -> Standing:
     runs: dict[str, dict[Any, float]] = {}
     for row in rows:
         runs.setdefault(str(row["recipe"]), {})[row["seed"]] = float(row["score"])
-    means = {name: statistics.fmean(own.values()) for name, own in runs.items()}
-    best = (max if higher else min)(means, key=lambda name: means[name])
+    means = {name: mean(list(own.values())) for name, own in runs.items()}
+    loss = {name: as_loss(value, higher=higher) for name, value in means.items()}
+    best = min(loss, key=lambda name: loss[name])
     share = (1 - LEVEL) / max(1, len(runs) - 1)
-    told = {name: _apart(runs[best], runs[name], share) for name in runs if name != best}
+    told = {
+        name: (
+            _apart(runs[best], runs[name], share)
+            if math.isfinite(means[best]) and math.isfinite(means[name])
+            else math.isfinite(means[best])
+        )
+        for name in runs
+        if name != best
+    }
     ties = [name for name, apart in told.items() if apart is False]
     return Standing(
         best=best,
         mean=means[best],
-        ties=tuple(sorted(ties, key=lambda name: -means[name] if higher else means[name])),
+        ties=tuple(sorted(ties, key=lambda name: loss[name])),
         untested=sum(apart is None for apart in told.values()),
     )
 
@@ -205,13 +216,12 @@ def _apart(one: Mapping[Any, float], other: Mapping[Any, float], share: float) -
         differences = [value - level for value in drawn]
     else:
         return None
-    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
-    if spread <= 1e-9 * abs(
-        mean
-    ):  # so few test samples that all seeds differ alike: the signs are left
-        return mean != 0 and 2 * 0.5 ** len(differences) <= share
+    centre, spread = statistics.fmean(differences), statistics.stdev(differences)
+    # So few test samples that all seeds differ alike: the signs are left.
+    if spread <= 1e-9 * abs(centre):
+        return centre != 0 and 2 * 0.5 ** len(differences) <= share
     half = float(t.ppf(1 - share / 2, len(differences) - 1)) * spread / math.sqrt(len(differences))
-    return abs(mean) > half
+    return abs(centre) > half
 
 
 def _levels(rows: Rows) -> dict[Any, list[Mapping[str, Any]]]:
@@ -254,7 +264,8 @@ def higher_is_better(metric: str, dense: float | None, scores: Sequence[float]) 
         return False
     if any(word in HIGHER for word in words):
         return True
-    return dense is not None and statistics.fmean(scores) <= dense
+    known = [score for score in scores if math.isfinite(score)]
+    return dense is not None and bool(known) and statistics.fmean(known) <= dense
 
 
 def is_share(metric: str, values: Iterable[float]) -> bool:

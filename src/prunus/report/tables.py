@@ -1,10 +1,10 @@
 """Rows for the tables of a report: recipes with their papers, scores by recipe and density."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prunus.files import Row, Rows
+from prunus.means import mean
 from prunus.presets import PRESETS, resolve
 from prunus.recipe import Recipe
 
@@ -77,7 +77,7 @@ def score_rows(records: Rows, value: str, *, digits: int = 4) -> list[Row]:
 def _mean(values: Sequence[float] | None, digits: int) -> float | None:
     if not values:
         return None
-    return float(f"{math.fsum(values) / len(values):.{digits}g}")
+    return float(f"{mean(values):.{digits}g}")
 
 
 def _order(density: Any) -> tuple[bool, float, str]:

@@ -14,6 +14,7 @@ from prunus.bench.grid.budgets import density_asked, order, place_text, words
 from prunus.bench.record import Record
 from prunus.bench.statistics.intervals import bootstrap_interval, holm, paired, t_interval
 from prunus.files import Row, Rows
+from prunus.means import as_loss, mean, median, standard_error, worst
 
 __all__ = [
     "COMPRESSIONS",
@@ -61,6 +62,14 @@ def higher_is_better(metric: str) -> bool:
     )
 
 
+def _numbered(record: Record, metric: str, stage: str = "final") -> float | None:
+    """The score, where it is NaN the infinity that is worst."""
+    value = score(record, metric, stage)
+    if value is not None and math.isnan(value):
+        return worst(higher=higher_is_better(metric))
+    return value
+
+
 def place_of(record: Record) -> Place:
     """Task, schedule and budget."""
     return record.task, record.schedule, place_text(record.budget, record.recipe_repr)
@@ -101,7 +110,7 @@ def group_rows(
     Args:
         records: of any number of places; failed ones are left out.
         metric: a score's name.
-        level: confidence level of the interval.
+        level: confidence level of the interval; none where a score is NaN or infinite.
         interval: "t" or "bootstrap"; the row says which.
 
     Returns:
@@ -125,9 +134,9 @@ def group_rows(
                 **_place_fields(key[:3]),
                 "recipe": key[3],
                 "seeds": n,
-                "mean": statistics.fmean(values),
-                "median": statistics.median(values),
-                "standard_error": statistics.stdev(values) / math.sqrt(n) if n > 1 else None,
+                "mean": mean(values),
+                "median": median(values),
+                "standard_error": standard_error(values),
                 "low": ends[0] if ends else None,
                 "high": ends[1] if ends else None,
                 "interval": f"{interval} {level:.0%}" if ends else "",
@@ -212,11 +221,11 @@ def against_baselines(
             own, other = {}, {}
             for record in group:
                 partner = by_id.get(record.extra.get("baselines", {}).get(name, ""))
-                mine = score(record, metric)
+                mine = _numbered(record, metric)
                 if partner is None or mine is None or record.id in nulls:
                     continue
                 stage = "after" if partner.id == record.id else "final"
-                theirs = score(partner, metric, stage)
+                theirs = _numbered(partner, metric, stage)
                 if theirs is not None:
                     own[record.seed], other[record.seed] = sign * mine, sign * theirs
             if own:
@@ -233,11 +242,12 @@ def against_baselines(
 def pareto(rows: Rows, cost: str, value: str, *, higher: bool) -> list[bool]:
     """Which rows no other row beats in one of `cost` (low) and `value` and equals in the other.
 
-    Rows that lack either are never on the front.
+    Rows that lack either, or whose value is NaN or infinitely bad, are never on the front.
     """
-    sign = -1.0 if higher else 1.0
     points = [
-        None if r.get(cost) is None or r.get(value) is None else (r[cost], sign * r[value])
+        None
+        if r.get(cost) is None or r.get(value) is None
+        else (r[cost], as_loss(r[value], higher=higher))
         for r in rows
     ]
     best, front = math.inf, [False] * len(points)
@@ -257,8 +267,8 @@ def ranks(records: Sequence[Record], metric: str, *, level: float = 0.95) -> Row
     """Mean ranks of the recipes (1 is best) and the critical difference of Nemenyi's test.
 
     A block is a task, a schedule and a seed. Recipes are ranked at each budget, ties get the mean
-    rank, and ranks are averaged over budgets within a block, which can only narrow their spread:
-    the test is conservative. Recipes that lack a block's record are left out.
+    rank, NaN the worst, and ranks are averaged over budgets within a block, which can only narrow
+    their spread: the test is conservative. Recipes that lack a block's record are left out.
 
     Returns:
         `recipes` (rows of `recipe`, `rank`, best first), `blocks`, `critical_difference` (None
@@ -268,12 +278,13 @@ def ranks(records: Sequence[Record], metric: str, *, level: float = 0.95) -> Row
     References:
         Demšar (2006), Statistical comparisons of classifiers over multiple data sets, section 3.2.
     """
-    sign = -1.0 if higher_is_better(metric) else 1.0
+    higher = higher_is_better(metric)
     cells: dict[tuple[str, str, int, str], dict[str, float]] = {}
     for (task, schedule, budget), recipes in _values(records, metric).items():
         for name, seeds in recipes.items():
             for seed, value in seeds.items():
-                cells.setdefault((task, schedule, seed, budget), {})[name] = sign * value
+                cell = cells.setdefault((task, schedule, seed, budget), {})
+                cell[name] = as_loss(value, higher=higher)
     names = sorted(set.intersection(*(set(c) for c in cells.values()))) if cells else []
     blocks: dict[tuple[str, str, int], list[list[float]]] = {}
     for (task, schedule, seed, _), found in cells.items():
@@ -336,11 +347,14 @@ def shrinkbench(rows: Rows, compressions: Sequence[float] = COMPRESSIONS) -> lis
 
 
 def _values(records: Sequence[Record], metric: str) -> dict[Place, dict[str, dict[int, float]]]:
-    """{place: {recipe: {seed: score}}}; of two records of one seed the first by identity."""
+    """{place: {recipe: {seed: score}}}; of two records of one seed the first by identity.
+
+    NaN stands as the infinity that is worst.
+    """
     found: dict[Place, dict[str, dict[int, float]]] = {}
     for key, group in _groups(records).items():
         for record in group:
-            value = score(record, metric)
+            value = _numbered(record, metric)
             if value is not None:
                 own = found.setdefault(key[:3], {}).setdefault(key[3], {})
                 own.setdefault(record.seed, value)
@@ -349,7 +363,7 @@ def _values(records: Sequence[Record], metric: str) -> dict[Place, dict[str, dic
 
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
-    return statistics.fmean(known) if known else None
+    return mean(known) if known else None
 
 
 def _latency(record: Record) -> float | None:
