@@ -17,6 +17,7 @@ from prunus.surgery import CompactionError, compact
 from prunus.surgery.compact import compact_groups
 from prunus.surgery.cut import why_whole
 from prunus.surgery.norms import fold_rms, is_rms, kind_of, scale_epsilon
+from prunus.surgery.pinned import PinnedChannels
 from prunus.surgery.probe import cuttable
 
 ZOO = {
@@ -242,15 +243,16 @@ def test_several_producers_of_which_one_is_silent():
 
 @pytest.mark.parametrize("name", [n for n in WRITTEN if n != "sampling"])
 def test_written_widths_are_never_wrong(name):
-    """Whatever compact answers is right; else it refuses by name."""
+    """Whatever compact answers is right, and it says which channels the code holds to."""
     model, x = ZOO[name](name)
     for group in couple(model, x).groups:
         wipe(model, group, half(group))
     if name in ("split", "slice", "written"):
-        with pytest.raises(CompactionError, match=r"fails (in|after) layer `"):
-            compact(model, x)
+        with pytest.warns(PinnedChannels, match=r"fails (in|after) layer `"):
+            small = compact(model, x)
     else:
-        equal_far_away(model, compact(model, x), x)
+        small = compact(model, x)
+    equal_far_away(model, small, x)
 
 
 def test_sampling_models_are_verified_with_equal_draws():

@@ -40,7 +40,7 @@ def latency_share(
                 each = group.size // group.pools
                 kept = torch.arange(each).repeat(group.pools) < counts[group.name] // group.pools
                 apply_masks(smaller, parameter_masks(group, kept, shapes))
-            small = compact_groups(smaller, groups, batch, inexact=True).model
+            small = compact_groups(smaller, groups, batch, inexact=True, pinning=True).model
             pair = measure_latency(
                 [dense, small], lambda m: call(m, batch), batch=size_of(batch) or 1
             )

@@ -38,7 +38,7 @@ class Settled:
         cost: of it; for nodes, of the compact one.
         said: what is to be said of it.
         proved: the compact one, where it is remembered that both are equal.
-        equal: False where no compact network could be made, or where it is another one.
+        equal: False where no compact network could be made, or one that keeps removed channels.
     """
 
     cost: Cost
@@ -82,7 +82,9 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
 
     try:
         inexact = job.recipe.granularity.inexact
-        found = compact_groups(work, groups, batch, rtol=RTOL, inexact=inexact, running=counting)
+        found = compact_groups(
+            work, groups, batch, rtol=RTOL, inexact=inexact, running=counting, pinning=True
+        )
     except CompactionError as error:
         # The work that led here, maybe hours of training, is not thrown away.
         counts = {group.name: int(state.classes[group.name].sum()) for group in groups}
@@ -100,8 +102,13 @@ def settled(job: Job, state: State, work: nn.Module) -> Settled:
             f"example the compact network's outputs differ from the masked one's by "
             f"{found.change:.3g} of their norm",
         )
+    if found.pinned:
+        stay = "; ".join(found.pinned.values())
+        said = (*said, f"the compact network keeps removed channels, which its costs count: {stay}")
     share = counted.parameters / _entries(sizes)
     cost = replace(counted, density=cost.density, model_density=share)
+    if found.pinned:  # `compact` finds it anew, and says so
+        return Settled(cost, said, equal=False)
     proved = proof_of(
         work, found.model, batch, found.gave, rtol=RTOL, inexact=inexact, said=found.said
     )

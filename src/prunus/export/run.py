@@ -27,6 +27,7 @@ from prunus.inputs import samples_of
 from prunus.modes import evaluating, private
 from prunus.surgery.alike import rounded
 from prunus.surgery.configs import UnsaidWidths
+from prunus.surgery.pinned import PinnedChannels
 from prunus.surgery.verify import CompactionError
 
 __all__ = ["FORMATS", "export", "timed"]
@@ -95,7 +96,7 @@ def _rounder(pruned: Any, network: Shipped, example: Batch, seconds: float) -> t
     if not network.compact:
         return ()
     try:
-        with quiet(UnsaidWidths):
+        with quiet(UnsaidWidths), quiet(PinnedChannels):  # no matter here
             other: nn.Module = pruned.compact(example, spare=rounded(ROUND)).eval()
     except CompactionError:  # parts that have to be equal
         return ()

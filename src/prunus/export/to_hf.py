@@ -31,6 +31,7 @@ from prunus.modes import copied
 from prunus.surgery.alike import Gone, Spare, by_blocks, by_sizes, levelled, only
 from prunus.surgery.configs import UnsaidWidths, step_of
 from prunus.surgery.layered import per_layer
+from prunus.surgery.pinned import PinnedChannels
 from prunus.surgery.rebuilt import check_config
 from prunus.surgery.rescaled import rescaled
 from prunus.surgery.verify import CompactionError
@@ -183,7 +184,8 @@ def _compacted(pruned: Any, example: Batch, spare: Spare | None) -> nn.Module:
 def _building(pruned: Any, example: Batch, spare: Spare) -> nn.Module | None:
     """The network without what `spare` lets go, where its configuration says what is left."""
     try:
-        small = _compacted(pruned, example, spare)
+        with quiet(PinnedChannels):  # one of several ways
+            small = _compacted(pruned, example, spare)
     except CompactionError:  # as of parts that have to be equal
         return None
     return small if _builds(small) else None

@@ -1,7 +1,8 @@
 """A physically smaller dense copy of a pruned model, deduced from its zeros and verified equal."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from prunus.ambient import plainly
 from prunus.coupling import Coupling, Group, Heads, NotTraceable, coupling_of
 from prunus.hints import Batch
 from prunus.modes import private, twin
-from prunus.surgery.alike import Spare
+from prunus.surgery.alike import Gone, Spare
 from prunus.surgery.configs import follow_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
+from prunus.surgery.pinned import PinnedChannels, emptied, loosened, none_of, said_of
 from prunus.surgery.proof import Proof
 from prunus.surgery.readings import run
 from prunus.surgery.rebuilt import shapes_of
@@ -36,12 +38,14 @@ class Compaction:
         gave: what it gives on the example.
         said: whether its configuration says its widths, and a network that its class builds from
             it, given its tensors, is this one.
+        pinned: {group: how many of its dead classes stay, and why}.
     """
 
     model: nn.Module
     change: float | None = None
     gave: Any = None
     said: bool = False
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
 
 @plainly
@@ -60,8 +64,9 @@ def compact(
     columns for it, or reads from it a constant c that no input changes; c is then folded into
     the consumer's bias, b ← b + W_j c, which is added where there is none. The unit stays where
     c ≠ 0 meets zero padding (at the border it is no constant), where a norm's statistics would
-    change, and where the model's code writes the width down. One removal can empty other units,
-    so this repeats until nothing changes. Every layer keeps at least one unit.
+    change, and where the model's code holds to the width, as the trace shows or as shows itself in
+    a smaller network that fails or differs; all else goes. One removal can empty other units, so
+    this repeats until nothing changes. Every layer keeps at least one unit.
 
     An RMS norm that loses inputs which are always zero is corrected exactly: d of them become d′,
     its weight γ √(d/d′) and its epsilon ε d/d′.
@@ -87,9 +92,13 @@ def compact(
     Returns:
         A copy with the same classes of modules, dtype, device, training flags and requires_grad.
 
+    Warns:
+        PinnedChannels: dead channels stay, since the model's code or a norm holds to their number.
+
     Raises:
-        CompactionError: the model cannot be traced, or the smaller network fails or differs;
-            the message names the first layer where it does.
+        CompactionError: the model cannot be traced, does not run on the example or gives numbers
+            there that nothing can be compared with; or what is pruned goes by itself (blocks,
+            experts) and the smaller network fails or differs.
     """
     module: nn.Module = model if isinstance(model, nn.Module) else model.model
     granularity: Any = getattr(getattr(model, "recipe", None), "granularity", None)
@@ -107,6 +116,14 @@ def compact(
         heads: Heads = getattr(granularity, "heads", "kv")
         found = _cut(module, known, heads, example, rtol=rtol, inexact=inexact, spare=spare)
         small, gave, said = found.model, found.gave, found.said
+        if found.pinned:
+            warnings.warn(
+                f"Dead channels stay in the smaller network, zeros as they are: "
+                f"{'; '.join(found.pinned.values())}. Where the forward code writes a width down, "
+                f"as in x.view(-1, 400), take it from the tensor, as in x.flatten(1).",
+                PinnedChannels,
+                stacklevel=4,
+            )
     if not said:
         follow_config(small, shapes_of(module), example, gave)
     return small
@@ -128,7 +145,9 @@ def _cut(
             groups = (known or coupling_of(own, example, heads)).groups
         except NotTraceable as reason:
             raise CompactionError(f"The model cannot be made smaller: {reason}.") from reason
-        return compact_groups(own, groups, example, rtol=rtol, inexact=inexact, spare=spare)
+        return compact_groups(
+            own, groups, example, rtol=rtol, inexact=inexact, spare=spare, pinning=True
+        )
 
 
 def compact_groups(
@@ -140,40 +159,65 @@ def compact_groups(
     inexact: bool = False,
     spare: Spare | None = None,
     running: Callable[[nn.Module, Any], Any] = run,
+    pinning: bool = False,
 ) -> Compaction:
     """`compact` for a model whose groups are known; those that cannot be cut stay whole.
 
-    `running` runs the smaller network on the example, at last as it is handed out.
+    `running` runs the smaller network on the example, at last as it is handed out. Where the
+    network without all dead classes fails or differs, `pinning` finds groups that can stay as
+    they are, so that the rest goes; else that is an error.
     """
     small = twin(model)  # shares the numbers of all parameters that are not cut
-    groups = tuple(g for g in groups if why_whole(small, g, inexact=inexact) is None)
-    gone = _empty(small, groups, example)
-    if spare is not None:
-        gone = spare(groups, gone)
-    gave: Any = None
-
-    def noting(small: nn.Module, batch: Any) -> Any:
-        nonlocal gave
-        gave = running(small, batch)
-        return gave
-
+    why = {g.name: why_whole(small, g, inexact=inexact) for g in groups}
+    whole = tuple(g for g in groups if why[g.name] is not None)
+    given, groups = groups, tuple(g for g in groups if why[g.name] is None)
     reference = Reference(model, example)
-    left = cut(
-        small, groups, gone, example, reference=reference, running=noting, whole=shapes_of(model)
-    )
-    _apart(model, small)
-    change = verify_equal(
-        model,
-        small,
-        example,
-        kept=left.kept,
-        rtol=rtol,
-        statistics=left.statistics,
-        running=noting,
-        reference=reference,
-        got=left.gave,
-    )
-    return Compaction(small, change, gave, left.said)
+
+    def dead(small: nn.Module) -> dict[str, Tensor]:
+        gone = _empty(small, groups, example)
+        return gone if spare is None else spare(groups, gone)
+
+    def without(small: nn.Module, gone: Gone) -> Compaction:
+        gave: Any = None
+
+        def noting(small: nn.Module, batch: Any) -> Any:
+            nonlocal gave
+            gave = running(small, batch)
+            return gave
+
+        shapes = shapes_of(model)
+        left = cut(small, groups, gone, example, reference=reference, running=noting, whole=shapes)
+        change = verify_equal(
+            model,
+            small,
+            example,
+            kept=left.kept,
+            rtol=rtol,
+            statistics=left.statistics,
+            running=noting,
+            reference=reference,
+            got=left.gave,
+        )
+        return Compaction(small, change, gave, left.said)
+
+    could = dead(small)
+    stay = emptied(small, whole, example) if pinning else {}
+    gone: Gone = could
+    try:
+        found = without(small, gone)
+    except CompactionError:
+        if not pinning:
+            raise
+        small = twin(model)
+        dead(small)  # as it was before the cut
+        without(twin(small), none_of(gone))  # one that differs from itself has no smaller one
+        gone, reasons = loosened(groups, gone, lambda those: without(twin(small), those))
+        found = without(twin(small), gone)
+        why |= reasons
+        stay |= {name: could[name] & ~gone[name] for name in reasons}
+    _apart(model, found.model)
+    told = {g.name: said_of(g, stay[g.name], str(why[g.name])) for g in given if g.name in stay}
+    return replace(found, pinned=told) if told else found
 
 
 def _apart(model: nn.Module, small: nn.Module) -> None:

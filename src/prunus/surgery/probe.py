@@ -12,7 +12,7 @@ from prunus.modes import twin
 from prunus.surgery.cut import cut
 from prunus.surgery.verify import CompactionError, Reference, verify_equal
 
-__all__ = ["Cuttable", "cuttable", "narrowed"]
+__all__ = ["Cuttable", "cuttable", "families", "narrowed", "reason_of"]
 
 Gone = dict[str, Tensor]
 
@@ -62,7 +62,7 @@ def cuttable(
         suspects, free = wide, []  # they disturb one another
     alike: list[tuple[str, ...]] = []
     refused: dict[str, str] = {}
-    for family in _families(suspects):
+    for family in families(suspects):
         same = family[0].size // 2
         if len(family) > 1 and fails({g.name: _classes(g, same) for g in family}) is None:
             alike.append(tuple(group.name for group in family))
@@ -72,14 +72,14 @@ def cuttable(
             reason = alone[group.name]
             if reason is None and fails({group.name: unequal[group.name]}) is None:
                 reason = "it cannot be cut together with others"
-            refused[group.name] = _reason(reason or "")
+            refused[group.name] = reason_of(reason or "")
     together = {
         group.name: _classes(group, group.size // 2 if _in(group, alike) else _count(group))
         for group in free
     }
     final = fails(together) if free else None
     if final is not None:
-        refused.update({group.name: _reason(final) for group in free})
+        refused.update({group.name: reason_of(final) for group in free})
         free, alike = [], []
     kept = {group.name for group in free} | {group.name for group in groups if group not in wide}
     return Cuttable(tuple(g for g in groups if g.name in kept), tuple(alike), refused)
@@ -109,7 +109,7 @@ def _unequal(groups: Sequence[Group]) -> Gone:
     return gone
 
 
-def _families(groups: Sequence[Group]) -> list[list[Group]]:
+def families(groups: Sequence[Group]) -> list[list[Group]]:
     """Groups of equal size: first those that share a layer, then the rest together."""
     found: list[list[Group]] = []
     for group in groups:
@@ -180,7 +180,7 @@ def _masked(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
     return masked
 
 
-def _reason(error: str) -> str:
+def reason_of(error: str) -> str:
     """The cause alone, without the advice that follows."""
     first = error.split(" A width is")[0].split(" The forward code")[0].rstrip(".")
     return f"it cannot be made narrower: {first[:1].lower()}{first[1:]}"
