@@ -5,6 +5,8 @@ or two parameters. It has a number of its own behind those of all entries, and w
 them.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,24 @@ class Computed:
             torch.cat([numbers[~computed], entries[at]]),
         )
 
-    def met(self, numbers: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Distinct pairs of entries and classes, from pairs that may be of computed values."""
-        found, entries = self.expanded(classes, numbers)
-        return pairs_of(entries, found)
+    def met(self, parts: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Entries by number, ascending, and the classes that they act on; part by part.
+
+        Args:
+            parts: labels of entries, or of values computed from them, and the classes beside them.
+        """
+        if not parts:
+            return []
+        numbers = -1 - torch.cat([atoms for atoms, _ in parts])
+        classes = torch.cat([own for _, own in parts])
+        lengths = [atoms.numel() for atoms, _ in parts]
+        apart = list(zip(torch.split(numbers, lengths), torch.split(classes, lengths), strict=True))
+        falls = numbers[1:] <= numbers[:-1]
+        falls[torch.tensor(lengths).cumsum(0)[:-1] - 1] = False  # from one part to the next
+        if int(numbers.max()) < self._first and not bool(falls.any()):
+            return apart
+        found = []
+        for own, beside in apart:
+            beside, own = self.expanded(beside, own)
+            found.append(pairs_of(own, beside))
+        return found

@@ -5,12 +5,12 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from prunus.coupling.labels import by_number, distinct, in_order
+from prunus.coupling.labels import ascending, by_number, distinct, in_order
 from prunus.coupling.members import Place
 from prunus.coupling.table import Table, table_of
 from prunus.coupling.trace import RAW_USES, LabelTrace
 from prunus.coupling.types import Coupling, Group, Heads, Slot, layer_of
-from prunus.coupling.weights import computed_weights
+from prunus.coupling.weights import computed_weight
 from prunus.views import holds_width
 
 __all__ = ["UNUSED", "groups_of"]
@@ -55,8 +55,8 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
 
     told = list(makers)
     ranked: list[tuple[int, int, Tensor]] = []
-    for number in distinct(kind[fine]).tolist():
-        members = ((kind == number) & fine).nonzero().flatten()
+    there = fine.nonzero().flatten()
+    for _, (members,) in by_number(kind[there], there, order=in_order(kind[there])):
         maker = int(first[members[0]])
         low = table.lowest(_place_of(told[maker], members[0], table))[members]
         order = torch.argsort(low, stable=True)
@@ -92,14 +92,14 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
             )
         )
     removable = {producer for group in groups for producer in group.producers}
-    made_anew = computed_weights(trace.book.model)
+    modules = dict(trace.book.model.named_modules())
     tables = {
         linear: f"its weight is the table `{table}` of an embedding, whose rows are no channels"
         for table in trace.book.tied
         if (linear := trace.book.reader(table)) is not None
     }
     refused = {
-        name: made_anew.get(name)
+        name: (computed_weight(modules[name]) if name in modules else None)
         or tables.get(name)
         or trace.refused.get(name)
         or why.get(name)
@@ -192,11 +192,14 @@ def _slots(table: Table, where: Tensor, unit: Tensor, groups: int) -> list[list[
     place = torch.arange(len(lengths)).repeat_interleave(lengths)
     numbers = torch.cat([numbers for _, numbers in table.slots.values()])
     index = torch.cat([index for index, _ in table.slots.values()])
-    inside = where[numbers] >= 0
-    place, numbers, index = place[inside], numbers[inside], index[inside]
+    owner = where[numbers]
+    inside = (owner >= 0).nonzero().flatten()
+    if len(inside) < len(owner):
+        place, numbers, index, owner = (p[inside] for p in (place, numbers, index, owner))
     units = unit[numbers]
-    home = place * groups + where[numbers]
-    order = in_order(home * table.roots.numel() + units)
+    home = place * groups + owner
+    keys = home * table.roots.numel() + units
+    order = None if ascending(keys) else in_order(keys)
     places = list(table.slots)
     for number, (own, members) in by_number(home, index, units, order=order):
         parameter, axis, role = places[number // groups]

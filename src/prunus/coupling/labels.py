@@ -283,9 +283,12 @@ class Labels:
 
     def meet_atoms(self, atoms: Tensor, classes: Tensor) -> None:
         """Note that entries of parameters act on classes, pair by pair."""
+        atoms, classes = atoms.flatten(), classes.flatten()
+        if atoms.numel() > MANY:
+            entries, classes = pairs_of(-1 - atoms, classes)
+            atoms = -1 - entries
         if atoms.numel():
-            entries, labels = pairs_of(-1 - atoms.flatten(), classes.flatten())
-            self.met.append((entries, labels))
+            self.met.append((atoms, classes))
 
     def column(self, labels: Tensor, axis: int, length: int, operation: str) -> Tensor:
         """One label per position along `axis`, when the same weight reads all other axes.

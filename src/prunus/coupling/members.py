@@ -1,11 +1,20 @@
 """Which slices of which parameters belong to which class, once all labels are known."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, Labels, by_number, distinct, in_order, pairs_of
+from prunus.coupling.labels import (
+    FIRST,
+    Labels,
+    ascending,
+    by_number,
+    distinct,
+    in_order,
+    pairs_of,
+)
 from prunus.coupling.parts import settle_parts
 from prunus.coupling.trace import LabelTrace
 from prunus.coupling.types import Role
@@ -38,7 +47,7 @@ def settled(trace: LabelTrace) -> Uses:
             if parameter == name:
                 trace.labels.refuse(labels, f"`{name}`: {reason}")
     roots = trace.labels.find(every.labels)
-    keep = roots >= FIRST
+    keep = (roots >= FIRST).nonzero().flatten()
     slice_, root = pairs_of(every.slices[keep], roots[keep])
     return every.apart(slice_, root)
 
@@ -60,9 +69,12 @@ class _Together:
         self._step = int(index.max()) + 1 if len(index) else 1
         counts = torch.tensor([len(own) for own, _ in uses.values()], dtype=torch.int64)
         self.slices = torch.arange(len(uses)).repeat_interleave(counts) * self._step + index
+        self._once = ascending(self.slices, strictly=True)  # each slice is used once, and in order
 
     def one_class_each(self, labels: Labels) -> None:
         """Unite what uses a slice; refuse a class beside anything else there."""
+        if self._once:
+            return
         left, right = self._pairs()
         both = (left >= FIRST) & (right >= FIRST)
         labels.unite(left[both], right[both])
@@ -138,23 +150,23 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     labels, book = trace.labels, trace.book
     if not labels.met:
         return {}
-    numbers, touched = trace.met()
-    owner = book.at(numbers)
-    order = in_order(owner)
-    owner, numbers, touched = owner[order], numbers[order], touched[order]
-    lines = _lines(book, owner, numbers)
     found: Uses = {}
-    for number, (own, classes, line) in by_number(owner, numbers, touched, lines):
+    for number, parts in sorted(_by_parameter(book, trace.met()).items()):
         entry = book.entries[number]
-        if int(line[0]) >= 0:
-            found[entry.name, 0, "out"] = (line, classes)  # one class an entry
+        own, classes = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        sizes, strides, offset = entry.shape
+        if len(sizes) == 1 and ascending(own, strictly=True):  # one class an entry
+            line = own - (entry.first + offset)
+            if strides[0] > 1:
+                line = line.div(strides[0], rounding_mode="floor")
+            found[entry.name, 0, "out"] = (line, classes)
             continue
         place, roots = own - entry.first, labels.find(classes)
         apart = _apart(labels, place, roots)
         if apart is None:
             continue
         roots, index = apart, entry.index(place)
-        axis = _axis_of_slices(index, roots, entry.shape[0], len(distinct(place)))
+        axis = _axis_of_slices(index, roots, sizes, len(distinct(place)))
         if axis is None:
             labels.refuse(roots, f"the parameter `{entry.name}` mixes its entries with others")
             continue
@@ -166,24 +178,25 @@ def _entries(trace: LabelTrace, uses: Uses) -> Uses:
     return found
 
 
-def _lines(book: Book, owner: Tensor, numbers: Tensor) -> Tensor:
-    """Where entries lie along parameters of one axis that are met at every entry once, as norms'
-    are; −1 in all other parameters.
+def _by_parameter(
+    book: Book, met: Sequence[tuple[Tensor, Tensor]]
+) -> dict[int, list[tuple[Tensor, Tensor]]]:
+    """What entries meet by the place in `entries` of the parameter they belong to.
 
     Args:
         book: the parameters.
-        owner: of each entry, ascending.
-        numbers: of the entries, ascending in such a parameter.
+        met: entries by number, ascending, and classes; nearly always those of one parameter.
     """
-    forms = [(e.first, *e.shape) for e in book.entries]
-    flat = torch.tensor([len(sizes) == 1 for _, sizes, _, _ in forms])
-    step = torch.tensor([max(1, strides[0]) if strides else 1 for _, _, strides, _ in forms])
-    corner = torch.tensor([first + offset for first, _, _, offset in forms])
-    if owner.numel() > 1:
-        falls = (owner[1:] == owner[:-1]) & (numbers[1:] <= numbers[:-1])
-        flat[owner[1:][falls]] = False
-    along = (numbers - corner[owner]).div(step[owner], rounding_mode="floor")
-    return torch.where(flat[owner], along, -1)
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    ends = torch.stack([numbers[end] for numbers, _ in met for end in (0, -1)])
+    owners = book.at(ends).view(-1, 2).tolist()
+    for (numbers, classes), (first, last) in zip(met, owners, strict=True):
+        if first == last:
+            found.setdefault(first, []).append((numbers, classes))
+            continue
+        for owner, part in by_number(book.at(numbers), numbers, classes):
+            found.setdefault(owner, []).append((part[0], part[1]))
+    return found
 
 
 def _apart(labels: Labels, place: Tensor, roots: Tensor) -> Tensor | None:

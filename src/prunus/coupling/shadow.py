@@ -163,15 +163,16 @@ def _filling(tensor: Tensor, labels: Tensor, entries: int) -> Form | None:
     """The labels as a form, where the tensor fills its storage without gaps or overlaps."""
     if tensor.storage_offset() or tensor.numel() != entries:
         return None
-    axes = [a for a, n in enumerate(tensor.shape) if n > 1]
-    axes.sort(key=lambda a: tensor.stride(a), reverse=True)
+    shape = sizes, strides, _ = geometry(tensor)
+    axes = [a for a, n in enumerate(sizes) if n > 1]
+    axes.sort(key=strides.__getitem__, reverse=True)
     step = 1
     for a in reversed(axes):
-        if tensor.stride(a) != step:
+        if strides[a] != step:
             return None
-        step *= tensor.shape[a]
-    if labels.ndim < tensor.ndim:
-        labels = labels.reshape((1,) * (tensor.ndim - labels.ndim) + tuple(labels.shape))
-    rest = [a for a in range(tensor.ndim) if a not in axes]
+        step *= sizes[a]
+    if labels.ndim < len(sizes):
+        labels = labels.reshape((1,) * (len(sizes) - labels.ndim) + tuple(labels.shape))
+    rest = [a for a in range(len(sizes)) if a not in axes]
     small = labels.permute((*axes, *rest)).reshape([labels.shape[a] for a in axes])
-    return Form(tuple(tensor.shape[a] for a in axes), small, geometry(tensor), labels)
+    return Form(tuple(sizes[a] for a in axes), small, shape, labels)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunus.coupling.labels import FIRST, ascending, distinct, in_order
+from prunus.coupling.labels import FIRST, ascending, distinct
 from prunus.coupling.members import Place, settled
 from prunus.coupling.trace import LabelTrace
 
@@ -41,30 +41,42 @@ class Table:
         return torch.isin(self.roots, labels)
 
     @cached_property
-    def _had(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What each class has: a place, or a use by a number behind all places, and how often.
+    def _had(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What classes have: places, and uses by a number behind all places, and how often.
+
+        Most parts have long runs of classes that follow one another. Classes between which no run
+        begins or ends have the same, so that one stands for all of them.
 
         Returns:
-            these and how often, by class and ascending in each, and where every class begins.
+            these and how often, by run and ascending in each; where every run begins; and the
+            run of each class.
         """
         parts = [*(n for _, n in self.slots.values()), *self.uses.values()]
         numbers = torch.cat([self.roots[:0], *parts])
         lengths = torch.tensor([part.numel() for part in parts], dtype=torch.int64)
-        part = torch.arange(len(parts)).repeat_interleave(lengths)
-        order = in_order(numbers)
-        pairs, often = torch.unique_consecutive(
-            numbers[order] * max(1, len(parts)) + part[order], return_counts=True
-        )
+        ends = lengths.cumsum(0)
+        new = torch.ones(numbers.numel() + 1, dtype=torch.bool)
+        new[1:-1] = numbers[1:] != numbers[:-1] + 1
+        new[ends] = True
+        begins = torch.zeros(self.roots.numel() + 1, dtype=torch.bool)
+        begins[numbers[new[:-1]]] = True
+        begins[numbers[new[1:]] + 1] = True
+        run = begins[:-1].cumsum(0) - 1
+        first = begins[numbers].nonzero().flatten()
+        part = torch.bucketize(first, ends, right=True)
+        keys = run[numbers[first]] * max(1, len(parts)) + part
+        pairs, often = torch.unique(keys, return_counts=True)
         owner = pairs.div(max(1, len(parts)), rounding_mode="floor")
-        count = torch.bincount(owner, minlength=self.roots.numel())
-        return pairs - owner * len(parts), often, torch.cat([count[:0], count.cumsum(0) - count])
+        count = torch.bincount(owner)
+        return pairs - owner * len(parts), often, count.cumsum(0) - count, run
 
     def uses_of(self, number: int) -> list[Use]:
         """The uses of a class, in order of execution."""
-        had, _, begins = self._had
-        following = int(begins[number + 1]) if number + 1 < begins.numel() else had.numel()
+        had, _, begins, run = self._had
+        at = int(run[number])
+        following = int(begins[at + 1]) if at + 1 < begins.numel() else had.numel()
         names = list(self.uses)
-        own = had[int(begins[number]) : following].tolist()
+        own = had[int(begins[at]) : following].tolist()
         return [names[i - len(self.slots)] for i in own if i >= len(self.slots)]
 
     def kinds(self, *flags: Tensor) -> Tensor:
@@ -72,21 +84,20 @@ class Table:
 
         What a class has is a list of (place, number of slices), ascending in the places.
         """
-        kind = torch.zeros_like(self.roots)
+        had, often, begins, run = self._had
+        kind = torch.zeros_like(begins)
+        if had.numel():
+            tokens = had * (int(often.max()) + 1) + often
+            count = torch.cat([begins[1:], torch.tensor([had.numel()])]) - begins
+            following = 0
+            for length in distinct(count).tolist():
+                same = (count == length).nonzero().flatten()
+                at = _alike(tokens[begins[same, None] + torch.arange(length)])
+                kind[same] = following + at
+                following += int(at.max()) + 1
+        found = kind[run]
         for flag in flags:
-            kind = kind * 2 + flag
-        had, often, begins = self._had
-        if not had.numel():
-            return kind
-        tokens = had * (int(often.max()) + 1) + often
-        count = torch.cat([begins[1:], torch.tensor([had.numel()])]) - begins
-        found, following = torch.empty_like(kind), 0
-        for length in distinct(count).tolist():
-            same = (count == length).nonzero().flatten()
-            own = tokens[begins[same, None] + torch.arange(length)]
-            at = _alike(torch.cat([kind[same, None], own], 1))
-            found[same] = following + at
-            following += int(at.max()) + 1
+            found = found * 2 + flag
         return found
 
     def lowest(self, place: Place) -> Tensor:
@@ -111,14 +122,16 @@ def table_of(trace: LabelTrace) -> Table:
     uses = _uses(trace)
     every = [roots for _, roots in slots.values()] + list(uses.values())
     there = torch.zeros(trace.labels.count, dtype=torch.bool)
-    there[torch.cat([torch.empty(0, dtype=torch.int64), *every])] = True
+    named = torch.cat([torch.empty(0, dtype=torch.int64), *every])
+    there[named] = True
     roots = there.nonzero().flatten()
     number = torch.empty(trace.labels.count, dtype=torch.int64)
     number[roots] = torch.arange(roots.numel())
+    numbers = iter(torch.split(number[named], [own.numel() for own in every]))
     return Table(
         roots=roots,
-        slots={place: (index, number[own]) for place, (index, own) in slots.items()},
-        uses={use: number[own] for use, own in uses.items()},
+        slots={place: (index, next(numbers)) for place, (index, _) in slots.items()},
+        uses={use: next(numbers) for use in uses},
     )
 
 

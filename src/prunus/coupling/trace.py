@@ -155,9 +155,9 @@ class LabelTrace:
             raise Refused(f"one slice of `{weight.name}` stands for several channels")
         key = (weight.name, along.axis)
         if key not in self._rows:
-            entry = next(e for e in self.book.entries if e.name == weight.name)
-            self._rows[key] = self.labels.new(entry.shape[0][along.axis])
-        return self._rows[key][along.index]
+            self._rows[key] = self.labels.new(self.book.sizes[weight.name][along.axis])
+        rows = self._rows[key]
+        return rows if weight.whole else rows[along.index]
 
     def attends(self, queries: Tensor, shared: Tensor) -> None:
         self.attended.append((queries, shared))
@@ -168,7 +168,10 @@ class LabelTrace:
     def norm(self, tensor: Tensor, labels: Tensor) -> None:
         entry = self.book.of(tensor)
         if entry is not None:
-            self.layer("norm", entry.name.rpartition(".")[0], labels)
+            module = entry.name.rpartition(".")[0]
+            told = self.layers[-1] if self.layers else ("", "", None)
+            if told[:2] != ("norm", module) or told[2] is not labels:  # else by its last parameter
+                self.layer("norm", module, labels)
 
     def pin(self, tensor: Tensor, reason: str) -> None:
         atoms = self.atoms(tensor)
@@ -178,10 +181,9 @@ class LabelTrace:
             for number in distinct(self.book.at(numbers)).tolist():
                 self.pinned.setdefault(self.book.entries[number].name, reason)
 
-    def met(self) -> tuple[Tensor, Tensor]:
-        """Entries of parameters by number, and the classes that they act on."""
-        parts = [self._computed.met(a, c) for a, c in self.labels.met]
-        return torch.cat([a for a, _ in parts]), torch.cat([c for _, c in parts])
+    def met(self) -> list[tuple[Tensor, Tensor]]:
+        """Entries of parameters by number, ascending, and the classes that they act on."""
+        return self._computed.met(self.labels.met)
 
     # What drives them.
 

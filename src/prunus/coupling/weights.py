@@ -11,7 +11,7 @@ from prunus.coupling.shadow import Geometry, geometry
 from prunus.layer import view_of
 from prunus.weights import weights_of
 
-__all__ = ["LAYERS", "Axis", "Book", "Weight", "computed_weights", "layer_names", "twins"]
+__all__ = ["LAYERS", "Axis", "Book", "Weight", "computed_weight", "layer_names", "twins"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -82,12 +82,14 @@ class Book:
         together = {name: names for names in self.tied.values() for name in names}
         self.twins = {n: o for n, o in twins(model).items() if n not in together}
         self.entries: list[Entry] = []
+        self.sizes: dict[str, tuple[int, ...]] = {}
         self._by_storage: dict[int, list[Entry]] = {}
         self._firsts: list[int] = []
         self._keep: list[Tensor] = []
         # What whole parameters are, as they lie and turned: they are met again and again.
         self._lines: dict[str, Tensor] = {}
         self._wholes: dict[tuple[str, bool], Weight] = {}
+        self._counts: dict[int, Tensor] = {}
         self._owners: dict[str, str | None] = {}
         self.total = 0
         self.learned = {name for name, _ in model.named_parameters()}
@@ -104,15 +106,18 @@ class Book:
             entry = Entry(name, firsts[storage._cdata], geometry(tensor))
             self._keep.append(tensor)
             self.entries.append(entry)
+            self.sizes[name] = entry.shape[0]
             self._by_storage.setdefault(storage._cdata, []).append(entry)
         self.entries.sort(key=lambda e: e.first + e.shape[2])
+        for own in self._by_storage.values():
+            own.sort(key=lambda e: e.shape[2], reverse=True)
         self._starts = torch.tensor([e.first + e.shape[2] for e in self.entries], device="cpu")
 
     def of(self, tensor: Tensor) -> Entry | None:
         """The parameter that a tensor is a view of, by where it lies."""
-        found = self._by_storage.get(tensor.untyped_storage()._cdata, ())
-        for entry in sorted(found, key=lambda e: e.shape[2], reverse=True):
-            if tensor.storage_offset() >= entry.shape[2]:
+        offset = tensor.storage_offset()
+        for entry in self._by_storage.get(tensor.untyped_storage()._cdata, ()):
+            if offset >= entry.shape[2]:
                 return entry
         return None
 
@@ -132,12 +137,16 @@ class Book:
 
     def _labels(self, entry: Entry, tensor: Tensor) -> Tensor:
         corner = entry.first + int(tensor.storage_offset())
-        place = torch.full((1,) * tensor.ndim, corner, device="cpu")
+        labels: Tensor | None = None
         for axis, (size, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
             if size > 1 and step:
-                line = torch.arange(size, device="cpu") * step
-                place = place + line.reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
-        return -1 - place
+                first = -1 - corner if labels is None else 0
+                line = torch.arange(first, first - size * step, -step, device="cpu")
+                line = line.reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+                labels = line if labels is None else labels + line
+        if labels is None:
+            return torch.full((1,) * tensor.ndim, -1 - corner, device="cpu")
+        return labels
 
     def weight(self, tensor: Tensor) -> Weight | None:
         """What a view of a parameter is; None for a tensor that is none."""
@@ -157,7 +166,7 @@ class Book:
         # Axes of length 1 of a matrix could be either.
         plain = (len(sizes) > 2 or min(sizes) > 1) and strides == _row_major(sizes)
         if plain and geometry(tensor) in (entry.shape, _turned(entry.shape)):
-            axes = tuple(Axis(a, torch.arange(n, device="cpu")) for a, n in enumerate(sizes))
+            axes = tuple(Axis(a, self._counted(n)) for a, n in enumerate(sizes))
             as_it_lies = geometry(tensor) == entry.shape
             return Weight(entry.name, axes if as_it_lies else axes[::-1], as_it_lies)
         lines = [
@@ -165,6 +174,12 @@ class Book:
             for size, step in zip(tensor.shape, tensor.stride(), strict=True)
         ]
         return _weight(entry, tuple(tensor.shape), lines)
+
+    def _counted(self, length: int) -> Tensor:
+        """Whole numbers from zero on, which many axes have as their positions."""
+        if length not in self._counts:
+            self._counts[length] = torch.arange(length, device="cpu")
+        return self._counts[length]
 
     def copy(self, shape: tuple[int, ...], labels: Tensor) -> Weight | None:
         """What a tensor with labels of its own is, where these are one parameter's entries."""
@@ -283,19 +298,16 @@ def _recurrent(module: nn.Module) -> bool:
     return isinstance(module, nn.RNNBase | nn.RNNCellBase)
 
 
-def computed_weights(model: nn.Module) -> dict[str, str]:
-    """Layers whose weight is no parameter of theirs but made anew for each pass; with the cure."""
-    found = {}
-    for name in _single(model):
-        module = model.get_submodule(name)
-        if nn.utils.parametrize.is_parametrized(module, "weight"):
-            cure = "torch.nn.utils.parametrize.remove_parametrizations"
-        elif "weight" not in module._parameters and hasattr(module, "weight"):
-            cure = "remove_weight_norm or remove_spectral_norm of torch.nn.utils"
-        else:
-            continue
-        found[name] = f"its weight is computed in the forward pass; make it a parameter by {cure}"
-    return found
+def computed_weight(module: nn.Module) -> str | None:
+    """Why a layer's weight cannot be followed where it is no parameter of its own but made anew for
+    each pass, with the cure; else None."""
+    if nn.utils.parametrize.is_parametrized(module, "weight"):
+        cure = "torch.nn.utils.parametrize.remove_parametrizations"
+    elif "weight" not in module._parameters and hasattr(module, "weight"):
+        cure = "remove_weight_norm or remove_spectral_norm of torch.nn.utils"
+    else:
+        return None
+    return f"its weight is computed in the forward pass; make it a parameter by {cure}"
 
 
 def twins(model: nn.Module) -> dict[str, str]:

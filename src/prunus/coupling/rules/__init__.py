@@ -1,7 +1,10 @@
 """What each operation does to labels; an operation without a rule refuses the classes in it."""
 
+from functools import lru_cache
+
 import torch
 from torch import nn
+from torch._ops import OpOverload
 
 from prunus.coupling.calls import Call, Refused, Rule, Trace
 from prunus.coupling.labels import FIRST
@@ -31,7 +34,7 @@ def rule_for(trace: Trace, call: Call) -> Rule:
         bool((trace.read(tensor) >= FIRST).any()) for tensor in inputs
     ):
         return elementwise.fixed
-    for name in (str(call.operation).removesuffix("_"), call.name):
+    for name in (_overload(call.operation), call.name):
         if name in RULES:
             return RULES[name]
     tags = call.operation.tags
@@ -40,6 +43,12 @@ def rule_for(trace: Trace, call: Call) -> Rule:
     if not inputs or torch.Tag.nondeterministic_seeded in tags:
         return elementwise.constant
     raise Refused(f"operation {call.name} has no rule")
+
+
+@lru_cache(maxsize=4096)
+def _overload(operation: OpOverload) -> str:
+    """The name of an overload, which torch puts together anew each time."""
+    return str(operation).removesuffix("_")
 
 
 def module_rule(module: nn.Module) -> ModuleRule | None:

@@ -90,6 +90,8 @@ def _met(
     It may scale a class (a norm by hand), and be changed by constants; with anything else it
     refuses the classes that it is computed from.
     """
+    if not trace.labels.has_statistics:
+        return trace.labels.meet(one, other, operation, sizes)
     told, other_told = trace.labels.is_statistic(one), trace.labels.is_statistic(other)
     if not bool(told.any()) and not bool(other_told.any()):
         return trace.labels.meet(one, other, operation, sizes)

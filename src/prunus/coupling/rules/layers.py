@@ -131,18 +131,28 @@ def convolution(trace: Trace, call: Call) -> Tensor:
     name = trace.name_of(weight)
     if a["transposed"]:
         return _plus_bias(trace, _transposed(trace, call, weight, name), a["bias"], out.ndim)
-    rows, columns = torch.arange(filters, device="cpu"), torch.arange(wide // groups, device="cpu")
     classes = trace.labels.column(trace.read(inputs), 1, wide, f"`{name}`")
-    shared = classes.reshape(groups, wide // groups)
+    place = _same_in_groups(trace, classes, groups, name)
+    rows, columns = (axis for axis in weight.axes[:2] if axis is not None)  # it has both, as whole
+    trace.member(weight.name, 1, "in", columns.index, place)
+    trace.used("in", weight, place)
+    made = trace.made(weight, 0)
+    if groups > 1:
+        made = made[: filters // groups].repeat(groups)
+    trace.member(weight.name, 0, "out", rows.index, made)
+    trace.used("out", weight, made)
+    return _plus_bias(trace, made, a["bias"], out.ndim)
+
+
+def _same_in_groups(trace: Trace, classes: Tensor, groups: int, name: str) -> Tensor:
+    """One class of the channels at the same place of all groups of a convolution."""
+    if groups == 1:
+        return classes
+    shared = classes.reshape(groups, -1)
     place = shared[0]
     for row in shared[1:]:
         place = trace.labels.meet(place, row, f"`{name}` (grouped)")
-    trace.member(weight.name, 1, "in", columns, place)
-    trace.used("in", weight, place)
-    made = trace.made(weight, 0)[: filters // groups].repeat(groups)
-    trace.member(weight.name, 0, "out", rows, made)
-    trace.used("out", weight, made)
-    return _plus_bias(trace, made, a["bias"], out.ndim)
+    return place
 
 
 def _depthwise(trace: Trace, call: Call, weight: Weight | None) -> Tensor:
@@ -186,13 +196,8 @@ def _transposed(trace: Trace, call: Call, weight: Weight, name: str) -> Tensor:
     columns = torch.arange(filters // groups, device="cpu")
     if 1 < groups == wide:
         raise Refused("a depthwise transposed convolution has no rule")
-    if groups > 1:
-        # All groups have as many inputs: those at the same place of each go together.
-        shared = classes.reshape(groups, wide // groups)
-        place = shared[0]
-        for row in shared[1:]:
-            place = trace.labels.meet(place, row, f"`{name}` (grouped)")
-        classes = place.repeat(groups)
+    if groups > 1:  # all have as many inputs
+        classes = _same_in_groups(trace, classes, groups, name).repeat(groups)
     trace.member(weight.name, 0, "in", rows, classes)
     trace.used("in", weight, classes)
     made = trace.made(weight, 1)

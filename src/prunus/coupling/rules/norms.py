@@ -1,6 +1,7 @@
 """Normalisation: per channel it leaves classes apart, over channels it is not exact."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,16 +21,23 @@ def channel_norm(trace: Trace, call: Call) -> Tensor:
         rest = [a for a in range(labels.ndim) if a != 1]
         labels = trace.labels.merge(labels, rest, call.name)
     classes = trace.labels.column(labels, 1, inputs.shape[1], call.name)
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        parameter = call.arguments.get(key)
-        if parameter is None:
-            continue
-        atoms = trace.atoms(parameter)
-        if atoms is not None:
-            is_class = classes >= FIRST
-            trace.labels.meet_atoms(atoms.expand(len(classes))[is_class], classes[is_class])
-            trace.norm(parameter, classes)
+    _each_channel(trace, call, ("weight", "bias", "running_mean", "running_var"), classes)
     return after_constant_map(trace, inputs, spread(classes, 1, inputs.ndim), call.name)
+
+
+def _each_channel(trace: Trace, call: Call, keys: Sequence[str], classes: Tensor) -> None:
+    """Say that these arguments, as far as they are parameters, have an entry for every channel."""
+    is_class = classes >= FIRST
+    every = bool(is_class.all())
+    own = classes if every else classes[is_class]
+    for key in keys:
+        parameter = call.arguments.get(key)
+        atoms = None if parameter is None else trace.atoms(parameter)
+        if parameter is None or atoms is None:
+            continue
+        atoms = atoms.expand(len(classes))
+        trace.labels.meet_atoms(atoms if every else atoms[is_class], own)
+        trace.norm(parameter, classes)
 
 
 def layer_norm(trace: Trace, call: Call) -> Tensor:
@@ -71,15 +79,7 @@ def group_norm(trace: Trace, call: Call) -> Tensor:
         shared = classes.reshape(groups, -1)
         for row in shared[1:]:
             trace.labels.meet(shared[0], row, call.name)
-    for key in ("weight", "bias"):
-        parameter = call.arguments.get(key)
-        if parameter is None:
-            continue
-        atoms = trace.atoms(parameter)
-        if atoms is not None:
-            is_class = classes >= FIRST
-            trace.labels.meet_atoms(atoms.expand(len(classes))[is_class], classes[is_class])
-            trace.norm(parameter, classes)
+    _each_channel(trace, call, ("weight", "bias"), classes)
     result = _shared_statistics(trace, trace.labels.find(classes).reshape(groups, -1))
     return spread(result.flatten(), 1, inputs.ndim)
 
