@@ -264,7 +264,9 @@ class _Found(Mapping[str, T]):
 
 def _places(group: Group, slot: Slot) -> Int[Tensor, "classes entries"]:
     """Where each class lies along the slot's axis."""
-    return slot.index[slot.unit.argsort(stable=True)].view(group.size, -1)
+    rises = bool((slot.unit[1:] >= slot.unit[:-1]).all())
+    index = slot.index if rises else slot.index[slot.unit.argsort(stable=True)]
+    return index.view(group.size, -1)
 
 
 def parameter_masks(

@@ -1,6 +1,7 @@
 """From the labels of a finished trace to groups of classes with their members."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     fine &= first < len(makers)
     written = table.marked(trace.labels.tied_down())
     for (sort, name), numbers in table.uses.items():
-        if sort in RAW_USES.values() and _writes_widths(trace.book.model, name):
+        if sort in RAW_USES.values() and _writes_widths(trace.book.modules, name):
             written[numbers] = True
     inexact = table.marked(trace.labels.inexact())
     heads = _Heads(trace)
@@ -92,7 +93,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
             )
         )
     removable = {producer for group in groups for producer in group.producers}
-    modules = dict(trace.book.model.named_modules())
+    modules = trace.book.modules
     tables = {
         linear: f"its weight is the table `{table}` of an embedding, whose rows are no channels"
         for table in trace.book.tied
@@ -112,10 +113,9 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     return Coupling(tuple(groups), refused, frozenset(groups[i].name for i in told_of))
 
 
-def _writes_widths(model: nn.Module, parameter: str) -> bool:
+def _writes_widths(modules: Mapping[str, nn.Module], parameter: str) -> bool:
     """Whether torch holds what a raw parameter makes and reads against a number of its own."""
-    owner = model.get_submodule(parameter.rpartition(".")[0])
-    return holds_width(owner)
+    return holds_width(modules[parameter.rpartition(".")[0]])
 
 
 class _Heads:

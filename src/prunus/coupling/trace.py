@@ -127,7 +127,7 @@ class LabelTrace:
         along = weight.axes[-1]
         assert along is not None  # `made` has refused anything else
         self.member(weight.name, along.axis, "out", along.index, made)
-        if isinstance(self.book.model.get_submodule(weight.name.rpartition(".")[0]), TABLES):
+        if isinstance(self.book.modules[weight.name.rpartition(".")[0]], TABLES):
             self.layer("embedding", weight.name.rpartition(".")[0], made)
         return made
 

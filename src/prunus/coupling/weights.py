@@ -1,6 +1,7 @@
 """Parameters as operations meet them: which one a tensor is a view or a copy of, axis by axis."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +79,11 @@ class Book:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.tied = _tied(model)
+        self.modules = dict(model.named_modules())
+        parameters = dict(model.named_parameters())
+        self.tied = _tied(self.modules, parameters)
         together = {name: names for names in self.tied.values() for name in names}
-        self.twins = {n: o for n, o in twins(model).items() if n not in together}
+        self.twins = {n: o for n, o in twins(self.modules).items() if n not in together}
         self.entries: list[Entry] = []
         self.sizes: dict[str, tuple[int, ...]] = {}
         self._by_storage: dict[int, list[Entry]] = {}
@@ -92,10 +95,10 @@ class Book:
         self._counts: dict[int, Tensor] = {}
         self._owners: dict[str, str | None] = {}
         self.total = 0
-        self.learned = {name for name, _ in model.named_parameters()}
+        self.learned = parameters.keys()
         persistent = set(model.state_dict(keep_vars=True))
         firsts: dict[int, int] = {}
-        named: list[tuple[str, Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+        named: list[tuple[str, Tensor]] = [*parameters.items(), *model.named_buffers()]
         for name, tensor in named:
             if name not in persistent or not _plain(tensor) or tensor.numel() == 0:
                 continue
@@ -142,7 +145,8 @@ class Book:
             if size > 1 and step:
                 first = -1 - corner if labels is None else 0
                 line = torch.arange(first, first - size * step, -step, device="cpu")
-                line = line.reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+                if tensor.ndim > 1:
+                    line = line.reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
                 labels = line if labels is None else labels + line
         if labels is None:
             return torch.full((1,) * tensor.ndim, -1 - corner, device="cpu")
@@ -206,20 +210,20 @@ class Book:
 
     def axes(self, layer: str) -> dict[str, int]:
         """The axes of a layer's weight that its inputs and its outputs run along."""
-        module = self.model.get_submodule(layer)
+        module = self.modules[layer]
         turned = isinstance(module, TRANSPOSED) or getattr(view_of(module), "transposed", False)
         return {"in": 0, "out": 1} if turned else {"in": 1, "out": 0}
 
     def reader(self, name: str) -> str | None:
         """The linear layer that shares an embedding's table, by the table's name; or None."""
         linear = (n.rpartition(".")[0] for n in self.tied.get(name, ()))
-        return next((m for m in linear if isinstance(self.model.get_submodule(m), LAYERS)), None)
+        return next((m for m in linear if isinstance(self.modules[m], LAYERS)), None)
 
     def owner(self, name: str) -> str | None:
         """The layer whose own weight a parameter is, or None."""
         if name not in self._owners:
             module, _, leaf = name.rpartition(".")
-            found = self.model.get_submodule(module) if leaf == "weight" else None
+            found = self.modules[module] if leaf == "weight" else None
             known = isinstance(found, LAYERS) or (found is not None and view_of(found) is not None)
             self._owners[name] = module if known else None
         return self._owners[name]
@@ -236,17 +240,19 @@ def _turned(shape: Geometry) -> Geometry:
     return (sizes[::-1], strides[::-1], offset) if len(sizes) == 2 else shape
 
 
-def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+def _tied(
+    modules: Mapping[str, nn.Module], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, tuple[str, ...]]:
     """{the name of a table: all its names} of tables that embeddings and linear layers share.
 
     The table is the first embedding's, whose columns are channels; its rows, tokens, never are.
     """
     owners: dict[int, list[tuple[str, nn.Module]]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in modules.items():
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 owners.setdefault(id(parameter), []).append((f"{prefix}.{leaf}", module))
-    first = {id(p): name for name, p in model.named_parameters()}
+    first = {id(p): name for name, p in parameters.items()}
     found = {}
     for key, own in owners.items():
         known = all(isinstance(module, nn.Embedding | nn.Linear) for _, module in own)
@@ -310,17 +316,18 @@ def computed_weight(module: nn.Module) -> str | None:
     return f"its weight is computed in the forward pass; make it a parameter by {cure}"
 
 
-def twins(model: nn.Module) -> dict[str, str]:
+def twins(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Parameters and buffers that share memory with another one, each with that other's name.
 
-    The same module under two names is one module, and its parameters are no twins.
+    The same module under two names is one module, and its parameters are no twins: `modules` are
+    those of a model by their first names.
     """
     first: dict[tuple[Any, ...], str] = {}
     shared: dict[str, str] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in modules.items():
         own = [*module._parameters.items(), *module._buffers.items()]
         for leaf, tensor in own:
-            if tensor is None or tensor.is_meta or tensor.numel() == 0 or not _plain(tensor):
+            if tensor is None or not _plain(tensor) or tensor.numel() == 0:
                 continue
             name = f"{prefix}.{leaf}" if prefix else leaf
             place = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset())

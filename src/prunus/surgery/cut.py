@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.coupling import Group
 from prunus.hints import Batch
+from prunus.ranking import count_true
 from prunus.surgery.attributes import Cuts, bare_norms, update_attributes
 from prunus.surgery.configs import configured
 from prunus.surgery.following import follow, readings_of
@@ -106,7 +107,7 @@ def cut(
             across.update(dict.fromkeys(norms_across(model, group)))
     before = {name: tensors[name].shape for name in removed}
     cuts: dict[tuple[str, int], tuple[int, int]] = {
-        (name, axis): (len(gone_there), len(gone_there) - int(gone_there.sum()))
+        (name, axis): (len(gone_there), len(gone_there) - count_true(gone_there))
         for name, axes in removed.items()
         for axis, gone_there in axes.items()
     }

@@ -167,8 +167,11 @@ def _depthwise(trace: Trace, call: Call, weight: Weight | None) -> Tensor:
         raise Refused("its weights are computed in the forward pass")
     name = call.name if weight is None else f"`{layer_of(weight.name)}`"
     classes = trace.labels.column(trace.read(inputs), 1, wide, name)
-    made = torch.where(classes >= FIRST, classes, DATA).repeat_interleave(filters // wide)
-    if bool((made == DATA).all()):
+    is_class = classes >= FIRST
+    made = classes if bool(is_class.all()) else torch.where(is_class, classes, DATA)
+    if filters > wide:
+        made = made.repeat_interleave(filters // wide)
+    if not bool(is_class.any()):
         raise Refused("a depthwise convolution of values that no removable channel makes")
     along = None if weight is None else weight.axes[0]
     if weight is not None and along is not None:
