@@ -13,7 +13,15 @@ from prunus.calibration import STATISTICS, calibrate
 from prunus.layer import layer_of
 from prunus.nodes import class_view
 from prunus.parts import EDGES, NODES
-from prunus.scores import REDUCTIONS, SCORES, Magnitude, RemovalError, class_scores, removal_error
+from prunus.scores import (
+    REDUCTIONS,
+    SCORES,
+    Magnitude,
+    RemovalError,
+    class_scores,
+    classes,
+    removal_error,
+)
 
 EVERY = {  # those that read the steps of a training: tests/training
     name: rule for name, rule in instances(SCORES).items() if not rule.gathers
@@ -109,6 +117,16 @@ def test_node_scores_reduce_over_every_member(side, reduction):
             joined = torch.cat(values)
             expected = joined.norm() if reduction == "l2" else joined.sum()
             torch.testing.assert_close(found[unit], expected)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_lines_that_are_added_up_a_few_at_a_time_give_the_same(monkeypatch, reduction):
+    calibration = calibrate(*build("cnn-relu"))
+    score = Magnitude(side="both", reduction=reduction)
+    views = [class_view(group, calibration) for group in calibration.groups]
+    whole = [class_scores(view, score) for view in views]
+    monkeypatch.setattr(classes, "PIECE", 20)
+    assert all(torch.equal(class_scores(v, score), w) for v, w in zip(views, whole, strict=True))
 
 
 def test_a_plain_function_scores_the_consumers():

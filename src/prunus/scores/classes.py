@@ -20,6 +20,7 @@ SIDES = ("consumer", "producer", "both")
 # The numbers of one layer's weights with the class's lines as columns, and Int[classes lines].
 Lines = Float[Tensor, "across lines"]
 Places = Int[Tensor, "classes places"]
+PIECE = 2**18  # numbers that are added up at a time
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,28 @@ class Reduction:
 
 
 def _added(values: Lines, place: Places) -> Float[Tensor, " classes"]:
-    return values.sum(0)[place].sum(1)
+    return _sums(values)[place].sum(1)
 
 
 def _squared(values: Lines, place: Places) -> Float[Tensor, " classes"]:
-    return _added(values.square(), place)
+    return _sums(values, torch.square)[place].sum(1)
 
 
 def _highest(values: Lines, place: Places) -> Float[Tensor, " classes"]:
-    return values[:, place].sum(2).amax(0)
+    return values.to(torch.float64)[:, place].sum(2).amax(0)
+
+
+def _sums(
+    values: Lines, of: Callable[[Tensor], Tensor] = lambda numbers: numbers
+) -> Float[Tensor, " lines"]:
+    """The sum over each line in float64, of its numbers or a function of each of them.
+
+    Lines that lie one after another come a few at a time: in float64, all of a large layer's take
+    new memory, which costs more than adding them up.
+    """
+    count = max(1, PIECE // max(1, len(values)))
+    apart = torch.split(values, count, 1) if values.stride(0) == 1 else (values,)
+    return torch.cat([of(part.to(torch.float64)).sum(0) for part in apart])
 
 
 REDUCTIONS: dict[str, Reduction] = {
@@ -92,12 +106,12 @@ def class_scores(view: ClassView, score: Any) -> Float[Tensor, " classes"]:
 
 
 def _numbers(view: ClassView, rule: Score) -> Iterator[tuple[Lines, Places]]:
-    """The weights' numbers of every layer on the sides that count, float64."""
+    """The weights' numbers of every layer on the sides that count."""
     if rule.side in ("consumer", "both"):
         for layer, place in view.consumers.values():
             values = checked_scores(layer.name, rule(layer), tuple(layer.weight.shape))
-            yield values.to("cpu", torch.float64), place
+            yield values.cpu(), place
     if rule.side in ("producer", "both"):
         for layer, place in view.producers.values():
             values = checked_scores(layer.name, rule(layer), tuple(layer.weight.shape))
-            yield values.to("cpu", torch.float64).T, place
+            yield values.cpu().T, place
