@@ -184,6 +184,8 @@ def weight_at(model: nn.Module, name: str) -> Weight:
 
 def _weights(owner: str, module: nn.Module) -> list[Weight]:
     sources = matrices_of(module)
+    if not sources:
+        return []
     held = [source.parameter for source in sources]
     return [
         Weight(name=_name(owner, source, held), owner=owner, module=module, source=source)

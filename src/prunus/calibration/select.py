@@ -21,6 +21,9 @@ def check_ready(model: nn.Module) -> None:
     Raises:
         ValueError: a parameter or buffer has no shape yet (lazy modules), or a part is not loaded.
     """
+    held = (part for m in model.modules() for part in (m._parameters, m._buffers) if part)
+    if not any(t is not None and (t.is_meta or is_lazy(t)) for own in held for t in own.values()):
+        return
     tensors = [*model.named_parameters(), *model.named_buffers()]
 
     def owners(chosen: Iterable[str]) -> str:
@@ -59,16 +62,17 @@ def prunable(
             view does not undo itself.
     """
     check_ready(model)
+    modules = dict(model.named_modules())
     owners: dict[int, list[str]] = {}
-    for owner, module in model.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
+    for owner, module in modules.items():
+        for key, parameter in module.named_parameters(recurse=False) if module._parameters else ():
             owners.setdefault(id(parameter), []).append(f"{owner}.{key}" if owner else key)
     found: dict[str, Weight] = {}
     refused: dict[str, str] = {}
     known = weights_of(model) if known is None else known
     adapters = tuple(
         f"{name}.{part}."
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(getattr(module, "base_layer", None), nn.Module)
         for part, _ in module.named_children()
         if part != "base_layer"
@@ -97,7 +101,7 @@ def prunable(
             refused[name] = why
     inside = tuple(f"{weight.path}." for weight in known.values())
     holders = {weight.path.rpartition(".")[0] for weight in known.values()}
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         if name in seen or name in holders or ".parametrizations" in f".{name}":
             continue
         if f"{name}.".startswith(inside):
@@ -105,7 +109,7 @@ def prunable(
         why = quantised(module)
         if why is not None:
             inside += (f"{name}." if name else "",)  # its parts need no reason of their own
-        own = [p for _, p in module.named_parameters(recurse=False) if p.ndim >= 2]
+        own = [p for p in module._parameters.values() if p is not None and p.ndim >= 2]
         if why is None and own:
             why = no_view(module)
         if why is not None:
