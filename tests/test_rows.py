@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import prunus
+from prunus import rows as rows_module
 from prunus.calibration.batches import Fingerprint
-from prunus.rows import RowSet, row_hashes, rows_of
+from prunus.rows import RowSet, checksum, row_hashes, rows_of
 from prunus.theory.gap import InSampleWarning
 
 
@@ -213,3 +214,28 @@ class TestLabels:
 def test_the_hash_is_the_one_that_folders_hold():
     # saved folders of one version must be known by the next
     assert row_hashes(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [-7603970783215830366]
+
+
+def test_the_checksum_of_a_state_is_the_one_that_folders_hold():
+    state = {
+        "wide": torch.arange(300_001, dtype=torch.int32),
+        "small": torch.tensor([1.5, -2.0]),
+        "odd": torch.tensor([1.0, 2.0, -3.0]),
+        "flags": torch.tensor([True, False]),
+        "count": torch.tensor(7),
+        "none": torch.zeros(0),
+        "half": torch.ones(5, dtype=torch.bfloat16),
+    }
+    assert checksum(state) == "4deb596350b97e12"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+def test_small_tensors_are_summed_up_as_each_alone(dtype):
+    generator = torch.Generator().manual_seed(0)
+    sizes = (4, 0, 1, 3, 64, 100, 5000, 8)
+    state = {f"{n}": torch.randn(n, dtype=dtype, generator=generator) for n in sizes}
+    state["every second"] = torch.randn(16, dtype=dtype, generator=generator)[::2]
+    sums = rows_module._sums(state)
+    assert list(map(sums.get, state)) == [rows_module._sum(tensor) for tensor in state.values()]
+    assert len({*sums.values()}) == len(state)
+    assert checksum(state) != checksum({**state, "8": state["8"].flip(0)})
