@@ -12,6 +12,7 @@ from prunus.cost.files import type_name
 from prunus.cost.operations import Operations, count_operations
 from prunus.ranking import count_true
 from prunus.weights import Weight, weights_of
+from prunus.zeros import PIECE, beside_zero
 
 __all__ = ["Anatomy", "anatomy"]
 
@@ -163,6 +164,10 @@ def _run(
 def _filled(tensor: Tensor) -> int:
     if tensor.is_meta:
         return tensor.numel()
+    plain = tensor.layout == torch.strided and tensor.dtype in (torch.float32, torch.float64)
+    if plain and tensor.numel() > PIECE and tensor.is_contiguous():
+        pieces = torch.split(tensor.detach().view(-1), PIECE)
+        return sum([count_true(beside_zero(piece)) for piece in pieces])
     if tensor.is_floating_point() and tensor.element_size() == 1:
         tensor = tensor.float()  # torch counts no float8
     return int(torch.count_nonzero(tensor))

@@ -1,10 +1,12 @@
 """Which slices of a model's tensors are all zero, each tensor read once for all groups."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
+
+from prunus.zeros import PIECE, beside_zero
 
 __all__ = ["Zeros"]
 
@@ -35,30 +37,34 @@ class Zeros:
     def slices(self, name: str, axis: int) -> Bool[Tensor, " slices"]:
         """True for each slice along the axis without an entry beside zero; NaN is none."""
         if (name, axis) not in self._found:
-            self._found[name, axis] = _zero(self._state[name].detach(), axis)
+            values = self._state[name].detach()
+            if values.ndim > 1 and axis < 2:  # whoever asks for one will ask for the other
+                self._found[name, 0], self._found[name, 1] = _zero_lines(values)
+            else:
+                self._found[name, axis] = _zero(values, axis)
         return self._found[name, axis]
 
 
-def _zero(values: Tensor, axis: int) -> Bool[Tensor, " slices"]:
-    """Reduced axis by axis from the front, as strided reductions are far slower.
+def _zero_lines(
+    values: Shaped[Tensor, "rows columns ..."],
+) -> tuple[Bool[Tensor, " rows"], Bool[Tensor, " columns"]]:
+    """Which slices along the first two axes are zero, from one pass in pieces."""
+    if not values.numel():
+        return _zero(values, 0), _zero(values, 1)
+    flat = values.flatten(1)
+    rows, columns = [], torch.zeros(flat.shape[1], dtype=torch.uint8, device=flat.device)
+    for piece in torch.split(flat, max(1, PIECE // flat.shape[1])):
+        some = beside_zero(piece).view(torch.uint8)  # whose extremes are found quickest
+        rows.append(some.amax(1))
+        columns = torch.maximum(columns, some.amax(0))
+    return torch.cat(rows).cpu() == 0, columns.view(values.shape[1], -1).amax(1).cpu() == 0
 
-    Where the largest entry is 0, the lowest is asked for; there is no other memory of their size.
-    """
-    if values.ndim == 1:
-        return (values == 0).cpu()
+
+def _zero(values: Tensor, axis: int) -> Bool[Tensor, " slices"]:
+    """Reduced axis by axis from the front, as strided reductions are far slower."""
     if not values.numel():
         return torch.ones(values.shape[axis], dtype=torch.bool)
-    if values.is_complex():
-        values = values.abs()
-    zero = _extreme(values, axis, torch.amax) == 0
-    if bool(zero.any()):
-        zero &= _extreme(values, axis, torch.amin) == 0
-    return zero.cpu()
-
-
-def _extreme(
-    values: Tensor, axis: int, of: Callable[[Tensor, int], Tensor]
-) -> Shaped[Tensor, " slices"]:
+    some = beside_zero(values).view(torch.uint8)
     for _ in range(axis):
-        values = of(values, 0)
-    return of(values.flatten(1), 1) if values.ndim > 1 else values
+        some = some.amax(0)
+    return (some.flatten(1).amax(1) if some.ndim > 1 else some).cpu() == 0
