@@ -269,6 +269,8 @@ def _quietly(run: Callable[[], T]) -> T:
 
 
 def _generators(model: nn.Module) -> list[torch.Generator]:
+    if not torch.cuda.is_initialized():
+        return [torch.default_generator]
     used = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     return [
         torch.default_generator,

@@ -102,7 +102,8 @@ def evaluating(model: nn.Module, *, fused: bool = False) -> Iterator[nn.Module]:
                 yield model
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training is not flag:
+                module.training = flag
 
 
 def built(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
@@ -137,8 +138,9 @@ def copied(model: M) -> M:
 
 def _copied(model: M, memo: dict[int, Any]) -> M:
     """A deep copy in which objects by these ids are others."""
-    own = set(model.modules())
-    for name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    own = set(modules.values())
+    for name, module in modules.items():
         function = vars(module).get("forward")
         if isinstance(function, FunctionType) and any(_holder(v) in own for v in _held(function)):
             raise ValueError(
@@ -148,7 +150,7 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
             )
     results = {
         id(value): value.detach().clone()
-        for module in model.modules()
+        for module in modules.values()
         for kept in vars(module).values()
         if type(kept) not in NO_TENSOR
         for value in (kept if isinstance(kept, list) else (kept,))  # recurrent layers keep a list
@@ -178,19 +180,21 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
     new: M = kind.__new__(kind)
     memo[id(module)] = new  # before its parts, which may know it
     state = module.__getstate__()  # type: ignore[no-untyped-call]  # without what `compile` made
+    made = new.__dict__
     for key, value in state.items():
-        if type(value) in ATOMS:
-            new.__dict__[key] = value
-        elif key in PARTS and type(value) is dict:
+        what = type(value)
+        if what in ATOMS or (what is tuple and ATOMS.issuperset(map(type, value))):
+            made[key] = value
+        elif key in PARTS and what is dict:
             own: dict[str, Any] = {}
-            new.__dict__[key] = memo[id(value)] = own
+            made[key] = memo[id(value)] = own
             part = _tree if key == "_modules" else _tensor
             for name, child in value.items():
                 own[name] = None if child is None else part(child, memo)
-        elif type(value) in (dict, OrderedDict, set) and not value:
-            new.__dict__[key] = memo.setdefault(id(value), type(value)())
+        elif what in HOLDERS and not value:
+            made[key] = memo.setdefault(id(value), what())
         else:
-            new.__dict__[key] = copy.deepcopy(value, memo)
+            made[key] = copy.deepcopy(value, memo)
     return new
 
 
@@ -208,6 +212,8 @@ def _tensor(tensor: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(tensor))
     if known is not None:
         return known
+    if type(tensor) is nn.Parameter:
+        return tensor.__deepcopy__(memo)  # type: ignore[no-untyped-call]
     plain = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.is_leaf
     if not plain or tensor.requires_grad or tensor.is_quantized or vars(tensor):
         return copy.deepcopy(tensor, memo)
@@ -225,7 +231,8 @@ def _tensor(tensor: Any, memo: dict[int, Any]) -> Any:
 
 PARTS = ("_modules", "_parameters", "_buffers")
 ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
-NO_TENSOR = ATOMS | {dict, OrderedDict, set}
+HOLDERS = frozenset({dict, OrderedDict, set})
+NO_TENSOR = ATOMS | HOLDERS
 COPYING = ("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
 SETTING = (  # the last two add what modules of earlier versions lack
     nn.Module.__setstate__,

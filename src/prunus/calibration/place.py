@@ -1,5 +1,6 @@
 """Where a model lies, and moving it for a while."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,6 +56,5 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's first parameter or buffer; the CPU where it has none."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        return tensor.device
-    return torch.device("cpu")
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

@@ -66,6 +66,7 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
         alike=alike,
         alive=living(work, groups, small, filled=() if state.steps else full_of(job.sizes)),
         parameters=dict(work.named_parameters()),
+        buffers={name for name, _ in work.named_buffers(remove_duplicate=False)},
         latency=latency,
         # Only a budget of multiply-adds spends them; everything else is counted at the end.
         products=products_of(job.dense, groups, job.sizes, small)

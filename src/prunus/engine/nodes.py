@@ -41,6 +41,7 @@ class NodeUnit:
         alike: names of groups that must keep equal numbers.
         alive: the classes of each group that are not dead already.
         parameters: of the network as it is, by name.
+        buffers: names of the network's buffers.
         latency: the share of the dense latency that so many classes cost, where a budget needs it.
         products: multiply-adds between computed values that go with a class of each group.
         found: what rules remember of the statistics; see `ClassView`. Only where these are the
@@ -55,6 +56,7 @@ class NodeUnit:
     alike: Sequence[tuple[str, ...]]
     alive: Mapping[str, Bool[Tensor, " classes"]]
     parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    buffers: Collection[str] = ()
     latency: Callable[[Mapping[str, int]], float] | None = None
     products: Mapping[str, float] = field(default_factory=dict)
     found: MutableMapping[Hashable, object] | None = None
@@ -216,7 +218,7 @@ class NodeUnit:
         shapes = {}
         for name in dict.fromkeys(slot.parameter for slot in group.slots):
             tensor = self.parameters.get(name)
-            if tensor is None:  # a buffer, or a parameter by another of its names
+            if tensor is None and name not in self.buffers:  # a parameter by another of its names
                 tensor = _at(model, name)
             if isinstance(tensor, nn.Parameter):
                 shapes[name] = tuple(tensor.shape)

@@ -151,8 +151,9 @@ def update_attributes(model: nn.Module, cuts: Cuts) -> None:
         for depth in range(len(parts)):
             owner, inner = ".".join(parts[:depth]), ".".join(parts[depth:])
             touched.setdefault(owner, {})[inner, axis] = lengths
+    modules = dict(model.named_modules(remove_duplicate=False))
     for owner in sorted(touched, key=lambda name: -name.count(".") if name else 1):
-        module = model.get_submodule(owner)
+        module = modules[owner]
         update = _row(module)
         if update is not None:
             update(module, touched[owner])

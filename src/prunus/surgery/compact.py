@@ -13,7 +13,7 @@ from prunus.coupling import Coupling, Group, Heads, NotTraceable, coupling_of
 from prunus.hints import Batch
 from prunus.modes import private, twin
 from prunus.surgery.alike import Gone, Spare
-from prunus.surgery.configs import follow_config
+from prunus.surgery.configs import follow_config, has_config
 from prunus.surgery.cut import cut, why_whole
 from prunus.surgery.dead import dead_units, fold
 from prunus.surgery.pinned import PinnedChannels, emptied, loosened, none_of, said_of
@@ -124,7 +124,7 @@ def compact(
                 PinnedChannels,
                 stacklevel=4,
             )
-    if not said:
+    if not said and any(map(has_config, small.modules())):
         follow_config(small, shapes_of(module), example, gave)
     return small
 
@@ -185,7 +185,7 @@ def compact_groups(
             gave = running(small, batch)
             return gave
 
-        shapes = shapes_of(model)
+        shapes = shapes_of(model) if has_config(model) else None
         left = cut(small, groups, gone, example, reference=reference, running=noting, whole=shapes)
         change = verify_equal(
             model,

@@ -28,7 +28,8 @@ from prunus.surgery.rebuilt import (
 from prunus.surgery.verify import relative_change
 
 __all__ = [
-    "Configured", "UnsaidWidths", "changed_configs", "configured", "follow_config", "step_of",
+    "Configured", "UnsaidWidths", "changed_configs", "configured", "follow_config", "has_config",
+    "step_of",
 ]  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def configured(small: Any, before: Shapes) -> Configured | None:
         and the stored tensors, so that what holds of the one holds of the other. None where no
         field says the widths, or where the two differ in anything else.
     """
-    if not _has_config(small):
+    if not has_config(small):
         return None
     after = shapes_of(small)
     lengths = _lengths(before, after)
@@ -82,7 +83,7 @@ def configured(small: Any, before: Shapes) -> Configured | None:
     return None
 
 
-def _has_config(module: Any) -> bool:
+def has_config(module: Any) -> bool:
     """Whether a library writes a module with its configuration."""
     config = getattr(module, "config", None)
     return hasattr(module, "save_pretrained") and hasattr(config, "to_dict")
@@ -106,7 +107,7 @@ def follow_config(
     done: list[str] = []
     for name, module in small.named_modules():
         inner = any(name == outer or name.startswith(f"{outer}.") or not outer for outer in done)
-        if inner or not _has_config(module):
+        if inner or not has_config(module):
             continue
         done.append(name)
         start = f"{name}." if name else ""

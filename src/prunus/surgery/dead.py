@@ -1,6 +1,6 @@
 """Units that a network can lose without changing: nobody reads them, or they emit a constant."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -94,7 +94,8 @@ def dead_units(
     """
     zeros = Zeros(model.state_dict(keep_vars=True), filled)
     learned = {name for name, _ in model.named_parameters()}
-    suspects = [_suspects(model, zeros, learned, group, alive[group.name]) for group in groups]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    suspects = [_suspects(modules, zeros, learned, group, alive[group.name]) for group in groups]
     read = {
         name
         for group, suspect in zip(groups, suspects, strict=True)
@@ -127,10 +128,14 @@ def dead_units(
 
 
 def _suspects(
-    model: nn.Module, zeros: Zeros, learned: set[str], group: Group, alive: Tensor
+    modules: Mapping[str, nn.Module], zeros: Zeros, learned: set[str], group: Group, alive: Tensor
 ) -> Suspects:
-    zero = {s.parameter: _zero_units(zeros, group, s) for s in _inputs(group)}
     weights = {f"{name}.weight" for name in (*group.producers, *group.norms, *group.embeddings)}
+    none = torch.zeros_like(alive)
+    if _all_filled(zeros, learned, group, weights):
+        zero = {slot.parameter: none for slot in _inputs(group)}
+        return Suspects(zero=zero, blank=none, unread=none, silent=none, cut=none)
+    zero = {s.parameter: _zero_units(zeros, group, s) for s in _inputs(group)}
     rows = {
         s.parameter: _zero_units(zeros, group, s)
         for s in group.slots
@@ -139,7 +144,6 @@ def _suspects(
         and (s.parameter in learned or s.parameter in weights or s.layer in group.raw)
     }
     every = [v for n, v in (*zero.items(), *rows.items()) if n in learned]
-    none = torch.zeros_like(alive)
     gone = torch.stack([alive, *every]).all(dim=0)
     blank = torch.stack([torch.ones_like(alive), *zero.values(), *every]).all(dim=0)
     if not group.exact:
@@ -148,7 +152,7 @@ def _suspects(
     if not all(is_read(group, name) for name in group.producers):
         # What a recurrent unit emits changes from step to step even where no input reaches it.
         return Suspects(zero=zero, blank=blank, unread=unread, silent=none, cut=none)
-    sources = [p for p in group.producers if not is_depthwise(model.get_submodule(p))]
+    sources = [p for p in group.producers if not is_depthwise(modules[p])]
     sources += group.embeddings
     behind = [p for p in (*group.producers, *group.norms) if p not in sources]
     made = [rows[f"{p}.weight"] for p in sources]
@@ -159,6 +163,17 @@ def _suspects(
         stops = [rows[f"{p}.weight"] for p in behind if f"{p}.weight" in rows]
         cut = torch.stack([cut, *stops]).any(dim=0) & alive & ~unread & ~silent
     return Suspects(zero=zero, blank=blank, unread=unread, silent=silent, cut=cut)
+
+
+def _all_filled(zeros: Zeros, learned: set[str], group: Group, weights: set[str]) -> bool:
+    """Whether every class has, in each weight that makes, scales or reads it, more than zeros."""
+    read = {slot.parameter for slot in _inputs(group)}
+    return not learned.isdisjoint(read) and all(
+        zeros.none(slot.parameter, slot.axis)
+        for slot in group.slots
+        if slot.parameter in zeros
+        and (slot.parameter in read or slot.parameter in weights or slot.layer in group.raw)
+    )
 
 
 def fold(model: nn.Module, group: Group, units: Tensor, inputs: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ first with which the network computes what it did is kept.
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,14 +50,19 @@ def readings_of(
     own: Reading = {}
     near: Reading = {}
     modules = dict(model.named_modules(remove_duplicate=False))
+    loose = {place: module for place, module in modules.items() if not has_row(module)}
+    listed = {place: list(_numbers(module)) for place, module in loose.items()}
+    numbers = {place: found for place, found in listed.items() if found}
+    alone = {place for place in numbers if _plain(loose[place])}
     for group in groups:
         left = group.size - int(gone[group.name].sum())
         if left == group.size:
             continue
-        around = _around(modules, group)
-        for place in _near(modules, around):
-            for name, value in (*_integers(modules[place]), *_entries(modules[place])):
-                new = _lengths(group, place.rpartition(".")[0], cuts).get(value)
+        around = _around(loose, group)
+        for place in _near(numbers, alone, around):
+            lengths = _lengths(group, place.rpartition(".")[0], cuts)
+            for name, value in numbers[place]:
+                new = lengths.get(value)
                 if new is not None or value == group.size:
                     near[place, name] = left if new is None else new
         for place in around:
@@ -178,37 +183,44 @@ def _close(
     return got if change <= CLOSE else None  # never where it is no number
 
 
-def _around(modules: Mapping[str, nn.Module], group: Group) -> list[str]:
+def _around(loose: Container[str], group: Group) -> dict[str, None]:
     """The modules that hold the group's layers, and those of its parameters that have no row."""
     found: dict[str, None] = {}
     for slot in group.slots:
         owner = slot.parameter.rpartition(".")[0]
-        if not has_row(modules[owner]):
+        if owner in loose:
             found[owner] = None
         if owner:
             found[owner.rpartition(".")[0]] = None
-    return list(found)
+    return found
 
 
-def _near(modules: Mapping[str, nn.Module], around: Sequence[str]) -> list[str]:
-    """Modules farther out, and those without parameters beside them, such as `nn.Unflatten`."""
+def _near(places: Iterable[str], alone: Container[str], around: Collection[str]) -> list[str]:
+    """Of some modules those farther out, and those beside them without parameters.
+
+    Args:
+        places: of modules without a row.
+        alone: of those of them that compute by themselves, such as `nn.Unflatten`.
+        around: of modules that hold what is cut.
+    """
     above = {
         ".".join(parts[:depth])
         for parts in (place.split(".") for place in around)
         for depth in range(len(parts))
     }
+    inner = {*above, *around}
     return [
         place
-        for place, module in modules.items()
+        for place in places
         if place not in around
-        and not has_row(module)
-        and (place in above or (place.rpartition(".")[0] in {*above, *around} and _plain(module)))
+        and (place in above or (place in alone and place.rpartition(".")[0] in inner))
     ]
 
 
 def _plain(module: nn.Module) -> bool:
     """Whether a module computes by itself, without parameters."""
-    return next(module.parameters(), None) is None and next(module.children(), None) is None
+    childless = next(module.children(), None) is None
+    return childless and next(module.parameters(recurse=False), None) is None
 
 
 def _lengths(group: Group, place: str, cuts: Cuts) -> dict[int, int]:
