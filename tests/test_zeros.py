@@ -16,7 +16,9 @@ def bits(values):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["plain", "turned", "mask turned", "expanded"])
-def test_zeros_are_those_of_where(dtype, layout, monkeypatch):
+@pytest.mark.parametrize("few", [0, zeros.FEW])
+def test_zeros_are_those_of_where(dtype, layout, few, monkeypatch):
+    monkeypatch.setattr(zeros, "FEW", few)
     monkeypatch.setattr(zeros, "PIECE", 5)  # several pieces, the last one short
     values = torch.tensor(ODD * 4, dtype=dtype).view(4, 7)
     mask = torch.rand(4, 7, generator=torch.Generator().manual_seed(0)) < 0.5
