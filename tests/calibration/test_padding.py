@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import prunus
 from prunus.calibration import calibrate
 from prunus.calibration.layout import layout_of
 from prunus.calibration.padding import Layout, padding_of
@@ -333,3 +334,49 @@ def test_square_batches_of_a_model_of_one_size_are_refused():
     mirrored = square(6) & square(6).T
     batch["src_key_padding_mask"] = ~mirrored
     assert calibrate(Fixed("first"), batch, layers="read")["read"].samples == int(mirrored.sum())
+
+
+class Relative(nn.Module):
+    """Attention to positions: a table of distances passes a layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.table = nn.Linear(D, D), nn.Parameter(torch.randn(2 * S, D))
+        self.r, self.o = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x, attention_mask):
+        keys = F.relu(self.r(self.table[None]))[0, : 2 * x.shape[1]]
+        scores = (self.q(x) @ keys.T).masked_fill(attention_mask[..., None] == 0, 0.0)
+        return self.o(scores @ keys)
+
+
+def test_a_table_that_no_sample_makes_has_no_padding():
+    """Its second moment is that of its rows, with a mask as without; other layers lose theirs."""
+    torch.manual_seed(0)
+    model, x = Relative().eval(), torch.randn(B, S, D)
+    batch = {"x": x, "attention_mask": REAL.long()}
+    assert layout_of(model, batch).tables == {"r"}
+    found = calibrate(model, [batch])
+    table = model.table.detach().double()
+    torch.testing.assert_close(found["r"].gram, table.T @ table / len(table))
+    rows = x[REAL].double()
+    torch.testing.assert_close(found["q"].gram, rows.T @ rows / len(rows))
+
+
+@pytest.mark.parametrize("kind", ["Deberta", "DebertaV2"])
+def test_relative_positions_of_padded_text(kind):
+    """What DeBERTa's relative positions pass is pruned with the statistics of the table."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, relative_attention=True, pos_att_type=["c2p", "p2c"],
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    ids = torch.randint(1, 50, (B, S))
+    pruned = prunus.prune(
+        model, "wanda+ls", 0.5, data={"input_ids": ids, "attention_mask": REAL.long()}
+    )
+    tables = {name for name in pruned.layers if "pos_" in name}
+    assert len(tables) == 2
+    assert all(pruned.layers[name].error is not None for name in tables)

@@ -4,7 +4,8 @@ Both are seen by running the model on a sample or two. Where there are two strea
 second one that is a position shorter: a layer whose input shrank reads that stream. So it does
 where there is one mask beside inputs that it does not mask, as of a text with an image: what is not
 shortened with the text has no padding. Where a layer's rows lie is shown by a second sample: the
-axis that grows counts samples; of flat rows those that stay tell the order.
+axis that grows counts samples; of flat rows those that stay tell the order. What the second sample
+does not change is no sample's: a table, as of relative positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -69,7 +70,8 @@ def layout_of(model: nn.Module, batch: Batch) -> Layout:
         both = alone if size == 1 or alone is None else _tried(model, twos)
         if alone is not None and both is not None:
             turned = _turned(alone, both)
-            return Layout(_streams(model, ones, alone, time_major), turned, time_major)
+            tables = _tables(alone, both) if size > 1 else frozenset()
+            return Layout(_streams(model, ones, alone, time_major), turned, time_major, tables)
     return Layout()
 
 
@@ -127,6 +129,17 @@ def _turned(alone: Rows, both: Rows) -> dict[str, bool]:
         if len(said) == 1:
             found[name] = said.pop()
     return found
+
+
+def _tables(alone: Rows, both: Rows) -> frozenset[str]:
+    """Layers that read of two samples what they read of one, in every call."""
+    return frozenset(
+        name
+        for name, rows in alone.items()
+        if name != OUTPUT
+        and len(rows) == len(both.get(name, ()))
+        and all(map(torch.equal, rows, both[name]))
+    )
 
 
 def _order(one: Tensor, two: Tensor) -> bool | None:

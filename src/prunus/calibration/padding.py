@@ -54,11 +54,14 @@ class Layout:
         turned: {layer: whether samples follow positions} in the order of the rows that it reads;
             a layer without an entry is one of which it is not known. `OUTPUT` is the model's.
         time_major: whether the inputs hold positions before samples.
+        tables: layers whose rows are the same whatever the samples and however many, as those of
+            relative positions: none of them is padding.
     """
 
     streams: Mapping[str, int] = field(default_factory=dict)
     turned: Mapping[str, bool] = field(default_factory=dict)
     time_major: bool = False
+    tables: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,8 @@ class Padding:
             Unclear: no mask has the length of the layer's input, or two masks have; or samples
                 and positions cannot be told apart.
         """
+        if layer in self.layout.tables:
+            return None
         stream = self.layout.streams.get(layer, BOTH)
         if stream != BOTH and self.masks.get(stream) is None:
             return None
