@@ -7,12 +7,14 @@ from torch.nn import functional as F
 
 import cut_models
 import prunus
-from prunus import Recipe
+from prunus import Budget, Recipe
+from prunus.ambient import quiet
 from prunus.granularity import Node
 from prunus.surgery import CompactionError, compact
 from prunus.surgery.norms import fold_rms, scale_epsilon
 from prunus.surgery.pinned import PinnedChannels
 from prunus.surgery.verify import verify_equal
+from prunus.theory.gap.statement import VacuousWarning
 
 CUT = Recipe(granularity=Node(inexact=True))
 NETS = {"layer-norm": "fc1", "convnext": "stem", "group-norm": "conv1"}
@@ -143,3 +145,45 @@ def test_an_rms_norm_over_fewer_inputs_gives_the_same_numbers():
     x = torch.zeros(6, 8, dtype=torch.float64)
     x[:, kept] = torch.randn(6, 5, dtype=torch.float64)
     torch.testing.assert_close(small(x[:, kept]), norm(x)[:, kept])
+
+
+def gap(model, network, x):
+    """Root mean square distance of the outputs, as a share of the dense network's."""
+    with torch.no_grad():
+        dense, other = model(x), network(x)
+    return float(((other - dense).square().sum() / dense.square().sum()).sqrt())
+
+
+def test_a_gap_budget_holds_for_the_compact_network():
+    """Planned on it; the masked one, with the norm's statistics over zeros, is beyond the limit."""
+    model, x = cut_models.build("layer-norm", samples=64)
+    pruned = prunus.prune(model, CUT, Budget(gap=0.5), data=x)
+    small = pruned.compact()
+    assert pruned.plan.value == pytest.approx(gap(model, small, x), rel=1e-5)
+    assert gap(model, small, x) <= 0.5 < gap(model, pruned.model, x)
+    assert "the compact networks of" in pruned.plan.notes[0]
+
+
+def test_a_drop_budget_holds_for_the_compact_network():
+    model, x = cut_models.build("layer-norm", samples=64)
+    budget = Budget(drop=0.2, metric="gap", higher_is_better=False, tries=5)
+    pruned = prunus.prune(
+        model, CUT, budget, data=x, evaluate=lambda network: {"gap": gap(model, network, x)}
+    )
+    assert pruned.plan.value == pytest.approx(gap(model, pruned.compact(), x), rel=1e-5)
+    assert pruned.plan.value <= 0.2
+    assert abs(gap(model, pruned.model, x) - pruned.plan.value) > 1e-3
+    assert any("`evaluate` was given compact networks" in note for note in pruned.plan.notes)
+
+
+def test_a_certificate_says_which_network_it_is_about():
+    model, x = cut_models.build("layer-norm", samples=64)
+    pruned = prunus.prune(model, CUT, 0.5, data=x[:32])
+    with quiet(VacuousWarning):
+        masked = prunus.certify(model, pruned, data=x[32:])
+        small = prunus.certify(model, pruned.compact(), data=x[32:])
+        exact = prunus.certify(model, prunus.prune(model, Recipe(), 0.5, data=x[:32]), data=x[32:])
+    assert any("is another network than the masked one" in said for said in masked.cautions)
+    assert not small.cautions
+    assert not exact.cautions
+    assert masked.gaps != small.gaps

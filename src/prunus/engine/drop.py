@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from prunus.budget import Budget
+from prunus.calibration.batches import to_device
+from prunus.calibration.place import device_of
 from prunus.engine.runs import as_metrics
 from prunus.engine.watched import watched
 from prunus.hints import Evaluate, Metrics
@@ -14,11 +16,13 @@ from prunus.progress import progress_bar
 from prunus.report.headline import higher_is_better, is_share
 from prunus.result import Pruned
 from prunus.rows import RowSet
+from prunus.surgery.cut import changes_norms
 
 __all__ = ["Search", "Trial", "search", "within_drop"]
 
 PROBE = 1 / 64  # what pruning does to a metric is seen here
 FLOOR = 1 / 1024
+COMPACT = "`evaluate` was given compact networks, whose norms take other statistics"
 RESOLUTION = 1.03  # ratio of two neighbouring densities at which the search ends
 
 
@@ -170,7 +174,7 @@ def within_drop(
 
         def attempt(density: float) -> Trial:
             pruned = run(density)
-            value, rows = watched(pruned.model, evaluate)
+            value, rows = watched(_judged(pruned), evaluate)
             read.append(rows)
             trial = Trial(density=density, met=pruned.cost_after.density, value=_score(value, name))
             new = (trial, pruned, value)
@@ -189,10 +193,22 @@ def within_drop(
         limit=budget.value,
         kind="drop",
         value=found.lost(trial),
-        notes=(*_account(found, trial, name), _optimism(pruned, seen), *pruned.plan.notes),
+        notes=(
+            *_account(found, trial, name),
+            *((COMPACT,) if changes_norms(pruned) else ()),
+            _optimism(pruned, seen),
+            *pruned.plan.notes,
+        ),
         rows=seen if len(seen) else None,
     )
     return replace(pruned, plan=plan, metrics={"before": before, stage: value})
+
+
+def _judged(pruned: Pruned) -> nn.Module:
+    """The network that the budget is about: the compact one, where that is another."""
+    if not changes_norms(pruned):
+        return pruned.model
+    return pruned.compact(to_device(pruned.example, device_of(pruned.model)))
 
 
 def _limiting(name: str, dense: float, budget: Budget) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunus.allocation import Pools
 from prunus.budget import Budget, as_counts
 from prunus.calibration import Calibration
-from prunus.calibration.batches import Batches, Fingerprint, parts
+from prunus.calibration.batches import Batches, Fingerprint, parts, to_device
 from prunus.engine.edges import edge_result
 from prunus.engine.nodes import NodeUnit
 from prunus.engine.unit import Layers, Picked, Unit
@@ -21,6 +21,8 @@ from prunus.hints import Batch, Data
 from prunus.modes import copied
 from prunus.parts import NODES
 from prunus.recipe import Recipe
+from prunus.surgery.compact import compact_groups
+from prunus.surgery.cut import cuts_inexactly
 
 __all__ = ["check_plannable", "edge_family", "node_family", "set_apart"]
 
@@ -133,6 +135,10 @@ class _NodeFamily:
         self.smallest: Mapping[str, int] = {key: min(minimum, n) for key, n in self.sizes.items()}
         self.step: int = unit.recipe.granularity.multiple_of
         self.method = f"the nodes of {unit.job.name}"
+        groups = tuple(unit.groups.values())
+        self._inexact = cuts_inexactly(unit.job.dense, groups, unit.recipe.granularity)
+        if self._inexact:
+            self.method = f"the compact networks of {unit.job.name}"
         # All plans are made from the same statistics.
         self._unit, self._layers, self._pools = replace(unit, found={}), layers, pools
         self._choices: dict[tuple[str, int], Picked] = {}
@@ -147,12 +153,21 @@ class _NodeFamily:
         return self._choices[known]
 
     def network(self, kept: Mapping[str, int]) -> nn.Module:
-        """A copy with these counts of classes."""
+        """A copy with these counts of classes.
+
+        Where norms take other statistics in the compact network, that one: it is what the budget
+        is about, and the masked one is another.
+        """
         found = copied(self._unit.job.dense)
         some = [key for key, size in self.sizes.items() if kept.get(key, size) < size]
         choices = {key: self._choice(key, kept[key]) for key in some}
         write(found, self._unit, self._layers, choices)
-        return found
+        if not self._inexact:
+            return found
+        job = self._unit.job
+        batch = to_device(job.example, job.device)
+        groups = tuple(self._unit.groups.values())
+        return compact_groups(found, groups, batch, inexact=True, pinning=True).model
 
     def cost(self, kept: Mapping[str, int]) -> float:
         """Parameters of the compact network: every group shrinks those of the others too."""

@@ -23,8 +23,9 @@ class Node(Granularity):
         alike: "blocks" gives the same group of all blocks (names that differ in numbers alone) one
             count, as a configuration with one width for all of them wants it; None plans each.
         inexact: also cut channels over which a norm takes its statistics (LayerNorm, GroupNorm),
-            although what the norm makes of the others then changes; the change is measured.
-            False leaves them whole. RMSNorm needs no such leave: it is corrected exactly.
+            although what the norm makes of the others then changes; the change is measured,
+            and budgets of a gap or a drop are about the compact network. False leaves them whole.
+            RMSNorm needs no such leave: it is corrected exactly.
         heads: what of attention is a unit: "kv", a key and value head with all query heads that
             read it (a head, where each has its own); or "query", single query heads, the same
             number of every kv head's, which all stay. Query heads hurt less, and leave the

@@ -21,6 +21,7 @@ from prunus.guarantee.rules import AVAILABLE, reason_of
 from prunus.hints import Batch
 from prunus.modes import private
 from prunus.rows import RowSet, row_hashes, state_sum
+from prunus.surgery.cut import changes_norms
 from prunus.theory.gap import Certificate, Statement
 from prunus.theory.gap import certify as certify_stages
 from prunus.theory.gap.from_data import data_statements
@@ -134,6 +135,12 @@ def _cautions(model: nn.Module, pruned: Any) -> tuple[str, ...]:
         found.append(
             "the dense network is not the one that was pruned: its weights have changed since. "
             "The gap is that to the network as it is now."
+        )
+    if changes_norms(pruned):
+        found.append(
+            "norms of the compact network take their statistics over what stays "
+            "(Node(inexact=True)), so that it is another network than the masked one, of which "
+            "this speaks. certify(model, pruned.compact(), data=...) speaks of it."
         )
     training = [
         name or "the model itself"

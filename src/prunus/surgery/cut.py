@@ -27,7 +27,7 @@ from prunus.surgery.readings import run
 from prunus.surgery.rebuilt import Shapes
 from prunus.surgery.verify import Reference
 
-__all__ = ["Cut", "cut", "why_whole"]
+__all__ = ["Cut", "changes_norms", "cut", "cuts_inexactly", "why_whole"]
 
 Removed = dict[str, dict[int, Tensor]]  # True where a position along an axis of a tensor goes
 
@@ -45,6 +45,20 @@ def why_whole(model: nn.Module, group: Group, *, inexact: bool) -> str | None:
             f"for the others; Node(inexact=True) cuts them and measures the change"
         )
     return None
+
+
+def cuts_inexactly(model: nn.Module, groups: Sequence[Group], granularity: Any) -> bool:
+    """Whether norms can take other statistics in what a granularity leaves of a model, compact."""
+    return granularity.inexact and any(kind_of(model, group) == "inexact" for group in groups)
+
+
+def changes_norms(pruned: Any) -> bool:
+    """Whether norms take other statistics in a `Pruned`'s compact network than in its `model`."""
+    granularity: Any = getattr(getattr(pruned, "recipe", None), "granularity", None)
+    if not getattr(granularity, "inexact", False):
+        return False
+    known = getattr(pruned, "coupling", None)  # a stored result has none
+    return known is None or cuts_inexactly(pruned.model, known.groups, granularity)
 
 
 @dataclass(frozen=True, eq=False)
