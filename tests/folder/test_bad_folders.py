@@ -64,7 +64,14 @@ def test_indices(copy, ids):
     index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     refused(copy, ids, "is no file of the folder")
     index.unlink()
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    refused(
+        copy,
+        ids,
+        r"has model-00001-of-00002.safetensors \(1 such files\) but no model.safetensors.index",
+        error=FileNotFoundError,
+    )
+    (copy / "model-00001-of-00002.safetensors").rename(copy / "pytorch_model.bin")
     refused(copy, ids, "has pytorch_model.bin, which may hold code", error=FileNotFoundError)
 
 

@@ -47,7 +47,12 @@ class Stored:
     @property
     def bytes(self) -> int:
         """Its size."""
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
+        return self.bytes_in(self.dtype)
+
+    def bytes_in(self, dtype: torch.dtype) -> int:
+        """Its size where floating numbers are of this type, as when the model runs."""
+        kind = dtype if self.dtype.is_floating_point else self.dtype
+        return kind.itemsize * torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True)
@@ -135,18 +140,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"run. Convert it to an architecture of transformers."
         )
     tensors: dict[str, Stored] = {}
-    for file in _files(folder):
-        tensors.update(_table(folder / file))
     index = folder / INDEX
-    if index.is_file():
-        named = _index(index)
-        lost = [name for name in named if name not in tensors]
-        if lost:
+    named = _index(index) if index.is_file() else None
+    for file in _files(folder):
+        table = _table(folder / file)
+        own = table if named is None else {n: t for n, t in table.items() if named.get(n) == file}
+        tensors.update(own)
+    for name in named or ():
+        if name not in tensors:
             raise ValueError(
-                f"{index} names the tensor {lost[0]!r} in {named[lost[0]]}, which has no such "
+                f"{index} names the tensor {name!r} in {named[name]}, which has no such "
                 f"tensor. Fetch the folder again."
             )
-        tensors = {name: stored for name, stored in tensors.items() if name in named}
     return Checkpoint(folder, config, tensors)
 
 
@@ -155,6 +160,12 @@ def _files(folder: Path) -> list[str]:
     if not index.is_file():
         if (folder / SINGLE).is_file():
             return [SINGLE]
+        shards = sorted(p.name for p in folder.glob("*.safetensors"))
+        if shards:
+            raise FileNotFoundError(
+                f"{folder} has {shards[0]} ({len(shards)} such files) but no {INDEX}, which says "
+                f"what belongs to the model. Fetch it too."
+            )
         other = sorted(p.name for p in folder.glob("*.bin"))
         advice = (
             f" It has {other[0]}, which may hold code: load it with transformers and save it again."

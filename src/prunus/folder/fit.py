@@ -105,7 +105,7 @@ def needs_for(
     gram = "gram" in names or order.measure
     stored = skeleton.checkpoint.tensors
     sizes = [
-        sum(stored[key].bytes for key in skeleton.parameters(i).values())
+        sum(stored[key].bytes_in(skeleton.dtype) for key in skeleton.parameters(i).values())
         for i in range(skeleton.blocks)
     ]
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunus.folder.block_net import BlockNet
 from prunus.folder.blocks import PrunedBlock, prune_block
@@ -135,7 +136,22 @@ def _pruned(
 
 
 def _write_block(walk: Walk, net: nn.Module, index: int) -> None:
-    state = net.state_dict()
+    """The file of a pruned block; each tensor has the type that it had, whatever the block ran in.
+
+    What pruning has left alone keeps its bits where the block ran in another type.
+    """
+    state, checkpoint = net.state_dict(), walk.skeleton.checkpoint
     own = {key: state[name] for name, key in walk.skeleton.parameters(index).items()}
-    shapes = {key: (t.dtype, tuple(t.shape)) for key, t in own.items()}
-    write_tensors(walk.streams.folder / block_name(index), shapes, own.items())
+    shapes = {key: (checkpoint.tensors[key].dtype, tuple(t.shape)) for key, t in own.items()}
+    stored = ((key, _as_stored(own[key], before)) for key, before in checkpoint.read(own))
+    write_tensors(walk.streams.folder / block_name(index), shapes, stored)
+
+
+def _as_stored(value: Tensor, before: Tensor) -> Tensor:
+    """A value in the type of the tensor it was read from, of which it takes what is the same."""
+    if value.dtype == before.dtype:
+        return value
+    new = value.detach().cpu()
+    if new.shape != before.shape:  # lost channels
+        return new.to(before.dtype)
+    return torch.where(new == before.to(new.dtype), before, new.to(before.dtype))
