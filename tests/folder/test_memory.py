@@ -4,7 +4,7 @@ import shutil
 from multiprocessing import get_context
 
 import pytest
-from tests.anonymous import anonymous_peak, held_and_left
+from tests.anonymous import anonymous, anonymous_peak, held_and_left
 from tests.folder.conftest import llama
 from tests.folder.large import prepare, random_llama, work
 
