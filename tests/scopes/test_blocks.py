@@ -199,6 +199,9 @@ def test_blocks_need_data_and_a_network_that_has_some():
     model, batches = made(Branches, (5,))
     with pytest.raises(ValueError, match=r"^blocks='auto' found no nn\.ModuleList"):
         prunus.prune(model, recipe(), 0.5, data=batches, blocks="auto")
+    chain = torch.nn.Sequential(*(torch.nn.Linear(n, n + 1).double() for n in (5, 6, 7)))
+    with pytest.raises(ValueError, match=r"map a stream to itself"):  # none of its members does
+        prunus.prune(chain, recipe(), 0.5, data=batches, blocks="auto")
     with pytest.raises(ValueError, match=r"^`blocks` says in which order data are read"):
         prunus.prune(model, "magnitude", 0.5, blocks="auto")
     with pytest.raises(ValueError, match=r"^`blocks` collects statistics of one block at a time"):
