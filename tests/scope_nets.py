@@ -122,6 +122,65 @@ class Elsewhere(nn.Module):
         return self.last(F.relu(y))
 
 
+class Ahead(nn.Module):
+    """A weight is read before the call of a layer that runs ahead of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.own, self.last = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.inner(x @ self.own.weight))
+        return self.last(F.relu(self.own(x)) + y)
+
+
+class Aliased(nn.Module):
+    """A module gives one tensor twice; what is written to one is read from the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Pair(), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(x)
+        a.relu_()
+        return self.last(b)
+
+
+class Pair(nn.Module):
+    """A linear layer whose output comes twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.inner(x)
+        return y, y
+
+
+class Laid(nn.Module):
+    """A module's output is read by a view that the strides it came with allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Upright(), nn.Linear(15, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x).transpose(1, 2).view(-1, 15)))
+
+
+class Upright(nn.Module):
+    """A linear layer, its channels before the positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).transpose(1, 2)
+
+
 class Branches(nn.Module):
     """Two branches and a module that both of them call."""
 

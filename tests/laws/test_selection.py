@@ -14,6 +14,7 @@ from prunus.granularity import NM, Node
 from prunus.inclusion import inclusion
 from prunus.layer import Layer
 from prunus.parts import EDGES
+from prunus.ranking import FEW
 from prunus.recipe import Recipe
 from prunus.rng import generator_for
 from prunus.selection import SELECTIONS, Proportional, top_k_mask
@@ -106,10 +107,12 @@ def test_bad_counts(name):
 
 @given(scores=ties, kept=counts | st.integers(0, UNITS).map(lambda k: torch.tensor([k] * POOLS)))
 def test_top_k_takes_the_best_and_of_equals_the_first(scores, kept):
-    mask = top_k_mask(scores, kept)
-    for row, own, k in zip(scores.tolist(), mask.tolist(), kept.tolist(), strict=True):
-        best = sorted(range(UNITS), key=lambda i: (-row[i], i))[:k]
-        assert {i for i in range(UNITS) if own[i]} == set(best)
+    for many in (1, FEW):  # few pools are ranked one by one, many at once
+        pools, counts = scores.repeat(many, 1), kept.repeat(many)
+        mask = top_k_mask(pools, counts)
+        for row, own, k in zip(pools.tolist(), mask.tolist(), counts.tolist(), strict=True):
+            best = sorted(range(UNITS), key=lambda i: (-row[i], i))[:k]
+            assert {i for i in range(UNITS) if own[i]} == set(best)
 
 
 @pytest.mark.parametrize("kept", [[2, 2], [2, 3]])  # equal counts are selected without sorting
