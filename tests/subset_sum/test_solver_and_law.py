@@ -16,6 +16,7 @@ from prunus.theory.subset_sum import (
     nearest_subset,
     single_items_needed,
 )
+from prunus.theory.subset_sum import law as law_of_sums
 
 
 @pytest.fixture
@@ -120,6 +121,58 @@ def test_law_of_failures(n, eps, target, items, g):
         assert abs(missed - failure_probability(n + 1, eps, target, items)) > 0.03
 
 
+@pytest.mark.parametrize("items", ["uniform", "product"])
+@pytest.mark.parametrize(
+    ("n", "eps", "target"), [(8, 0.05, 0.5), (10, 0.1, 0.5), (10, 0.05, 0.5), (9, 0.02, 0.25)]
+)
+def test_small_probabilities_of_failure(n, eps, target, items, g):
+    """Most draws that fail hold too few positive items to reach the target at all."""
+    draws = 20_000
+    x = draw_items(items, draws, n, generator=g)
+    _, error = nearest_subset(x, torch.full((draws,), target))
+    missed = float((error > eps).double().mean())
+    law = failure_probability(n, eps, target, items)
+    noise = math.sqrt(law * (1 - law) / draws)
+    assert abs(missed - law) < 0.2 * law + 4 * noise
+    short = float((x.clamp(min=0).sum(1) < target - eps).double().mean())
+    reached = law_of_sums._unreached(n, target - eps, items)
+    assert abs(short - reached) < 4 * noise
+    # The negative control: the second term alone, a density without ends.
+    if items == "product":
+        assert law - reached < 0.5 * missed
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 13, 34])
+@pytest.mark.parametrize("below", [1e-3, 0.1, 0.37, 0.5])
+def test_sums_of_positive_uniforms_are_irwin_halls(n, below):
+    """P(Σ max(X, 0) < t) = 2⁻ⁿ Σ_k C(n, k) tᵏ/k! for t ≤ 1."""
+    exact = sum(math.comb(n, k) * below**k / math.factorial(k) for k in range(n + 1)) / 2**n
+    assert law_of_sums._unreached(n, below, "uniform") == pytest.approx(exact, rel=2e-3)
+    one = (1 + below - below * math.log(below)) / 2
+    assert law_of_sums._unreached(1, below, "product") == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize("items", ["uniform", "product"])
+def test_targets_that_no_item_meets_fail_never(items, g):
+    assert failure_probability(1, 0.2, 0.2, items) == 0
+    assert failure_probability(1, 0.2, -0.1, items) == 0
+    x = draw_items(items, 100, 3, generator=g)
+    assert float(nearest_subset(x, torch.full((100,), 0.2, dtype=torch.float64))[1].max()) <= 0.2
+
+
+def test_what_is_promised_fails_no_more_often(g):
+    """`items_needed` asks for what δ allows, for products too, of which sets of few sums fail."""
+    draws = 8000
+    for items in ("uniform", "product"):
+        for eps, delta in ((0.1, 0.05), (0.2, 0.05), (0.05, 0.1)):
+            n = items_needed(eps, delta, items=items)
+            x = draw_items(items, draws, n, generator=g)
+            _, error = nearest_subset(x, torch.full((draws,), 0.5))
+            missed = float((error > eps).double().mean())
+            # What the law may be off by, and 4 standard errors.
+            assert missed < 1.2 * delta + 4 * math.sqrt(delta / draws), (items, eps, delta, n)
+
+
 def test_median_of_errors(g):
     for n in (8, 12, 16):
         _, error = nearest_subset(
@@ -134,7 +187,8 @@ def test_median_of_errors(g):
         ("uniform", 0.25, 0.1, [6, 10, 13, 17, 23]),
         ("uniform", 0.5, 0.01, [10, 13, 16, 20, 26]),
         ("product", 0.25, 0.1, [6, 9, 13, 16, 23]),
-        ("product", 0.5, 0.01, [11, 13, 17, 20, 27]),
+        # With 11 products 7 % of draws do not reach 0.4: `test_small_probabilities_of_failure`.
+        ("product", 0.5, 0.01, [16, 17, 18, 20, 27]),
     ],
 )
 def test_items_needed(items, target, delta, published):
