@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prunus import ranking
 from prunus.allocation.growth import ranked_growth, short_of
-from prunus.ranking import count_true, counted, kth_largest
+from prunus.ranking import count_true, counted, kth_largest, marked_rows
 
 LEVELS = [-float("inf"), -1.0, -0.0, 0.0, 0.5, 2.0, float("inf"), float("nan")]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -62,6 +62,8 @@ def test_marks_are_counted_row_by_row():
         assert counted(marked).dtype == torch.int64
         assert count_true(marked) == sum(counted(marked).tolist())
         assert count_true(marked.T) == count_true(marked)
+        assert torch.equal(marked_rows(marked), marked.any(1))
+        assert torch.equal(marked_rows(marked.T), marked.any(0))
 
 
 def test_no_such_place():

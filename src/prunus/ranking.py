@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["FEW", "count_true", "counted", "kth_largest", "places"]
+__all__ = ["FEW", "count_true", "counted", "kth_largest", "marked_rows", "places"]
 
 FEW = 16  # rows that are counted, or ranked, one by one
 LOOKED_AT = 2**15  # numbers of a sample that tells about where the k-th largest lies
@@ -84,6 +84,11 @@ def count_true(marked: Bool[Tensor, "..."]) -> int:
     if marked.device.type != "cpu":
         return int(marked.count_nonzero())
     return int(np.count_nonzero(marked.numpy()))
+
+
+def marked_rows(marked: Bool[Tensor, "rows columns"]) -> Bool[Tensor, " rows"]:
+    """Which rows have an entry that is True; torch's `any` takes fifteen times as long on a CPU."""
+    return marked.view(torch.uint8).amax(1).bool() if marked.numel() else marked.any(1)
 
 
 def counted(marked: Bool[Tensor, "pools units"]) -> Int[Tensor, " pools"]:

@@ -20,7 +20,7 @@ from prunus.joint import JointResult, is_joint
 from prunus.layer import Layer, checked_scores
 from prunus.nodes import BlockView, ClassView, ExpertView, UnitView
 from prunus.parts import EDGES, NODES, SelectionFacts
-from prunus.ranking import counted
+from prunus.ranking import counted, marked_rows
 from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rng import generator_for
@@ -275,7 +275,7 @@ def result_of(layer: Layer, fit: Fit, error: float | None, *, units: str = EDGES
     """The account of one layer; where nodes go, removed outputs are no error."""
     power = None
     if error is not None:
-        rows = fit.mask.any(1) if units == NODES else None
+        rows = marked_rows(fit.mask) if units == NODES else None
         power = output_error(layer, torch.zeros_like(layer.weight), layer.bias, rows)
     notes = dict(fit.notes)
     solved = fit.ridge is not None and error is not None and layer.samples > 0

@@ -19,6 +19,7 @@ from prunus.hints import Arguments, Keywords
 from prunus.modes import evaluating
 from prunus.parts import NODES
 from prunus.progress import progress_bar
+from prunus.ranking import marked_rows
 from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.squares import square_sum
@@ -85,7 +86,7 @@ def measure_errors(
     columns: dict[str, Tensor] = {}
     if measure:
         if job.recipe.units == NODES:  # removed outputs are no error
-            columns = {name: result.mask.any(1) for name, result in results.items()}
+            columns = {name: marked_rows(result.mask) for name, result in results.items()}
         lost = {
             name: _lost(place, results[name], columns.get(name))
             for name, place in weights_at(before, results).items()
@@ -196,7 +197,7 @@ def _lost(weight: Weight, result: LayerResult, kept: Tensor | None) -> tuple[Wei
     if bias is not None and result.bias is not None:
         shift = bias - result.bias.to(bias)
     if kept is not None:
-        gone[~kept] = 0
+        gone.index_fill_(0, (~kept).nonzero().flatten().to(gone.device), 0)
         shift = None if shift is None else shift.masked_fill(~kept, 0)
     module._parameters = {
         "weight": nn.Parameter(weight.view.parameter(own, gone), requires_grad=False),

@@ -20,6 +20,7 @@ from prunus.engine.job import Job
 from prunus.engine.unit import Choices, Fit, Kept, Layers, Picked
 from prunus.layer import Layer
 from prunus.nodes import ClassView, class_view, columns, parameter_masks
+from prunus.ranking import marked_rows
 from prunus.recipe import Recipe
 from prunus.scores import class_scores
 from prunus.selection import Choice
@@ -278,8 +279,8 @@ class NodeUnit:
             weight = torch.where(fit.mask, fit.weight, 0.0)
         if layer.gram is None:
             return replace(fit, weight=weight, bias=bias), None
-        rows = fit.mask.view(torch.uint8).amax(1).bool() if fit.mask.numel() else fit.mask.any(1)
-        return replace(fit, weight=weight, bias=bias), output_error(layer, weight, bias, rows)
+        error = output_error(layer, weight, bias, marked_rows(fit.mask))
+        return replace(fit, weight=weight, bias=bias), error
 
     def classes(self, choices: Choices) -> dict[str, Bool[Tensor, " classes"]]:
         """The kept classes by group."""
