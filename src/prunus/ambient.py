@@ -13,15 +13,18 @@ from contextlib import ExitStack, _GeneratorContextManager, contextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 
 __all__ = [
     "ONE_AT_A_TIME",
     "drawing",
+    "generators",
     "mutable",
+    "noise_seed",
     "plainly",
     "quiet",
+    "states",
     "theirs",
     "uncompiled",
     "undisturbed",
@@ -43,10 +46,11 @@ class _Own(threading.local):
     Attributes:
         depth: calls of `plainly`.
         caller: modes in which the outermost of them was called.
+        seed: what the innermost of them that takes a seed was given.
     """
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.depth = self.seed = 0
         self.caller: tuple[torch.device, dict[str, torch.dtype]] | None = None
 
 
@@ -63,7 +67,8 @@ def plainly(function: Any = None, *, autocast: bool = False) -> Any:
     Inside, inference mode is off (there are gradients to be taken, and results outlive it),
     autocast is off (statistics in half precision would choose other masks in silence), and new
     tensors lie on the CPU unless they say otherwise. The modes of the thread come back even where
-    an interrupt kept the code inside from putting one back.
+    an interrupt kept the code inside from putting one back. The keyword `seed`, where there is one,
+    is what forward passes inside draw from; see `prunus.noise`.
 
     Args:
         function: to wrap.
@@ -76,7 +81,7 @@ def plainly(function: Any = None, *, autocast: bool = False) -> Any:
     def run(*args: Any, **kwargs: Any) -> Any:
         before = _Before()
         try:
-            before.enter(autocast)
+            before.enter(autocast, kwargs.get("seed"))
             return function(*args, **kwargs)
         finally:
             stopped: KeyboardInterrupt | None = None
@@ -100,10 +105,10 @@ class _Before:
         self.functions = torch._C._len_torch_function_stack()
         self.dispatches = torch._C._len_torch_dispatch_stack()
         self.saved = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        self.caller, self.depth = _OWN.caller, _OWN.depth
+        self.caller, self.depth, self.seed = _OWN.caller, _OWN.depth, _OWN.seed
         self.stack = ExitStack()
 
-    def enter(self, autocast: bool) -> None:
+    def enter(self, autocast: bool, seed: object) -> None:
         half = {
             device: torch.get_autocast_dtype(device)
             for device in DEVICES
@@ -113,6 +118,8 @@ class _Before:
         if self.depth == 0:
             _OWN.caller = (device, half) if half or device.type != "cpu" else None
         _OWN.depth = self.depth + 1
+        if type(seed) is int:  # the function says what is wrong with anything else
+            _OWN.seed = seed
         if torch.is_inference_mode_enabled():
             self.stack.enter_context(torch.inference_mode(False))
         if not autocast:
@@ -132,7 +139,7 @@ class _Before:
             torch._C._pop_torch_dispatch_stack(None)
         while torch._C._autograd._top_saved_tensors_default_hooks(False) != self.saved:
             torch._C._autograd._pop_saved_tensors_default_hooks()
-        _OWN.depth, _OWN.caller = self.depth, self.caller
+        _OWN.depth, _OWN.caller, _OWN.seed = self.depth, self.caller, self.seed
 
 
 _END = _GeneratorContextManager.__exit__.__code__
@@ -172,6 +179,11 @@ def mutable() -> Iterator[None]:
     """
     with ONE_AT_A_TIME, allow_mutation_on_saved_tensors():
         yield
+
+
+def noise_seed() -> int:
+    """The seed of the public call that this thread is in; 0 where none was given."""
+    return _OWN.seed
 
 
 def theirs(function: Callable[P, T]) -> Callable[P, T]:
@@ -230,21 +242,19 @@ def quiet(category: type[Warning] = Warning) -> Iterator[None]:
 # -- what the process has one of -------------------------------------------------------------------
 
 
-def undisturbed(model: nn.Module, run: Callable[[], T], *, seed: int | None = None) -> T:
+def undisturbed(run: Callable[[], T]) -> T:
     """What `run` gives, as compiled code's own Python has it, without a trace of its having run.
 
-    The process's random state comes back, and warnings (torch's own deprecations; they concern no
-    user of ours) are not shown. One thread at a time is in here, for as long as one forward pass
-    takes. A function and no context manager: an interrupt can come between a block and the code
-    that ends it, but not between a call and its `finally`.
+    It draws from seed 0, the process's random state comes back, and warnings (torch's own
+    deprecations; they concern no user of ours) are not shown. One thread at a time is in here, for
+    as long as one forward pass takes. A function and no context manager: an interrupt can come
+    between a block and the code that ends it, but not between a call and its `finally`.
 
     Args:
-        model: what runs, for its devices.
         run: a forward pass.
-        seed: from which it draws; None goes on from the process's state.
     """
     told = functools.partial(_quietly, functools.partial(uncompiled, run))
-    return drawing(_generators(model), told, seed=seed)
+    return drawing(generators(), told, seed=0)
 
 
 def drawing(
@@ -268,14 +278,20 @@ def _quietly(run: Callable[[], T]) -> T:
         return run()
 
 
-def _generators(model: nn.Module) -> list[torch.Generator]:
-    if not torch.cuda.is_initialized():
-        return [torch.default_generator]
-    used = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    return [
-        torch.default_generator,
-        *(torch.cuda.default_generators[i] for i in sorted(i for i in used if i is not None)),
-    ]
+def generators() -> list[torch.Generator]:
+    """The process's own generators, of the CPU and of all devices in use."""
+    found = [torch.default_generator]
+    for device in (torch.cuda, torch.xpu):
+        if device.is_initialized():
+            found += device.default_generators
+    if torch.backends.mps.is_available():
+        found.append(torch.mps._get_default_mps_generator())
+    return found
+
+
+def states() -> list[Tensor]:
+    """Where the process's own generators stand."""
+    return [generator.get_state() for generator in generators()]
 
 
 def uncompiled(run: Callable[[], T]) -> T:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 
+from prunus.ambient import states
+
 __all__ = ["Follower", "Operations", "Schema", "followed", "tensors_in"]
 
 Arguments = tuple[Any, ...]
@@ -34,6 +36,7 @@ class Schema:
         written: names of those.
         in_place: whether it does so by its name, and not by `out=`.
         composite: whether torch has no kernel for it, but makes it of other operations.
+        seeded: whether it may draw random numbers.
     """
 
     operation: OpOverload
@@ -46,6 +49,7 @@ class Schema:
     written: tuple[str, ...]
     in_place: bool
     composite: bool
+    seeded: bool
 
     @staticmethod
     @lru_cache(maxsize=4096)
@@ -70,6 +74,7 @@ class Schema:
                 operation.name(),  # type: ignore[no-untyped-call]
                 "CompositeImplicitAutograd",
             ),
+            seeded=torch.Tag.nondeterministic_seeded in operation.tags,
         )
 
     def named(self, args: Arguments, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,8 +93,12 @@ class Follower(Protocol):
         kwargs: dict[str, Any],
         inputs: list[Tensor],
         result: Any,
+        drew: bool,
     ) -> None:
-        """Take in an operation that has run, the tensors among its arguments, and what it gave."""
+        """Take in an operation that has run, the tensors among its arguments, and what it gave.
+
+        `drew` says whether it has drawn random numbers from the process's own generators.
+        """
 
 
 Run = Callable[[Schema, Arguments, dict[str, Any], list[Tensor]], Any]
@@ -127,9 +136,11 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if made is not NotImplemented:
                 return made
         inputs = tensors_in((args, kwargs))
+        before = states() if schema.seeded else []
         result = self._run(schema, args, kwargs, inputs) if self._run else func(*args, **kwargs)
+        drew = schema.seeded and not all(map(torch.equal, before, states()))
         for follower in self._followers:
-            follower.ran(schema, args, kwargs, inputs, result)
+            follower.ran(schema, args, kwargs, inputs, result, drew)
         return result
 
 

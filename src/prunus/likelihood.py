@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from prunus.ambient import plainly
 from prunus.check import whole
 from prunus.modes import evaluating, private
+from prunus.noise import passed
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
 from prunus.threads import sparing
@@ -116,7 +118,7 @@ def perplexity(
         for first in range(0, len(starts), batch):
             for chosen in _alike(starts[first : first + batch], len(tokens), window):
                 rows = torch.stack([tokens[s : min(s + window, len(tokens))] for s in chosen])
-                losses = _losses(own, rows.to(device))
+                losses = _losses(own, rows.to(device), chosen[0])
                 known += 0 if seen is None else seen.among(rows)
                 for row, start in zip(losses, chosen, strict=True):
                     place = start // stride
@@ -182,12 +184,12 @@ def _alike(starts: list[int], tokens: int, window: int) -> list[list[int]]:
 
 
 def _losses(
-    model: nn.Module, rows: Int64[Tensor, "windows tokens"]
+    model: nn.Module, rows: Int64[Tensor, "windows tokens"], number: int
 ) -> Float64[Tensor, "windows predicted"]:
     """−log p of every token but the first, given those before it."""
     config: Any = getattr(model, "config", None)
     cached = {} if getattr(config, "use_cache", None) is None else {"use_cache": False}
-    answer = model(rows, **cached)
+    answer = passed(model, partial(model, rows, **cached), number)
     logits = answer if isinstance(answer, Tensor) else getattr(answer, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != rows.shape:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(answer).__name__

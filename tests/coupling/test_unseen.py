@@ -120,7 +120,7 @@ def test_no_exact_class_is_wrong(name):
         for group in groups:
             assert max(moved(model, members, x) for members in group.classes) <= 1e-9
     found = sum(group.size for group in groups if "a" in group.producers)
-    assert found == count or (name == "noise" and all(group.written for group in groups))
+    assert found == count or (name == "noise" and all(group.drawn for group in groups))
 
 
 @pytest.mark.parametrize(

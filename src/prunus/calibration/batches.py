@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prunus.hints import Batch
 from prunus.inputs import arguments, mapped, samples_of, tensors_of
+from prunus.noise import passed
 from prunus.rows import RowSet, row_hashes
 
 __all__ = ["Batches", "call", "first_of", "to_device"]
@@ -103,15 +104,28 @@ def to_device(batch: Batch, device: torch.device) -> Any:
     return mapped(lambda tensor: tensor.to(device, copy=True), batch)
 
 
-def call(model: torch.nn.Module, batch: Batch) -> Any:
+def call(
+    model: torch.nn.Module, batch: Batch, number: int | None = 0, *, whole: bool = True
+) -> Any:
     """The model's output; a mapping gives keyword arguments, of a tuple the first is the input.
+
+    Args:
+        model: the network.
+        batch: on its device.
+        number: which of its data the batch is: what a network draws at random follows from it; see
+            `prunus.noise`. None leaves it to the process's own state.
+        whole: False where parts of the network may be left out.
 
     Raises:
         ValueError: the model cannot run on the batch; what it said is passed on.
     """
     args, kwargs = arguments(batch)
-    try:
+
+    def run() -> Any:
         return model(*args, **kwargs)
+
+    try:
+        return run() if number is None else passed(model, run, number, whole=whole)
     except (ValueError, *UNFIT) as error:
         lacking = _lacks_decoder(model, kwargs)
         if lacking:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ def collect(
     found.groups = {group.name: Sums(consumers=group.consumers) for group in groups}
     used: list[Any] = []
     layout = layout_of(model, to_device(next(parts(batches.peek())), device))
+    numbers = count()
     with evaluating(model), gathering(weights, gatherer):
         for batch in batches:
             for part in parts(batch):
@@ -115,10 +117,11 @@ def collect(
                 on_device = to_device(part, device)
                 gatherer.padding = padding_of(on_device, layout)
                 if backward.statistics:
-                    _put(found, statistics, *backward.sums(model, on_device, gatherer.padding))
+                    sums = backward.sums(model, on_device, next(numbers), gatherer.padding)
+                    _put(found, statistics, *sums)
                 else:
                     with torch.no_grad():
-                        call(model, on_device)
+                        call(model, on_device, next(numbers))
             if advance is not None:
                 advance(1)
             if max_samples is not None and found.samples >= max_samples:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from prunus.calibration.forward import gradients
 from prunus.hints import Batch
 from prunus.inputs import as_tensors
 from prunus.modes import evaluating
+from prunus.noise import passed
 
 __all__ = ["ones_like_input", "path_flow"]
 
@@ -73,7 +75,7 @@ def path_flow(
         mutable(),
         torch.enable_grad(),
     ):
-        output = functional_call(model, {**state, **asked}, (ones,))
+        output = passed(model, partial(functional_call, model, {**state, **asked}, (ones,)))
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"The flow along paths needs a tensor as output, got {type(output).__name__}."

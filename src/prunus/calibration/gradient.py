@@ -50,7 +50,7 @@ class Backward:
     loss: Any = None
 
     def sums(
-        self, model: nn.Module, batch: Batch, padding: Padding | None = None
+        self, model: nn.Module, batch: Batch, number: int, padding: Padding | None = None
     ) -> tuple[Totals, Totals]:
         """Sums over the samples of one batch: of the layers, and of the groups of classes.
 
@@ -60,6 +60,7 @@ class Backward:
         Args:
             model: in evaluation mode.
             batch: one batch on the model's device.
+            number: of the batch, among its data.
             padding: of the batch; outputs there weigh nothing.
 
         Raises:
@@ -83,7 +84,7 @@ class Backward:
                 recorded(wanted) as calls,
                 gated(self._consumers()) as gates,
             ):
-                output = call(model, batch)
+                output = call(model, batch, number)
                 value = loss_of(output, batch, self.loss) if plain or "loss" in signals else None
                 if plain and value is not None:
                     grads = gradients(value, parameters, retain_graph=bool(signals))

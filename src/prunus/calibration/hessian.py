@@ -1,6 +1,7 @@
 """The Hessian times the gradient of the loss, for the weights that are to be pruned."""
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -39,8 +40,8 @@ def hessian_gradients(
     weights: list[Any] = [weight.parameter for weight in names.values()]
     flags = [w.requires_grad for w in weights]
 
-    def gradient(batch: Batch, create_graph: bool) -> tuple[Tensor, ...]:
-        output = call(model, batch)
+    def gradient(batch: Batch, number: int, create_graph: bool) -> tuple[Tensor, ...]:
+        output = call(model, batch, number)
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"GraSP divides the logits by {temperature:g}, but the model's output is "
@@ -63,16 +64,17 @@ def hessian_gradients(
             sdpa_kernel(SDPBackend.MATH),
         ):
             total = [torch.zeros_like(w) for w in weights]
-            samples = 0
+            samples, numbers = 0, count()
             for batch in batches:
                 for part in parts(batch):
                     samples += size_of(part) or 1
-                    grads = gradient(to_device(part, device), create_graph=False)
+                    grads = gradient(to_device(part, device), next(numbers), create_graph=False)
                     total = [t + g.detach() for t, g in zip(total, grads, strict=True)]
             result = [torch.zeros_like(w, dtype=torch.float64) for w in weights]
+            numbers = count()
             for batch in batches:
                 for part in parts(batch):
-                    grads = gradient(to_device(part, device), create_graph=True)
+                    grads = gradient(to_device(part, device), next(numbers), create_graph=True)
                     dot = sum((g * t).sum() for g, t in zip(grads, total, strict=True))
                     assert isinstance(dot, Tensor)  # there is at least one weight
                     curved = gradients(dot, weights)

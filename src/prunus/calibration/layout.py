@@ -10,6 +10,7 @@ does not change is no sample's: a table, as of relative positions.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from prunus.calibration.padding import (
 from prunus.hints import Batch
 from prunus.inputs import arguments
 from prunus.modes import evaluating
+from prunus.noise import passed
 from prunus.views import Unclear
 from prunus.weights import Weight, weights_of
 
@@ -110,7 +112,7 @@ def _tried(model: nn.Module, kwargs: Mapping[str, Any]) -> Rows | None:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         try:
-            output = model(**kwargs)
+            output = passed(model, partial(model, **kwargs))
         except (*UNFIT, ValueError):
             return None
     with suppress(ValueError, TypeError):  # none that gradients could start from

@@ -186,9 +186,9 @@ def scores(model: Any, batches: Any) -> dict[str, float]:
 
     device, right, total, loss = device_of(model), 0, 0, 0.0
     with private(model) as own, evaluating(own, fused=True), torch.no_grad():
-        for batch in Batches(batches):
+        for i, batch in enumerate(Batches(batches)):
             labels = _labels(batch)
-            output = call(own, to_device(batch, device))
+            output = call(own, to_device(batch, device), i)
             if isinstance(output, tuple | list) and len(output) == 1:
                 output = output[0]  # as programs of torch.export give it
             logits = getattr(output, "logits", output)

@@ -179,6 +179,7 @@ class _Counter:
         kwargs: dict[str, Any],
         inputs: list[Tensor],
         result: Any,
+        drew: bool,
     ) -> None:
         """Count an operation that has run."""
         space, name = schema.space, schema.name

@@ -49,10 +49,11 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
     for (sort, name), numbers in table.uses.items():
         if sort in RAW_USES.values() and _writes_widths(trace.book.modules, name):
             written[numbers] = True
+    drawn = table.marked(trace.labels.tied_down(drawn=True))
     inexact = table.marked(trace.labels.inexact())
     heads = _Heads(trace)
     headed = torch.isin(table.roots, heads.queries)
-    kind = table.kinds(written, inexact, headed)
+    kind = table.kinds(written, drawn, inexact, headed)
 
     told = list(makers)
     ranked: list[tuple[int, int, Tensor]] = []
@@ -88,6 +89,7 @@ def groups_of(trace: LabelTrace, layers: list[str]) -> Coupling:
                 raw=tuple(dict.fromkeys(n for kind, n in use if kind in RAW_USES.values())),
                 exact=not bool(inexact[members[0]]),
                 written=bool(written[members[0]]),
+                drawn=bool(drawn[members[0]]),
                 heads=heads.kind(table.roots[members]),
                 pools=heads.pools(table.roots[members]),
             )

@@ -8,6 +8,7 @@ are equal may have length 1, so that labels cost little where activations are la
     DATA          a value that belongs to no class: inputs of the network, results of refused
                   operations; a class that is combined with it cannot be removed
     WRITTEN       a constant whose width the model's code writes down (padding, torch.zeros)
+    DRAWN         random numbers, each its own
     n < 0         entry −n − 1 of the parameters that enter the computation as they are
 """
 
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CONSTANT, DATA, WRITTEN = 0, 1, 2
-FIRST = 3
+CONSTANT, DATA, WRITTEN, DRAWN = 0, 1, 2, 3
+FIRST = 4
 REFUSED = "{} combines it with values that no removable channel makes"
 MANY = 1024  # numbers of which it pays to ask whether they are sorted already
 
@@ -130,6 +131,7 @@ class Labels:
         self._flat = True  # every label's parent is its representative
         self.reasons: list[tuple[Tensor, str]] = []
         self.written: list[tuple[Tensor, Tensor]] = []
+        self.drawn: list[tuple[Tensor, Tensor]] = []
         self.shared: list[Tensor] = []
         self._statistics: list[tuple[int, Tensor]] = []
         self.met: list[tuple[Tensor, Tensor]] = []
@@ -269,9 +271,10 @@ class Labels:
         ):
             if bool((place > 0).any()) or label.numel() == 1:
                 self.refuse(label[is_label & (partner == DATA)], REFUSED.format(operation))
-            beside = is_label & (partner == WRITTEN)
-            if bool(beside.any()):
-                self.written.append(pairs_of(label[beside], place[beside]))
+            for kind, told in ((WRITTEN, self.written), (DRAWN, self.drawn)):
+                beside = is_label & (partner == kind)
+                if bool(beside.any()):
+                    told.append(pairs_of(label[beside], place[beside]))
             atoms = is_label & (partner < 0)
             self.meet_atoms(partner[atoms], label[atoms])
         result = torch.where(is_class, one, other)
@@ -336,13 +339,16 @@ class Labels:
         shape = [1 if a in mixed else labels.shape[a] for a in range(labels.ndim)]
         return label.reshape(shape)
 
-    def tied_down(self) -> Tensor:
+    def tied_down(self, *, drawn: bool = False) -> Tensor:
         """Classes that meet entries of a constant which others of their operation do not.
 
         A constant that all classes meet alike is the same for each of them and ties no width down.
+
+        Args:
+            drawn: of random numbers, not of what the code writes down.
         """
         found = []
-        for classes, places in self.written:
+        for classes, places in self.drawn if drawn else self.written:
             root, place = pairs_of(self.find(classes), places)
             each, counts = distinct_counts(root)
             alike = len(each) > 1 and bool((counts == len(distinct(place))).all())

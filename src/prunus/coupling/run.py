@@ -82,7 +82,7 @@ def _run(
                 module.training = next(module.children(), None) is not None
             return model(*positional, **keywords)
 
-    trace.refuse(outputs_of(undisturbed(model, run)), OUTPUTS)
+    trace.refuse(outputs_of(undisturbed(run)), OUTPUTS)
     return trace
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunus.coupling.calls import Call, Refused
 from prunus.coupling.computed import Computed
-from prunus.coupling.labels import CONSTANT, DATA, FIRST, Labels, distinct, narrowed
+from prunus.coupling.labels import CONSTANT, DATA, DRAWN, FIRST, Labels, distinct, narrowed
 from prunus.coupling.numbers import Numbers
 from prunus.coupling.parts import Parts
 from prunus.coupling.rules import module_rule, rule_for
@@ -252,6 +252,7 @@ class LabelTrace:
         kwargs: dict[str, Any],
         inputs: list[Tensor],
         result: Any,
+        drew: bool,
     ) -> None:
         """Put labels behind what an operation gave, by its rule."""
         if self.opaque:
@@ -260,7 +261,7 @@ class LabelTrace:
             self.numbers.anywhere = True
         # Rules compute with tensors too, which are nobody's business.
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-            self._follow(schema, args, kwargs, inputs, result)
+            self._follow(schema, args, kwargs, inputs, result, drew)
 
     def _follow(
         self,
@@ -269,6 +270,7 @@ class LabelTrace:
         kwargs: dict[str, Any],
         inputs: list[Tensor],
         result: Any,
+        drew: bool,
     ) -> None:
         outputs = given = tensors_in(result)
         named = schema.named(args, kwargs)
@@ -293,6 +295,9 @@ class LabelTrace:
             if len(found) < len(outputs):
                 found += (torch.full((1,), DATA, device="cpu"),) * (len(outputs) - len(found))
             for tensor, own in zip(outputs, found, strict=False):
+                if drew and tensor.numel() > 1:  # as dropout does, which hands its input on
+                    noise = torch.full((1,) * tensor.ndim, DRAWN, device="cpu")
+                    own = self.labels.meet(own, noise, call.name, (None, tensor.shape))
                 self._put(tensor, own)
         except Exception as error:  # a fault in a rule costs its classes, never the trace
             reason = str(error)

@@ -64,6 +64,7 @@ def _followed(group: Group, training: Coupling, alone: set[str]) -> Group | str:
                 slots=(*group.slots, *extra),
                 exact=group.exact and other.exact,
                 written=group.written or other.written,
+                drawn=group.drawn or other.drawn,
             )
         if any(slot.layer in alone for slot in other.slots):
             return f"in training its channels also meet others, by {', '.join(sorted(alone))}"

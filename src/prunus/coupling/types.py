@@ -86,6 +86,8 @@ class Group:
             "query" where it is one of several query heads of a kv head, which stays; else None.
         pools: the classes fall into that many runs of equal length that have to keep the same
             number each: the query heads of every kv head; 1 for all others.
+        drawn: True where the network draws a random number for each class when it runs: with
+            fewer of them it would draw others, and could not be held against the masked network.
     """
 
     name: str
@@ -100,11 +102,13 @@ class Group:
     raw: tuple[str, ...] = ()
     heads: Heads | None = None
     pools: int = 1
+    drawn: bool = False
 
     def __repr__(self) -> str:
         what = f"{self.heads} heads" if self.heads else "classes"
         kind = "exact" if self.exact else "inexact"
         written = ", width written in the code" if self.written else ""
+        written += ", random numbers drawn for each" if self.drawn else ""
         makers = self.producers or self.embeddings or self.raw
         return (
             f"Group({self.name!r}: {self.size} {what}, made by {_few(makers)}, read by "

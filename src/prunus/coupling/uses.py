@@ -71,7 +71,7 @@ def used_elsewhere(model: nn.Module, example: Batch) -> dict[str, str]:
     with private(model) as own:
         for arguments in (two_samples(whole), whole):
             try:
-                return undisturbed(own, partial(by_shapes, partial(_uses, own, arguments)))
+                return undisturbed(partial(by_shapes, partial(_uses, own, arguments)))
             except Exception as error:  # of the user's forward; calibration has its say on that
                 unless_interrupted(error)
     return {}

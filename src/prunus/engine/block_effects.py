@@ -45,10 +45,10 @@ def turned(
             module.register_forward_hook(partial(after, i)),
         ]
     try:
-        for batch in parts:
+        for i, batch in enumerate(parts):
             mask, seen = _mask_of(batch), dict[int, float]()
             with evaluating(model), torch.no_grad():
-                call(model, batch)
+                call(model, batch, i)
             tokens += max(seen.values(), default=0.0)
     finally:
         for handle in handles:
@@ -77,7 +77,7 @@ class Gaps:
             for i, batch in enumerate(self._batches()):
                 dense = self._known(i, batch)
                 with _zeroed(self._model, writers):
-                    other = _output(self._model, batch)
+                    other = _output(self._model, batch, i)
                 gap = output_gap(dense, other, kind)
                 counts = token_counts(_mask_of(batch), gap)
                 total += float((gap * counts).sum())
@@ -89,7 +89,7 @@ class Gaps:
             self._dense = []
         if place < len(self._dense):
             return self._dense[place]
-        found = _output(self._model, batch)
+        found = _output(self._model, batch, place)
         size = sum(t.numel() * t.element_size() for t in (*self._dense, found))
         if place == len(self._dense) and size <= LIMIT:
             self._dense.append(found)
@@ -105,9 +105,9 @@ def output_gap(dense: Tensor, other: Tensor, kind: str) -> Tensor:
     return (p.exp() * (p - q)).sum(-1)
 
 
-def _output(model: nn.Module, batch: Batch) -> Tensor:
+def _output(model: nn.Module, batch: Batch, number: int) -> Tensor:
     with evaluating(model), torch.no_grad():
-        output = call(model, batch)
+        output = call(model, batch, number)
     logits = getattr(output, "logits", None)
     found: Tensor = logits if isinstance(logits, Tensor) else tensors_of(output)[0]
     return found.detach().clone()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from prunus.ambient import plainly, theirs
+from prunus.ambient import plainly
 from prunus.budget import Budget, Density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, first_of
@@ -17,6 +17,7 @@ from prunus.check import whole
 from prunus.courses import not_between
 from prunus.engine.calibrated import data_for, shared_calibration
 from prunus.engine.comparison import Comparison
+from prunus.engine.judge import example_of, judge_of
 from prunus.engine.kept import Kept, identity, run_of
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics, latency_of, record_of
@@ -105,10 +106,10 @@ def compare(
         raise ValueError(f"`seeds` must differ, got {chosen}. Give each once.")
     if records is not None:
         Kept(records).close()  # what is wrong with it is said now, not after the calibration
-    evaluate = theirs(evaluate)
     # One reading of a one-shot iterator, known to all that would read it again.
     source = data if isinstance(data, Calibration) else Batches(data)
     timing = first_of(source.peek(), 64) if isinstance(source, Batches) else source.example
+    evaluate = judge_of(evaluate, model, example_of(source))
     dense = as_metrics(evaluate(model))
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:

@@ -1,6 +1,7 @@
 """Layer errors without Gram matrices: the data run once more, through what each layer has lost."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def measure_errors(
             for name, place in weights_at(before, results).items()
         }
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
-        first = to_device(next(parts(job.batches.peek())), job.device)
+        first, numbers = to_device(next(parts(job.batches.peek())), job.device), itertools.count()
         layout = layout_of(before, first) if measure else None
         with evaluating(before), torch.no_grad(), _watching(lost, columns, tally):
             for batch in job.batches:
@@ -101,7 +102,7 @@ def measure_errors(
                     if measure:
                         on_device = to_device(part, job.device)
                         tally.padding = padding_of(on_device, layout)
-                        call(before, on_device)
+                        call(before, on_device, next(numbers))
                 advance(1)
     done = {
         name: replace(result, error=tally.mean(name), power=tally.power(name))

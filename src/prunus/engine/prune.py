@@ -22,6 +22,7 @@ from prunus.engine.answer import answer, warned
 from prunus.engine.calibrated import shared_calibration, shares
 from prunus.engine.drop import within_drop
 from prunus.engine.job import State, job_of
+from prunus.engine.judge import example_of, judge_of
 from prunus.engine.once import may_wait, pruned_once
 from prunus.engine.planned import check_plannable, set_apart
 from prunus.engine.runs import numbers_of
@@ -145,7 +146,7 @@ def prune(
             )  # fmt: skip
 
         stage = "pruned" if train is None else "trained"
-        judge = theirs(evaluate)
+        judge = judge_of(evaluate, model, example_of(given))
         return within_drop(to, model, target.budget, judge, stage=stage, progress=progress)
     if method.basis.needs_batches and isinstance(data, Calibration):
         raise ValueError(
@@ -157,7 +158,6 @@ def prune(
     source, verifying, fingerprint = set_apart(target.budget, data)
     home = device_of(model)
     where = checked_device(device) if device is not None else home
-    evaluate = None if evaluate is None else theirs(evaluate)
     train = None if train is None else theirs(train)
     with ExitStack() as stack:
         work = stack.enter_context(owned(copied(model).to(where)))
@@ -199,6 +199,7 @@ def prune(
         end: Settled | None = None
         metrics: dict[str, Metrics] = {}
         if evaluate is not None:
+            evaluate = judge_of(evaluate, dense, job.example)
             metrics["before"] = numbers_of(evaluate(model))
         start: dict[str, Tensor] = {}
         if any(step.rewind for step in steps):

@@ -111,9 +111,9 @@ def _bare(
     """The layers that run on the data; nothing is collected."""
     fingerprint = Fingerprint()
     with evaluating(work), torch.no_grad():
-        for part in kept:
+        for i, part in enumerate(kept):
             fingerprint.add(part)
-            call(work, to_device(part, job.device))
+            call(work, to_device(part, job.device), i)
     ran = [name for name in names if calls[name]]
     if not ran:
         raise ValueError(

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from prunus.ambient import plainly, theirs
+from prunus.ambient import plainly
 from prunus.budget import Counts, Density, Plan, checked_density
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches
 from prunus.cost import Cost
 from prunus.engine.calibrated import data_for, shared_calibration
+from prunus.engine.judge import example_of, judge_of
 from prunus.engine.prune import prune
 from prunus.engine.runs import as_metrics
 from prunus.engine.scan import SensitivityScan
@@ -82,12 +83,12 @@ def sensitivity(
         raise ValueError(f"`densities` must differ, got {asked}. Give each once.")
     if method.schedule.trains:
         raise ValueError(f"Recipe {name!r} trains between its steps. Scan one that does not.")
-    judge = theirs(evaluate)
+    source = data if data is None or isinstance(data, Calibration) else Batches(data)
+    judge = judge_of(evaluate, model, example_of(source))
     dense = as_metrics(judge(model))
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
-    source = data if data is None or isinstance(data, Calibration) else Batches(data)
     shared: Calibration | None = None
     if source is not None and method.needs_data:
         shared = shared_calibration(model, {name: method}, source, loss, None, progress)

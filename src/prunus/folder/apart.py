@@ -81,7 +81,7 @@ def _pass_by(walk: Walk, index: int) -> None:
     with walk.skeleton.filled(index, device) as net, torch.no_grad():
 
         def behind(i: int) -> Tensor:
-            found: Tensor = call(net, to_device(stream[i], device))
+            found: Tensor = call(net, to_device(stream[i], device), i)
             return found
 
         walk.streams.behind(index, behind)

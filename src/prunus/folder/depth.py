@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from prunus.folder.tensors import write_tensors
 from prunus.folder.widths import merged_config
 from prunus.host import few_leftovers, return_memory
 from prunus.nodes import BlockView
+from prunus.noise import passed
 from prunus.progress import progress_bar
 from prunus.rng import generator_for
 from prunus.surgery.stacks import renumber
@@ -146,7 +148,7 @@ def _passed(walk: Walk, index: int) -> BlockResult:
             nonlocal turned, tokens
             given = to_device(stream[i], device)
             hidden, mask = _parts(given)
-            after: Tensor = net(hidden, mask)
+            after: Tensor = passed(net, partial(net, hidden, mask), i)
             turn = 1 - torch.cosine_similarity(hidden.double(), after.double(), dim=-1)
             counts = token_counts(mask, turn)
             turned += float((turn * counts).sum())
@@ -192,7 +194,8 @@ class _Gaps:
         with walk.skeleton.filled(index, walk.order.device) as net, torch.no_grad():
 
             def behind(i: int) -> Tensor:
-                after: Tensor = net(*_parts(to_device(stream[i], walk.order.device)))
+                given = _parts(to_device(stream[i], walk.order.device))
+                after: Tensor = passed(net, partial(net, *given), i)
                 return after
 
             streams, dtype = walk.streams, walk.skeleton.dtype

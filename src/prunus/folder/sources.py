@@ -93,7 +93,7 @@ def runs(net: nn.Module, order: Order, stream: Sequence[Any]) -> Callable[[int],
 
     def run(index: int) -> torch.Tensor:
         with evaluating(net), torch.no_grad():
-            found: torch.Tensor = call(net, to_device(stream[index], order.device))
+            found: torch.Tensor = call(net, to_device(stream[index], order.device), index)
         return found
 
     return run

@@ -60,7 +60,9 @@ class Outputs:
         """
         own = dtype_of(network)
         dtype = None if own == self._dtype else own
-        return torch.cat([outputs_of(network, batch, dtype) for batch in self._batches])
+        return torch.cat(
+            [outputs_of(network, batch, dtype, i) for i, batch in enumerate(self._batches)]
+        )
 
     def square(self, network: nn.Module) -> float:
         """Mean squared gap."""
@@ -85,13 +87,16 @@ def dtype_of(network: nn.Module) -> torch.dtype:
     return next(found, torch.get_default_dtype())
 
 
-def outputs_of(network: nn.Module, batch: Batch, dtype: torch.dtype | None = None) -> Tensor:
+def outputs_of(
+    network: nn.Module, batch: Batch, dtype: torch.dtype | None = None, number: int = 0
+) -> Tensor:
     """Outputs of a network on one batch, a row per sample, float64 on the CPU.
 
     Args:
         network: runs in evaluation mode, on its device.
         batch: stays as it is, also where the network writes into its input.
         dtype: to round floating-point inputs to; None leaves them.
+        number: of the batch, among its data.
     """
     where = device_of(network)
 
@@ -100,7 +105,7 @@ def outputs_of(network: nn.Module, batch: Batch, dtype: torch.dtype | None = Non
         return tensor.detach().to(where, rounded or tensor.dtype, copy=True)
 
     with evaluating(network), torch.no_grad():
-        output = tensor_of(call(network, mapped(own, batch))).detach().cpu().double()
+        output = tensor_of(call(network, mapped(own, batch), number)).detach().cpu().double()
     return output.flatten(1) if output.ndim > 1 else output[:, None]
 
 

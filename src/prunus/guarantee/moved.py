@@ -155,9 +155,9 @@ def fresh_errors(
         current.setdefault(weight.name, []).append(once)
 
     with evaluating(model), torch.no_grad(), watched(weights, take):
-        for batch in read:
+        for i, batch in enumerate(read):
             current.clear()
-            call(model, to_device(batch, device_of(model)))
+            call(model, to_device(batch, device_of(model)), i)
             for name, calls in current.items():
                 if any(len(largest) != size_of(batch) for largest, _ in calls):
                     continue  # its first axis is not that of the samples

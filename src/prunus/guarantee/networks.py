@@ -49,6 +49,7 @@ class RealPair:
         if self._known is not None and x is self._known[0]:
             return self._known
         read = x.to(self._dtype)
-        first = [outputs_of(self._model, part) for part in parts(read)]
-        second = [outputs_of(self._pruned, part, self._other) for part in parts(read)]
+        pieces = list(enumerate(parts(read)))
+        first = [outputs_of(self._model, part, None, i) for i, part in pieces]
+        second = [outputs_of(self._pruned, part, self._other, i) for i, part in pieces]
         return read.double(), torch.cat(first), torch.cat(second)

@@ -189,7 +189,7 @@ class EdgePopup(NetworkJoint):
                     weight_at(model, name).parameter.grad = None
                 with torch.enable_grad():
                     given = to_device(part, next(iter(found.values())).scores.device)
-                    value = loss_of(call(model, given), given, loss)
+                    value = loss_of(call(model, given, step), given, loss)
                     torch.autograd.backward(value)
                 last = float(value.detach())
                 if not math.isfinite(last):
@@ -216,8 +216,8 @@ class EdgePopup(NetworkJoint):
             for name, result in results.items():
                 weight_at(model, name).put(result.weight)
             with renewed(norms), torch.no_grad():
-                for part in self._parts(batches, 1, seed, norms=True):
-                    call(model, to_device(part, next(iter(found.values())).scores.device))
+                for i, part in enumerate(self._parts(batches, 1, seed, norms=True)):
+                    call(model, to_device(part, next(iter(found.values())).scores.device), i)
         return results
 
     def _optimizer(self, scores: list[Tensor]) -> torch.optim.Optimizer:

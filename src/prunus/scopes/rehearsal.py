@@ -73,7 +73,7 @@ def rehearsed(
 
     try:
         with evaluating(model), uncached(model), torch.no_grad():
-            plain = [call(model, to_device(part, device)) for part in parts]
+            plain = [call(model, to_device(part, device), i) for i, part in enumerate(parts)]
         if chain and agrees(chain):
             return Habits(True, tuple(chain), loose)
         return Habits(agrees(()), (), loose)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import call, to_device
 from prunus.hints import Batch
 from prunus.modes import evaluating
+from prunus.noise import passed
 from prunus.scopes.caches import uncached
 from prunus.scopes.keep import Keep, Memory
 from prunus.scopes.tape import Done, Kept, Path, Tape
@@ -199,8 +200,10 @@ class Replay(AbstractContextManager["Replay"]):
             with torch.no_grad():
                 first = self._tape[0] if self._tape else None
                 if first is not None and self._bare(first):
-                    return self._chain(first.module, None)
-                return call(self.model, copied(to_device(self._parts[part], self._device)))
+                    on = partial(self._chain, first.module, None)
+                    return passed(self.model, on, part, whole=False)
+                batch = copied(to_device(self._parts[part], self._device))
+                return call(self.model, batch, part, whole=False)
         except _Enough:
             return None
         except _Anew:

@@ -39,6 +39,11 @@ def why_whole(model: nn.Module, group: Group, *, inexact: bool) -> str | None:
             "the model's code writes the number of its channels down (it pads them, or adds a "
             "constant of that size), so that no attribute can make them fewer"
         )
+    if group.drawn:
+        return (
+            "the network draws random numbers for its channels, each its own: with fewer channels "
+            "it would draw others, so that the smaller network could not be compared"
+        )
     if not inexact and kind_of(model, group) == "inexact":
         return (
             f"{describe(model, group)} takes its statistics over its channels, which would change "

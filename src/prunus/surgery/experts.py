@@ -5,6 +5,7 @@ tokens to it. A removed expert is one whose router logit is −∞, so that its 
 with their gates renormalised; slices of the experts' parameters and the router's row are cut.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -175,6 +176,7 @@ def _pass(
 ) -> None:
     """Run a private model over all data; before each call of some modules, a function sees it."""
     mask: list[Tensor | None] = [None]
+    numbers = itertools.count()
 
     def real(count: int) -> Tensor:
         known = mask[0]
@@ -200,7 +202,7 @@ def _pass(
                     here = to_device(part, device_of(model))
                     known = here.get("attention_mask") if isinstance(here, Mapping) else None
                     mask[0] = known if isinstance(known, Tensor) else None
-                    call(model, here)
+                    call(model, here, next(numbers))
                 advance(1)
     finally:
         for handle in handles:

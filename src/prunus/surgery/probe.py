@@ -182,5 +182,6 @@ def _masked(model: nn.Module, groups: Sequence[Group], gone: Gone) -> nn.Module:
 
 def reason_of(error: str) -> str:
     """The cause alone, without the advice that follows."""
-    first = error.split(" A width is")[0].split(" The forward code")[0].rstrip(".")
+    first = error.split(" A width is")[0].split(" The forward code")[0]
+    first = first.split(" Exclude the layers")[0].rstrip(".")
     return f"it cannot be made narrower: {first[:1].lower()}{first[1:]}"

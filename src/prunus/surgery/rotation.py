@@ -9,6 +9,7 @@ stream are then directions by falling variance, so that `Node` can leave the las
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -167,6 +168,7 @@ def _hooked(model: nn.Module, names: Any, hook: Any, *, pre: bool = False) -> It
 def _gram(model: nn.Module, norms: list[str], batches: Batches, progress: bool | None) -> Tensor:
     total: list[Tensor] = []
     mask: list[Tensor | None] = [None]
+    numbers = count()
 
     def note(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].detach().double()
@@ -189,7 +191,7 @@ def _gram(model: nn.Module, norms: list[str], batches: Batches, progress: bool |
                 here = to_device(part, where)
                 found = here.get("attention_mask") if isinstance(here, Mapping) else None
                 mask[0] = found if isinstance(found, Tensor) else None
-                call(model, here)
+                call(model, here, next(numbers))
             advance(1)
     if not bool(torch.isfinite(total[0]).all()):
         raise ValueError("The stream has NaN or infinite values on the data. Check the inputs.")

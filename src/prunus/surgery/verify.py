@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.ambient import unless_interrupted
 from prunus.coupling.weights import LAYERS
+from prunus.dispatch import Schema, followed
 from prunus.hints import Batch
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
@@ -85,6 +87,12 @@ def verify_equal(
     if wrong is None:
         _verify_lengths(model, small, example, statistics, rtol, coarsest)
         return relative_change(run(model, example), got) if statistics else None
+    noise = _other_noise(model, small, example)
+    if noise is not None:
+        raise CompactionError(
+            f"The smaller network cannot be compared with the masked one: {noise}. Exclude the "
+            f"layers whose widths the numbers of draws follow."
+        )
     with with_statistics(model, statistics):
         before = _outputs(model, example)
     after = _outputs(small, example)
@@ -135,6 +143,48 @@ def _verify_lengths(
                 f"The smaller network is not equal to the masked one on {what}: {wrong}, although "
                 f"it is on the example. The forward code probably writes a width down."
             )
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """Follows what draws random numbers, and of which shapes."""
+
+    found: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+    def ran(
+        self,
+        schema: Schema,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Tensor],
+        result: Any,
+        drew: bool,
+    ) -> None:
+        """Note an operation that has drawn."""
+        if drew:
+            self.found.append((schema.name.removesuffix("_"), tuple(_tensors(result)[0].shape)))
+
+
+def _other_noise(model: nn.Module, small: nn.Module, example: Batch) -> str | None:
+    """Where the two networks first draw random numbers of other shapes, or None.
+
+    Both start from one state, so that they draw the same numbers as long as the shapes agree.
+    """
+    found = []
+    for network in (model, small):
+        draws = _Draws()
+        with followed(draws):
+            run(network, example)
+        found.append(draws.found)
+    for (name, wide), (other, narrow) in zip(*found, strict=False):
+        if (name, wide) != (other, narrow):
+            return (
+                f"where that draws random numbers of shape {wide} by `{name}`, this draws others, "
+                f"of shape {narrow} by `{other}`"
+            )
+    if len(found[0]) != len(found[1]):
+        return f"it draws random numbers {len(found[1])} times instead of {len(found[0])}"
+    return None
 
 
 def _tensors(value: Any) -> list[Tensor]:

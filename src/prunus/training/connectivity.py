@@ -99,8 +99,8 @@ def _settle(model: nn.Module, batches: Batches) -> None:
         norm.momentum = None  # a plain mean
         norm.train()
     with torch.no_grad():
-        for batch in batches:
-            call(model, to_device(batch, device_of(model)))
+        for i, batch in enumerate(batches):
+            call(model, to_device(batch, device_of(model)), i)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, flag in flags:

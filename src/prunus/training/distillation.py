@@ -52,7 +52,7 @@ def distillation(
         total = own.new_zeros(())
         if weight > 0:
             with torch.no_grad():
-                soft = _logits(call(model, batch))
+                soft = _logits(call(model, batch, None))  # in the training's own state
             total = total + weight * divergence(soft, own, temperature, _counted(batch, own))
         if weight < 1:
             labels = _labels(batch)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from prunus.bench.data.sets import Dataset
 from prunus.check import fraction, positive, whole
 from prunus.hints import Loss
 from prunus.modes import evaluating, private
+from prunus.noise import passed
 from prunus.parts import LATER, shown
 from prunus.progress import progress_bar
 from prunus.training.distillation import distillation
@@ -235,10 +237,10 @@ def _scores(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     dtype = parameters[0].dtype if parameters and x.is_floating_point() else x.dtype
     right, loss = 0, 0.0
     with private(model) as own, evaluating(own, fused=True), torch.no_grad():
-        for inputs, labels in zip(
-            torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True
-        ):
-            logits, labels = own(inputs.to(device, dtype)), labels.to(device)
+        samples, wanted = (torch.split(t, EVALUATION_BATCH) for t in (x, y))
+        for i, (inputs, labels) in enumerate(zip(samples, wanted, strict=True)):
+            logits = passed(own, partial(own, inputs.to(device, dtype)), i)
+            labels = labels.to(device)
             right += int((logits.argmax(1) == labels).sum())
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
     share = right / len(y)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.coupling.calls import Call, Rule, Trace
-from prunus.coupling.labels import CONSTANT, DATA, FIRST, WRITTEN, broadcast
+from prunus.coupling.labels import CONSTANT, DATA, DRAWN, FIRST, WRITTEN, broadcast
 
 __all__ = ["RULES", "after_constant_map", "constant", "elementwise", "fixed", "named"]
 
@@ -112,7 +112,8 @@ def _met(
     trace.labels.refuse(trace.labels.sources(number[beside]), reason)
     trace.labels.refuse(partner[beside], reason)
     result = torch.where(both, one, result)
-    result = torch.where(alone & ((partner == CONSTANT) | (partner == WRITTEN)), number, result)
+    fixed = (partner >= CONSTANT) & (partner < FIRST) & (partner != DATA)
+    result = torch.where(alone & fixed, number, result)
     return torch.where(beside, torch.full_like(result, DATA), result)
 
 
@@ -127,9 +128,10 @@ def _pin_computed(
 
 
 def constant(trace: Trace, call: Call) -> Tensor:
-    """A tensor made from nothing (or drawn at random), of a size that the code writes down."""
+    """A tensor made from nothing, of a size that the code writes down, or drawn at random."""
     del trace
-    kind = WRITTEN if call.out.numel() > 1 else CONSTANT
+    drawn = torch.Tag.nondeterministic_seeded in call.operation.tags
+    kind = (DRAWN if drawn else WRITTEN) if call.out.numel() > 1 else CONSTANT
     return torch.full((1,) * call.out.ndim, kind, device="cpu")
 
 
