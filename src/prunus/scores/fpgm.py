@@ -44,7 +44,16 @@ class FPGM(Score):
     statistics: ClassVar[tuple[str, ...]] = ()
 
     def classes(self, view: ClassView) -> Float[Tensor, " classes"]:
-        """Sums of distances in units of the weights, float64."""
+        """Sums of distances in units of the weights, float64.
+
+        Raises:
+            ValueError: no layer makes the classes.
+        """
+        if not view.producers:
+            raise ValueError(
+                f"No layer makes the channels of {view.name!r}, so FPGM() has no filters to "
+                f"compare. Exclude the layer, or use Magnitude()."
+            )
         filters = [
             layer.weight.detach().to("cpu", torch.float64)[place].flatten(1)
             for layer, place in view.producers.values()

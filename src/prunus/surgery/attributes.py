@@ -24,6 +24,10 @@ def _linear(module: Any, cuts: Cuts) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
+def _bilinear(module: Any, cuts: Cuts) -> None:
+    module.out_features, module.in1_features, module.in2_features = module.weight.shape
+
+
 def _convolution(module: Any, cuts: Cuts) -> None:
     weight = module.weight
     if 1 < module.groups == module.in_channels:  # depthwise
@@ -81,6 +85,7 @@ def _cell(module: Any, cuts: Cuts) -> None:
 
 ROWS: dict[type, Update] = {
     nn.Linear: _linear,
+    nn.Bilinear: _bilinear,
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
     **dict.fromkeys(
         (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_convolution

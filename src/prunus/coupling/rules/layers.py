@@ -98,6 +98,25 @@ def _tied_head(
     return torch.full((1,) * ndim, DATA, device="cpu")
 
 
+def bilinear(trace: Trace, call: Call) -> Tensor:
+    """y_o = x₁ᵀ W_o x₂: a class for each o; what it reads stays, as products of two channels."""
+    a = call.arguments
+    forms = [a[name] for name in ("expand1", "expand2", "expand3", "sumdim")]
+    weight = trace.weight(a["i2"])
+    if forms != [[1, 3], [0], [1, 2], [2, 3]] or weight is None or len(weight.axes) != 3:
+        raise Refused(f"operation {call.name} has no rule")
+    name = trace.name_of(weight)
+    reason = f"`{name}` multiplies it by another input's channels"
+    for inputs in (a["i1"], a["i3"]):
+        trace.labels.refuse(trace.read(inputs), reason)
+    made = trace.made(weight, 0)
+    along = weight.axes[0]
+    assert isinstance(along, Axis)  # `made` has refused anything else
+    trace.member(weight.name, along.axis, "out", along.index, made)
+    trace.used("out", weight, made)
+    return spread(made, -1, call.out.ndim)
+
+
 def embedding(trace: Trace, call: Call) -> Tensor:
     """Rows of a table looked up by number: a class for each of its columns."""
     weight = trace.weight(call.arguments["weight"])
@@ -221,6 +240,7 @@ def _plus_bias(trace: Trace, made: Tensor, bias: Tensor | None, ndim: int) -> Te
 
 RULES: dict[str, Rule] = {
     **named("mm addmm bmm baddbmm mv addmv dot", product),
+    **named("_trilinear", bilinear),
     **named("embedding", embedding),
     **named("_embedding_bag _embedding_bag_forward_only", bag),
     **named("convolution _convolution convolution_overrideable", convolution),
