@@ -6,7 +6,7 @@ matrices: `experts.gate_up_proj[3]`. Masks are kept by parameter (`Weight.path`)
 `state_dict` know it; one mask serves all matrices of a stack.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from prunus.layer import Layer, layer_from
-from prunus.views import Matrix, View, matrices_of
+from prunus.views import Matrix, View, matrices_of, raw_matrices
 
-__all__ = ["Weight", "weight_at", "weights_at", "weights_of"]
+__all__ = ["Weight", "raw_weights", "weight_at", "weights_at", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,6 +144,22 @@ def weights_of(model: nn.Module) -> dict[str, Weight]:
     return found
 
 
+def raw_weights(model: nn.Module, names: str | Iterable[str] | None) -> dict[str, Weight]:
+    """The parameters that no view knows among these names: code multiplies by them without a layer.
+
+    They are layers where they are named, and nowhere else: a glob does not find them.
+    """
+    asked = [names] if isinstance(names, str) else list(names or ())
+    known = weights_of(model) if asked else {}
+    left = [name for name in asked if name not in known]
+    found: dict[str, Weight] = {}
+    for owner, module in model.named_modules() if left else ():
+        for weight in _raw(owner, module):
+            if weight.name in left and all(weight.path != other.path for other in known.values()):
+                found[weight.name] = weight
+    return found
+
+
 def weights_at(model: nn.Module, names: Iterable[str]) -> dict[str, Weight]:
     """The weights of these layers, for which the model is gone through once.
 
@@ -172,6 +188,9 @@ def weight_at(model: nn.Module, name: str) -> Weight:
         for weight in _weights(owner, module):
             if weight.name == name:
                 return weight
+    raw = raw_weights(model, [name])
+    if raw:
+        return raw[name]
     try:
         kind = type(model.get_submodule(name)).__name__
     except AttributeError:
@@ -183,7 +202,14 @@ def weight_at(model: nn.Module, name: str) -> Weight:
 
 
 def _weights(owner: str, module: nn.Module) -> list[Weight]:
-    sources = matrices_of(module)
+    return _named(owner, module, matrices_of(module))
+
+
+def _raw(owner: str, module: nn.Module) -> list[Weight]:
+    return [] if matrices_of(module) else _named(owner, module, raw_matrices(module))
+
+
+def _named(owner: str, module: nn.Module, sources: Sequence[Matrix]) -> list[Weight]:
     if not sources:
         return []
     held = [source.parameter for source in sources]

@@ -173,7 +173,10 @@ def test_foreign_classes_are_named_in_full_and_torchs_in_short():
 
     net = nn.Sequential(Bilinear(), nn.Bilinear(2, 2, 1), nn.Embedding(3, 2))
     _, refused = prunable(net)
-    cure = "has no weight view; register one with prunus.layer.register_view"
+    cure = (
+        "has no weight view; register one with prunus.layer.register_view, or name its parameters "
+        "in `layers` for a recipe without statistics"
+    )
     kind = f"{__name__}.{Bilinear.__qualname__}"
     assert refused == {
         "0": f"{kind} {cure}", "1": f"Bilinear {cure}", "2": f"Embedding {cure}",
@@ -188,7 +191,10 @@ def test_a_refusal_of_nodes_says_why_of_every_layer():
     x, ends = torch.randn(9, 6), "its outputs are the network's outputs"
     net = nn.Sequential(Scaled(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
     kind = f"{__name__}.{Scaled.__qualname__}"
-    cure = "has no weight view; register one with prunus.layer.register_view"
+    cure = (
+        "has no weight view; register one with prunus.layer.register_view, or name its parameters "
+        "in `layers` for a recipe without statistics"
+    )
     for model, said in (
         (net, f"2: {ends}; 0: {kind} {cure}"),
         (nn.Linear(6, 4), f"the model itself: {ends}"),

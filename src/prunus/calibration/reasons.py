@@ -98,7 +98,10 @@ def no_view(module: nn.Module) -> str:
             "its code is TorchScript, in which nothing can be cut or watched. Prune the plain "
             "module, then script or trace it"
         )
-    return f"{type_name(module)} has no weight view; register one with prunus.layer.register_view"
+    return (
+        f"{type_name(module)} has no weight view; register one with prunus.layer.register_view, or "
+        f"name its parameters in `layers` for a recipe without statistics"
+    )
 
 
 def listed(reasons: Mapping[str, str], most: int = 6) -> str:

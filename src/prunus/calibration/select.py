@@ -77,7 +77,8 @@ def prunable(
         for part, _ in module.named_children()
         if part != "base_layer"
     )
-    seen = {weight.owner for weight in known.values()}
+    layers = [weight for weight in known.values() if not weight.source.hidden]
+    seen, paths = {weight.owner for weight in layers}, {weight.path for weight in known.values()}
     for name, weight in known.items():
         why = obstacle(weight.module, weight.source.parameter)
         if why is None:
@@ -99,8 +100,8 @@ def prunable(
             found[name] = weight
         else:
             refused[name] = why
-    inside = tuple(f"{weight.path}." for weight in known.values())
-    holders = {weight.path.rpartition(".")[0] for weight in known.values()}
+    inside = tuple(f"{weight.path}." for weight in layers)
+    holders = {weight.path.rpartition(".")[0] for weight in layers}
     for name, module in modules.items():
         if name in seen or name in holders or ".parametrizations" in f".{name}":
             continue
@@ -109,7 +110,11 @@ def prunable(
         why = quantised(module)
         if why is not None:
             inside += (f"{name}." if name else "",)  # its parts need no reason of their own
-        own = [p for p in module._parameters.values() if p is not None and p.ndim >= 2]
+        own = [
+            p
+            for key, p in module._parameters.items()
+            if p is not None and p.ndim >= 2 and (f"{name}.{key}" if name else key) not in paths
+        ]
         if why is None and own:
             why = no_view(module)
         if why is not None:

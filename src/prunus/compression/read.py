@@ -17,7 +17,7 @@ from prunus.modes import built, copied
 from prunus.recipe import Recipe, parse
 from prunus.result import Pruned
 from prunus.surgery.resize import resize
-from prunus.weights import weights_of
+from prunus.weights import raw_weights, weights_of
 
 __all__ = ["decompress"]
 
@@ -99,7 +99,9 @@ def _pruned(
             if key in state and value.dtype != state[key].dtype:
                 value.data = value.data.to(state[key].dtype)
         work.load_state_dict(dict(state))
-    names = [name for name, weight in weights_of(work).items() if weight.path in masks]
+    raw = raw_weights(work, [*masks, *(path.removesuffix(".weight") for path in masks)])
+    known = {**weights_of(work), **raw}
+    names = [name for name, weight in known.items() if weight.path in masks]
     sizes, own = anatomy(dense), anatomy(work)
     after = (
         smaller_cost(own, own.shapes, list(weights_of(work)))

@@ -56,13 +56,19 @@ class Anatomy:
 
     def weight_of(self, layer: str) -> str:
         """The name in `shapes` of the parameter that holds a layer's weight."""
-        path, _ = self.weights.get(layer, (f"{layer}.weight", False))
+        plain = layer if layer in self.shapes or layer in self.tied else f"{layer}.weight"
+        path, _ = self.weights.get(layer, (plain, False))
         return self.home(path)
 
     def weight_shape(self, layer: str) -> tuple[int, ...]:
         """The shape of a layer's weight, kernel axes included."""
         shape = self.shapes[self.weight_of(layer)]
-        return shape[1:] if self.weights[layer][1] else shape
+        return shape[1:] if self.weights.get(layer, ("", False))[1] else shape
+
+    def filled_of(self, layer: str) -> int:
+        """Entries of a layer's weight that are not zero, or of a parameter without a layer."""
+        known = self.layers_filled.get(layer)
+        return self.filled[self.weight_of(layer)] if known is None else known
 
     def weight_entries(self, layers: Sequence[str]) -> int:
         """Number of entries of the layers' weights."""

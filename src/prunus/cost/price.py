@@ -76,7 +76,8 @@ def sparse_cost(sizes: Anatomy, names: Sequence[str], masks: Mapping[str, Tensor
         for name, mask in masks.items()
         if name not in sizes.stored or count_true(mask) != sizes.filled[sizes.home(name)]
     ]
-    return _sparse(sizes, dict(sizes.layers_filled), names, extra)
+    counts = {**sizes.layers_filled, **{name: sizes.filled_of(name) for name in names}}
+    return _sparse(sizes, counts, names, extra)
 
 
 def _sparse(
@@ -88,7 +89,7 @@ def _sparse(
     zeros: dict[str, int] = {}
     for name, count in counts.items():
         home = sizes.weight_of(name)
-        filled[home] += count - sizes.layers_filled[name]
+        filled[home] += count - sizes.filled_of(name)
         zeros[home] = zeros.get(home, 0) + math.prod(sizes.weight_shape(name)) - count
     macs = None
     if sizes.operations is not None:

@@ -103,7 +103,8 @@ def _not_pruned(state: State, work: nn.Module) -> dict[str, str]:
     no view knows may have gone all the same, as experts and columns of embeddings do.
     """
     made = {name for group in state.groups or () for name in group.producers}
-    gone = {name.rpartition(".")[0] for name in state.masks} & state.not_pruned.keys()
+    apart = state.masks.keys() - state.results.keys()
+    gone = {name.rpartition(".")[0] for name in apart} & state.not_pruned.keys()
     gone -= weights_of(work).keys() if gone else set()
     return {
         name: f"part of its channels stay: {why}" if name in made else why

@@ -106,7 +106,7 @@ class EdgeUnit:
     def cost_before(self) -> Cost:
         """Of the dense network."""
         sizes = self.job.sizes
-        return edge_cost(sizes, {name: sizes.layers_filled[name] for name in self.layers})
+        return edge_cost(sizes, {name: sizes.filled_of(name) for name in self.layers})
 
     @property
     def cut(self) -> None:

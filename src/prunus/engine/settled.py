@@ -123,12 +123,12 @@ def _zeros_before(
     sizes: Anatomy, own: Anatomy, names: Sequence[str], masks: Mapping[str, Tensor]
 ) -> tuple[str, ...]:
     """What is said where weights were zero before."""
-    before = sum(sizes.weight_entries([name]) - sizes.layers_filled[name] for name in names)
+    before = sum(sizes.weight_entries([name]) - sizes.filled_of(name) for name in names)
     if not before:
         return ()
     paths = {own.weight_of(name) for name in names}
     kept = sum(count_true(mask) for key, mask in masks.items() if own.home(key) in paths)
-    idle = max(0, kept - sum(own.layers_filled[name] for name in names))
+    idle = max(0, kept - sum(own.filled_of(name) for name in names))
     return (
         f"{before} weights of the pruned layers were zero before; they count as removed and are "
         f"removed first"

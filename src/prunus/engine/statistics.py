@@ -107,7 +107,8 @@ def statistics(
             fingerprint=job.calibration.fingerprint,
             rows=job.calibration.rows,
         )
-    if job.batches is None or not wanted:
+    hidden = all(weight.source.hidden for weight in weights_at(model, names).values())
+    if job.batches is None or not wanted or (hidden and not job.recipe.statistics):
         return Found(layers=bare_layers(model, names))
     asked_for = combined(wanted)
     if again and reads_weights(kinds := resolved(asked_for)):  # the first step has seen the data

@@ -11,6 +11,7 @@ from prunus.views.known import (
 )
 from prunus.views.linear import LinearView
 from prunus.views.protocol import Inputs, Matrix, ModuleView, Unclear, View, first_argument
+from prunus.views.raw import raw_matrices
 from prunus.views.transposed import TransposedConvView
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "holds_width",
     "known_exactly",
     "matrices_of",
+    "raw_matrices",
     "register_view",
     "view_of",
 ]

@@ -74,6 +74,7 @@ class Matrix:
         alone: whether the module's output is W x + b of this weight alone.
         gated: where it is not, what the module gives when weights of it read through gates, or
             None where that is not known.
+        hidden: whether no call of its module ever shows what it multiplies.
         on_request: whether it is pruned only where `layers` selects it by a name or glob.
     """
 
@@ -88,6 +89,7 @@ class Matrix:
     unseen: str = "its module was called without a tensor that it multiplies"
     alone: bool = True
     gated: Gated | None = None
+    hidden: bool = False
     on_request: bool = False
 
     @property
