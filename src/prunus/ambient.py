@@ -26,6 +26,7 @@ __all__ = [
     "quiet",
     "states",
     "theirs",
+    "transformed",
     "uncompiled",
     "undisturbed",
     "unfused",
@@ -179,6 +180,14 @@ def mutable() -> Iterator[None]:
     """
     with ONE_AT_A_TIME, allow_mutation_on_saved_tensors():
         yield
+
+
+def transformed() -> bool:
+    """Whether this thread runs code under `torch.func` or `torch.vmap`.
+
+    Tensors there stand for others (a sample for a batch of them), and say nothing of those.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def noise_seed() -> int:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
+from prunus.ambient import transformed
 from prunus.layer import Layer, layer_from
 from prunus.views import Matrix, View, matrices_of, raw_matrices
 
@@ -124,8 +125,8 @@ class Weight:
         return torch.ones_like(self.matrix(), dtype=torch.bool) if mask is None else mask
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-        """What the weight multiplies when its module is called so."""
-        return self.source.inputs(self.module, args, kwargs)
+        """What the weight multiplies when its module is called so; None where nothing shows it."""
+        return None if transformed() else self.source.inputs(self.module, args, kwargs)
 
 
 def weights_of(model: nn.Module) -> dict[str, Weight]:

@@ -136,7 +136,7 @@ def call(
         reason = said[0] if said and not isinstance(error, KeyError) else repr(error)
         raise ValueError(
             f"The model could not run on the data: {reason.rstrip('.')}. The input was "
-            f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs)}"
+            f"{_shown(args[0] if args else kwargs)}. {_advice(model, batch, kwargs, reason)}"
         ) from error
 
 
@@ -168,8 +168,13 @@ def _shown(given: Any) -> str:
     return f"a {type(given).__name__}"
 
 
-def _advice(model: torch.nn.Module, batch: Batch, kwargs: Mapping[str, Any]) -> str:
+def _advice(model: torch.nn.Module, batch: Batch, kwargs: Mapping[str, Any], said: str) -> str:
     """What to pass instead: where the model takes several inputs, a mapping with their names."""
+    if "saved tensor hooks" in said:
+        return (
+            "Its code takes derivatives by torch.func, beside which no others can be collected: "
+            "take a recipe without gradients."
+        )
     several = [
         name
         for name, p in inspect.signature(model.forward).parameters.items()

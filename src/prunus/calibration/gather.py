@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from prunus.ambient import transformed
 from prunus.calibration.leading import Leading
 from prunus.calibration.padding import Padding
 from prunus.calibration.statistics import Pair, Source, Statistic, Vectors
@@ -160,7 +161,7 @@ def watched(
 
     def after(weight: Weight, heard: Take) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and not transformed():
                 heard(weight, output.detach())
 
         return hook

@@ -40,7 +40,11 @@ def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
     def after_of(weight: Weight) -> Any:
         def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
             inputs = weight.inputs(args, kwargs)
-            assert inputs is not None  # a layer that ran had inputs
+            if inputs is None:
+                raise ValueError(
+                    f"Layer {weight.name!r} runs under torch.func or vmap, where slopes of single "
+                    f"samples cannot be told. Exclude the layer."
+                )
             calls[weight.name].append((inputs.detach(), output))
             return output.clone()
 

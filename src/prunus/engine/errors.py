@@ -121,6 +121,7 @@ class _Tally:
         self.sums: dict[str, float] = {}
         self.powers: dict[str, float] = {}
         self.counts: dict[str, int] = {}
+        self.hidden: set[str] = set()  # layers some call of which did not show what they read
 
     def add(self, weight: Weight, lost: nn.Module, inputs: Tensor) -> None:
         """Take in what a layer answers otherwise."""
@@ -169,12 +170,12 @@ class _Tally:
 
     def power(self, name: str) -> float | None:
         """E‖W x‖² over the same vectors and outputs."""
-        count = self.counts.get(name, 0)
+        count = 0 if name in self.hidden else self.counts.get(name, 0)
         return self.powers[name] / count if count and name in self.powers else None
 
     def mean(self, name: str) -> float | None:
         """Over all vectors; None where none came."""
-        count = self.counts.get(name, 0)
+        count = 0 if name in self.hidden else self.counts.get(name, 0)
         return self.sums[name] / count if count else None
 
 
@@ -221,14 +222,17 @@ def _watching(
 
         def hook(_: nn.Module, args: Arguments, kwargs: Keywords) -> None:
             inputs = weight.inputs(args, kwargs)
-            if inputs is not None:
+            if inputs is None:
+                tally.hidden.add(name)
+            else:
                 tally.add(weight, module, inputs)
 
         return hook
 
     def after(name: str) -> Callable[[nn.Module, Arguments, Tensor], None]:
         def hook(_: nn.Module, args: Arguments, output: Tensor) -> None:
-            tally.add_power(lost[name][0], output, columns.get(name))
+            if name not in tally.hidden:
+                tally.add_power(lost[name][0], output, columns.get(name))
 
         return hook
 

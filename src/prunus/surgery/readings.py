@@ -1,5 +1,6 @@
 """What a model's layers read on an example: the range of each input channel."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prunus.ambient import undisturbed, unless_interrupted
+from prunus.ambient import transformed, undisturbed, unless_interrupted
 from prunus.coupling.example import arguments_of, two_samples
 from prunus.inputs import mapped
 from prunus.modes import evaluating
@@ -50,6 +51,10 @@ def read_inputs(
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
             x = inputs[0] if inputs else keywords["input"]
+            if transformed():  # of which the values are not known
+                most = torch.full((x.shape[-1] if weight.ndim == 2 else weight.shape[1],), math.inf)
+                found[name] = Reading(-most.double(), most.double(), 0.0)
+                return
             axis = x.ndim - 1 if weight.ndim == 2 else x.ndim - weight.ndim + 1
             rows = x.detach().movedim(axis, -1).flatten(0, -2)
             rounding = 16 * torch.finfo(x.dtype).eps

@@ -86,7 +86,9 @@ class Matrix:
     groups: int = 1
     taps: int = 1
     inputs: Inputs = first_argument
-    unseen: str = "its module was called without a tensor that it multiplies"
+    unseen: str = (
+        "its module was called without a tensor that it multiplies, or under torch.func or vmap"
+    )
     alone: bool = True
     gated: Gated | None = None
     hidden: bool = False
