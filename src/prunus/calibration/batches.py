@@ -58,7 +58,13 @@ class Batches:
                 empty = False
                 yield batch
         if empty:
-            raise ValueError("`data` must hold at least one sample, got none.")
+            spent = (
+                " It is an iterator, which is empty once it has been read: pass a list of batches "
+                "or a data loader."
+            )
+            raise ValueError(
+                f"`data` must hold at least one sample, got none.{spent * self.one_shot}"
+            )
 
     def peek(self) -> Any:
         """The first batch, without losing it; read once, so that a loader's draws stay as few."""
@@ -101,7 +107,16 @@ def parts(batch: Batch, rows: int = ROWS) -> Iterator[Any]:
 
 def to_device(batch: Batch, device: torch.device) -> Any:
     """A copy of the batch's tensors on `device`: a model may change its inputs in place."""
-    return mapped(lambda tensor: tensor.to(device, copy=True), batch)
+
+    def copied(tensor: Tensor) -> Tensor:
+        if tensor.is_meta and device.type != "meta":
+            raise ValueError(
+                f"`data` must hold numbers, got a tensor of shape {tuple(tensor.shape)} on the "
+                f"meta device, which has none. Make it on a device such as cpu."
+            )
+        return tensor.to(device, copy=True)
+
+    return mapped(copied, batch)
 
 
 def call(

@@ -36,6 +36,8 @@ def obstacle(module: Any, parameter: str) -> str | None:
         return f"{type_name(module)} holds no parameter named {leaf}"
     if weight.is_meta:
         return "its weight is on the meta device, so not loaded. Load the weights first"
+    if weight.numel() == 0:
+        return f"its weight of shape {tuple(weight.shape)} holds no number"
     if weight.is_complex():
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}, and scores are of reals"
     if not weight.is_floating_point():

@@ -38,7 +38,12 @@ def recorded(weights: Mapping[str, Weight]) -> Iterator[Calls]:
         return tuple(map(copied, args)), {key: copied(value) for key, value in kwargs.items()}
 
     def after_of(weight: Weight) -> Any:
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise ValueError(
+                    f"Layer {weight.name!r} gives a {type(output).__name__}, and slopes need the "
+                    f"tensor W x + b. Exclude the layer, or use a recipe without slopes."
+                )
             inputs = weight.inputs(args, kwargs)
             if inputs is None:
                 raise ValueError(

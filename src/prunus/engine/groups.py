@@ -20,9 +20,10 @@ from prunus.surgery.cut import why_whole
 from prunus.surgery.dead import dead_units
 from prunus.surgery.probe import narrowed
 from prunus.surgery.readings import run as run_on
-from prunus.weights import Weight
+from prunus.weights import Weight, weight_at
 
 __all__ = [
+    "ALONE",
     "NodeCost",
     "full_of",
     "in_all_blocks",
@@ -32,6 +33,9 @@ __all__ = [
     "sample_of",
     "selected_groups",
 ]
+
+
+ALONE = "all its channels go together, and some must stay"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +144,8 @@ def selected_groups(
                 f"shares its channels with {', '.join(unasked)}, which code multiplies by without "
                 f"a layer; pruned only where `layers` names it, as layers='*' does"
             )
+        elif blind := _without_view(model, weights, (*group.producers, *group.consumers)):
+            reason = blind
         elif whole:
             reason = f"is read by {', '.join(whole)}, pruned only where `layers` names it"
         else:
@@ -152,8 +158,7 @@ def selected_groups(
     if all(
         g.size == 1 and any(len(s.index) > 1 for s in g.slots if s.role == "out") for g in groups
     ):  # of a layer of width one, the only channel is kept
-        alone = "all its channels go together, and some must stay"
-        refused.update({n: alone for g in groups for n in g.producers if n in selected})
+        refused.update({n: ALONE for g in groups for n in g.producers if n in selected})
         groups = []
     cut = {name for group in groups for name in group.producers}
     for name in selected:
@@ -162,6 +167,18 @@ def selected_groups(
     if not groups:
         raise none_left({**refused, **(others or {})})
     return tuple(groups), refused
+
+
+def _without_view(
+    model: nn.Module, weights: Mapping[str, Weight], names: Sequence[str]
+) -> str | None:
+    """Why a group stays whose channels meet a layer that no view knows: no score reads it."""
+    for name in names:
+        try:
+            weights.get(name) or weight_at(model, name)
+        except ValueError as error:
+            return f"its channels meet a layer that cannot be scored: {error}".rstrip(".")
+    return None
 
 
 def none_left(refused: Mapping[str, str]) -> ValueError:
@@ -255,7 +272,11 @@ def sample_of(model: nn.Module, example: Batch, rows: int = 2) -> Batch:
     few = first_of(example, rows)
     if size_of(few) == size_of(example):
         return example
-    return few if _ran(model, few) == _ran(model, example) else example
+    whole = _ran(model, example)
+    try:
+        return few if _ran(model, few) == whole else example
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        return example  # a single vector, say, whose entries count as no samples
 
 
 def _ran(model: nn.Module, batch: Batch) -> set[nn.Module]:

@@ -4,6 +4,7 @@ from torch import nn
 
 from prunus.calibration.batches import to_device
 from prunus.engine.groups import (
+    ALONE,
     full_of,
     in_all_blocks,
     living,
@@ -51,8 +52,12 @@ def node_unit(job: Job, recipe: Recipe, state: State, work: nn.Module) -> NodeUn
         alike = in_all_blocks(groups, alike)
     step = recipe.granularity.multiple_of
     for group in groups:
-        if step > 1 and group.size // group.pools <= step:
+        why = None
+        if group.size <= group.pools:
+            why = ALONE
+        elif step > 1 and group.size // group.pools <= step:
             why = f"multiple_of={step} leaves no smaller number than all {group.size}"
+        if why is not None:
             refused = {**dict.fromkeys(group.producers, why), **refused}
     latency = None
     if budget is not None and budget.target == "latency":

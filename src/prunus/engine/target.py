@@ -135,6 +135,9 @@ def target_of(density: Density, recipe: Recipe) -> Target:
     if isinstance(density, Mapping):
         if not density:
             raise ValueError("`density` must not be empty, got {}. Give {glob: density}.")
+        for glob in density:
+            if not isinstance(glob, str):
+                raise ValueError(f"`density` must map names or globs, such as '0', got {glob!r}.")
         return Target(by_name=dict(density))
     if isinstance(density, int | float) and not isinstance(density, bool):
         return Target(budget=Budget(density=checked_density(density)))

@@ -211,21 +211,25 @@ def _run_noting(model: nn.Module, example: Batch) -> tuple[Any, float]:
     """The output, and the machine epsilon of the coarsest type that a layer's outputs have."""
     coarsest = 0.0
 
-    def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+    def hook(_: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal coarsest
-        coarsest = max(coarsest, _eps(output.dtype))
+        coarsest = max([coarsest, *(_eps(tensor.dtype) for tensor in _tensors(output))])
 
     with _hooked((module, hook) for module in model.modules() if isinstance(module, LAYERS)):
         return run(model, example), coarsest
 
 
 def _outputs(model: nn.Module, example: Batch) -> dict[str, Tensor]:
-    """The outputs of all linear and convolution layers in order of execution."""
+    """The outputs of all linear and convolution layers in order of execution.
+
+    Classes of the caller's own may give a tuple or a mapping; what that holds is not known.
+    """
     outputs: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Any:
-        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
-            outputs[name] = output.detach()
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                outputs[name] = output.detach()
 
         return hook
 
