@@ -14,7 +14,7 @@ from prunus.bench import evaluate, load_data
 from prunus.cli.app import main
 from prunus.cli.given import read, scores
 from prunus.cli.options import number
-from prunus.cli.words import shown
+from prunus.cli.words import of_system, shown
 from prunus.export import read_pt2
 
 MINE = """
@@ -55,7 +55,9 @@ def home(tmp_path, monkeypatch):
     x, y = generator.normal(size=(80, 6)).astype(np.float32), np.arange(80) % 4
     np.savez(tmp_path / "own.npz", x=x, y=y)
     np.savez(tmp_path / "bare.npz", x=x)
+    np.savez(tmp_path / "far.npz", x=x, y=np.arange(80) % 9)
     np.save(tmp_path / "x.npy", x)
+    (tmp_path / "plain").write_text("a file")
     tensors = torch.from_numpy(x), torch.from_numpy(y)
     torch.save({"x": tensors[0], "y": tensors[1]}, tmp_path / "own.pt")
     torch.save(tensors, tmp_path / "pair.pt")
@@ -199,6 +201,18 @@ def test_prune_to_what_may_be_lost(home, monkeypatch, capsys):
         (("--drop", "1%", "--data", "x.npy"), "--drop needs data that had no part in the pruning"),
         (("--metric", "accuracy"), "--metric belongs to --drop"),
         (("--data", "x.npy", "--certify", "--density", "0.5"), "--certify needs data that had no"),
+        (("--data", "far.npz"), "Labels must lie in [0, 3], the network's classes, got "),
+        (("--threads", "100000"), "--threads must be a whole number in [1, "),
+        (("--length", "8"), f"--length is for a language model's folder, which has a config.json; "
+         f"{NET} is none"),
+        (("--inputs", "dense"), "--inputs is for a language model's folder"),
+        (("--workers", "2"), "--workers is for a language model's folder"),
+        (("--kind", "sup"), "--kind and --delta belong to --budget gap=LIMIT"),
+        (("--delta", "0.5"), "--kind and --delta belong to --budget gap=LIMIT"),
+        (("--factory", NET), f"--factory builds the network of a saved folder, and MODEL {NET}"),
+        (("--train", "./mine_given.py:train"), "a module as `import` names it, got './mine_given."),
+        (("--out", "plain/x"), "plain/x: Not a directory. A part of the path is a file: name"),
+        (("--out", "n" * 300), "File name too long. Give it a shorter name."),
         ((), "Give --density, such as 0.2, or --drop, --budget, --plan or --nm."),
     ],
 )  # fmt: skip
@@ -217,6 +231,60 @@ def test_what_failed_costs_one_line_in_the_words_of_the_command(
     assert err.startswith("prunus: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("bench nowhere.yaml", "nowhere.yaml: No such file or directory. Look at the path."),
+        ("bench one.yaml --dry-run --part 5/4", "--part must be a whole number in [1, 4], got 5."),
+        ("bench one.yaml --dry-run --workers 0", "--workers must be a whole number >= 1, got 0."),
+        ("bench one.yaml --dry-run --executor lokal", "Did you mean local?"),
+        ("report rows --sql", "--sql must be a statement, such as SELECT * FROM records"),
+        ("certify mine_given:net plain --data own.npz", "PRUNED: plain is no whole safetensors"),
+        ("certify mine_given:net mine_given:parts --data own.npz", "PRUNED: mine_given:parts ret"),
+        (
+            "plan mine_given:net --data x.npy --limit 1% --radius 2",
+            "--radius belongs to --kind sup",
+        ),
+        ("plan mine_given:net --data x.npy --limit 1% --out rows", "rows: Is a directory. It is a"),
+    ],
+)
+def test_so_does_what_failed_in_other_commands(home, monkeypatch, capsys, line, message):
+    (home / "one.yaml").write_text("tasks: [digits-mlp]\nrecipes: [magnitude]\ndensities: [30%]\n")
+    (home / "rows").mkdir()
+    (home / "rows" / "a.jsonl").write_text("")
+    words = line.split() + ([""] if line.endswith("--sql") else [])
+    code, _, err = run(monkeypatch, capsys, *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+def test_a_grid_takes_shares_in_percent_as_the_commands_do():
+    from prunus.bench.grid.load import make_grid
+
+    same = {"tasks": ["digits-mlp"], "recipes": ["magnitude"]}
+    percent = make_grid({**same, "densities": ["30%", {"fc1": "12.5 %"}]})
+    assert percent.densities == make_grid({**same, "densities": [0.3, {"fc1": 0.125}]}).densities
+    with pytest.raises(ValueError, match=r"`density` must lie in \(0, 1\], got 1.3"):
+        make_grid({**same, "densities": ["130%"]})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device. Free some "
+         "space, or name a place on another disk."),
+        (PermissionError(13, "Permission denied", b"b"), "b: Permission denied. Look at its "
+         "permissions, or name another."),
+        (OSError(5, "Input/output error", "c"), "c: Input/output error."),
+        (TimeoutError(110, "Another process is saving here. Wait for it", "d"),
+         "d: Another process is saving here. Wait for it."),
+        (FileNotFoundError("No plan at e."), "No plan at e."),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_say_where_what_and_what_to_do(error, line):
+    assert of_system(error) == line
 
 
 def test_debug_prints_the_traceback_wherever_it_stands(home, monkeypatch, capsys):

@@ -148,7 +148,7 @@ def test_prune_with_weights_globs_and_a_recipe_in_words(home, monkeypatch, capsy
     [
         (("prune", "nothing:net"), "MODEL: there is no module 'nothing'"),
         (("prune", "mine_for_tests:nat"), "mine_for_tests has no 'nat'. Did you mean net"),
-        (("prune", "mine_for_tests:wrong"), "returned a int, a torch.nn.Module is needed"),
+        (("prune", "mine_for_tests:wrong"), "returned int, a torch.nn.Module is needed"),
         (("prune", "mine_for_tests:steps"), "is a list, not a function"),
         (("prune", "nowhere"), "MODEL must be package.module:factory or a folder"),
         (

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "positive",
     "unknown",
     "whole",
+    "written_number",
 ]
 
 
@@ -109,6 +111,20 @@ def positive(name: str, value: float, *, zero: bool = False) -> float:
         bound = ">= 0" if zero else "> 0"
         raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
     return number
+
+
+def written_number(text: str) -> float:
+    """A number as people write it, where 20% is 0.2.
+
+    Raises:
+        ValueError: it is none.
+    """
+    bare = text.strip()
+    try:
+        value = Decimal(bare.removesuffix("%"))
+    except InvalidOperation:
+        raise ValueError(f"must be a number, such as 0.2 or 20%, got {text!r}.") from None
+    return float(value / 100 if bare.endswith("%") else value)
 
 
 def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) -> float:

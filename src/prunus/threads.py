@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from prunus.check import whole
 
 __all__ = ["few", "keep_pinned", "pinned", "single_threaded", "sparing"]
 
+MOST = max(1024, 4 * (os.cpu_count() or 1))  # beyond what a process may start, OpenMP ends it
 SMALL = 2**16  # parameters; a batch of a thousand samples is a millisecond of one thread's work
 
 P = ParamSpec("P")
@@ -94,7 +96,7 @@ def pinned(count: int | None) -> Iterator[None]:
     if count is None or count == _OWN.count:
         yield
         return
-    count = whole("threads", count, low=1)
+    count = whole("threads", count, low=1, high=MOST)
     before, outer = torch.get_num_threads(), _OWN.count
     _BLAS.begin(count)
     _OWN.count = count

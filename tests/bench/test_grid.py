@@ -109,7 +109,7 @@ device: gpu7
         "line 4, recipes.1: TopK(1):",
         "line 5, recipes.2: 'TopK()' is a part of a recipe",
         "line 6, densities.0: `density` must lie in (0, 1], got 0",
-        "line 6, densities.2: a density is a number in (0, 1], got 'x'",
+        "line 6, densities.2: a density is a number in (0, 1], or a share as 30%, got 'x'",
         "line 8, budgets.0: `parameters` must be a whole number, got 10.5",
         "line 9, budgets.1: Unknown budget 'weights'",
         "line 10, schedules.1: Unknown schedule 'retrains'",

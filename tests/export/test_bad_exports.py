@@ -25,6 +25,15 @@ class Bessel(nn.Module):
 
 
 @pytest.mark.slow
+def test_an_example_that_does_not_run_is_named_before_anything_is_written(tmp_path, capfd):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    pruned = prunus.prune(net, "importance-node", 0.5, data=torch.randn(9, 4))
+    with pytest.raises(ValueError, match=r"The model could not run on the data: mat1 and mat2"):
+        pruned.export(tmp_path / "net.pt2", "pt2", example=torch.randn(9, 5), measure=False)
+    assert capfd.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_operation_without_a_form_in_onnx_is_named(tmp_path):
     pytest.importorskip("onnxscript")
     x = torch.randn(5, 6)

@@ -46,10 +46,10 @@ def checked_device(device: str | torch.device) -> torch.device:
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        first = str(error).strip().partition("\n")[0].partition(". ")[0]  # torch goes on at length
+        said = first.rstrip(".") or type(error).__name__
         raise ValueError(
-            f"`device` {device} is not there: {said[0].rstrip('.')}. Leave it out to compute where "
-            f"the model is."
+            f"`device` {device} is not there: {said}. Leave it out to compute where the model is."
         ) from None
     return found
 

@@ -24,7 +24,7 @@ from prunus.cli import (
     theory,
 )
 from prunus.cli.imports import Interrupted, OwnError
-from prunus.cli.words import options_of, shown
+from prunus.cli.words import of_system, options_of, shown
 from prunus.files import Patient, open_closed
 
 __all__ = ["app", "main"]
@@ -164,7 +164,9 @@ def _message(error: Exception) -> str | None:
         return f"{str(formatted()).rstrip('.')}. See `{path} --help`."
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0])
-    if isinstance(error, ValueError | TypeError | KeyError | OSError | ImportError | OwnError):
+    if isinstance(error, OSError):
+        return of_system(error)
+    if isinstance(error, ValueError | TypeError | KeyError | ImportError | OwnError):
         return str(error)
     if isinstance(error, RuntimeError | MemoryError) and _expected(error):
         return str(error)

@@ -87,15 +87,24 @@ def bench(
     from collections import Counter
 
     from prunus.bench.grid.config import cells, count_said
+    from prunus.bench.grid.engines import EXECUTORS
     from prunus.bench.grid.estimate import estimate, guess
     from prunus.bench.grid.load import load_grid
     from prunus.bench.grid.sweep import finished, run
+    from prunus.check import unknown, whole
 
     look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())
     first, slash, last = part.partition("/")
     if not (slash and first.isdecimal() and last.isdecimal()):
         raise ValueError(f"--part must be i/n, such as 1/4, got {part!r}.")
+    whole("part", int(first), low=1, high=whole("part", int(last), low=1))
+    if workers is not None:
+        whole("workers", workers, low=1)
+    whole("threads", threads, low=1)
+    whole("retries", retries, low=0)
+    if executor not in EXECUTORS:
+        raise unknown("executor", executor, EXECUTORS)
     options: dict[str, Any] = {
         "out": out,
         "executor": executor,

@@ -51,8 +51,8 @@ def certify(
 
     dense = network(model, None, weights)
     if ":" in pruned:
-        other = network(pruned)
-    elif Path(pruned).is_dir():
+        other = network(pruned, name="PRUNED")
+    elif pruned and Path(pruned).is_dir():
         other = load(pruned, copy.deepcopy(dense))
     elif not Path(pruned).is_file():
         raise ValueError(
@@ -61,7 +61,7 @@ def certify(
         )
     else:
         other = copy.deepcopy(dense)
-        load_weights(other, Path(pruned))
+        load_weights(other, Path(pruned), "PRUNED")
     batches = seen = None
     if calibration is not None:
         whole("calibration", calibration, low=1)

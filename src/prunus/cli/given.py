@@ -198,6 +198,12 @@ def scores(model: Any, batches: Any) -> dict[str, float]:
                     "network that gives (samples, classes). Give --evaluate "
                     "package.module:function, called as evaluate(model)."
                 )
+            odd = labels[(labels < 0) | (labels >= logits.shape[1])]
+            if len(odd):
+                raise ValueError(
+                    f"Labels must lie in [0, {logits.shape[1] - 1}], the network's classes, got "
+                    f"{int(odd[0])}. Look at the data, or whether they are this network's."
+                )
             labels = labels.to(device)
             right += int((logits.argmax(1) == labels).sum())
             loss += float(nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))

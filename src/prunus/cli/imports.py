@@ -39,6 +39,11 @@ def named_function(option: str, path: str) -> Callable[..., Any]:
     module, colon, attribute = path.partition(":")
     if not colon or not module or not attribute:
         raise ValueError(f"{option} must be package.module:function, got {path!r}.")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(
+            f"{option} must be package.module:function, a module as `import` names it, got "
+            f"{path!r}. For a file write its name without .py, and run in its folder."
+        )
     look_here()
     try:
         found = getattr(importlib.import_module(module), attribute)

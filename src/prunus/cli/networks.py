@@ -11,30 +11,38 @@ __all__ = ["HUB", "hub_folder", "load_weights", "network"]
 HUB = "hf:"
 
 
-def network(model: str, factory: str | None = None, weights: Path | None = None) -> Any:
+def network(
+    model: str, factory: str | None = None, weights: Path | None = None, *, name: str = "MODEL"
+) -> Any:
     """The network in evaluation mode.
 
     Args:
         model: as the argument MODEL says.
         factory: builds the network of a saved folder.
         weights: a file of weights to load.
+        name: of the argument.
 
     Raises:
         ValueError: there is no such thing, or it gives no network.
     """
     from torch import nn
 
-    found = _found(model, factory)
+    found = _found(model, factory, name)
     if not isinstance(found, nn.Module):
         raise ValueError(
-            f"MODEL: {model} returned a {type(found).__name__}, a torch.nn.Module is needed."
+            f"{name}: {model} returned {type(found).__name__}, a torch.nn.Module is needed."
         )
     if weights is not None:
         load_weights(found, weights)
     return found.eval()
 
 
-def _found(model: str, factory: str | None) -> Any:
+def _found(model: str, factory: str | None, name: str) -> Any:
+    if factory is not None and not Path(model).is_dir():
+        raise ValueError(
+            f"--factory builds the network of a saved folder, and {name} {model} is none. Leave "
+            f"it out."
+        )
     if model.startswith(HUB):
         return _from_hub(hub_folder(model))
     if model.endswith(".pt2"):
@@ -42,8 +50,8 @@ def _found(model: str, factory: str | None) -> Any:
 
         return read_pt2(model)
     if ":" in model:
-        return named_function("MODEL", model)()
-    if Path(model).is_dir():
+        return named_function(name, model)()
+    if model and Path(model).is_dir():
         if factory is None:
             raise ValueError(
                 f"{model} holds weights and no code. Give --factory package.module:factory, the "
@@ -54,24 +62,30 @@ def _found(model: str, factory: str | None) -> Any:
         return load(model, named_function("--factory", factory)).model
     if model.endswith(".py"):
         raise ValueError(
-            f"MODEL must name the function that builds the network, as "
+            f"{name} must name the function that builds the network, as "
             f"{Path(model).stem}:function, got {model!r}."
         )
     raise ValueError(
-        f"MODEL must be package.module:factory or a folder that `prunus prune` wrote, hf:NAME or a "
-        f".pt2 file, got {model!r}."
+        f"{name} must be package.module:factory or a folder that `prunus prune` wrote, hf:NAME or "
+        f"a .pt2 file, got {model!r}."
     )
 
 
-def load_weights(model: Any, weights: Path) -> None:
+def load_weights(model: Any, weights: Path, option: str = "--weights") -> None:
     """Put the weights of a file into a model; nothing in the file is executed.
+
+    Args:
+        model: takes them.
+        weights: the file.
+        option: that named it.
 
     Raises:
         ValueError: the file is damaged, is of another kind, or does not fit.
     """
     if not weights.is_file():
-        raise ValueError(f"--weights: there is no file {weights}.")
-    state = _torch_state(weights) if weights.suffix in (".pt", ".pth", ".bin") else _state(weights)
+        raise ValueError(f"{option}: there is no file {weights}.")
+    of_torch = weights.suffix in (".pt", ".pth", ".bin")
+    state = _torch_state(weights, option) if of_torch else _state(weights, option)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -82,7 +96,7 @@ def load_weights(model: Any, weights: Path) -> None:
                 f"its names are the network's behind {wrapper!r}, as those of a wrapper are "
                 f"(DataParallel, Lightning). Save the state_dict of the network inside."
             )
-        raise ValueError(f"--weights: {weights} does not fit the network: {reason}") from None
+        raise ValueError(f"{option}: {weights} does not fit the network: {reason}") from None
 
 
 def _wrapper(state: dict[str, Any], model: Any) -> str | None:
@@ -94,7 +108,7 @@ def _wrapper(state: dict[str, Any], model: Any) -> str | None:
     return before if own and before not in ("", first) and alike else None
 
 
-def _state(weights: Path) -> dict[str, Any]:
+def _state(weights: Path, option: str) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -102,7 +116,7 @@ def _state(weights: Path) -> dict[str, Any]:
         found: dict[str, Any] = load_file(weights)
     except SafetensorError as error:
         raise ValueError(
-            f"--weights: {weights} is no whole safetensors file ({error}). Save it with "
+            f"{option}: {weights} is no whole safetensors file ({error}). Save it with "
             f"safetensors.torch.save_file(model.state_dict(), path)."
         ) from None
     return found
@@ -115,7 +129,7 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def _torch_state(weights: Path) -> dict[str, Any]:
+def _torch_state(weights: Path, option: str) -> dict[str, Any]:
     import pickle
 
     import torch
@@ -125,13 +139,13 @@ def _torch_state(weights: Path) -> dict[str, Any]:
     except (*UNREADABLE, pickle.UnpicklingError) as error:
         said = " ".join(str(error).split(". ")[0].split())[:160] or type(error).__name__
         raise ValueError(
-            f"--weights: {weights} is no file of tensors alone ({said.rstrip('.')}). Save the "
+            f"{option}: {weights} is no file of tensors alone ({said.rstrip('.')}). Save the "
             f"weights, not the network: torch.save(model.state_dict(), path)."
         ) from None
     inner = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(inner, dict) or not all(isinstance(v, torch.Tensor) for v in inner.values()):
         raise ValueError(
-            f"--weights: {weights} holds no state_dict. Save it with "
+            f"{option}: {weights} holds no state_dict. Save it with "
             f"torch.save(model.state_dict(), path)."
         )
     return dict(inner)
@@ -145,7 +159,7 @@ def hub_folder(model: str) -> Path:
         ImportError: the extra `hf` is not installed.
     """
     name = model.removeprefix(HUB)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if not name or name.startswith((".", "/")) or name.count("/") > 1:
         raise ValueError(f"MODEL: there is no folder {name!r}.")

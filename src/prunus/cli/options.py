@@ -1,6 +1,5 @@
 """Options that several commands share, typed once, and the numbers in them."""
 
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
 
@@ -71,9 +70,9 @@ def number(option: str, text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    bare = text.strip()
+    from prunus.check import written_number
+
     try:
-        value = Decimal(bare.removesuffix("%"))
-    except InvalidOperation:
-        raise ValueError(f"{option} must be a number, such as 0.2 or 20%, got {text!r}.") from None
-    return float(value / 100 if bare.endswith("%") else value)
+        return written_number(text)
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None

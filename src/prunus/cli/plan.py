@@ -74,6 +74,8 @@ def plan(
 
     if (limit is None) == (drop is None):
         raise ValueError("Give --limit, of the gap, or --drop, of a metric: one of them.")
+    if radius is not None and kind != "sup":
+        raise ValueError("--radius belongs to --kind sup, which bounds a ball of inputs.")
     chosen = part or ("test" if kind == "changed" else "train")
     if chosen not in ("train", "test"):
         raise unknown("part of the data", chosen, ("train", "test"))

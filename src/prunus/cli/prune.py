@@ -180,6 +180,15 @@ def prune(
             seed=seed,
         )
         return
+    folders = {"--text": text, "--length": length, "--window": window, "--memory": memory,
+               "--inputs": inputs != "pruned", "--within": within != "block",
+               "--aim": aim != "own", "--batch": batch != 1, "--executor": executor,
+               "--workers": workers}  # fmt: skip
+    if unfit := [option for option, given in folders.items() if given]:
+        raise ValueError(
+            f"{unfit[0]} is for a language model's folder, which has a config.json; {model} is "
+            f"none. Leave it out."
+        )
     from prunus.check import whole
     from prunus.cli.given import evaluator, needed_evaluator, read
     from prunus.cli.imports import named_function

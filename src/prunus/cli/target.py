@@ -45,6 +45,8 @@ def target(
     one_of(density, budget, plan, drop)
     if metric is not None and drop is None:
         raise ValueError("--metric belongs to --drop, how much worse it may be.")
+    if (kind, delta) != ("predicted", 0.05) and not (budget or "").startswith("gap="):
+        raise ValueError("--kind and --delta belong to --budget gap=LIMIT, a bound on the outputs.")
     if plan is not None:
         if not plan.is_file():
             raise FileNotFoundError(f"No plan at {plan}. Write one with prunus plan --out.")

@@ -1,10 +1,37 @@
 """Errors of the library in the words of the command line."""
 
+import errno
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["options_of", "shown"]
+__all__ = ["of_system", "options_of", "shown"]
+
+# What to do about a file or folder that the system refuses, by the number of its error.
+CURES = {
+    errno.ENOENT: "Look at the path",
+    errno.ENOTDIR: "A part of the path is a file: name another path",
+    errno.EISDIR: "It is a folder: name a file",
+    errno.EEXIST: "Name another, or remove it",
+    errno.ENAMETOOLONG: "Give it a shorter name",
+    errno.ENOSPC: "Free some space, or name a place on another disk",
+    errno.EDQUOT: "Free some space, or name a place on another disk",
+    errno.EFBIG: "Raise the limit on the size of files, or name a place on another disk",
+    errno.EACCES: "Look at its permissions, or name another",
+    errno.EPERM: "Look at its permissions, or name another",
+    errno.EROFS: "Name a place that can be written",
+}
+
+
+def of_system(error: OSError) -> str:
+    """The system's error as a line: which file, what was wrong with it, what to do."""
+    if error.strerror is None or error.filename is None:
+        return str(error)
+    parts = [str(error.strerror).rstrip("."), CURES.get(error.errno or 0, "")]
+    name = error.filename
+    place = os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
+    return f"{place}: {'. '.join(filter(None, parts))}."
 
 
 # What the library says of arguments that the command line has in another form.

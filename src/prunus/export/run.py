@@ -78,6 +78,9 @@ def export(
         given = to_device(given, device_of(pruned.model))
     if int8 and format != "onnx":
         raise ValueError(f"Only the format 'onnx' has eight bits, got {format!r}.")
+    if given is not None:  # what does not run is said before exporters print their own traces
+        with private(pruned.model) as own, evaluating(own), torch.no_grad():
+            call(own, given)
     written = FORMATS[format](Job(pruned=pruned, path=Path(path), example=given, int8=int8))
     if not measure:
         return answer(format, written, ())

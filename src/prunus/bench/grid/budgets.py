@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prunus.budget import Budget, Plan, checked_density
-from prunus.check import unknown, whole
+from prunus.check import unknown, whole, written_number
 
 __all__ = [
     "Target",
@@ -33,13 +33,20 @@ def density_text(value: Any) -> str:
     if isinstance(value, Mapping):
         if not value:
             raise ValueError("densities by layer are {glob of layers: density}, got {}")
-        found = {name: checked_density(own, name) for name, own in _named(value)}
+        found = {name: checked_density(_share(own), name) for name, own in _named(value)}
         if not any(set(name) & set("*?[") for name in found):
             found = dict(sorted(found.items()))  # of globs the first that matches counts
         return repr(found)
+    value = _share(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"a density is a number in (0, 1], got {value!r}")
+        raise ValueError(f"a density is a number in (0, 1], or a share as 30%, got {value!r}")
     return f"Budget(density={Budget(density=float(value)).value!r})"
+
+
+def _share(value: Any) -> Any:
+    """A share in percent as a number, as the commands take it; all else as it is."""
+    percent = isinstance(value, str) and value.strip().endswith("%")
+    return written_number(value) if percent else value
 
 
 def _named(value: Mapping[Any, Any]) -> list[tuple[str, Any]]:

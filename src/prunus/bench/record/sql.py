@@ -55,6 +55,8 @@ def query(places: Places, sql: str) -> list[Row]:
         >>> query("records", "SELECT recipe, avg(final['test_error']) AS e FROM records GROUP BY 1")
         ... # doctest: +SKIP
     """
+    if not sql.strip():
+        raise ValueError("`sql` must be a statement, such as SELECT * FROM records, got none.")
     with _table(places) as connection:
         found = connection.execute(sql)
         names = [column[0] for column in found.description or ()]
