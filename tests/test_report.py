@@ -9,13 +9,13 @@ import re
 import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import torch
 
 from prunus.report import charts, curves, network
-from prunus.report.figure import PALETTE, figure, save_figure
+from prunus.report.figure import KINDS, PALETTE, figure, save_figure
 from prunus.report.layers import layer_charts
 from prunus.report.page import Chart, Drawing, Section, Table, Text, page, table_csv
 from prunus.rng import generator_for
@@ -343,6 +343,21 @@ def test_figures_of_numbers_that_are_none_are_written(tmp_path):
     paths = save_figure(figure(rows, x="x", y="y", x_title="x", y_title="y"), tmp_path / "f", rows)
     assert json.loads(paths[3].read_text(), parse_constant=pytest.fail)[0]["y"] is None
     assert "'=a" in paths[2].read_text()
+
+
+@pytest.mark.parametrize("facet", [None, "panel"])
+@pytest.mark.parametrize("kinds", [c for n in (1, 2, 3) for c in combinations(KINDS, n)])
+def test_no_layer_of_a_figure_is_without_records(kinds, facet):
+    """Vega warns of the infinite extent of one that is."""
+    rows = [
+        {"x": x, "y": x, "series": kind, "kind": kind, "panel": kind}
+        for kind in kinds
+        for x in (1.0, 2.0)
+    ]
+    spec = figure(rows, x="x", y="y", x_title="x", y_title="y", facet=facet).to_dict()
+    layers = (spec["spec"] if facet else spec)["layer"]
+    shown = [layer["transform"][0]["filter"] for layer in layers]
+    assert shown == [f"(datum.kind === '{kind}')" for kind in KINDS if kind in kinds]
 
 
 def test_names_beside_bars_are_cut_where_they_are_alike():

@@ -218,3 +218,14 @@ def test_ten_thousand_records_are_fast(tmp_path, tab):
     print(json.dumps({"build_s": built, "open_s": opened, "bytes": len(text)}))
     assert built < 5
     assert opened < 3
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_are_drawn_where_there_are_some(seeds):
+    """A layer without numbers has an infinite extent, of which Vega warns."""
+    found = tables(some(seeds=seeds), "test_error")
+    text = grid_page(found, title="A benchmark")
+    specs = json.loads(re.search(r'id="charts">(.*?)</script>', text, re.DOTALL)[1])
+    marks = [layer["mark"]["type"] for layer in specs["scores"]["layer"]]
+    assert marks.count("rule") == any(row["low"] is not None for row in found.methods)
+    assert marks.count("rule") == (seeds > 1)

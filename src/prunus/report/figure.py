@@ -79,23 +79,19 @@ def figure(
         return base.transform_filter(alt.datum.kind == kind)
 
     tips = [alt.Tooltip(f"{series}:N"), alt.Tooltip(f"{x}:Q"), alt.Tooltip(f"{y}:Q", format=".4g")]
+    there = {str(r["kind"]) for r in records}  # a layer without data has no extent, which warns
     layers = []
-    if any("low" in r and "high" in r for r in records):
+    if any("low" in r and "high" in r for r in records if r["kind"] == "measured"):
         band = of("measured").mark_area(opacity=0.18)
         layers.append(band.encode(x=at, y=alt.Y("low:Q", title=y_title), y2="high:Q", color=colour))
-    layers.append(
-        of("theory").mark_line(strokeWidth=2).encode(x=at, y=up, color=colour, tooltip=tips)
-    )
-    layers.append(
-        of("bound")
-        .mark_line(strokeWidth=2, strokeDash=[6, 4])
-        .encode(x=at, y=up, color=colour, tooltip=tips)
-    )
-    layers.append(
-        of("measured")
-        .mark_point(filled=True, size=45)
-        .encode(x=at, y=up, color=colour, tooltip=tips)
-    )
+    marks = {
+        "theory": of("theory").mark_line(strokeWidth=2),
+        "bound": of("bound").mark_line(strokeWidth=2, strokeDash=[6, 4]),
+        "measured": of("measured").mark_point(filled=True, size=45),
+    }
+    for kind, mark in marks.items():
+        if kind in there:
+            layers.append(mark.encode(x=at, y=up, color=colour, tooltip=tips))
     chart = alt.layer(*layers).properties(width=width, height=height)
     if facet is not None:
         chart = chart.facet(facet=alt.Facet(f"{facet}:N", title=None), columns=columns)

@@ -161,7 +161,8 @@ def scores_chart(
                 best=best)
         for filled in (True, False)
     ]  # fmt: skip
-    layers: list[dict[str, Any]] = [line, bars, *points]
+    known = any(r["low"] is not None and r["low"] > 0 for r in rows)  # else there is no extent
+    layers: list[dict[str, Any]] = [line, *([bars] if known else []), *points]
     if best and any(r["recipe"] not in best for r in rows):
         layers[:1] = _behind(line, best)
     if best:
