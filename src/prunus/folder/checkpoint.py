@@ -14,7 +14,7 @@ from prunus.check import brief
 from prunus.folder.tensors import TYPES, Shape
 from prunus.reading import Schema, json_object, text_of, validated
 
-__all__ = ["Checkpoint", "Stored", "open_checkpoint"]
+__all__ = ["Checkpoint", "Stored", "mapped", "open_checkpoint", "table_of"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -93,7 +93,7 @@ class Checkpoint:
         for name in names:
             stored = self.tensors[name]
             if stored.file not in maps:
-                maps[stored.file] = _map(self.folder / stored.file)
+                maps[stored.file] = mapped(self.folder / stored.file)
             yield name, stored.within(maps[stored.file])
 
     def fingerprint(self) -> str:
@@ -139,13 +139,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     index = folder / INDEX
     named = _index(index) if index.is_file() else None
     for file in _files(folder):
-        table = _table(folder / file)
+        table = table_of(folder / file)
         own = table if named is None else {n: t for n, t in table.items() if named.get(n) == file}
         tensors.update(own)
-    for name in named or ():
+    for name, file in (named or {}).items():
         if name not in tensors:
             raise ValueError(
-                f"{index} names the tensor {name!r} in {named[name]}, which has no such "
+                f"{index} names the tensor {name!r} in {file}, which has no such "
                 f"tensor. Fetch the folder again."
             )
     return Checkpoint(folder, config, tensors)
@@ -181,7 +181,7 @@ def _files(folder: Path) -> list[str]:
     return files
 
 
-def _map(path: Path) -> Tensor:
+def mapped(path: Path) -> Tensor:
     """The bytes of a file, read where they are asked for; changes stay in memory.
 
     Not by safetensors' `get_tensor`, of which 64 bytes stay allocated after every call (0.8.0).
@@ -189,7 +189,7 @@ def _map(path: Path) -> Tensor:
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
-def _table(path: Path) -> dict[str, Stored]:
+def table_of(path: Path) -> dict[str, Stored]:
     """The tensors of a file whose table and size fit."""
     from safetensors import SafetensorError, safe_open
 

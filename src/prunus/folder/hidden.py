@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.folder.checkpoint import mapped, table_of
 from prunus.folder.tensors import write_tensors
 
 __all__ = ["Batch", "Stream", "write_stream"]
@@ -31,18 +32,15 @@ class Stream(Sequence[Any]):
 
     def __init__(self, path: Path, batches: Sequence[Batch]) -> None:
         """Over the file that `write_stream` wrote."""
-        from safetensors import safe_open
-
         self.path = path
         self._batches = batches
-        opened: Any = safe_open
-        self._file = opened(path, framework="pt")
+        self._stored, self._file = table_of(path), mapped(path)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: Any) -> Any:
-        hidden = self._file.get_tensor(str(range(len(self))[index]))
+        hidden = self._stored[str(range(len(self))[index])].within(self._file)
         mask = self._batches[index].mask
         return hidden if mask is None else {"hidden_states": hidden, "attention_mask": mask}
 
