@@ -6,8 +6,8 @@ them; and numbers that come place by place, each in order, are sorted by merging
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,17 +85,13 @@ class Table:
         What a class has is a list of (place, number of slices), ascending in the places.
         """
         had, often, begins, run = self._had
-        kind = torch.zeros_like(begins)
-        if had.numel():
-            tokens = had * (int(often.max()) + 1) + often
-            count = torch.cat([begins[1:], torch.tensor([had.numel()])]) - begins
-            following = 0
-            for length in distinct(count).tolist():
-                same = (count == length).nonzero().flatten()
-                at = _alike(tokens[begins[same, None] + torch.arange(length)])
-                kind[same] = following + at
-                following += int(at.max()) + 1
-        found = kind[run]
+        pairs = list(zip(had.tolist(), often.tolist(), strict=True))
+        known: dict[tuple[tuple[int, int], ...], int] = {}
+        kind = [
+            known.setdefault(tuple(pairs[begin:end]), len(known))
+            for begin, end in pairwise([*begins.tolist(), len(pairs)])
+        ]
+        found = torch.tensor(kind, dtype=torch.int64)[run]
         for flag in flags:
             found = found * 2 + flag
         return found
@@ -105,15 +101,6 @@ class Table:
         index, numbers = self.slots[place]
         low = torch.full_like(self.roots, torch.iinfo(torch.int64).max)
         return low.scatter_reduce_(0, numbers, index, "amin")
-
-
-def _alike(rows: Tensor) -> Tensor:
-    """Numbers that are equal for equal rows of whole numbers."""
-    other = (rows[1:] != rows[:-1]).any(1)  # classes beside each other are mostly alike
-    first = torch.cat([torch.ones_like(other[:1]), other]) if len(rows) > 1 else other.new_ones(1)
-    whole = np.ascontiguousarray(rows[first].numpy())
-    each = whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))).flatten()
-    return torch.from_numpy(np.unique(each, return_inverse=True)[1])[first.cumsum(0) - 1]
 
 
 def table_of(trace: LabelTrace) -> Table:
