@@ -94,7 +94,8 @@ def evaluating(model: nn.Module, *, fused: bool = False) -> Iterator[nn.Module]:
     """
     flags = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        if any(flag for _, flag in flags):  # else it is said already, module by module
+            model.eval()
         if fused:
             yield model
         else:
