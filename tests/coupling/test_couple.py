@@ -271,6 +271,32 @@ def test_a_parameter_by_channel_and_position_is_a_member_at_any_width(channels):
     assert "scale" in {slot.parameter for slot in group.slots}
 
 
+class Readers(nn.Module):
+    """Eight channels that one layer reads all of, and another only those of a slice."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.c, self.read = nn.Linear(len(range(*read.indices(8))), 2), read
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        return self.b(x), self.c(x[:, self.read])
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 3), (2, 5), (3, 8)])
+def test_channels_that_one_of_two_layers_reads_are_a_group_of_their_own(first, last):
+    found = couple(Readers(slice(first, last)), torch.randn(2, 4)).groups
+    own = {
+        group.consumers: sorted(
+            i for s in group.slots if s.parameter == "a.weight" for i in s.index.tolist()
+        )
+        for group in found
+    }
+    inside = list(range(first, last))
+    assert own == {("b", "c"): inside, ("b",): [i for i in range(8) if i not in inside]}
+
+
 def test_softmax_over_channels_is_refused():
     model = nn.Sequential(nn.Linear(4, 6), nn.Softmax(dim=1), nn.Linear(6, 3))
     reason = couple(model, torch.randn(3, 4)).refused["0"]
