@@ -159,11 +159,12 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
     }
     try:
         return _tree(model, {**results, **memo})
-    except (TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
         said = str(error).strip().splitlines()
         raise ValueError(
             f"The model cannot be copied ({said[0] if said else type(error).__name__}), and only "
-            f"copies are worked on. Keep locks, files and generators out of its modules."
+            f"copies are worked on. Keep locks, files and generators out of its modules, and prune "
+            f"before parameters are sharded (FSDP)."
         ) from error
 
 

@@ -114,3 +114,14 @@ def test_numbers_that_are_not(copy, ids):
     tensors["model.embed_tokens.weight"][:] = torch.inf
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
     refused(copy, ids, "The embedding gave NaN or infinite outputs", recipe="sparsegpt")
+
+
+def test_ids_that_are_none(source, tmp_path):
+    shape = r"whole numbers of shape \(samples, positions\), got "
+    src = tmp_path / "src"
+    src.symlink_to(source)
+    refused(src, torch.ones(2, 0, dtype=torch.int64), shape + r"torch.int64 of shape \(\d+, 0\)")
+    refused(src, "some text", shape + "str")
+    refused(
+        src, torch.ones(2, 5, dtype=torch.int64, device="meta"), "meta device, which holds none"
+    )

@@ -86,6 +86,18 @@ def test_a_model_that_has_no_copy_is_refused_in_one_line():
         prunus.calibrate(model, torch.randn(4, 3))
 
 
+class Sharded(nn.Linear):
+    """Refuses copies as layers do whose parameters were sharded."""
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("FSDP does not support deepcopy.")
+
+
+def test_a_model_that_refuses_copies_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"\(FSDP does not support deepcopy\.\).*before param"):
+        prunus.prune(nn.Sequential(Sharded(3, 3)), "magnitude", 0.5)
+
+
 # -- threads ---------------------------------------------------------------------------------------
 
 

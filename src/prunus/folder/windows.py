@@ -93,13 +93,21 @@ def _batch_of(given: Any) -> Batch:
         raise ValueError(
             f"A batch of token ids must be a tensor or hold `input_ids`, got {sorted(values)}."
         )
-    ids = torch.as_tensor(values["input_ids"])
+    try:
+        ids = torch.as_tensor(values["input_ids"])
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(values["input_ids"]).__name__
+        raise ValueError(
+            f"Token ids must be whole numbers of shape (samples, positions), got {kind}."
+        ) from None
     ids = ids[None] if ids.ndim == 1 else ids
-    if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+    if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or not ids.shape[1]:
         raise ValueError(
             f"Token ids must be whole numbers of shape (samples, positions), got {ids.dtype} of "
             f"shape {tuple(ids.shape)}."
         )
+    if ids.is_meta:
+        raise ValueError("Token ids are on the meta device, which holds none. Make them on cpu.")
     mask = values.get("attention_mask")
     mask = None if mask is None else torch.as_tensor(mask).bool()
     if mask is not None and not bool(mask.any()):
