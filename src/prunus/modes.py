@@ -5,7 +5,7 @@ import copyreg
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from types import FunctionType
@@ -149,16 +149,11 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
                 f"object, as a copy of the model would too. Subclass {type(module).__name__} "
                 f"instead."
             )
-    results = {
-        id(value): value.detach().clone()
-        for module in modules.values()
-        for kept in vars(module).values()
-        if type(kept) not in NO_TENSOR
-        for value in (kept if isinstance(kept, list) else (kept,))  # recurrent layers keep a list
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
     try:
-        return _tree(model, {**results, **memo})
+        try:
+            return _tree(model, {**memo})
+        except RuntimeError:  # as of a tensor that is a result, which are looked for only then
+            return _tree(model, {**_results(modules.values()), **memo})
     except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
         said = str(error).strip().splitlines()
         raise ValueError(
@@ -166,6 +161,18 @@ def _copied(model: M, memo: dict[int, Any]) -> M:
             f"copies are worked on. Keep locks, files and generators out of its modules, and prune "
             f"before parameters are sharded (FSDP)."
         ) from error
+
+
+def _results(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """Copies of the tensors among the attributes of modules that a computation gave, by ids."""
+    return {
+        id(value): value.detach().clone()
+        for module in modules
+        for kept in vars(module).values()
+        if type(kept) not in NO_TENSOR
+        for value in (kept if isinstance(kept, list) else (kept,))  # recurrent layers keep a list
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
 
 
 def _tree(module: M, memo: dict[int, Any]) -> M:
@@ -185,16 +192,18 @@ def _tree(module: M, memo: dict[int, Any]) -> M:
     made = new.__dict__
     for key, value in state.items():
         what = type(value)
-        if what in ATOMS or (what is tuple and ATOMS.issuperset(map(type, value))):
+        if what in ATOMS:
             made[key] = value
+        elif what in HOLDERS and not value:
+            made[key] = memo.setdefault(id(value), what())
         elif key in PARTS and what is dict:
             own: dict[str, Any] = {}
             made[key] = memo[id(value)] = own
             part = _tree if key == "_modules" else _tensor
             for name, child in value.items():
                 own[name] = None if child is None else part(child, memo)
-        elif what in HOLDERS and not value:
-            made[key] = memo.setdefault(id(value), what())
+        elif what is tuple and ATOMS.issuperset(map(type, value)):
+            made[key] = value
         else:
             made[key] = copy.deepcopy(value, memo)
     return new

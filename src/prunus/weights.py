@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from prunus.ambient import transformed
 from prunus.layer import Layer, layer_from
-from prunus.views import Matrix, View, matrices_of, raw_matrices
+from prunus.views import Matrix, View, known_view, matrices_of, raw_matrices
 
 __all__ = ["Weight", "raw_weights", "weight_at", "weights_at", "weights_of"]
 
@@ -137,8 +137,14 @@ def weights_of(model: nn.Module) -> dict[str, Weight]:
     """
     found: dict[str, Weight] = {}
     taken: set[str] = set()
+    viewless: set[type] = set()  # types without a view
     for owner, module in model.named_modules():
-        for weight in _weights(owner, module):
+        if type(module) in viewless:
+            continue
+        own = _weights(owner, module)
+        if not own and known_view(module) is None:
+            viewless.add(type(module))
+        for weight in own:
             if weight.path not in taken or weight.source.index is not None:
                 found[weight.name] = weight
                 taken.add(weight.path)

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -95,7 +95,8 @@ def measure_errors(
     with progress_bar("measuring layers", None, progress=job.progress) as advance:
         first, numbers = to_device(next(parts(job.batches.peek())), job.device), itertools.count()
         layout = layout_of(before, first) if measure else None
-        with evaluating(before), torch.no_grad(), _watching(lost, columns, tally):
+        running = evaluating(before) if measure else nullcontext()
+        with running, torch.no_grad(), _watching(lost, columns, tally):
             for batch in job.batches:
                 for part in parts(batch):
                     fingerprint.add(part)

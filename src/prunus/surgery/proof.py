@@ -141,7 +141,14 @@ class _Unknown:
 
 def _attributes(module: nn.Module, known: dict[int, Any]) -> tuple[Any, ...]:
     return tuple(
-        (key, value if type(value) in ATOMS else seen(value, known, DEPTH))
+        (
+            key,
+            value
+            if (kind := type(value)) in ATOMS
+            else kind  # most are empty, and `seen` says the same
+            if kind in EMPTY and not value
+            else seen(value, known, DEPTH),
+        )
         for key, value in vars(module).items()
         if key not in PARTS
     )
@@ -152,7 +159,7 @@ def seen(value: Any, known: dict[int, Any], depth: int) -> Any:
     kind = type(value)
     if kind in ATOMS or kind in PLAIN:
         return value
-    if kind in CONTAINERS and not value:
+    if kind in EMPTY and not value:
         return kind
     if isinstance(value, FIXED):
         return _Same(value)
@@ -181,6 +188,7 @@ def seen(value: Any, known: dict[int, Any], depth: int) -> Any:
 
 PLAIN = frozenset({torch.dtype, torch.device})
 CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict)
+EMPTY = frozenset(CONTAINERS)
 FIXED = (FunctionType, BuiltinFunctionType, MethodType, partial, type, Enum, ref)
 
 

@@ -12,7 +12,15 @@ from prunus.views.protocol import Matrix, ModuleView, View
 from prunus.views.recurrent import CellView, RecurrentView
 from prunus.views.transposed import TransposedConvView
 
-__all__ = ["VIEWS", "holds_width", "known_exactly", "matrices_of", "register_view", "view_of"]
+__all__ = [
+    "VIEWS",
+    "holds_width",
+    "known_exactly",
+    "known_view",
+    "matrices_of",
+    "register_view",
+    "view_of",
+]
 
 VIEWS: dict[type, View | ModuleView] = {
     nn.Linear: LinearView(),
