@@ -252,7 +252,7 @@ def test_unknown_name_suggests():
     assert "must end in .npz" in str(caught.value)
 
 
-@pytest.mark.skipif("PRUNUS_DATA" not in os.environ, reason="PRUNUS_DATA names no folder")
+@pytest.mark.skipif(not os.environ.get("PRUNUS_DATA"), reason="PRUNUS_DATA names no folder")
 def test_the_real_mnist():
     data = load_data("mnist")
     assert data.x_train.shape == (60000, 1, 28, 28)

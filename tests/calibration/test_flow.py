@@ -163,7 +163,11 @@ BAD = {
     "none": (None, "`data` must be batches, got None. Pass a tensor or a data loader."),
     "empty": (torch.ones(0, 12), "`data` must hold at least one sample, got none."),
     "no batches": ([], "`data` must hold at least one sample, got none."),
-    "spent": (iter([]), "`data` must hold at least one sample, got none."),
+    "spent": (
+        iter([]),
+        "`data` must hold at least one sample, got none. It is an iterator, which is empty once it "
+        "has been read: pass a list of batches or a data loader.",
+    ),
 }
 
 
