@@ -185,8 +185,11 @@ def mutable() -> Iterator[None]:
 def transformed() -> bool:
     """Whether this thread runs code under `torch.func` or `torch.vmap`.
 
-    Tensors there stand for others (a sample for a batch of them), and say nothing of those.
+    Tensors there stand for others (a sample for a batch of them), and say nothing of those. What
+    `torch.compile` traces is none of them, and asks in vain for what runs around it.
     """
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 

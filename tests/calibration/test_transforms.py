@@ -1,5 +1,8 @@
 """Networks whose code uses `torch.func` or `torch.vmap`: what they hide is named, the rest goes."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -107,3 +110,27 @@ def test_what_cannot_be_done_is_said_in_one_line(kind, recipe, said):
 def test_without_the_hidden_layer_slopes_are_taken():
     found = pruned(made(Mapped), "obd", exclude="b")
     assert list(found.layers) == ["a", "c"]
+
+
+COMPILED = """
+import torch
+from torch import nn
+import prunus
+
+torch.manual_seed(0)
+net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval(), torch.randn(20, 4)
+plain = prunus.prune(net, "wanda+ls", 0.5, data=x)
+compiled = prunus.prune(torch.compile(net, backend="eager"), "wanda+ls", 0.5, data=x)
+assert set(compiled.masks) == {f"_orig_mod.{name}" for name in plain.masks}
+for name, mask in plain.masks.items():
+    assert torch.equal(compiled.masks[f"_orig_mod.{name}"], mask)
+"""
+
+
+def test_compiled_networks_show_their_layers():
+    """What `torch.compile` traces is no transform, whatever it answers when asked for one.
+
+    In a process of its own, since it would trace the type checks of the tests too.
+    """
+    ran = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
