@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from prunus.ambient import states
 
-__all__ = ["Follower", "Operations", "Schema", "followed", "tensors_in"]
+__all__ = ["Follower", "Operations", "Ran", "Schema", "followed", "tensors_in"]
 
 Arguments = tuple[Any, ...]
 
@@ -82,23 +82,32 @@ class Schema:
         return {**dict(zip(self.arguments, args, strict=False)), **kwargs}
 
 
+class Ran(NamedTuple):
+    """An operation that has run.
+
+    Attributes:
+        schema: of it.
+        args: as they were given.
+        kwargs: likewise.
+        inputs: the tensors among them.
+        result: what it gave.
+        drew: whether it has drawn random numbers from the process's own generators.
+    """
+
+    schema: Schema
+    args: Arguments
+    kwargs: dict[str, Any]
+    inputs: list[Tensor]
+    result: Any
+    drew: bool
+
+
 @runtime_checkable
 class Follower(Protocol):
     """Who is told of operations."""
 
-    def ran(
-        self,
-        schema: Schema,
-        args: Arguments,
-        kwargs: dict[str, Any],
-        inputs: list[Tensor],
-        result: Any,
-        drew: bool,
-    ) -> None:
-        """Take in an operation that has run, the tensors among its arguments, and what it gave.
-
-        `drew` says whether it has drawn random numbers from the process's own generators.
-        """
+    def ran(self, call: Ran) -> None:
+        """Take in an operation that has run."""
 
 
 Run = Callable[[Schema, Arguments, dict[str, Any], list[Tensor]], Any]
@@ -139,8 +148,9 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = states() if schema.seeded else []
         result = self._run(schema, args, kwargs, inputs) if self._run else func(*args, **kwargs)
         drew = schema.seeded and not all(map(torch.equal, before, states()))
+        call = Ran(schema, args, kwargs, inputs, result, drew)
         for follower in self._followers:
-            follower.ran(schema, args, kwargs, inputs, result, drew)
+            follower.ran(call)
         return result
 
 

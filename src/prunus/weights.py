@@ -18,7 +18,7 @@ from prunus.ambient import transformed
 from prunus.layer import Layer, layer_from
 from prunus.views import Matrix, View, known_view, matrices_of, raw_matrices
 
-__all__ = ["Weight", "raw_weights", "weight_at", "weights_at", "weights_of"]
+__all__ = ["Weight", "weight_at", "weights_at", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,11 +129,16 @@ class Weight:
         return None if transformed() else self.source.inputs(self.module, args, kwargs)
 
 
-def weights_of(model: nn.Module) -> dict[str, Weight]:
+def weights_of(model: nn.Module, named: str | Iterable[str] | None = None) -> dict[str, Weight]:
     """{layer name: weight} of every weight that a view knows, in the order of the modules.
 
     A module under two names is one module. A weight of a child that its parent's view lists, as
     `nn.MultiheadAttention` does with its `out_proj`, is the parent's.
+
+    Args:
+        model: the network.
+        named: parameters that no view knows, which code multiplies by without a layer, follow where
+            they are among these; a glob does not mean them.
     """
     found: dict[str, Weight] = {}
     taken: set[str] = set()
@@ -148,22 +153,11 @@ def weights_of(model: nn.Module) -> dict[str, Weight]:
             if weight.path not in taken or weight.source.index is not None:
                 found[weight.name] = weight
                 taken.add(weight.path)
-    return found
-
-
-def raw_weights(model: nn.Module, names: str | Iterable[str] | None) -> dict[str, Weight]:
-    """The parameters that no view knows among these names: code multiplies by them without a layer.
-
-    They are layers where they are named, and nowhere else: a glob does not find them.
-    """
-    asked = [names] if isinstance(names, str) else list(names or ())
-    known = weights_of(model) if asked else {}
-    left = [name for name in asked if name not in known]
-    found: dict[str, Weight] = {}
+    asked = {named} if isinstance(named, str) else set(named or ())
+    left = asked - found.keys()
     for owner, module in model.named_modules() if left else ():
-        for weight in _raw(owner, module):
-            if weight.name in left and all(weight.path != other.path for other in known.values()):
-                found[weight.name] = weight
+        raw = _raw(owner, module)
+        found |= {w.name: w for w in raw if w.name in left and w.path not in taken}
     return found
 
 
@@ -195,9 +189,9 @@ def weight_at(model: nn.Module, name: str) -> Weight:
         for weight in _weights(owner, module):
             if weight.name == name:
                 return weight
-    raw = raw_weights(model, [name])
-    if raw:
-        return raw[name]
+    raw = weights_of(model, [name]).get(name)
+    if raw is not None:
+        return raw
     try:
         kind = type(model.get_submodule(name)).__name__
     except AttributeError:

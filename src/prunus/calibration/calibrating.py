@@ -22,7 +22,7 @@ from prunus.coupling import Group, couple
 from prunus.modes import private
 from prunus.progress import progress_bar
 from prunus.threads import sparing
-from prunus.weights import Weight, raw_weights, weights_of
+from prunus.weights import Weight, weights_of
 
 __all__ = ["NEVER_RAN", "calibrate"]
 
@@ -129,8 +129,7 @@ def _calibrated(
     total: int | None,
 ) -> Calibration:
     """`calibrate` on a private twin of the model that was given."""
-    every = {**weights_of(model), **raw_weights(model, layers)}
-    known, refused = prunable(model, asked=layers is not None, known=every)
+    known, refused = prunable(model, asked=layers is not None, known=weights_of(model, layers))
     names = matching(known, layers, exclude, refused)
     weights = {name: known[name] for name in names}
     bare = {name: weight.layer() for name, weight in weights.items()}

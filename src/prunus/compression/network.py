@@ -14,7 +14,7 @@ from prunus.result import LayerResult, Pruned
 from prunus.surgery.attributes import bare_widths
 from prunus.surgery.following import told
 from prunus.surgery.removals import removal_of
-from prunus.weights import raw_weights, weights_of
+from prunus.weights import weights_of
 
 __all__ = ["Network", "layers_of", "network_of", "with_state"]
 
@@ -103,7 +103,7 @@ def layers_of(
 ) -> dict[str, LayerResult]:
     """The account of each of the layers named, as `model` has them now."""
     found = {}
-    for name, weight in {**weights_of(model), **raw_weights(model, names)}.items():
+    for name, weight in weights_of(model, names).items():
         if name not in names:
             continue
         matrix, bias = weight.matrix(), weight.bias()  # of any bits: a file keeps those of NaN too

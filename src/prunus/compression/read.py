@@ -17,7 +17,7 @@ from prunus.modes import built, copied
 from prunus.recipe import Recipe, parse
 from prunus.result import Pruned
 from prunus.surgery.resize import resize
-from prunus.weights import raw_weights, weights_of
+from prunus.weights import weights_of
 
 __all__ = ["decompress"]
 
@@ -99,8 +99,8 @@ def _pruned(
             if key in state and value.dtype != state[key].dtype:
                 value.data = value.data.to(state[key].dtype)
         work.load_state_dict(dict(state))
-    raw = raw_weights(work, [*masks, *(path.removesuffix(".weight") for path in masks)])
-    known = {**weights_of(work), **raw}
+    asked = [*masks, *(path.removesuffix(".weight") for path in masks)]
+    known = weights_of(work, asked)
     names = [name for name, weight in known.items() if weight.path in masks]
     sizes, own = anatomy(dense), anatomy(work)
     after = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunus.ambient import uncompiled
-from prunus.dispatch import Schema, followed
+from prunus.dispatch import Ran, Schema, followed
 from prunus.shapes import by_shapes
 
 __all__ = ["Operations", "count_operations"]
@@ -172,21 +172,14 @@ class _Counter:
                 return name
         return None
 
-    def ran(
-        self,
-        schema: Schema,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: list[Tensor],
-        result: Any,
-        drew: bool,
-    ) -> None:
+    def ran(self, call: Ran) -> None:
         """Count an operation that has run."""
+        schema, args, result = call.schema, call.args, call.result
         space, name = schema.space, schema.name
         formula = FORMULAS.get(name) if space == "aten" else None
         if formula is not None:
             first = result[0] if isinstance(result, tuple | list) else result
-            for products, tensors in formula(first, *_in_order(schema, args, kwargs)):
+            for products, tensors in formula(first, *_in_order(schema, args, call.kwargs)):
                 self._add(products, tensors)
         elif space == "aten" and name in COPIES:
             source = self._name_of(args[0])

@@ -16,7 +16,7 @@ from prunus.coupling.shadow import Shadows, carries
 from prunus.coupling.types import Heads, Role, layer_of
 from prunus.coupling.watching import Watching
 from prunus.coupling.weights import Book, Weight
-from prunus.dispatch import Schema, tensors_in
+from prunus.dispatch import Ran, Schema, tensors_in
 from prunus.weights import weights_of
 
 __all__ = ["RAW_USES", "LabelTrace"]
@@ -245,15 +245,7 @@ class LabelTrace:
             for tensor in tensors_in(output):
                 self._put(tensor, torch.full((1,) * tensor.ndim, DATA, device="cpu"))
 
-    def ran(
-        self,
-        schema: Schema,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: list[Tensor],
-        result: Any,
-        drew: bool,
-    ) -> None:
+    def ran(self, call: Ran) -> None:
         """Put labels behind what an operation gave, by its rule."""
         if self.opaque:
             return
@@ -261,19 +253,12 @@ class LabelTrace:
             self.numbers.anywhere = True
         # Rules compute with tensors too, which are nobody's business.
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-            self._follow(schema, args, kwargs, inputs, result, drew)
+            self._follow(call)
 
-    def _follow(
-        self,
-        schema: Schema,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: list[Tensor],
-        result: Any,
-        drew: bool,
-    ) -> None:
-        outputs = given = tensors_in(result)
-        named = schema.named(args, kwargs)
+    def _follow(self, ran: Ran) -> None:
+        schema, inputs = ran.schema, ran.inputs
+        outputs = given = tensors_in(ran.result)
+        named = schema.named(ran.args, ran.kwargs)
         if schema.mutable:
             written = schema.written
             outputs = [tensor for name in written for tensor in tensors_in(named.get(name))]
@@ -295,7 +280,7 @@ class LabelTrace:
             if len(found) < len(outputs):
                 found += (torch.full((1,), DATA, device="cpu"),) * (len(outputs) - len(found))
             for tensor, own in zip(outputs, found, strict=False):
-                if drew and tensor.numel() > 1:  # as dropout does, which hands its input on
+                if ran.drew and tensor.numel() > 1:  # as dropout does, which hands its input on
                     noise = torch.full((1,) * tensor.ndim, DRAWN, device="cpu")
                     own = self.labels.meet(own, noise, call.name, (None, tensor.shape))
                 self._put(tensor, own)

@@ -27,7 +27,7 @@ from prunus.recipe import Recipe
 from prunus.result import LayerResult
 from prunus.rows import RowSet
 from prunus.selection import Choice
-from prunus.weights import Weight, raw_weights, weight_at, weights_of
+from prunus.weights import Weight, weight_at, weights_of
 
 __all__ = ["Job", "State", "job_of"]
 
@@ -175,9 +175,7 @@ def job_of(
         ValueError: no such layer, NaN or infinite weights, a calibration of another model, or one
             where the recipe reads the data again.
     """
-    weights = weights_of(dense)
-    if recipe.units != NODES:
-        weights |= raw_weights(dense, layers)
+    weights = weights_of(dense, None if recipe.units == NODES else layers)
     modules, refused = prunable(dense, asked=layers is not None, known=weights)
     wide = "*" if recipe.basis.widens and layers is None else layers
     tables = tables_asked(dense, weights, wide, exclude) if recipe.units == NODES else ()

@@ -18,7 +18,7 @@ from prunus.result.packing import unbits, unpacked
 from prunus.rows import RowSet
 from prunus.surgery.attributes import BARE, bare_widths
 from prunus.surgery.following import keeps
-from prunus.weights import raw_weights, weights_of
+from prunus.weights import weights_of
 
 __all__ = [
     "Account", "check_missing", "checked_account", "compact_state", "kept_counts",
@@ -141,7 +141,7 @@ def checked_account(raw: dict[str, Any], model: nn.Module, path: Path) -> Accoun
         known = own.get(key, tuple(parameters[key].shape) if key in parameters else None)
         check(known is not None, path, place, "is no parameter of the model.")
         check(known == shape, path, place, f"is {shape}, the parameter has {known}.")
-    weights = {**weights_of(model), **raw_weights(model, facts.layers)}
+    weights = weights_of(model, facts.layers)
     for name in facts.layers:
         check(name in weights, path, f"layers.{name}", "is no layer of the model.")
     if facts.recipe.units == EDGES:

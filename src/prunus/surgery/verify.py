@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.ambient import unless_interrupted
 from prunus.coupling.weights import LAYERS
-from prunus.dispatch import Schema, followed
+from prunus.dispatch import Ran, followed
 from prunus.hints import Batch
 from prunus.surgery.norms import with_statistics
 from prunus.surgery.readings import other_lengths, run
@@ -151,18 +151,11 @@ class _Draws:
 
     found: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
-    def ran(
-        self,
-        schema: Schema,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        inputs: list[Tensor],
-        result: Any,
-        drew: bool,
-    ) -> None:
+    def ran(self, call: Ran) -> None:
         """Note an operation that has drawn."""
-        if drew:
-            self.found.append((schema.name.removesuffix("_"), tuple(_tensors(result)[0].shape)))
+        if call.drew:
+            drawn = _tensors(call.result)[0]
+            self.found.append((call.schema.name.removesuffix("_"), tuple(drawn.shape)))
 
 
 def _other_noise(model: nn.Module, small: nn.Module, example: Batch) -> str | None:
