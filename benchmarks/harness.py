@@ -20,7 +20,7 @@ from prunus.bench import Executor, RecordWriter, host_facts, make_executor, read
 from prunus.bench.grid.engines import EXECUTORS
 from prunus.bench.grid.executors import closing
 from prunus.bench.grid.sweep import unique
-from prunus.bench.statistics.paired import higher_is_better
+from prunus.bench.statistics.places import higher_is_better
 from prunus.bench.statistics.tables import tables
 from prunus.files import write_text
 from prunus.host import versions

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from prunus.bench import Record
+from prunus.bench.statistics.fronts import pareto
 from prunus.bench.statistics.intervals import (
     bootstrap_interval,
     holm,
@@ -15,7 +16,7 @@ from prunus.bench.statistics.intervals import (
     sign_test,
     t_interval,
 )
-from prunus.bench.statistics.paired import _cliques, _ranked, pareto
+from prunus.bench.statistics.ranks import _cliques, _ranked
 from prunus.bench.statistics.tables import tables
 from prunus.means import highest, lowest, mean, median, standard_error
 from prunus.report.charts import summarise

@@ -2,7 +2,7 @@
 
 from prunus.dpp.batched import sample_batch
 from prunus.dpp.dual import DualKDPP, fourier_features
-from prunus.dpp.exact import DPP, KDPP
+from prunus.dpp.exact import KDPP
 from prunus.dpp.kernel import (
     KernelDiagnostics,
     diagnose,
@@ -20,6 +20,7 @@ from prunus.dpp.kernel import (
 from prunus.dpp.marginal import poisson_odds, poisson_sample
 from prunus.dpp.mcmc import swap_chain
 from prunus.dpp.mode import greedy_map
+from prunus.dpp.random_size import DPP
 from prunus.dpp.reserve import draw_once
 
 __all__ = [

@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from prunus.check import whole
 from prunus.dpp import tilt
 from prunus.dpp.arrays import float64, unit_scale
-from prunus.dpp.exact import check_kernel
 from prunus.dpp.reserve import scaling
+from prunus.dpp.spectrum import check_kernel
 from prunus.later import Later
 from prunus.rng import Draws, drawn
 

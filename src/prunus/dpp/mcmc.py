@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from prunus.check import whole
-from prunus.dpp.exact import check_kernel
+from prunus.dpp.spectrum import check_kernel
 from prunus.rng import Draws, as_generator
 
 __all__ = ["swap_chain"]

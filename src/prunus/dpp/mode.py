@@ -9,7 +9,7 @@ from torch import Tensor
 from prunus.check import positive, whole
 from prunus.dpp.arrays import precision
 from prunus.dpp.cholesky import eliminate, largest
-from prunus.dpp.exact import check_kernel
+from prunus.dpp.spectrum import check_kernel
 
 __all__ = ["greedy_map"]
 

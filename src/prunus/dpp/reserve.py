@@ -22,9 +22,10 @@ from torch import Generator, Tensor
 from prunus.check import whole
 from prunus.dpp import tilt
 from prunus.dpp.arrays import unit_scale
-from prunus.dpp.exact import KDPP, check_kernel
+from prunus.dpp.exact import KDPP
 from prunus.dpp.projection import draw_projection
 from prunus.dpp.sequential import draw_marginal
+from prunus.dpp.spectrum import check_kernel
 from prunus.later import Later
 from prunus.rng import Draws, as_generator
 

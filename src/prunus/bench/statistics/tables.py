@@ -6,15 +6,10 @@ from typing import Any
 
 from prunus.bench.grid.cell import BASELINES
 from prunus.bench.record import Record
-from prunus.bench.statistics.paired import (
-    against_baselines,
-    differences,
-    group_rows,
-    higher_is_better,
-    pareto,
-    ranks,
-    shrinkbench,
-)
+from prunus.bench.statistics.fronts import pareto, shrinkbench
+from prunus.bench.statistics.paired import against_baselines, differences, group_rows
+from prunus.bench.statistics.places import higher_is_better
+from prunus.bench.statistics.ranks import ranks
 from prunus.check import unknown
 from prunus.files import Row
 from prunus.report.headline import is_share
