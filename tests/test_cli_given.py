@@ -206,9 +206,11 @@ def test_prune_to_what_may_be_lost(home, monkeypatch, capsys):
         (("--length", "8"), f"--length is for a language model's folder, which has a config.json; "
          f"{NET} is none"),
         (("--inputs", "dense"), "--inputs is for a language model's folder"),
+        (("--batch", "1"), "--batch is for a language model's folder"),
         (("--workers", "2"), "--workers is for a language model's folder"),
         (("--kind", "sup"), "--kind and --delta belong to --budget gap=LIMIT"),
         (("--delta", "0.5"), "--kind and --delta belong to --budget gap=LIMIT"),
+        (("--delta", "0.05"), "--kind and --delta belong to --budget gap=LIMIT"),
         (("--factory", NET), f"--factory builds the network of a saved folder, and MODEL {NET}"),
         (("--train", "./mine_given.py:train"), "a module as `import` names it, got './mine_given."),
         (("--out", "plain/x"), "plain/x: Not a directory. A part of the path is a file: name"),

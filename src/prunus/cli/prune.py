@@ -44,9 +44,12 @@ def prune(
         typer.Option(help="Instead of a density: a file that `prunus plan --out` wrote."),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="Of a gap: predicted, mean_square, sup or changed.")
-    ] = "predicted",
-    delta: own.Delta = 0.05,
+        str | None,
+        typer.Option(help="Of a gap: predicted (by default), mean_square, sup or changed."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Of a gap: its failure probability; 0.05 by default.")
+    ] = None,
     data: own.Data = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the network and its report; must be new or empty.")
@@ -98,18 +101,23 @@ def prune(
         int | None, typer.Option(help="Likewise: tokens in a window that is scored.")
     ] = None,
     inputs: Annotated[
-        str, typer.Option(help="Likewise: calibrate behind pruned blocks, or dense ones.")
-    ] = "pruned",
+        str | None,
+        typer.Option(help="Likewise: calibrate behind pruned blocks (by default), or dense ones."),
+    ] = None,
     within: Annotated[
-        str, typer.Option(help="Likewise: all statistics of a block at once, or by layers.")
-    ] = "block",
+        str | None,
+        typer.Option(help="Likewise: statistics of a whole block (by default), or by layers."),
+    ] = None,
     aim: Annotated[
-        str, typer.Option(help="Likewise: least squares aims at own outputs, or the dense ones.")
-    ] = "own",
+        str | None,
+        typer.Option(help="Likewise: least squares aims at own outputs (by default), or dense."),
+    ] = None,
     memory: Annotated[
         float | None, typer.Option(help="Likewise: GB that may be used beside the libraries.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Likewise: windows that run together.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option(help="Likewise: windows that run together; 1 by default.")
+    ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
@@ -151,12 +159,12 @@ def prune(
         others = {"--budget": budget, "--data": data, "--weights": weights, "--train": train,
                   "--factory": factory, "--blocks": blocks, "--certify": certify,
                   "--drop": drop}  # fmt: skip
-        unfit = [option for option, given in others.items() if given]
-        if unfit:
+        if unfit := [option for option, given in others.items() if given]:
             raise ValueError(
                 f"{model} is a language model's folder, for which {unfit[0]} does not serve. See "
                 f"`prunus prune --help` for what does; hf:{model} takes a model of another kind."
             )
+        ways = {"inputs": inputs, "within": within, "aim": aim, "batch": batch}
         prune_saved(
             saved,
             out,
@@ -167,24 +175,20 @@ def prune(
             text=text,
             samples=128 if samples is None else samples,
             length=length,
-            inputs=inputs,
-            within=within,
-            aim=aim,
             memory=None if memory is None else round(memory * 1e9),
-            batch=batch,
             engine=executor,
             workers=workers,
             layers=layers or None,
             exclude=exclude or None,
             device=device,
             seed=seed,
+            **{option: given for option, given in ways.items() if given is not None},
         )
         return
     folders = {"--text": text, "--length": length, "--window": window, "--memory": memory,
-               "--inputs": inputs != "pruned", "--within": within != "block",
-               "--aim": aim != "own", "--batch": batch != 1, "--executor": executor,
-               "--workers": workers}  # fmt: skip
-    if unfit := [option for option, given in folders.items() if given]:
+               "--inputs": inputs, "--within": within, "--aim": aim, "--batch": batch,
+               "--executor": executor, "--workers": workers}  # fmt: skip
+    if unfit := [option for option, given in folders.items() if given is not None]:
         raise ValueError(
             f"{unfit[0]} is for a language model's folder, which has a config.json; {model} is "
             f"none. Leave it out."

@@ -17,8 +17,8 @@ def target(
     drop: str | None = None,
     *,
     example: Any = None,
-    kind: str = "predicted",
-    delta: float = 0.05,
+    kind: str | None = None,
+    delta: float | None = None,
     metric: str | None = None,
     higher: bool | None = None,
 ) -> Any:
@@ -30,8 +30,8 @@ def target(
         plan: a file.
         drop: how much worse the metric may be.
         example: the input whose latency counts, where there are data.
-        kind: of a gap.
-        delta: of a gap.
+        kind: of a gap; "predicted" where None.
+        delta: of a gap; 0.05 where None.
         metric: of a drop.
         higher: of a drop: whether a larger metric is better; None where pruning shall tell.
 
@@ -45,7 +45,7 @@ def target(
     one_of(density, budget, plan, drop)
     if metric is not None and drop is None:
         raise ValueError("--metric belongs to --drop, how much worse it may be.")
-    if (kind, delta) != ("predicted", 0.05) and not (budget or "").startswith("gap="):
+    if not (kind is None and delta is None) and not (budget or "").startswith("gap="):
         raise ValueError("--kind and --delta belong to --budget gap=LIMIT, a bound on the outputs.")
     if plan is not None:
         if not plan.is_file():
@@ -68,7 +68,7 @@ def one_of(
         raise ValueError(f"Give {' or '.join(named)}, not both.")
 
 
-def _budget(text: str, example: Any, kind: str, delta: float) -> Any:
+def _budget(text: str, example: Any, kind: str | None, delta: float | None) -> Any:
     from prunus.budget import Budget
     from prunus.check import unknown
 
@@ -83,7 +83,8 @@ def _budget(text: str, example: Any, kind: str, delta: float) -> Any:
     if name == "density":
         return Budget(density=amount)
     if name == "gap":
-        return Budget(gap=amount, kind=kind, delta=delta)
+        said: dict[str, Any] = {"kind": kind, "delta": delta}
+        return Budget(gap=amount, **{key: v for key, v in said.items() if v is not None})
     if not amount.is_integer() or "%" in value:
         raise ValueError(f"--budget {name} must be a whole number >= 1, got {value!r}.")
     if name == "compressed":
