@@ -18,8 +18,8 @@ from prunus.report.certificate import (
     write_certificate,
 )
 from prunus.report.pruning import pruning_page
-from prunus.theory.gap import Certificate, InSampleWarning
-from prunus.theory.gap.statement import SHOWN
+from prunus.theory.gap import Certificate, InSampleWarning, words
+from prunus.theory.gap.statement import SHOWN, Statement
 
 pytestmark = pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")
 
@@ -84,7 +84,7 @@ def test_the_page_says_everything_in_words(tmp_path):
     assert 'id="chart-contribution"' in text
     assert 'id="chart-gaps"' in text
     assert "On fresh data, at most <strong>" in text
-    assert "with probability at least 0.95" in text
+    assert "with probability at least 95%" in text
     assert "What is guaranteed" not in pruning_page(result)
     alone = write_certificate(unbounded(), tmp_path / "alone.html").read_text()
     assert "No finite bound over a ball of inputs is known for this network." in alone
@@ -106,6 +106,44 @@ def test_bounds_on_shares_are_rounded_up_and_told_in_percent():
     assert "4.0 %" not in text.replace("4.005", "")
     assert "which says nothing: see below" in text  # the ball's, whose bound is vacuous
     assert text.count("What is guaranteed") == 0  # the title says it
+
+
+@pytest.mark.parametrize(
+    ("delta", "said"), [(0.05, "95%"), (0.025, "97.5%"), (0.001, "99.9%"), (1e-7, "99.99999%")]
+)
+def test_the_headline_is_the_best_that_holds_with_its_confidence(delta, said):
+    """The least share of fresh data, the lowest quantile, never more confidence than 1 − δ."""
+    _, one = pruned()
+    kept = {"status": "RIG", "level": "held-out", "delta": delta, "route": "by hand"}
+    best = [
+        Statement(kind="changed", value=0.5, **kept),
+        Statement(kind="changed", value=0.20001, **kept),
+        Statement(kind="changed", value=0.1, **kept | {"level": "L3"}),  # of no fresh data
+        Statement(kind="changed", value=1.0, **kept),
+        Statement(kind="changed", value=0.0, vacuous=True, **kept),
+        Statement(kind="quantile", value=math.inf, argument=0.2, **kept),
+        Statement(kind="quantile", value=2.0, argument=0.9, **kept),
+        Statement(kind="quantile", value=1.0, argument=0.5, **kept | {"delta": delta / 2}),
+    ]
+    balls = [
+        Statement(kind="sup", status="RIG", level="L3", value=v, route="by hand")
+        for v in (7.0, 3.0)
+    ]
+    share = "at most 20.1 % of predictions change"
+    moves = "50 % of outputs move by less than 1"
+
+    def headline(*statements):
+        return words.headline(replace(one, statements=statements, held_out=(), radius=2.0))
+
+    on = "on inputs like these:"
+    assert headline(*best, *balls) == f"With {said} confidence each {on} {share}; {moves}."
+    assert headline(*best[:5], *balls) == f"With {said} confidence {on} {share}."
+    assert headline(*balls) == "No input in the ball of radius 2 moves the output by more than 3."
+    assert headline(replace(balls[0], vacuous=True)).startswith("Nothing that is of use")
+    seen = replace(best[0], measured=0.25, in_sample=True, status="PRED")
+    assert headline(seen, *balls).startswith(
+        "These data made the pruning, so that nothing they show is a guarantee: 25 % of"
+    )
 
 
 def test_in_sample_data_guarantee_nothing_on_the_page(tmp_path):

@@ -13,7 +13,7 @@ from prunus.report.figure import require
 from prunus.report.footing import footing
 from prunus.report.page import Block, Chart, Section, Table, Text, page
 from prunus.theory.gap.statement import WORDS, Certificate, Statement
-from prunus.theory.gap.words import SHOWN, headline, percent, rows_of
+from prunus.theory.gap.words import SHOWN, confidence, headline, percent, rows_of
 
 __all__ = ["certificate_page", "certificate_sections", "gap_histogram", "write_certificate"]
 
@@ -160,7 +160,7 @@ def _headline(certificate: Certificate) -> str:
         lines.append(
             f"On the data that also calibrated or planned, {what}: no guarantee for fresh data."
             if s.in_sample
-            else f"On fresh data, {what}, with probability at least {1 - s.delta:g}."
+            else f"On fresh data, {what}, with probability at least {confidence(s.delta)}."
         )
     if math.isfinite(certificate.value):
         ball = "" if certificate.radius is None else f" of radius {certificate.radius:.4g}"

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SHOWN", "headline", "percent", "rows_of", "text_of"]
+__all__ = ["SHOWN", "confidence", "headline", "percent", "rows_of", "text_of"]
 
 WORDS = {"RIG": "≤", "RIG/MC": "≤", "PRED": "≈"}
 SHOWN = {
@@ -45,7 +45,9 @@ def headline(certificate: Any) -> str:
     if found:
         delta = max(s.delta for s in (*useful, *moves))
         each = "each " if len(found) > 1 else ""
-        return f"With {1 - delta:.0%} confidence {each}on inputs like these: {'; '.join(found)}."
+        return (
+            f"With {confidence(delta)} confidence {each}on inputs like these: {'; '.join(found)}."
+        )
     bounds = [s for s in certificate.of("sup") if s.status != "PRED" and not s.vacuous]
     if bounds:
         value = min(s.value for s in bounds)
@@ -186,6 +188,13 @@ def percent(value: float, *, up: bool = False) -> str:
         return f"{value:.4g}"
     tenths = 1000 * value
     return f"{(math.ceil(tenths - 1e-9) if up else round(tenths)) / 10:g} %"
+
+
+def confidence(delta: float) -> str:
+    """1 − δ as a percentage with two digits of δ, rounded down: more is never promised."""
+    digits = max(0, math.ceil(-math.log10(delta)) - 1)
+    share = math.floor(10**digits * (100 - 100 * delta) + 1e-6) / 10**digits
+    return f"{share:.{digits + 2}g}%"
 
 
 def _wrapped(text: str, indent: str = "") -> str:
