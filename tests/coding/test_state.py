@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -298,8 +299,29 @@ def test_sizes_are_checked_before_anything_is_decoded():
     state, packed = small_file()
     size = sum(value.numel() * value.element_size() for value in state.values())
     assert unpack(packed.data, max_bytes=size)[0].keys() == state.keys()
-    with pytest.raises(ValueError, match=f"more than max_bytes={size - 20}"):
+    with pytest.raises(ValueError, match=f"more than max_bytes={size - 20}") as told:
         unpack(packed.data, max_bytes=size - 20)
+    least = int(re.search(r"decodes to (\d+) bytes", str(told.value))[1])
+    assert unpack(packed.data, max_bytes=least)[0].keys() == state.keys()
+    with pytest.raises(ValueError, match=f"more than max_bytes={least - 1}"):
+        unpack(packed.data, max_bytes=least - 1)
+
+
+def test_wide_types_come_first_so_that_every_tensor_is_aligned():
+    """Then by name, whatever order the state has: readers map the bytes as they lie."""
+    kinds = {"a": ("I8", 1), "b": ("F64", 8), "c": ("F16", 2), "d": ("F32", 4)}
+    boxes = {
+        f"{name}{n}": Box(code, (3,), bytes(3 * width))
+        for n in "10"
+        for name, (code, width) in kinds.items()
+    }
+    data = boxed(boxes, {})
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    assert [name for name in header if name in boxes] == "b0 b1 d0 d1 c0 c1 a0 a1".split()
+    for name in boxes:
+        assert (8 + size + header[name]["data_offsets"][0]) % kinds[name[0]][1] == 0
+    assert boxed(dict(reversed(boxes.items())), {}) == data
 
 
 def test_names_that_mark_parts_are_refused():
