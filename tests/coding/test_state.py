@@ -318,7 +318,9 @@ def test_wide_types_come_first_so_that_every_tensor_is_aligned():
     data = boxed(boxes, {})
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    assert [name for name in header if name in boxes] == "b0 b1 d0 d1 c0 c1 a0 a1".split()
+    assert [name for name in header if name in boxes] == [
+        *("b0", "b1", "d0", "d1", "c0", "c1", "a0", "a1")
+    ]
     for name in boxes:
         assert (8 + size + header[name]["data_offsets"][0]) % kinds[name[0]][1] == 0
     assert boxed(dict(reversed(boxes.items())), {}) == data
