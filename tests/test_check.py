@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,9 @@ def test_finite_names_array_and_index():
 def test_as_float64():
     assert check.as_float64("x", [1, 2]).dtype == torch.float64
     assert check.as_float64("x", [0.3, 0.1]).tolist() == [0.3, 0.1]  # not rounded to float32
+    learnt = check.as_float64("x", torch.nn.Parameter(torch.ones(2)))
+    assert not learnt.requires_grad
+    assert torch.equal(check.as_float64("x", torch.eye(2).to_sparse()), torch.eye(2).double())
     with pytest.raises(TypeError, match="`x` must be real"):
         check.as_float64("x", torch.ones(2, dtype=torch.complex64))
     with pytest.raises(TypeError, match="`x` must be an array of numbers"):
@@ -43,6 +47,33 @@ def test_fraction_and_positive():
     with pytest.raises(ValueError, match="`r` must be a finite number > 0"):
         check.positive("r", 0.0)
     assert check.positive("r", 0.0, zero=True) == 0.0
+
+
+@pytest.mark.parametrize("value", [True, "0.5", None, [0.5], 0.5j, torch.ones(2)])
+def test_what_is_no_number_is_refused(value):
+    for said in (check.fraction, check.positive):
+        with pytest.raises(ValueError, match=r"^`p` must .*, got .* Pass a number\.$"):
+            said("p", value)
+    assert check.fraction("p", torch.tensor(0.5)) == check.positive("p", np.float32(0.5)) == 0.5
+
+
+def test_names_and_globs():
+    assert check.globs("layers", None) is None
+    assert check.globs("layers", "a.*") == ("a.*",)
+    for given in (["a", "b"], ("a", "b"), {"a": 1, "b": 2}):
+        assert check.globs("layers", given) == ("a", "b")
+    assert check.globs("layers", []) == ()
+    for bad, said in [(0, "0"), ([0], r"\[0\]"), (["a", None], r"\['a', None\]"), (b"a", "b'a'"),
+                      (iter(["a"]), "a list_iterator")]:  # fmt: skip
+        with pytest.raises(TypeError, match=f"`layers` must be a name or glob.*, got {said}"):
+            check.globs("layers", bad)
+
+
+def test_functions():
+    check.function("loss", None, "of one thing")
+    check.function("loss", len, "of one thing")
+    with pytest.raises(TypeError, match="`loss` must be a function of one thing, got int"):
+        check.function("loss", 3, "of one thing")
 
 
 def test_unknown_suggests():

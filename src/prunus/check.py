@@ -5,7 +5,7 @@ import fnmatch
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -22,6 +22,8 @@ __all__ = [
     "closeness",
     "finite",
     "fraction",
+    "function",
+    "globs",
     "matches",
     "near_matches",
     "positive",
@@ -60,7 +62,7 @@ def finite(name: str, values: Tensor, advice: str = "Remove the bad values first
 
 
 def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
-    """Anything `torch.as_tensor` takes, as a finite float64 tensor.
+    """Anything `torch.as_tensor` takes, as a finite float64 tensor without gradients.
 
     Raises:
         TypeError: `values` is complex or no array of numbers.
@@ -85,7 +87,7 @@ def as_float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
         raise ValueError(
             f"`{name}` must have {dims} axes, got shape {tuple(tensor.shape)}. Reshape it."
         )
-    return finite(name, tensor.to(torch.float64))
+    return finite(name, tensor.detach().to_dense().to(torch.float64))
 
 
 def whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
@@ -104,12 +106,12 @@ def whole(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     return number
 
 
-def positive(name: str, value: float, *, zero: bool = False) -> float:
+def positive(name: str, value: Any, *, zero: bool = False) -> float:
     """`value` as a finite float > 0 (or >= 0 with `zero`), or a ValueError."""
-    number = float(value)
+    wanted = f"be a finite number {'>= 0' if zero else '> 0'}"
+    number = _number(name, value, wanted)
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-        bound = ">= 0" if zero else "> 0"
-        raise ValueError(f"`{name}` must be a finite number {bound}, got {value!r}.")
+        raise ValueError(f"`{name}` must {wanted}, got {value!r}.")
     return number
 
 
@@ -127,19 +129,53 @@ def written_number(text: str) -> float:
     return float(value / 100 if bare.endswith("%") else value)
 
 
-def fraction(name: str, value: float, *, zero: bool = False, one: bool = False) -> float:
+def fraction(name: str, value: Any, *, zero: bool = False, one: bool = False) -> float:
     """`value` as a float in (0, 1), an end included where `zero` or `one` says so."""
-    number = float(value)
+    wanted = f"lie in {'[' if zero else '('}0, 1{']' if one else ')'}"
+    number = _number(name, value, wanted)
     inside = (0 < number < 1) or (zero and number == 0) or (one and number == 1)
     if not inside:
-        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
-        raise ValueError(f"`{name}` must lie in {interval}, got {value!r}.")
+        raise ValueError(f"`{name}` must {wanted}, got {value!r}.")
     return number
+
+
+def _number(name: str, value: Any, wanted: str) -> float:
+    """`value` as a float, or a ValueError; True and "0.5" are no numbers."""
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"`{name}` must {wanted}, got {brief(repr(value))}. Pass a number."
+        ) from None
+
+
+def function(name: str, value: Any, form: str) -> None:
+    """Raise a TypeError where an option is neither None nor a function of this form."""
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be a function {form}, got {type(value).__name__}.")
 
 
 def matches(name: str, glob: str) -> bool:
     """Whether a glob stands for a name; a name in brackets, `experts.proj[3]`, is no class."""
     return name == glob or fnmatch.fnmatchcase(name, glob)
+
+
+def globs(option: str, given: Any) -> tuple[str, ...] | None:
+    """The names and globs that an option such as `layers` holds; None where it is left out.
+
+    Raises:
+        TypeError: neither a string nor a collection of strings; an iterator can be read only once.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Collection) or not all(isinstance(one, str) for one in given):
+        shown = f"a {type(given).__name__}" if isinstance(given, Iterator) else brief(repr(given))
+        raise TypeError(f"`{option}` must be a name or glob, or a list of them, got {shown}.")
+    return tuple(given)
 
 
 def closeness(glob: str) -> tuple[int, int, int, int]:

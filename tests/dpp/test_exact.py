@@ -233,6 +233,11 @@ def test_any_memory_layout_and_dtype_is_taken():
     torch.testing.assert_close(
         KDPP(readonly[::-1, ::-1]).inclusion(2), expected.flip(0), atol=1e-12, rtol=0
     )
+    learnt = torch.nn.Parameter(torch.tensor(rbf(6, 0, 0.01)))
+    for same in (learnt, learnt.detach().to_sparse()):
+        assert torch.equal(KDPP(same).inclusion(2), expected)
+        assert KDPP(same).log_prob([0, 4]) == KDPP(readonly).log_prob([0, 4])
+        assert torch.equal(DPP(same).inclusion(), DPP(readonly).inclusion())
     # half precision holds three digits
     half = KDPP(readonly.astype(np.float16)).inclusion(2)
     assert half.dtype == torch.float64
@@ -282,6 +287,11 @@ def test_bad_input():
         KDPP(good.astype(complex))
     with pytest.raises(ValueError, match="`S` must be a set of items, got an index twice"):
         KDPP(good).log_prob([1, 1])
+    with pytest.raises(ValueError, match=r"`S` must be a whole number in \[0, 5\], got 0\.5"):
+        KDPP(good).log_prob([0.5])
+    for bad in ("01", 3):
+        with pytest.raises(TypeError, match=f"`S` must be a set of item indices, got {bad!r}"):
+            KDPP(good).log_prob(bad)
     with pytest.raises(ValueError, match=r"k=2 exceeds numerical rank 1.*jitter eps"):
         KDPP(np.ones((4, 4))).sample(2, generator=generator())
     with pytest.raises(ValueError, match="`floor` must be a finite number > 0"):

@@ -412,6 +412,22 @@ def test_bad_input_costs_one_clear_error(change, message):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(layers=[0]), r"`layers` must be a name or glob, or a list of them, got \[0\]"),
+        (dict(exclude=iter(["layers.0"])), "`exclude` must be a name .*, got a list_iterator"),
+        (dict(train=3), r"`train` must be a function \(model, step\) -> None, got int"),
+        (dict(loss=3), r"`loss` must be a function \(output, batch\) -> scalar, got int"),
+        (dict(evaluate=3), "`evaluate` must be a function model -> float or dict, got int"),
+    ],
+)
+def test_what_is_of_another_type_is_named(change, message):
+    model, x = mlp()
+    with pytest.raises(TypeError, match=message):
+        prunus.prune(model, "wanda+ls", 0.5, data=x, **change)
+
+
 def test_bad_models_are_named():
     model, x = mlp()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from prunus.calibration.statistics import STATISTICS, Statistic, resolved
 from prunus.calibration.store import Calibration
 from prunus.calibration.sums import Sums
 from prunus.calibration.view_check import check_views
-from prunus.check import whole
+from prunus.check import function, globs, whole
 from prunus.coupling import Group, couple
 from prunus.modes import private
 from prunus.progress import progress_bar
@@ -90,6 +90,7 @@ def calibrate(
                 f"The statistic {statistic.name!r} belongs to two models. Use a recipe with "
                 f"inputs='pruned'."
             )
+    function("loss", loss, "(output, batch) -> scalar")
     if max_samples is not None:
         whole("max_samples", max_samples, low=1)
     if max_positions is not None:
@@ -129,6 +130,7 @@ def _calibrated(
     total: int | None,
 ) -> Calibration:
     """`calibrate` on a private twin of the model that was given."""
+    layers, exclude = globs("layers", layers), globs("exclude", exclude)
     known, refused = prunable(model, asked=layers is not None, known=weights_of(model, layers))
     names = matching(known, layers, exclude, refused)
     weights = {name: known[name] for name in names}

@@ -7,7 +7,7 @@ from torch.nn.parameter import is_lazy
 
 from prunus.calibration.reasons import listed, no_view, obstacle, quantised, type_name
 from prunus.calibration.view_check import check_round_trip
-from prunus.check import matches, unknown
+from prunus.check import globs, matches, unknown
 from prunus.weights import Weight, weights_of
 
 __all__ = ["check_ready", "matching", "prunable"]
@@ -135,26 +135,23 @@ def matching(
     Raises:
         ValueError: a name or glob matches nothing, or a layer asked for by its name is refused.
     """
-
-    def globs(given: str | Sequence[str] | None) -> list[str]:
-        return [] if given is None else [given] if isinstance(given, str) else list(given)
-
+    asked, left_out = globs("layers", layers), globs("exclude", exclude) or ()
     homes = {n: w.homes for n, w in names.items()} if isinstance(names, Mapping) else {}
 
-    def meant(name: str, chosen: list[str]) -> bool:
+    def meant(name: str, chosen: Sequence[str]) -> bool:
         return any(matches(own, g) for own in (name, *homes.get(name, ())) for g in chosen)
 
-    for glob in [*globs(layers), *globs(exclude)]:
+    for glob in [*(asked or ()), *left_out]:
         known = any(meant(name, [glob]) for name in [*names, *refused])
         if not known and not any(name.startswith(f"{glob}.") for name in refused):
             raise unknown("layer or glob", glob, [*names, *refused])
-    for glob in globs(layers):
+    for glob in asked or ():
         if glob in refused:
             raise ValueError(f"Layer {glob!r} cannot be pruned: {refused[glob]}.")
     kept = [
         name
         for name in names
-        if (layers is None or meant(name, globs(layers))) and not meant(name, globs(exclude))
+        if (asked is None or meant(name, asked)) and not meant(name, left_out)
     ]
     if not kept:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import prunus
-from prunus.check import finite, matches, unknown, whole
+from prunus.check import finite, function, matches, unknown, whole
 from prunus.coding import published
 from prunus.coding.state import Coded, Packed, pack
 from prunus.compression.books import Shared, share
@@ -113,10 +113,7 @@ def compress(
         raise TypeError(
             f"`pruned` must be a Pruned as `prune` gives it, got {type(pruned).__name__}."
         )
-    if fine_tune is not None and not callable(fine_tune):
-        raise TypeError(
-            f"`fine_tune` must be a function that trains a model, got {type(fine_tune).__name__}."
-        )
+    function("fine_tune", fine_tune, "that trains a model")
     if coder not in ("adaptive", "published"):
         raise unknown("coder", str(coder), ["adaptive", "published"])
     whole("bits", bits, low=1, high=published.MOST)

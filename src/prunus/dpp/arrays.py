@@ -17,9 +17,11 @@ def float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
 
     A finite sum proves every entry finite; only where it is not is each entry looked at.
     """
+    values = values.detach() if isinstance(values, Tensor) else values
     ready = (
         isinstance(values, Tensor)
         and values.dtype == torch.float64
+        and values.layout is torch.strided
         and (dims is None or values.ndim == dims)
         and math.isfinite(float(values.sum()))
     )
@@ -44,7 +46,7 @@ def rounding_of(kernel: Any) -> float:
     unit = precision(kernel)
     if unit <= np.finfo(np.float64).eps or len(kernel) == 0:
         return 0.0
-    return 8.0 * math.sqrt(len(kernel)) * unit * float(abs(kernel).max())
+    return 8.0 * math.sqrt(len(kernel)) * unit * float(abs(as_float64("kernel", kernel)).max())
 
 
 def unit_scale(matrix: np.ndarray) -> tuple[np.ndarray, int]:

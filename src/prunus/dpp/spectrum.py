@@ -163,8 +163,10 @@ def log_det(matrix: np.ndarray) -> float:
 
 def item_set(items: Iterable[int] | Tensor, n: int) -> np.ndarray:
     """Distinct item indices in 0..n−1 as an array."""
-    given = items.tolist() if isinstance(items, Tensor) else list(items)
-    checked = [whole("S", int(i), low=0, high=n - 1) for i in given]
+    if not isinstance(items, Iterable) or isinstance(items, str):
+        raise TypeError(f"`S` must be a set of item indices, got {items!r}.")
+    given = items.tolist() if isinstance(items, Tensor) else items
+    checked = [whole("S", i, low=0, high=n - 1) for i in given]
     if len(set(checked)) != len(checked):
         raise ValueError(f"`S` must be a set of items, got an index twice in {checked}.")
     return np.asarray(sorted(checked), dtype=np.int64)

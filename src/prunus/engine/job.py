@@ -13,6 +13,7 @@ from prunus.budget import Plan
 from prunus.calibration import Calibration
 from prunus.calibration.batches import Batches, first_of, to_device
 from prunus.calibration.select import matching, prunable
+from prunus.check import globs
 from prunus.cost import Anatomy, Cost
 from prunus.coupling import Coupling, Group, couple
 from prunus.engine.first_run import first_run
@@ -175,10 +176,11 @@ def job_of(
         ValueError: no such layer, NaN or infinite weights, a calibration of another model, or one
             where the recipe reads the data again.
     """
+    layers, exclude = globs("layers", layers), globs("exclude", exclude)
     weights = weights_of(dense, None if recipe.units == NODES else layers)
     modules, refused = prunable(dense, asked=layers is not None, known=weights)
-    wide = "*" if recipe.basis.widens and layers is None else layers
-    tables = tables_asked(dense, weights, wide, exclude) if recipe.units == NODES else ()
+    wide = ("*",) if recipe.basis.widens and layers is None else layers or ()
+    tables = tables_asked(dense, weights, wide, exclude or ()) if recipe.units == NODES else ()
     names = matching(modules, beside(layers, tables), exclude, refused)
     for key in modules:
         modules[key].layer()  # NaN or infinite weights are named before any work

@@ -16,7 +16,7 @@ from prunus.calibration.batches import Batches
 from prunus.calibration.place import checked_device, device_of
 from prunus.calibration.select import check_ready
 from prunus.calibration.statistics import names_of
-from prunus.check import whole
+from prunus.check import function, whole
 from prunus.courses import not_between
 from prunus.engine.answer import answer, warned
 from prunus.engine.calibrated import shared_calibration, shares
@@ -116,10 +116,9 @@ def prune(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
     check_ready(model)
-    if evaluate is not None and not callable(evaluate):
-        raise TypeError(
-            f"`evaluate` must be a function model -> float or dict, got {type(evaluate).__name__}."
-        )
+    function("evaluate", evaluate, "model -> float or dict")
+    function("train", train, "(model, step) -> None")
+    function("loss", loss, "(output, batch) -> scalar")
     if method.needs_data and data is None:
         wanted = ", ".join(names_of(method.statistics)) or "an example to trace"
         raise ValueError(

@@ -76,7 +76,7 @@ def sensitivity(
         True
     """
     name, method = resolve(recipe)
-    if isinstance(densities, str | int | float) or not list(densities):
+    if isinstance(densities, str | int | float) or not (densities := list(densities)):
         raise ValueError(f"`densities` must be a list of densities, got {densities!r}.")
     asked = [checked_density(d, f"densities[{i}]") for i, d in enumerate(densities)]
     if len({*asked}) < len(asked):

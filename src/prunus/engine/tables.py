@@ -16,13 +16,13 @@ TABLES = (nn.Embedding, nn.EmbeddingBag)
 def tables_asked(
     model: nn.Module,
     weights: Mapping[str, Weight],
-    layers: str | Sequence[str] | None,
-    exclude: str | Sequence[str] | None,
+    layers: Sequence[str],
+    exclude: Sequence[str],
 ) -> tuple[str, ...]:
     """Embeddings, and parameters that belong to no layer we know, that are asked for."""
 
-    def meant(name: str, globs: str | Sequence[str] | None) -> bool:
-        return any(matches(name, glob) for glob in _globs(globs))
+    def meant(name: str, globs: Sequence[str]) -> bool:
+        return any(matches(name, glob) for glob in globs)
 
     found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
     known = {weight.path for weight in weights.values()}
@@ -31,11 +31,6 @@ def tables_asked(
     return tuple(n for n in found if meant(n, layers) and not meant(n, exclude))
 
 
-def beside(layers: str | Sequence[str] | None, tables: Sequence[str]) -> str | Sequence[str] | None:
+def beside(layers: Sequence[str] | None, tables: Sequence[str]) -> Sequence[str] | None:
     """The layers that are asked for beside those by their names."""
-    left = [glob for glob in _globs(layers) if glob not in tables]
-    return left if layers is not None and left else layers
-
-
-def _globs(given: str | Sequence[str] | None) -> list[str]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
+    return [glob for glob in layers or () if glob not in tables] or layers

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from prunus.calibration.place import checked_device
-from prunus.check import whole
+from prunus.check import globs, whole
 from prunus.engine.target import target_of
 from prunus.files import Growing, growing
 from prunus.folder.account import write_account
@@ -172,8 +172,8 @@ def prune_folder(
         recipe=method,
         name=name,
         target=target,
-        layers=None if layers is None else [layers] if isinstance(layers, str) else list(layers),
-        exclude=[exclude] if isinstance(exclude, str) else list(exclude or ()),
+        layers=globs("layers", layers),
+        exclude=globs("exclude", exclude) or (),
         within=_one_of("within", within, ("block", "layers")) if inputs == "pruned" else "block",
         aim=_one_of("aim", aim, ("own", "dense")) if inputs == "pruned" else "own",
         alone=False,
