@@ -40,6 +40,29 @@ def test_the_example_is_a_grid_and_says_its_cells(tmp_path, monkeypatch, capsys)
     assert "`prunus bench --example` prints one" in capsys.readouterr().err
 
 
+def test_failed_cells_are_counted_by_what_they_said_and_in_the_exit_code(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRUNUS_TEST_MENDED", str(tmp_path / "mended"))
+    grid = {"name": "g", "tasks": ["bench_tiny:broken"], "recipes": ["magnitude"],
+            "densities": [0.5], "schedules": ["none", "retrain"], "seeds": 1,
+            "without": ["random", "random-layers", "small-dense"]}  # fmt: skip
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    command = ["prunus", "bench", "grid.yaml", "--cache", "cache"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main()
+    said = capsys.readouterr()
+    assert "2 cells: 2 run now, 1 done, 1 failed" in said.out
+    assert "1 failed: RuntimeError: the rate was too high" in said.err
+    monkeypatch.setattr(sys, "argv", [*command[:-1], "grid.yaml", "--out", "others"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main()
+    assert "cannot be made" in (err := capsys.readouterr().err)
+    assert "Name another with --cache" in err
+
+
 @pytest.mark.parametrize(
     "change",
     [{}, {"without": ["random", "small-dense", "no-compensation"]}, {"schedules": ["retrain"]},

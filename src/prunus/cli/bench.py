@@ -59,7 +59,8 @@ def bench(
     r"""Run the cells of a grid that have no record yet; start it again to go on.
 
     Each recipe comes with its null baselines, which runs of the same grid share: random masks of
-    equal density, a small dense network, no compensation, no retraining.
+    equal density, a small dense network, no compensation, no retraining. The exit code is 0 where
+    all cells are done, and 1 where some have failed.
 
     Examples:
 
@@ -91,7 +92,7 @@ def bench(
     from prunus.bench.grid.estimate import estimate, guess
     from prunus.bench.grid.load import load_grid
     from prunus.bench.grid.sweep import finished, run
-    from prunus.check import unknown, whole
+    from prunus.check import brief, unknown, whole
 
     look_here()  # for the tasks' modules
     grid = load_grid(config, changes or ())
@@ -149,4 +150,13 @@ def bench(
         named = ", ".join(f"{name} of {runs}" for name, runs in sorted(odd.items()))
         typer.echo(f"NaN or infinite are {named} runs in this folder.", err=True)
     if result.failed:
+        known = finished(out)
+        ends = Counter(
+            (known[cell.id].traceback or "").strip().rpartition("\n")[2]
+            for cell in result.cells
+            if cell.id in known and known[cell.id].status == "failed"
+        )
+        for said, runs in ends.most_common(3):
+            typer.echo(f"{runs} failed: {brief(said)}", err=True)
         typer.echo("Their tracebacks are in the records; --retry-failed runs them again.", err=True)
+        raise typer.Exit(1)

@@ -32,6 +32,7 @@ from prunus.bench.grid.work import (
 )
 from prunus.bench.record import Record, read_records, record_files
 from prunus.check import whole
+from prunus.files import make_folder
 from prunus.progress import progress_board
 
 __all__ = ["Sweep", "finished", "run", "unique"]
@@ -116,7 +117,7 @@ def run(
         mine = probes([cell for cell in mine if cell.id not in known], known.values())
     bench = Bench(
         out=writable(out),
-        cache=str(cache_folder(None if cache is None else Path(cache)).absolute()),
+        cache=_made(cache_folder(None if cache is None else Path(cache)).absolute()),
         data_dir=None if folder is None else os.fspath(folder),
         paths=tuple(dict.fromkeys([os.getcwd(), *filter(None, sys.path)])),
         threads=threads,
@@ -125,6 +126,17 @@ def run(
     )
     with pinned(threads):
         return _sweep(bench, grid.tasks, mine, executor, workers, address, retries, progress)
+
+
+def _made(cache: Path) -> str:
+    """The folder of trained networks, which may be one that can only be read."""
+    try:
+        return str(make_folder(cache))
+    except OSError as error:
+        raise OSError(
+            f"The folder of trained networks {cache} cannot be made ({error.strerror or error}). "
+            f"Name another with --cache."
+        ) from None
 
 
 def _sweep(
