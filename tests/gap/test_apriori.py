@@ -7,7 +7,7 @@ import scipy.stats as stats
 import torch
 
 from prunus.theory.gap import LinearPair, Pointwise, activation
-from prunus.theory.gap.apriori import sup_bound
+from prunus.theory.gap.apriori import product_route, sup_bound
 from prunus.theory.gap.inverse import largest_pruned_count, minimal_width
 from prunus.theory.gap.laws import moments_law, normal, truncated_normal, uniform
 from prunus.theory.gap.mean_square import (
@@ -169,6 +169,11 @@ def test_global_scope_couples_layers():
     found = sup_bound([50, 50, 10], 0.9, method="magnitude", scope="global")
     assert found.route == "product route"
     assert len(found.ledger) == 2 * 2 + 1
+    network = random_network([50, 50, 10], 0.9, method="magnitude")
+    for w, v, d in product_route(network, 0.05, 1.0, scope="global").per_layer:
+        assert 0 < d < w
+        assert v == w + d  # V = W − D, by the triangle; within one layer contraction gives w
+    assert all(v == w for w, v, _ in product_route(network, 0.05, 1.0).per_layer)
     with pytest.raises(ValueError, match="the width route needs independent layers"):
         sup_bound([50, 50, 10], 0.9, method="magnitude", scope="global", route="width")
     with pytest.raises(ValueError, match="a global threshold couples the layers"):
@@ -193,6 +198,17 @@ def test_minimal_widths(depth, exponent, width):
     found, twice = minimal_width(depth, 0.1, exponent, method="magnitude")
     assert abs(found - width) <= 1
     assert twice < 0.1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_least_width_is_beyond_one_that_fails(method):
+    width, _ = minimal_width(2, 1.0, 0.5, method=method)
+
+    def bound(d):
+        options = {"laws": "qk_uniform", "method": method, "route": "product"}
+        return sup_bound([d, d, d], 1 - 1 / d, **options).value  # d of d² weights are pruned
+
+    assert bound(width) <= 1 < bound(width - 1)
 
 
 def test_plans_for_the_mean_square():

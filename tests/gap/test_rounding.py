@@ -62,6 +62,15 @@ def test_both_networks_round():
     assert error(small, small) < mixed / 100
 
 
+@pytest.mark.parametrize(("largest", "known"), [(5.01, True), (4.99, False)])
+def test_the_range_ends_where_an_entry_of_the_ball_leaves_it(largest, known):
+    """Entries of 3 within 2 of their centre reach 5, whose sums and outputs are as large."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    stages = [LinearPair(name="fc", weight=one, pruned_weight=one)]
+    options = {"radius": 2.0, "centre": 3 * one, "unit": 2.0**-24}
+    assert (rounding_error(stages, **options, largest=largest) < math.inf) == known
+
+
 class Scaled(nn.Sequential):
     """Values grow by a factor in the first layer and shrink by it behind: outputs are of size 1."""
 

@@ -95,8 +95,6 @@ def minimal_width(
     def bound(d: int) -> float:
         pruned = math.floor((d * d) ** (1 - exponent) * (1 + 1e-12))
         density = 1 - pruned / (d * d)
-        if method == "random_rescaled" and density == 0:
-            return math.inf
         network = random_network(
             [d] * (layers + 1), density, laws=law, activations=activation, method=method
         )

@@ -57,7 +57,6 @@ def layer_norm(
     density: float = 0.0,
     part: str = "pruned",
     threshold: float | None = None,
-    union: float = 1,
 ) -> NormBound:
     """The best valid threshold for W, for D = W − V or for V of one layer of iid weights.
 
@@ -77,7 +76,6 @@ def layer_norm(
         part: "dense" W, "pruned" D, or "kept" V.
         threshold: t⁺ of `magnitude_threshold`, for the pruned part under magnitude pruning; its
             own failure probability is not counted in `delta`.
-        union: number of matrices of which none may exceed the threshold.
     """
     n, m = whole("rows", rows, low=1), whole("columns", columns, low=1)
     fraction("delta", delta)
@@ -91,18 +89,15 @@ def layer_norm(
     logs, reach = part_moments(law, method, density, part, threshold)
     if not np.isfinite(logs[0]):
         return NormBound(value=0.0, route="nothing pruned", delta=delta)
-    values = {"walk moments": iid_norm(n, m, logs, delta, union=union).value}
+    values = {"walk moments": iid_norm(n, m, logs, delta).value}
     if not law.symmetric:
         bound, variance = reach, math.exp(logs[0]) / 2
-        values["matrix Bernstein"] = matrix_bernstein(
-            n, m, max(n, m) * variance, bound, delta, union=union
-        )
-        if union == 1:
-            values["concentration"] = concentrated_norm(expected_norm(n, m, logs), 2 * reach, delta)
-    independent = part == "pruned" and method == "magnitude"  # w·1{|w| ≤ t⁺}, iid
-    if independent and union == 1:
+        values["matrix Bernstein"] = matrix_bernstein(n, m, max(n, m) * variance, bound, delta)
         values["concentration"] = concentrated_norm(expected_norm(n, m, logs), 2 * reach, delta)
-    if contracts and law.symmetric and union == 1:
+    independent = part == "pruned" and method == "magnitude"  # w·1{|w| ≤ t⁺}, iid
+    if independent:
+        values["concentration"] = concentrated_norm(expected_norm(n, m, logs), 2 * reach, delta)
+    if contracts and law.symmetric:
         expected = expected_norm(n, m, pruned_moments(law, "random", 0.0))
         length = min(2 * law.bound, law.gaussian_lipschitz or math.inf)
         if math.isfinite(length):
@@ -111,7 +106,7 @@ def layer_norm(
             values["Davidson-Szarek"] = davidson_szarek(n, m, math.sqrt(law.variance), delta)
     if max(n, m) > LARGE and law.symmetric:
         scale, presence = _all_orders(logs, law, method, whole_matrix, density, reach)
-        values["Chernoff"] = chernoff_norm(n, m, presence, delta, scale=scale, union=union)
+        values["Chernoff"] = chernoff_norm(n, m, presence, delta, scale=scale)
     route = min(values, key=values.__getitem__)
     return NormBound(value=values[route], route=route, delta=delta)
 
