@@ -78,6 +78,18 @@ def test_template_snr_and_critical_scale_values():
     assert initialisation_regime(dataclasses.replace(A, init_scale=3e-4), 1.0) == "intermediate"
 
 
+def test_regimes_end_at_half_and_at_thrice_the_critical_scale():
+    critical = critical_init_scale(A, 0.3)
+
+    def regime(scale):
+        return initialisation_regime(dataclasses.replace(A, init_scale=scale), 0.3)
+
+    assert regime(critical / 2) == "small"
+    assert regime(math.nextafter(critical / 2, 1)) == "intermediate"
+    assert regime(math.nextafter(3 * critical, 0)) == "intermediate"
+    assert regime(3 * critical) == "lazy"
+
+
 @pytest.mark.parametrize(
     ("neurons", "value"), [(9, 0.483), (25, 0.301), (50, 0.220), (100, 0.161), (400, 0.095)]
 )
