@@ -49,6 +49,16 @@ def test_a_saving_replaces_its_own_files_alone(tmp_path):
     assert all((tmp_path / name).read_text() == "a user's" for name in theirs)
 
 
+def test_what_is_published_replaces_the_old_files_at_once(tmp_path):
+    """A long saving publishes many times: the disk holds no more than the last."""
+    with files.saving(tmp_path, ACCOUNT, lambda facts: [facts["name"]]) as made:
+        for value in (b"one", b"two", b"three"):
+            made.put(part(value), value)
+            made.publish(json.dumps({"name": part(value)}))
+            assert names(tmp_path) == sorted([lock.LOCK, ACCOUNT, part(value)])
+    assert names(tmp_path) == sorted([ACCOUNT, part(b"three")])
+
+
 @pytest.mark.parametrize(
     "account",
     [
