@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from prunus.bench.data.language import documents, score, train
+from prunus.bench.data import language
+from prunus.bench.data.language import documents, python_text, score, tokenizer, train
 from prunus.bench.data.sets import Dataset
 
 
@@ -47,6 +48,20 @@ def test_every_eighth_page_tests_and_the_others_train():
     assert all(map(str.strip, other))
     with pytest.raises(ValueError, match="`part` must be one of train, test, other, got 'none'"):
         documents("none")
+
+
+def test_windows_joined_are_the_pages_each_ended(monkeypatch):
+    pages = {"train": documents("train")[:3], "test": documents("test")[:2]}
+    tokens = tokenizer()
+    monkeypatch.setattr(language, "documents", pages.__getitem__)
+    data = python_text.__wrapped__()
+    for part, windows in (("train", data.x_train), ("test", data.x_test)):
+        text = "".join(page + "<|end|>" for page in pages[part])
+        joined = tokens.decode(windows.flatten().tolist()).rstrip("\ufffd")  # half a character
+        assert windows.shape[1] == 96
+        assert text.startswith(joined)
+        assert len(tokens(text.removeprefix(joined))["input_ids"]) <= 96
+    assert torch.equal(data.y_train, torch.arange(len(data.x_train)))
 
 
 def test_training_follows_its_course_and_learns_the_next_token():
