@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
 from laws.families import conv_layer, instances, linear_layer
 from models import build
@@ -14,9 +15,14 @@ from prunus.layer import layer_of
 from prunus.nodes import class_view
 from prunus.parts import EDGES, NODES
 from prunus.scores import (
+    FPGM,
     REDUCTIONS,
     SCORES,
+    APoZ,
+    BNScale,
     Magnitude,
+    MeanActivation,
+    OutputVariance,
     RemovalError,
     class_scores,
     classes,
@@ -247,3 +253,55 @@ def test_every_reduction_is_its_definition(reduction, side, network):
                 "abs_sum": every.sum().abs(),
             }[reduction]
             torch.testing.assert_close(found[unit], expected.double())
+
+
+def unfolded(module, x):
+    """Inputs of a layer by channel and tap, (group, vectors, columns of a weight)."""
+    if isinstance(module, nn.Linear):
+        return x[None]
+    own = nn.functional.unfold(x, module.kernel_size, padding=module.padding, stride=module.stride)
+    return own.movedim(1, 2).flatten(0, 1).unflatten(1, (module.groups, -1)).movedim(1, 0)
+
+
+@pytest.mark.parametrize("network", ["mlp-norm", "cnn-relu", "mixed", "resnet20-conv"])
+def test_scores_of_classes_are_what_they_say_over_all_their_layers(network):
+    """From parameters and from what layers read and give, at every member of a class."""
+    model, x = build(network, samples=3)
+    seen = {}
+    handles = [
+        module.register_forward_hook(lambda m, a, y, n=name: seen.update({n: (a[0], y)}))
+        for name, module in model.named_modules()
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    wanted = ("absolute", "zeros", "output_variance")
+    calibration = calibrate(model, x, wanted)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    for group in calibration.groups[:4]:
+        view = class_view(group, calibration, parameters)
+        scales, filters, varied = [], [], []
+        for members in group.classes:
+            made = [m for m in members if m.role == "out"]
+            norms = [m for m in made if m.parameter.removesuffix(".weight") in group.norms]
+            scales.append(sum(abs(float(parameters[m.parameter][m.index])) for m in norms))
+            rows = [m for m in made if m.parameter.removesuffix(".weight") in group.producers]
+            filters.append(torch.cat([parameters[m.parameter][m.index].flatten() for m in rows]))
+            given = [seen[m.parameter.removesuffix(".weight")][1][:, m.index] for m in rows]
+            varied.append(float(sum(y.flatten().var(correction=0) for y in given)))
+        if group.norms:
+            assert BNScale().classes(view).tolist() == pytest.approx(scales)
+        apart = torch.stack(filters)[:, None] - torch.stack(filters)
+        torch.testing.assert_close(FPGM().classes(view), apart.norm(dim=2).sum(1))
+        assert OutputVariance().classes(view).tolist() == pytest.approx(varied)
+        read = [[] for _ in group.classes]  # every input that a consumer has of the class
+        for name in group.consumers:
+            values = unfolded(model.get_submodule(name), seen[name][0])
+            for own, columns in zip(read, view.consumers[name][1], strict=True):
+                own.append(values[:, :, columns].movedim(1, 0).flatten(1))
+        means = [torch.cat([p.abs().mean(0) for p in part]).mean().item() for part in read]
+        assert MeanActivation().classes(view).tolist() == pytest.approx(means)
+        live = [torch.cat([(p != 0).double().mean(0) for p in part]).mean().item() for part in read]
+        if len(set(live)) > 1:
+            assert APoZ().classes(view).tolist() == pytest.approx(live)
