@@ -87,6 +87,11 @@ def test_largest_remainders_with_ties_to_the_lower_index():
         ({"gap": -1.0}, "`gap` must be a finite number > 0, got -1.0."),
         ({"latency": 0.5}, "A latency budget needs `example`, the input whose latency counts."),
         ({"density": 0.5, "delta": 0.0}, "`delta` must lie in (0, 1), got 0.0."),
+        ({"density": 2}, "`density` must lie in (0, 1], got 2. Write 0.02 for 2 %."),
+        ({"density": 100}, "`density` must lie in (0, 1], got 100. Write 1 for 100 %."),
+        ({"density": 101}, "`density` must lie in (0, 1], got 101."),
+        ({"drop": -0.1}, "`drop` must be a finite number >= 0, got -0.1."),
+        ({"gap": 0.0}, "`gap` must be a finite number > 0, got 0.0."),
     ],
 )  # fmt: skip
 def test_bad_budgets(given, message):
@@ -99,6 +104,12 @@ def test_steps_are_geometric():
     assert budget.step(0.5).density == pytest.approx(0.2)
     assert budget.step(1.0) is budget
     assert Budget(parameters=100).step(0.5, 10_000.0).parameters == 1000
+    assert Budget(macs=100).step(0.5, 10_199.0).macs == 1009  # of 1009.9
+    packed = Budget(bytes=9, coder="compressed", delta=0.2)
+    assert packed.step(0.5, 100.0) == Budget(bytes=30, coder="compressed", delta=0.2)
+    timed = Budget(latency=0.25, example=torch.ones(1)).step(0.5, 7.0)  # shares of 1
+    assert timed.latency == pytest.approx(0.5)
+    assert torch.equal(timed.example, torch.ones(1))
     message = (
         "A budget of gap cannot be spread over several steps. Use a one-shot schedule or a density."
     )

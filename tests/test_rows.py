@@ -214,6 +214,8 @@ class TestLabels:
 def test_the_hash_is_the_one_that_folders_hold():
     # saved folders of one version must be known by the next
     assert row_hashes(torch.tensor([[1.0, 2.0, 3.0]])).tolist() == [-7603970783215830366]
+    named = {"ids": torch.tensor([[1.0, 2.0]]), "pixels": torch.tensor([[3.0]])}
+    assert row_hashes(named).tolist() == [5414477643541477438]
 
 
 def test_the_checksum_of_a_state_is_the_one_that_folders_hold():

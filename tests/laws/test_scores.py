@@ -263,10 +263,8 @@ def unfolded(module, x):
     return own.movedim(1, 2).flatten(0, 1).unflatten(1, (module.groups, -1)).movedim(1, 0)
 
 
-@pytest.mark.parametrize("network", ["mlp-norm", "cnn-relu", "mixed", "resnet20-conv"])
-def test_scores_of_classes_are_what_they_say_over_all_their_layers(network):
-    """From parameters and from what layers read and give, at every member of a class."""
-    model, x = build(network, samples=3)
+def exchanged(model, x):
+    """What every module reads and gives, by its name."""
     seen = {}
     handles = [
         module.register_forward_hook(lambda m, a, y, n=name: seen.update({n: (a[0], y)}))
@@ -276,6 +274,14 @@ def test_scores_of_classes_are_what_they_say_over_all_their_layers(network):
         model(x)
     for handle in handles:
         handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("network", ["mlp-norm", "cnn-relu", "mixed", "resnet20-conv"])
+def test_scores_of_classes_are_what_they_say_over_all_their_layers(network):
+    """From parameters and from what layers read and give, at every member of a class."""
+    model, x = build(network, samples=3)
+    seen = exchanged(model, x)
     wanted = ("absolute", "zeros", "output_variance")
     calibration = calibrate(model, x, wanted)
     parameters = {name: p.detach() for name, p in model.named_parameters()}
@@ -305,3 +311,33 @@ def test_scores_of_classes_are_what_they_say_over_all_their_layers(network):
         live = [torch.cat([(p != 0).double().mean(0) for p in part]).mean().item() for part in read]
         if len(set(live)) > 1:
             assert APoZ().classes(view).tolist() == pytest.approx(live)
+
+
+@pytest.mark.parametrize("network", ["mlp-relu", "cnn-relu", "mixed"])
+def test_kernels_of_classes_are_the_moments_of_what_is_given_and_read(network):
+    """E z_c z_c′ over samples and positions, over all members and layers; z with or without b."""
+    model, x = build(network, samples=24)
+    seen = exchanged(model, x)
+    for view in views_of(network):
+        given, bare, apart = 0.0, 0.0, False
+        for name, (layer, place) in view.producers.items():
+            y = seen[name][1].movedim(1, -1).flatten(0, -2)
+            if layer.groups == len(layer.weight):  # depthwise: nothing between its channels
+                continue
+            apart |= len((place[:, 0] * layer.groups // len(layer.weight)).unique()) > 1
+            z = y if layer.bias is None else y - layer.bias
+            for rows in place.T:
+                given = given + y[:, rows].T @ y[:, rows] / len(y)
+                bare = bare + z[:, rows].T @ z[:, rows] / len(z)
+        if apart:
+            with pytest.raises(ValueError, match=f"^The classes of '{view.name}' lie in several"):
+                view.gram()
+        else:
+            torch.testing.assert_close(view.gram(), given)
+            torch.testing.assert_close(view.gram(include_bias=False), bare)
+        read = 0.0
+        for name, (_, place) in view.consumers.items():
+            for values in unfolded(model.get_submodule(name), seen[name][0]):
+                for columns in place.T:
+                    read = read + values[:, columns].T @ values[:, columns] / len(values)
+        torch.testing.assert_close(view.gram("activation"), read)
