@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.guarantee import pooling as rules_of_pooling
 from prunus.guarantee.rules import Unsupported, fold_batch_norm, linear_stage, module_stage
 from prunus.theory.gap.convolution import conv_norm, copies
 from prunus.theory.gap.stages import apply_linear, layer_norms
@@ -207,6 +208,38 @@ def test_all_geometries():
     seen = run_all(1)
     assert sum(count for kind, count in seen.items() if kind is not None) >= 2000
     assert min(seen[kind] for kind in (*MODES, "exact", "max", "average", "adaptive")) >= 40
+
+
+def test_pooling_of_long_axes_is_bounded_without_its_matrix(monkeypatch):
+    """By the largest sums of its rows and columns: never below the norm, and as stated."""
+    monkeypatch.setattr(rules_of_pooling, "LARGEST", 0)
+    seen = set()
+    for seed in range(0, 800, 5):
+        kind, module, size = pooling(seed)
+        x = torch.randn(2, 1, *size, dtype=torch.float64)
+        try:
+            module(x)
+        except RuntimeError:  # a window larger than the image
+            continue
+        if kind != "max":
+            true, bound = norm_of(dense(module, 1, size)), module_stage("pool", module, x).gain
+            assert bound >= true * (1 - 1e-12), (module, size)
+            seen.add(kind)
+    assert seen == {"average", "adaptive"}
+    x = torch.randn(1, 1, 6, dtype=torch.float64)
+    for module, gain in (
+        (nn.AdaptiveAvgPool1d(6), 1.0),
+        (nn.AdaptiveAvgPool1d(1), 6**-0.5),
+        (nn.AdaptiveAvgPool1d(4), 2**0.5),
+        (nn.AdaptiveAvgPool1d(18), 2.0),
+        (nn.AvgPool1d(1, 1), 1.0),
+        (nn.AvgPool1d(5, 2), 3**0.5),
+    ):
+        assert module_stage("pool", module, x).gain == pytest.approx(gain)
+    sums = nn.AvgPool2d((2, 1), (1, 2), divisor_override=3)
+    assert module_stage("pool", sums, x.reshape(1, 1, 3, 2)).gain == pytest.approx(
+        (2 * 2) ** 0.5 / 3
+    )
 
 
 def test_what_the_audit_found():

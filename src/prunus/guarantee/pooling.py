@@ -100,8 +100,8 @@ def adaptive_gain(module: WholeAverage, at: Tensor) -> float:
     for n, out in zip(sizes, wanted, strict=True):
         if out == 1:
             gain /= math.sqrt(n)
-        elif n > LARGEST:  # windows of an output of n/out entries overlap by at most one entry
-            gain *= math.sqrt(2)
+        elif out is not None and out != n and n > LARGEST:
+            gain *= math.sqrt(math.ceil(out / n) + 1)  # Schur: so many windows share an entry
         elif out is not None and out != n:
             eye = torch.eye(n, dtype=torch.float64)[:, None]
             gain *= _norm(F.adaptive_avg_pool1d(eye, int(out))[:, 0])
