@@ -19,7 +19,7 @@ from prunus.parts import NODES
 from prunus.presets import ADVICE, PRESETS, recipes, resolve
 from prunus.recipe import Recipe, parse
 from prunus.schedules import SCHEDULES, AtInit, Iterative
-from prunus.scores import Constant, Magnitude, RemovalError
+from prunus.scores import SNIP, Constant, Magnitude, RemovalError
 from prunus.selection import KDPP, RandomK, TopK
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -358,6 +358,8 @@ def test_what_a_recipe_needs():
     assert recipes["dpp-node"].statistics == ("gram", "mean")
     assert recipes["importance-node"].needs_data  # an example to trace
     assert Recipe(inputs="pruned").needs_data
+    assert Recipe(score=SNIP(), compensation=LeastSquares()).needs_labels
+    assert not Recipe(score=RemovalError(), compensation=LeastSquares()).needs_labels
     assert Recipe() == Recipe(Edge(), Magnitude(), Uniform(), TopK())
     assert Recipe(score=Constant()) != Recipe()
 

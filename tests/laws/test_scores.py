@@ -102,6 +102,9 @@ def test_removal_error_refuses_what_is_no_mean_square():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         removal_error(torch.ones(2, 3), torch.tensor([[1.0, -1.0, 2.0]]))
+    with pytest.raises(ValueError, match=r"got nan at entry 2\."):
+        removal_error(torch.ones(1, 3), torch.tensor([[0.0, 1.0, torch.nan]]))
+    assert not removal_error(torch.ones(1, 2), torch.zeros(1, 2)).any()
 
 
 @pytest.mark.parametrize("side", ["consumer", "producer", "both"])

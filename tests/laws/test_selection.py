@@ -278,6 +278,18 @@ def test_strata_keep_the_nearest_whole_number_to_what_is_expected(kept, first):
     assert float(odds[~side].sum()) == pytest.approx(kept - first)
 
 
+def test_a_side_of_one_score_keeps_one_and_a_side_without_any_none():
+    scores = torch.tensor([5.0, 4.0, 3.0, 0.0, 0.1, 0.0], dtype=torch.float64)
+    for side, first in (([0, 1, 2], 2), ([3, 4, 5], 1), ([3, 5], 0)):
+        stratum = torch.zeros(6, dtype=torch.bool)
+        stratum[side] = True
+        assert by_strata(scores, 3, stratum, smallest=0.0)[1] == first
+    gone = torch.tensor([1.0, 1.0, -torch.inf, -torch.inf, 1.0, 1.0], dtype=torch.float64)
+    odds, own = by_strata(gone, 4, torch.arange(6) < 3, smallest=0.0)
+    assert own == 2
+    assert odds.tolist() == [1, 1, 0, 0, 1, 1]
+
+
 def test_strata_by_sign_need_units_with_a_sign():
     for granularity in (Node(), NM(2, 4)):
         with pytest.raises(ValueError, match="draws positive and negative weights apart, so"):

@@ -21,6 +21,7 @@ from prunus.recipe import Recipe
 from prunus.schedules import OneShot
 from prunus.scores import OBD, Constant, Gate, ObsPrice, Taylor, Taylor2017
 from prunus.scores.obd import second_order
+from prunus.scores.obs_price import trace_prices
 
 
 def linear(weight, bias=False):
@@ -155,6 +156,16 @@ def test_traces_take_tensors_of_a_graph():
     assert torch.equal(trace.loss, plain.loss)
 
 
+def test_prices_are_the_largest_loss_so_far_and_rise_along_each_order():
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(40, 9, generator=generator), torch.randn(4, 9, generator=generator)
+    weight[0, 3:6], weight[1] = 0.0, 0.0  # their losses are all alike
+    trace = obs_trace(weight, x.T @ x / 40)
+    along = trace_prices(trace).gather(1, trace.order)
+    assert bool((along[:, 1:] > along[:, :-1]).all())
+    torch.testing.assert_close(along, trace.loss.cummax(1).values, rtol=1e-9, atol=1e-290)
+
+
 def test_prices_without_slopes_and_equal_rows_are_obs():
     """b = 1 and an equal share of every row: the joint method, masks and weights."""
     model, x = build("mlp-relu", samples=60)
@@ -233,6 +244,11 @@ def test_gates_are_derivatives_along_what_the_consumers_read():
         along.append((values[0] - 2 * values[1] + values[2]) / step**2)
     torch.testing.assert_close(
         Gate().classes(view), torch.tensor(along).double() / 2, rtol=1e-3, atol=1e-8
+    )
+    squared = Gate(loss="squared-error")  # half the second derivative of Σ (F − y)²
+    other = calibrate(model, x, squared.statistics)
+    torch.testing.assert_close(
+        squared.classes(class_view(other.groups[0], other)), Gate(of="output").classes(view)
     )
 
 

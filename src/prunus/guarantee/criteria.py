@@ -120,16 +120,14 @@ def sampled(data: Any, largest: int) -> list[Any]:
             "`data` must be the inputs themselves, got a Calibration, which holds their statistics "
             "alone. Pass batches."
         )
-    batches, found, count = Batches(data), list[Any](), 0
-    for batch in batches:
+    found, count = list[Any](), 0
+    for batch in Batches(data):
         for part in parts(batch):
             part = first_of(part, largest - count)
             found.append(part)
             count += size_of(part) or 1
             if count >= largest:
                 return found
-        if batches.one_shot and count >= largest:
-            break
     return found
 
 
