@@ -10,6 +10,7 @@ from torch import nn
 
 from models import MLP, build
 from prunus.cost import anatomy, edge_cost, measure_latency, node_cost
+from prunus.cost.files import TYPES, packed_entries
 from prunus.cost.latency import Latency, latency_of, speedup
 from prunus.coupling import couple
 
@@ -55,6 +56,7 @@ def test_a_dense_network(name):
     cost = edge_cost(sizes, {})
     assert facts(cost) == counted(model, x, "dense|")
     assert cost.model_density == 1.0
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_tensors_of_eight_bit_floats_are_counted_and_types_without_a_name_refused():
@@ -64,6 +66,27 @@ def test_tensors_of_eight_bit_floats_are_counted_and_types_without_a_name_refuse
     model.register_buffer("phase", torch.ones(2, dtype=torch.complex128))
     with pytest.raises(ValueError, match="'phase' has type complex128, which safetensors cannot"):
         edge_cost(anatomy(model), {})
+
+
+@pytest.mark.parametrize(("shape", "box"), [((40, 30), (11, 30)), ((9, 50, 3), (5, 7, 2))])
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_tensors_are_stored_in_the_form_that_takes_least(shape, box, kind):
+    """Of all entries, of those beside zero, and of the slices with any: for every count of them."""
+
+    def bytes_of(*parts):
+        return sum(math.prod(axes) * TYPES[type_][1] for _, type_, axes in parts)
+
+    numel = math.prod(shape)
+    lines = ("lines|w", "uint8", [math.ceil(sum(shape) / 8)])
+    for filled in range(math.prod(box) + 1):
+        forms = [
+            [("values|w", kind, [filled]), ("bits|w", "uint8", [math.ceil(numel / 8)])],
+            [("block|w", kind, list(box)), lines],
+        ]
+        best = min(forms, key=lambda form: bytes_of(*form))
+        dense = [("dense|w", kind, shape)]
+        saves = bytes_of(*dense) - bytes_of(*best) > 96  # what one more line of a header takes
+        assert packed_entries("w", kind, shape, filled, box) == (best if saves else dense)
 
 
 def test_tied_weights_are_stored_once_and_multiplied_twice():

@@ -28,6 +28,8 @@ from prunus.scores import (
     classes,
     removal_error,
 )
+from prunus.scores.obd import second_order
+from prunus.scores.sensitivity import sensitivity_scores
 
 EVERY = {  # those that read the steps of a training: tests/training
     name: rule for name, rule in instances(SCORES).items() if not rule.gathers
@@ -344,3 +346,21 @@ def test_kernels_of_classes_are_the_moments_of_what_is_given_and_read(network):
                 for columns in place.T:
                     read = read + values[:, columns].T @ values[:, columns] / len(values)
         torch.testing.assert_close(view.gram("activation"), read)
+
+
+def test_a_kernel_of_pre_activations_needs_the_mean_where_there_is_a_bias():
+    model, x = build("mlp-relu")
+    calibration = calibrate(model, x, ("gram",))
+    view = class_view(calibration.groups[0], calibration)
+    with pytest.raises(ValueError, match=r"^Layer 'layers\.0' has no statistic 'mean'"):
+        view.gram()
+    assert view.gram(include_bias=False).shape == (view.group.size,) * 2
+
+
+def test_floors_of_what_samples_do_not_feel():
+    """10⁻³ of the mean beside each entry, by hand."""
+    weight, felt = torch.tensor([[2.0, -3.0]]).double(), torch.tensor([[4.0, 0.0]]).double()
+    expected = torch.tensor([[2 * 4.002**0.5, 3 * 0.002**0.5]]).double()
+    torch.testing.assert_close(sensitivity_scores(weight, felt), expected)
+    rises = torch.tensor([[4 * 4.002 / 2, 9 * 0.002 / 2]]).double()
+    torch.testing.assert_close(second_order(weight, felt), rises)
