@@ -9,6 +9,7 @@ from torch import nn
 
 import prunus
 from consumers import inputs_of, net
+from laws.families import class_group
 from prunus.calibration import calibrate
 from prunus.granularity import Edge, Node
 from prunus.imitation import local_form
@@ -210,3 +211,18 @@ def test_statistics_that_were_not_collected_are_named():
     with pytest.raises(ValueError, match="data"):
         prunus.prune(model, "forward-node+ls", 0.5)
     assert Recipe(granularity=Node(), selection=ForwardNodes()).statistics == ("gram",)
+
+
+@pytest.mark.parametrize("steps", ["uniform", "line", "refit"])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_classes_that_an_earlier_step_removed_never_come_in(steps, repeats):
+    if repeats and steps != "uniform":
+        return
+    scores = torch.zeros(2, 6)
+    scores[:, [0, 3]] = -torch.inf
+    rule, group = Imitation(steps=steps, repeats=repeats), class_group(2, 6)
+    for kept in range(5):
+        counts = torch.full((2,), kept)
+        mask = rule(scores, counts, layer=group, generator=torch.Generator()).mask
+        assert torch.equal(mask.sum(1), counts)
+        assert not mask[:, [0, 3]].any()
