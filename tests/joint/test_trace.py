@@ -195,6 +195,9 @@ def test_bad_input():
         obs_masks(w, gram, [21])
     with pytest.raises(ValueError, match=r"`kept` must hold one count in \[0, 20\] for each of"):
         obs_trace(w, gram).mask(torch.tensor([3]))
+    for count in (-1, 21):  # of one row alone
+        with pytest.raises(ValueError, match=r"`kept` must hold one count in \[0, 20\] for each of"):
+            obs_trace(w, gram).mask(torch.tensor([3, 3, count, 3]))
 
 
 def test_damped_inverse_is_symmetric_to_the_last_bit():
