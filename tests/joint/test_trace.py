@@ -196,7 +196,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"`kept` must hold one count in \[0, 20\] for each of"):
         obs_trace(w, gram).mask(torch.tensor([3]))
     for count in (-1, 21):  # of one row alone
-        with pytest.raises(ValueError, match=r"`kept` must hold one count in \[0, 20\] for each of"):
+        with pytest.raises(
+            ValueError, match=r"`kept` must hold one count in \[0, 20\] for each of"
+        ):
             obs_trace(w, gram).mask(torch.tensor([3, 3, count, 3]))
 
 

@@ -291,6 +291,13 @@ def test_uniform_reports_where_the_minimum_binds():
     plan = Uniform()(pools_of(rows=True), COST, Budget(density=0.06))
     assert plan.notes[0] == "the minimum of 1 per pool binds in fc2"
     assert Uniform()(pools_of(rows=True), COST, Budget(density=0.5)).notes == ()
+    rows = sum(len(p) for p in pools_of(rows=True).values())
+    others = COST({k: torch.zeros(1, dtype=torch.int64) for k in NAMES}).parameters
+    bound = "the minimum of 1 per pool binds in conv1, fc2"
+    for spare, named in ((2, True), (SIZE // 2, False)):  # two weights beside one in each row
+        plan = Uniform()(pools_of(rows=True), COST, Budget(parameters=others + rows + spare))
+        assert total_of(plan) == rows + spare
+        assert (plan.notes[:1] == (bound,)) == named
 
 
 def small_curves(generator, sizes):

@@ -166,6 +166,28 @@ def test_no_way_is_taken_that_needs_more_than_the_memory(n, k, memory, way):
         how_to_draw(n, k, least - 1)
 
 
+@pytest.mark.parametrize(("n", "k"), [(200, 50), (200, 150)])
+def test_draws_are_exact_as_long_as_they_fit(n, k):
+    least = 8 * (6 * n * n + 50 * n)  # min(k, n - k) columns beside six matrices
+    assert how_to_draw(n, k, least) == "exact"
+    assert how_to_draw(n, k, least - 1) == "poisson"
+    assert how_to_draw(EXACT_ITEMS, k, 1e12) == "exact"
+    assert how_to_draw(EXACT_ITEMS + 1, EXACT_ITEMS, 1e12) == "poisson"
+
+
+@pytest.mark.parametrize("shape", ["gaussian", "linear"])
+def test_kernels_that_are_never_formed_have_the_entries_of_those_that_are(shape):
+    layer = a_layer(rows=1)
+    pool = Pool(layer.gram, layer.weight[0], KDPP(shape=shape, bandwidth=0.5, jitter=0.3))
+    every = np.arange(12)
+    formed = pool.matrix()
+    np.testing.assert_allclose(pool.entries()(every, every), formed.numpy(), rtol=1e-12)
+    plain = Pool(layer.gram, layer.weight[0], KDPP(shape=shape, bandwidth=0.5, jitter=0.1))
+    rise = (formed - plain.matrix()).diagonal()
+    torch.testing.assert_close(rise / rise[0], torch.ones(12, dtype=torch.float64))
+    assert float(rise[0]) > 0
+
+
 @pytest.mark.parametrize("rule", [DPPMap, DPPPoisson])
 def test_rules_with_one_way_say_what_memory_they_need(rule, monkeypatch):
     layer = a_layer(rows=1, n=200)
