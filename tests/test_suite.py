@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import prunus.check
+import typechecking
 
 PACKAGE = r"""
 import inspect
@@ -120,3 +124,24 @@ def test_without_the_repair_a_missing_line_ends_the_run(tmp_path):
 def test_the_package_is_checked():
     with pytest.raises(Exception, match="name=1 violates type hint <class 'str'>"):
         prunus.check.positive(1, 2.0)
+
+
+def test_shapes_that_have_passed_are_looked_at_again():
+    """What `quick_shapes` remembers of an annotation is no more than types and dtypes."""
+    pair, row = Float[Tensor, "n 2"], Float[Tensor, " n"]
+    square = Float[Tensor, "k k"]
+    of = torch.zeros
+    for n in (3, 4):  # each call has a memory of its own
+        with typechecking.SHAPES:
+            assert isinstance(of(n, 2), pair)
+            wrong = (of(n + 1, 2), of(n, 3), of(n), of(n, 2, 1), of(n, 2, dtype=torch.int64))
+            for _ in range(2):
+                assert not any(isinstance(x, pair) for x in (*wrong, of(n, 2).numpy()))
+                assert isinstance(of(n, 2), pair)
+            assert isinstance(of(n), row)
+            assert not isinstance(of(n + 1), row)
+            for _ in range(2):
+                assert not isinstance(of(2, 5), square)  # and it leaves no k = 2 behind
+                assert isinstance(of(5, 5), square)
+                assert not isinstance(of(6, 6), square)
+    assert isinstance(of(6, 6), square)
