@@ -466,18 +466,23 @@ def test_a_users_own_parts_work_unregistered():
 
 
 def test_rescaled_random_layers_are_unbiased():
-    model, x = mlp(12, 6)
-    recipe = Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK(rescaled=True))
-    weights = [prunus.prune(model, recipe, 0.25, seed=s).model.layers[0].weight for s in range(400)]
-    mean, exact = torch.stack(weights).mean(0), model.layers[0].weight
-    # Each entry is 4w or 0 with probability 1/4 and 3/4: standard error |w| √(3/400). 72 entries
-    # at 5.5 standard errors: false alarm below 3e-6.
-    assert ((mean - exact).abs() <= 5.5 * exact.abs() * (3 / 400) ** 0.5).all()
-    plain = Recipe(granularity=EdgePerRow(), score=Constant(), selection=RandomK())
-    biased = torch.stack(
-        [prunus.prune(model, plain, 0.25, seed=s).model.layers[0].weight for s in range(400)]
-    ).mean(0)
-    assert not ((biased - exact).abs() <= 5.5 * exact.abs() * (3 / 400) ** 0.5).all()
+    """Each of 24 × 12 entries is 4w or 0 with probability 1/4 and 3/4, in 80 draws."""
+    model, x = mlp(12, 24)
+
+    def factors(selection: RandomK, draws: int) -> torch.Tensor:
+        recipe = Recipe(granularity=EdgePerRow(), score=Constant(), selection=selection)
+        pruned = [prunus.prune(model, recipe, 0.25, seed=s) for s in range(draws)]
+        return torch.stack([p.model.layers[0].weight for p in pruned]) / model.layers[0].weight
+
+    found = factors(RandomK(rescaled=True), 80)
+    assert bool(((found - 4).abs().minimum(found.abs()) < 1e-12).all())
+    # An entry that is kept never: 0.75^80, in one of 288 with probability 3e-8; always: less.
+    assert bool(((found == 0).any(0) & (found != 0).any(0)).all())
+    # Of 24 · 80 draws of a column, standard error √(3/1920); 12 at 5.5: false alarm below 1e-6.
+    error = 5.5 * (3 / found[:, :, 0].numel()) ** 0.5
+    assert bool(((found.mean((0, 1)) - 1).abs() <= error).all())
+    biased = factors(RandomK(), 5)
+    assert bool(((biased.mean((0, 1)) - 1).abs() > error).all())
 
 
 @pytest.mark.parametrize("kind", ["predicted", "mean_square", "sup", "changed"])
