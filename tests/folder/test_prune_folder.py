@@ -91,13 +91,19 @@ def test_the_published_loop(source, ids, tmp_path):
 def test_a_memory_limit_takes_one_input_after_another_and_changes_nothing(source, ids, tmp_path):
     whole = prune_folder(source, tmp_path / "a", "sparsegpt", 0.5, data=ids)
     limit = whole.needs.total - 1
-    prune_folder(source, tmp_path / "b", "sparsegpt", 0.5, data=ids, memory=limit)
+    less = prune_folder(source, tmp_path / "b", "sparsegpt", 0.5, data=ids, memory=limit)
+    assert less.needs.total <= limit
+    assert less.needs.seconds > whole.needs.seconds
     one, two = loaded(tmp_path / "a"), loaded(tmp_path / "b")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-6, msg=name)
     with pytest.raises(MemoryError, match=r"Gram matrices .* factorisation .* more than memory="):
         prune_folder(source, tmp_path / "c", "sparsegpt", 0.5, data=ids, memory=1000)
     assert not list(tmp_path.glob("c*"))
+    options = {"recipe": "wanda", "density": 0.5, "data": ids}
+    free = prune_folder(source, tmp_path / "d", **options)
+    tight = prune_folder(source, tmp_path / "e", **options, memory=free.needs.total)
+    assert tight.needs == free.needs  # what fits to the byte takes no more passes
 
 
 def test_nothing_but_the_layers_of_blocks_changes(source, tmp_path):
