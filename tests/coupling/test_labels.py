@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from prunus.coupling.computed import Computed
 from prunus.coupling.labels import CONSTANT, DATA, FIRST, WRITTEN, Labels
 
 
@@ -72,3 +73,41 @@ def test_classes_that_meet_one_kind_of_values(partner, turned, alike):
         )
     assert said[0] == said[1]
     assert said[0][0] == classes.tolist()
+
+
+def numbers_met(computed, *parts):
+    found = computed.met(
+        [(-1 - torch.tensor(numbers), torch.tensor(own)) for numbers, own in parts]
+    )
+    return [(entries.tolist(), classes.tolist()) for entries, classes in found]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([([2, 5], [1, 0])], [([2, 5], [1, 0])]),
+        ([([5, 2, 2], [1, 0, 0])], [([2, 5], [0, 1])]),
+        ([([2, 2], [1, 0])], [([2, 2], [0, 1])]),
+        ([([7], [3]), ([2, 5], [1, 0])], [([7], [3]), ([2, 5], [1, 0])]),
+        ([([2, 5], [1, 0]), ([5, 2], [1, 0])], [([2, 5], [1, 0]), ([2, 5], [0, 1])]),
+    ],
+    ids=["ordered", "turned", "twice", "two parts", "a part turned"],
+)
+def test_entries_are_met_in_order_and_once_for_a_class(parts, expected):
+    assert numbers_met(Computed(10), *parts) == expected
+    assert Computed(10).met([]) == []
+
+
+def test_what_meets_a_computed_value_meets_its_entries():
+    computed = Computed(10)
+    one = computed.of(-1 - torch.tensor([3, 1, 3]))  # values 10 and 11, of entries 1 and 3
+    assert (-1 - one).tolist() == [11, 10, 11]
+    two = computed.of(-1 - torch.tensor([5, 2, 5]), -1 - torch.tensor([3, 3, 3]))
+    assert (-1 - two).tolist() == [13, 12, 13]
+    both = computed.of(one[:2], two[:2])  # of computed values: of 3 and of 5 and 3; of 1, 2 and 3
+    assert (-1 - both).tolist() == [15, 14]
+    assert numbers_met(computed, ([10, 11], [4, 6])) == [([1, 3], [4, 6])]
+    assert numbers_met(computed, ([12, 13], [4, 6])) == [([2, 3, 3, 5], [4, 4, 6, 6])]
+    assert numbers_met(computed, ([15, 14, 0], [4, 6, 8])) == [
+        ([0, 1, 2, 3, 3, 5], [8, 6, 6, 4, 6, 4])
+    ]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from prunus.dpp import KDPP, greedy_map, poisson_odds
+from prunus.dpp.cholesky import eliminate, largest, smallest_loss
 
 UNEVEN = torch.diag(torch.tensor([1.0, 30.0, 0.01, 5.0, 0.2], dtype=torch.float64))
 
@@ -65,3 +66,32 @@ def test_poisson_odds_are_those_of_the_marginals():
     # The factorisation may be in float32, whose unit is 6e-8.
     torch.testing.assert_close(odds / (1 + odds), present, rtol=1e-5, atol=1e-6)
     assert float(present.sum()) == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize("compact", [None, 1, 3, 12])
+@pytest.mark.parametrize("rule", ["loss", "largest"])
+def test_elimination_is_a_chain_of_schur_complements(rule, compact):
+    """However often the eliminated items are dropped on the way."""
+    rng = np.random.default_rng(0)
+    factor, carried = rng.standard_normal((12, 20)), rng.standard_normal(12)
+    kernel = factor @ factor.T
+    rest, w, left, expected = kernel.copy(), carried.copy(), list(range(12)), []
+    for step in range(9):
+        worth = {p: w[p] ** 2 / rest[p, p] if rule == "loss" else -rest[p, p] for p in left}
+        p = min(left, key=worth.__getitem__)
+        expected.append((step, p, rest[p, p], w[p]))
+        w = w - rest[:, p] * w[p] / rest[p, p]
+        rest = rest - np.outer(rest[:, p], rest[p]) / rest[p, p]
+        left.remove(p)
+    found = []
+    pick = smallest_loss() if rule == "loss" else largest()
+    before = kernel.copy(), carried.copy()
+    order = eliminate(
+        kernel, 9, pick, carry=carried, compact=compact, record=lambda *row: found.append(row[:4])
+    )
+    assert order.tolist() == [row[1] for row in found] == [row[1] for row in expected]
+    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-9)
+    assert np.array_equal(kernel, before[0])
+    assert np.array_equal(carried, before[1])
+    if rule == "largest" and compact is None:
+        assert eliminate(None, 9, pick, factor=factor).tolist() == order.tolist()
