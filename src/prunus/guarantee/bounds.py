@@ -13,6 +13,7 @@ from prunus.guarantee.criteria import outputs_of
 from prunus.guarantee.extract import Extracted, Unsupported, extract
 from prunus.guarantee.networks import RealPair
 from prunus.guarantee.rules import reason_of
+from prunus.guarantee.structure import graph_of
 from prunus.rng import generator_for
 from prunus.theory.gap.certificate import SLACK, largest_inside
 from prunus.theory.gap.chain import chain_bound
@@ -58,7 +59,8 @@ class Bounds:
         self._given = samples
         self._example = None if samples is None else samples[:1]
         try:
-            found = extract(model, model, self._example)
+            self._graph = graph_of(model)
+            found = extract(model, model, self._example, self._graph)
             self._unit, self._largest = unit_of(model), largest_of(model)
         except Unsupported as error:
             raise Unsupported(f"{reason_of(error)}. {ONLY}") from None
@@ -81,7 +83,7 @@ class Bounds:
 
     def stages(self, network: nn.Module) -> tuple[Stage, ...]:
         """The two networks layer by layer."""
-        return extract(self._model, network, self._example).stages
+        return extract(self._model, network, self._example, self._graph).stages
 
     def value(self, kind: str, network: nn.Module) -> float:
         """Bound on the largest gap over the ball ("sup"), or on the rms gap over the samples."""

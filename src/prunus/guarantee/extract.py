@@ -47,19 +47,21 @@ class Extracted:
     places: tuple[tuple[str, tuple[Stage, ...], tuple[Stage, ...]], ...] = ()
 
 
-def extract(model: nn.Module, pruned: nn.Module, example: Tensor | None) -> Extracted:
+def extract(
+    model: nn.Module, pruned: nn.Module, example: Tensor | None, graph: fx.Graph | None = None
+) -> Extracted:
     """The stages of two models of equal structure.
 
     Chains of supported layers, and sums and concatenations of branches that start from one value.
     Operations that write into their input are followed: whoever reads it later reads the new
     value. A ball without data needs a first linear layer; anything else an `example` input (batch
-    first).
+    first). `graph` is that of `model`, where it was traced before.
 
     Raises:
         Unsupported: a module or operation without a rule, by its name, or settings that differ.
         ValueError: the models differ in structure, or the input's shape is unknown.
     """
-    graph = same_structure(model, pruned)
+    graph = same_structure(model, pruned, graph)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     start: Tensor | None = None if example is None else example[:1].detach().cpu().double()
     reader = _Reader(model, pruned, start)

@@ -18,8 +18,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
 
 
-def same_structure(model: nn.Module, pruned: nn.Module) -> fx.Graph:
-    """The graph of both networks.
+def same_structure(model: nn.Module, pruned: nn.Module, known: fx.Graph | None = None) -> fx.Graph:
+    """The graph of both networks; `known` is that of `model`, where it was traced before.
 
     Raises:
         ValueError: a module is of another type in the other network.
@@ -33,7 +33,8 @@ def same_structure(model: nn.Module, pruned: nn.Module) -> fx.Graph:
                 f"the two models differ at {name or 'the root'!r}: {type(module).__name__} before, "
                 f"{type(theirs.get(name)).__name__} after pruning. Certify the masked network."
             )
-    graph, other = graph_of(model), graph_of(pruned)
+    graph = graph_of(model) if known is None else known
+    other = graph if pruned is model else graph_of(pruned)
     for one, two in zip(graph.nodes, other.nodes, strict=False):
         if _call(one) != _call(two):
             raise _differ(f"at {one.name!r}", f"{one.format_node()}", f"{two.format_node()}")
