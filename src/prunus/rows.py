@@ -159,17 +159,17 @@ def _hashed(tensor: Tensor, salt: int) -> np.ndarray:
     weights = _multipliers(width, salt)
     out = np.zeros(rows, dtype=np.uint64)
     step = max(1, ENTRIES // max(1, width))
-    mixed = np.empty((min(step, rows), width), dtype=np.uint64)
-    high = np.empty_like(mixed)
+    size = min(step, rows), width
+    room = np.empty(size, dtype=np.float32), np.empty(size, np.uint64), np.empty(size, np.uint64)
     for start in range(0, rows, step):
-        part = values[start : start + step].to("cpu", torch.float32) + 0.0  # −0 becomes 0
-        if any_nan(part):
-            part = torch.where(part.isnan(), torch.nan, part)
-        now, its_high = mixed[: len(part)], high[: len(part)]
-        now[...] = part.numpy().view(np.uint32)
-        now *= np.uint64(FIRST)
-        now ^= np.right_shift(now, np.uint64(29), out=its_high)
-        np.matmul(now, weights, out=out[start : start + step])
+        part = values[start : start + step].to("cpu", torch.float32).numpy()
+        plain, mixed, high = (array[: len(part)] for array in room)
+        np.add(part, np.float32(0), out=plain)  # −0 becomes 0
+        if any_nan(torch.from_numpy(plain)):
+            plain[np.isnan(plain)] = np.nan
+        np.multiply(plain.view(np.uint32), np.uint64(FIRST), out=mixed)
+        mixed ^= np.right_shift(mixed, np.uint64(29), out=high)
+        np.einsum("ij,j->i", mixed, weights, out=out[start : start + step])
     return out
 
 
