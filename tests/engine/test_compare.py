@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 import models
 import prunus
@@ -57,6 +59,42 @@ def test_compare_calibrates_once_and_agrees_with_prune(monkeypatch, tmp_path):
     table = {(row["recipe"], row["density"]): row for row in found.table()}
     assert table["magnitude", 0.5]["standard_error"] is None
     assert table["random-edge", 0.5]["seeds"] == 3
+
+
+class Asked(nn.Module):
+    """All that is pruned only where `layers` names it: recurrence, attention, a bare parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(4, 6, batch_first=True)
+        self.mix = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.bare = nn.Parameter(torch.randn(5, 6))
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x):
+        h, _ = self.rnn(x)
+        h, _ = self.mix(h, h, h, need_weights=False)
+        return self.fc(functional.linear(h[:, -1], self.bare).relu())
+
+
+@pytest.mark.parametrize("layers", [["rnn"], ["mix*", "fc"], ["bare", "*"]], ids=str)
+def test_layers_that_are_pruned_on_request_are_compared_and_scanned(layers):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Asked().eval(), torch.randn(8, 3, 4)
+
+    def entries(net):
+        return sum(float(p.detach().abs().sum()) for p in net.parameters())
+
+    found = prunus.compare(
+        model, ["magnitude", "wanda"], [0.5], data=x, evaluate=entries, layers=layers
+    )
+    for record in found.records:
+        alone = prunus.prune(model, record["recipe"], 0.5, data=x, layers=layers)
+        assert record[found.metric] == pytest.approx(entries(alone.model))
+        assert record["parameters"] == alone.cost_after.parameters < alone.cost_before.parameters
+    scan = prunus.sensitivity(model, "wanda", [0.5], data=x, evaluate=entries, layers=layers)
+    assert [r["layer"] for r in scan.records] == list(alone.plan.kept)
 
 
 def test_compare_takes_labels_and_says_what_is_wrong():

@@ -10,7 +10,7 @@ from prunus.calibration.view_check import check_round_trip
 from prunus.check import globs, matches, unknown
 from prunus.weights import Weight, weights_of
 
-__all__ = ["check_ready", "matching", "prunable"]
+__all__ = ["check_ready", "matching", "prunable", "watched"]
 
 
 def check_ready(model: nn.Module) -> None:
@@ -122,6 +122,24 @@ def prunable(
     return found, refused
 
 
+def watched(model: nn.Module, layers: str | Sequence[str] | None) -> list[str] | None:
+    """What to calibrate for prunings of these layers: they, and all that are pruned unasked.
+
+    None where `layers` is. What is no weight, as an embedding, is left out.
+    """
+    asked = globs("layers", layers)
+    if asked is None:
+        return None
+    known, _ = prunable(model, asked=True, known=weights_of(model, asked))
+    found = dict.fromkeys(prunable(model)[0])
+    found |= dict.fromkeys(n for n, w in known.items() if _meant((n, *w.homes), asked))
+    return list(found)
+
+
+def _meant(names: Sequence[str], chosen: Sequence[str]) -> bool:
+    return any(matches(name, glob) for name in names for glob in chosen)
+
+
 def matching(
     names: Mapping[str, Weight] | Sequence[str],
     layers: str | Sequence[str] | None,
@@ -139,7 +157,7 @@ def matching(
     homes = {n: w.homes for n, w in names.items()} if isinstance(names, Mapping) else {}
 
     def meant(name: str, chosen: Sequence[str]) -> bool:
-        return any(matches(own, g) for own in (name, *homes.get(name, ())) for g in chosen)
+        return _meant((name, *homes.get(name, ())), chosen)
 
     for glob in [*(asked or ()), *left_out]:
         known = any(meant(name, [glob]) for name in [*names, *refused])

@@ -1,6 +1,6 @@
 """Statistics that several prunings of one model share, and which prunings can share them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -8,6 +8,7 @@ from torch import nn
 from prunus.budget import Budget, Density
 from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import Batches
+from prunus.calibration.select import watched
 from prunus.calibration.statistics import combined
 from prunus.hints import Loss
 from prunus.joint import is_network
@@ -24,12 +25,19 @@ def shared_calibration(
     loss: Loss | None,
     device: str | torch.device | None,
     progress: bool | None,
+    layers: str | Sequence[str] | None = None,
 ) -> Calibration:
-    """What all recipes read of the data, collected once; a given calibration as it is."""
+    """What all recipes read of the data, collected once; a given calibration as it is.
+
+    Beside the layers that `layers` names, those whose inputs tell of what they make are watched.
+    """
     if isinstance(data, Calibration):
         return data
     wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
-    return calibrate(model, data, wanted, loss=loss, device=device, progress=progress)
+    return calibrate(
+        model, data, wanted, layers=watched(model, layers), loss=loss, device=device,
+        progress=progress,
+    )  # fmt: skip
 
 
 def shares(method: Recipe, density: Density) -> bool:

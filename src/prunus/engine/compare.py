@@ -114,7 +114,7 @@ def compare(
     shown = metric if metric is not None else next(iter(dense))
     if shown not in dense:
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
-    shared = shared_calibration(model, methods, source, loss, device, progress)
+    shared = shared_calibration(model, methods, source, loss, device, progress, layers)
     cells = [
         (label, density, seed)
         for density in densities

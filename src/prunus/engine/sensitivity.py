@@ -91,7 +91,7 @@ def sensitivity(
         raise ValueError(f"`evaluate` gives {sorted(dense)}, not {shown!r}. Name one of them.")
     shared: Calibration | None = None
     if source is not None and method.needs_data:
-        shared = shared_calibration(model, {name: method}, source, loss, None, progress)
+        shared = shared_calibration(model, {name: method}, source, loss, None, progress, layers)
 
     def thin(target: Density) -> Pruned:
         given = source
