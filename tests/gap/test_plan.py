@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from prunus.guarantee.family import EdgeFamily
 from prunus.theory.gap.apriori import sup_bound
 from prunus.theory.gap.plan import allocate, dual_bound, pruned_grid, sup_plan
 from reference.gap import best_plan
@@ -124,3 +127,30 @@ def test_grid_starts_with_nothing_pruned():
     assert grid[0] == 0
     assert grid[-1] == pytest.approx(1)
     assert math.isclose(grid[1], 1e-5)
+
+
+def test_a_network_of_a_family_does_not_depend_on_those_asked_for_before():
+    """Weights and biases are the made ones, or whole, in any order; the model stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def make(name, count):
+        weight = before[f"{name}.weight"] * count
+        return weight, torch.full((2,), float(count)) if count % 2 else None
+
+    family = EdgeFamily(model, {"0": 6, "1": 4}, make, method="by hand")
+    for _ in range(40):
+        kept = {"0": int(torch.randint(7, (), generator=generator))}
+        if kept["0"] % 3:
+            kept["1"] = int(torch.randint(5, (), generator=generator))
+        found = family.network(kept).state_dict()
+        for name, size in family.sizes.items():
+            count = kept.get(name, size)
+            factor = count if count < size else 1
+            assert torch.equal(found[f"{name}.weight"], before[f"{name}.weight"] * factor)
+        moved = kept["0"] % 2 and kept["0"] < 6
+        expected = torch.full((2,), float(kept["0"])) if moved else before["0.bias"]
+        assert torch.equal(found["0.bias"], expected)
+        assert family.cost(kept) == kept["0"] + kept.get("1", 4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.guarantee.bounds import Bounds
 from prunus.theory.gap.rounding import rounding_error
 from prunus.theory.gap.stages import LinearPair
 
@@ -118,3 +119,17 @@ def test_no_bound_where_values_of_the_ball_leave_the_range_of_the_numbers(kind, 
     assert not torch.isfinite(outputs).all()  # and the gap there has no size at all
     if kind == "matrices":
         assert prunus.certify(model, other, radius=1000 * largest / factor).value == math.inf
+
+
+@pytest.mark.parametrize("kind", ["mean_square", "sup"])
+def test_numbers_that_a_type_cannot_hold_have_no_bound(kind):
+    """400 w is 400 for w = 1, and beyond the 65504 of half precision for w = 300."""
+    for size, finite in ((1.0, True), (300.0, False)):
+        model = nn.Linear(2, 2, bias=False).half()
+        with torch.no_grad():
+            model.weight.fill_(size)
+        pruned = copy.deepcopy(model)
+        with torch.no_grad():
+            pruned.weight[0, 0] = 0
+        bounds = Bounds(model, torch.full((3, 2), 200.0).half(), 250.0)
+        assert math.isfinite(bounds.value(kind, pruned)) == finite

@@ -241,18 +241,20 @@ def test_rules_for_single_weights_refuse_nodes(name):
 
 
 def test_least_variance_keeps_what_one_rate_for_all_layers_expects():
-    pools = {k: p * 10.0 ** (i - 2) for i, (k, p) in enumerate(pools_of().items())}
-    plan = LeastVariance(smallest=0.1)(pools, COST, Budget(density=0.3))
-    low, high = 0.0, 1e6  # λ by plain bisection
-    for _ in range(200):
-        rate = (low + high) / 2
-        odds = {k: (rate * p).clamp(0.1, 1).sum().item() for k, p in pools.items()}
-        low, high = (rate, high) if sum(odds.values()) < 0.3 * SIZE else (low, rate)
-    whole = {key: int(expected) for key, expected in odds.items()}
-    left = sorted(odds, key=lambda key: whole[key] - odds[key])  # the largest remainder first
-    for key in left[: int(0.3 * SIZE + 0.5) - sum(whole.values())]:
-        whole[key] += 1
-    assert plan.kept == whole
+    pools = pools_of(rows=True)
+    pools = {k: p * 10.0 ** (i - 2) for i, (k, p) in enumerate(pools.items())}
+    for density in (0.3, 0.62):
+        plan = LeastVariance(smallest=0.1, minimum=0)(pools, COST, Budget(density=density))
+        low, high = 0.0, 1e6  # λ by plain bisection
+        for _ in range(64):
+            rate = (low + high) / 2
+            odds = [(rate * row).clamp(0.1, 1).sum().item() for p in pools.values() for row in p]
+            low, high = (rate, high) if sum(odds) < density * SIZE else (low, rate)
+        whole = [int(expected) for expected in odds]
+        left = sorted(range(len(odds)), key=lambda i: whole[i] - odds[i])  # largest remainders
+        for i in left[: int(density * SIZE + 0.5) - sum(whole)]:
+            whole[i] += 1
+        assert [count for counts in plan.kept.values() for count in counts] == whole
     with pytest.raises(
         ValueError, match=r"^sampling in proportion needs scores >= 0, got -1\. Use a sco"
     ):
