@@ -83,6 +83,7 @@ def test_every_layer_is_bounded_measured_and_predicted(name):
     assert loose or name.endswith("+ls")
     drawn = [s for s in certificate.layers if s.level == "L2"]
     assert len(drawn) == (3 if name == "sipp-random" else 0)
+    assert all(s.vacuous == (s.value >= 1) for s in drawn)
     assert not any(s.layer for s in (*certificate.statements, *certificate.held_out))
     text = certificate.summary()
     assert "layer by layer, |z' − z| / Σ|w||x|:" in text

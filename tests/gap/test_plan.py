@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from prunus.guarantee.answer import planned
 from prunus.guarantee.family import EdgeFamily
+from prunus.guarantee.solve import Problem
+from prunus.rows import rows_of
 from prunus.theory.gap.apriori import sup_bound
 from prunus.theory.gap.plan import allocate, dual_bound, pruned_grid, sup_plan
 from reference.gap import best_plan
@@ -154,3 +157,41 @@ def test_a_network_of_a_family_does_not_depend_on_those_asked_for_before():
         assert torch.equal(found["0.bias"], expected)
         assert family.cost(kept) == kept["0"] + kept.get("1", 4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+LOST = {"a": {4: 0.0, 2: 1.0, 1: 4.5}, "b": {4: 0.0, 3: 1.0, 1: 9.0}}
+PREDICTED = "a prediction from the planning data: certify on fresh data"
+BOUND = "a bound on the planning data; fresh data need a held-out statement"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("predicted", (PREDICTED,)), ("mean_square", (BOUND,)), ("sup", ())]
+)
+def test_a_plan_says_what_its_value_is_worth(kind, said):
+    """Least kept weights within a limit in units of 2, by hand; what no plan meets is said."""
+    problem = Problem(
+        kept={name: np.array(list(errors)) for name, errors in LOST.items()},
+        errors=[np.array(list(errors.values())) for errors in LOST.values()],
+        exact=lambda kept: math.sqrt(sum(LOST[name][k] for name, k in kept.items())),
+        cost=lambda kept: float(sum(kept.values())),
+        squared=True,
+    )
+    asked, checked = rows_of([]), []
+
+    def plan(limit, density=None):
+        return planned(problem, limit, kind, 2.0, density, ("first",), asked, checked.append)
+
+    found = plan(1.0)  # 2² = 4 of error
+    assert (found.kept, found.value, found.density) == ({"a": 2, "b": 3}, 2**0.5 / 2, 5 / 8)
+    assert (found.notes, found.feasible, found.limit) == (("first", *said), True, 1.0)
+    assert found.kind == kind
+    assert found.rows is asked
+    assert checked == [found.kept]
+    whole = plan(0.4)  # 0.8² = 0.64
+    assert (whole.kept, whole.value) == ({"a": 4, "b": 4}, 0.0)
+    assert whole.notes[-1] == "no pruning of the grid meets the limit: nothing is pruned"
+    assert plan(1.0, 5 / 8).kept == found.kept
+    missed = plan(1.0, 0.5)
+    assert (missed.kept, missed.feasible) == ({"a": 1, "b": 3}, False)
+    assert missed.value == pytest.approx(5.5**0.5 / 2)
+    assert missed.notes[-1].startswith("no plan that keeps at most 0.5 of the weights meets the")
