@@ -332,3 +332,18 @@ def test_names_that_mark_parts_are_refused():
     with pytest.raises(ValueError, match="safetensors cannot store"):
         pack({"c": torch.zeros(1, dtype=torch.complex128)}, {}, {})
     assert MARK == "|"
+
+
+def test_a_digest_follows_names_types_shapes_and_every_bit():
+    state = {"a": torch.tensor([[1.0, 0.0]]), "b": torch.tensor([2])}
+    others = [
+        {**state, "a": torch.tensor([[1.0, -0.0]])},
+        {**state, "a": state["a"].T},
+        {**state, "a": state["a"].view(torch.int32)},
+        {"c": state["a"], "b": state["b"]},
+        {"a": state["a"]},
+    ]
+    digests = [digest_of(one) for one in (state, *others)]
+    assert len(set(digests)) == len(digests)
+    assert digest_of(dict(reversed(state.items()))) == digests[0]
+    assert digest_of({name: value.clone() for name, value in state.items()}) == digests[0]
