@@ -23,7 +23,11 @@ from beartype import BeartypeConf, beartype
 from beartype.door import die_if_unbearable
 from beartype.roar import BeartypeCallHintParamViolation
 from jaxtyping import AbstractArray, jaxtyped
-from jaxtyping._storage import get_shape_memo
+
+try:
+    from jaxtyping._storage import get_shape_memo
+except ImportError:  # it is no public name: a version without it checks as it always has
+    get_shape_memo = None  # type: ignore[assignment]
 
 CONF = BeartypeConf(is_pep484_tower=True)  # an int is a float, as PEP 484 has it
 SHAPES = jaxtyped("context")  # axes of one name have one length within it
@@ -293,4 +297,5 @@ def install(package: str) -> None:
         raise RuntimeError(f"{package!r} was imported before its checks were installed.")
     sys.meta_path.insert(0, _Finder(package))
     quick_protocols()
-    quick_shapes()
+    if get_shape_memo is not None:
+        quick_shapes()
