@@ -12,6 +12,7 @@ from consumers import net
 from prunus.calibration import calibrate
 from prunus.compensation import least_squares
 from prunus.imitation import Consumer, consumers_of, forward_trace
+from prunus.imitation.trace import Taken, completed
 from prunus.nodes import class_view
 from reference.sequential import sequential
 
@@ -164,3 +165,16 @@ def test_what_is_no_second_moment():
         wrong = replace(view, consumers={layer.name: (replace(layer, gram=gram), place)})
         with pytest.raises(ValueError, match=said):
             forward_trace(consumers_of(wrong))
+
+
+def test_pools_grow_alike_while_they_last():
+    """Six classes in three pools, the last of one candidate: by rank among the emptiest."""
+    taken = Taken(np.array([True, True, True, True, False, True]), 3)
+    assert taken.open.tolist() == taken.left.tolist() == [True, True, True, True, False, True]
+    taken.add(1)
+    assert taken.open.tolist() == [False, False, True, True, False, True]
+    taken.add(5)
+    taken.add(2)
+    assert taken.open.tolist() == [True, False, False, True, False, False]  # the last is spent
+    assert completed(taken, np.array([0.0, 9, 9, 1, 9, 9])).tolist() == [1, 5, 2, 3, 0]
+    assert not taken.open.any()
