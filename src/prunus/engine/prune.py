@@ -135,9 +135,7 @@ def prune(
             )
         given = data if data is None or isinstance(data, Calibration) else Batches(data)
         if layers is None and exclude is None and blocks is None:  # as statistics are shared
-            given = _read_once(
-                model, name, method, target.budget, given, loss, device, progress, layers
-            )
+            given = _read_once(model, name, method, target.budget, given, loss, device, progress)
 
         def to(density: float) -> Pruned:
             return prune(
@@ -248,12 +246,11 @@ def _read_once(
     loss: Loss | None,
     device: str | torch.device | None,
     progress: bool | None,
-    layers: str | Sequence[str] | None,
 ) -> Calibration | Batches | None:
     """The statistics that every try of a search reads, where the recipe lets them be shared."""
     if not isinstance(data, Batches) or not method.statistics or not shares(method, budget):
         return data
-    return shared_calibration(model, {name: method}, data, loss, device, progress, layers)
+    return shared_calibration(model, {name: method}, data, loss, device, progress)
 
 
 def _check_scopes(name: str, recipe: Recipe, target: Target, blocks: str | None) -> None:
