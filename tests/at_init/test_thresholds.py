@@ -143,6 +143,8 @@ def test_retention():
         (lambda: signal_loss_probability(0.0, 5, 4), "Nothing would be kept"),
         (lambda: signal_loss_probability(math.nan, 5, 4), r"in \(0, 1\], got nan"),
         (lambda: signal_loss_probability(1.5, 5, 4), r"in \(0, 1\], got 1.5"),
+        (lambda: signal_loss_probability(0.5, 5, 1), "`classes` must be a whole number >= 2"),
+        (lambda: signal_loss_probability(0.5, 5, 4, 0), "`support` must be a whole number >= 1"),
         (lambda: path_loss_probability(0.5, [], 1), "at least one hidden width"),
         (lambda: path_loss_probability(0.5, [3, 0], 1), "`widths` must be a whole number >= 1"),
         (lambda: information_bounds(5, 4), r"`visible` must be a whole number in \[0, 4\]"),

@@ -10,6 +10,7 @@ from prunus.theory.subset_sum import (
     draw_items,
     failure_probability,
     items_needed,
+    largest_error,
     least_items,
     median_error,
     nearest_single,
@@ -179,6 +180,20 @@ def test_median_of_errors(g):
             draw_items("uniform", 500, n, generator=g), torch.full((500,), 0.25)
         )
         assert float(error.median()) == pytest.approx(median_error(n, 0.25), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("items", "n", "problems", "target"),
+    [("uniform", 2, 1, 0.5), ("uniform", 6, 5, 0.5), ("product", 6, 3, 0.25)],
+)
+def test_all_of_many_problems_lie_below_the_largest_error_half_the_time(items, n, problems, target):
+    eps = largest_error(n, problems, items, target=target)
+    assert (1 - failure_probability(n, eps, target, items)) ** problems == pytest.approx(0.5)
+
+
+def test_the_largest_error_is_half_the_interval_where_none_is_reached():
+    """A single uniform item lies within 1/2 of 1/2 in half of draws: not for two weights."""
+    assert largest_error(1, 2) == 0.5
 
 
 @pytest.mark.parametrize(

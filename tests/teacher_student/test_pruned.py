@@ -465,6 +465,17 @@ def test_masks_have_exact_counts():
         assert mask.sum(1).tolist() == [11] * 4
 
 
+@pytest.mark.parametrize("rule", ["random", "dpp"])
+def test_masks_are_of_the_generator_alone(rule):
+    weights = sample_weights(FIXTURE, 40, generator=torch.Generator().manual_seed(0))
+    first, again, other = (
+        draw_edge_mask(weights, rule, 0.5, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 # Options
 
 
@@ -499,6 +510,7 @@ def test_matched_density():
     densities = [matched_density(k, 6, 500) * 500 for k in range(1, 6)]
     near(densities, [82.5, 166, 249.5, 333, 416.5], atol=1e-9)
     assert matched_density(2, 6) == 1 / 3
+    assert matched_density(6, 6, 1) == 1
 
 
 @pytest.mark.parametrize(
