@@ -278,5 +278,12 @@ def test_warnings():
         simulate(dataclasses.replace(SMALL, samples=25), [0.5], seeds=1, checkpoints=0)
     with pytest.warns(RuntimeWarning, match="reduced level is outside its range"):
         simulate(SMALL, [0.2], seeds=1, engine="reduced", checkpoints=0)
+    at_most = dataclasses.replace(SMALL, samples=18)  # a third of density · dimension = 54
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        simulate(at_most, [0.18], seeds=1, engine="reduced", checkpoints=0)
+    over = dataclasses.replace(SMALL, samples=21)
+    with pytest.warns(RuntimeWarning, match=r"density / 3 = 18 at .* level is outside its range"):
+        simulate(over, [0.18], seeds=1, engine="reduced", checkpoints=0)
     with pytest.warns(RuntimeWarning, match="At density 0.5 a run did not memorise"):
         simulate(SMALL, [0.5], seeds=1, steps=1, checkpoints=0)

@@ -86,6 +86,15 @@ def test_the_bound_is_attained_by_one_layer():
     assert float((gap @ x).norm()) == pytest.approx(made.error_bound(2.0), rel=1e-12)
 
 
+def test_a_tied_unit_serves_its_input_by_the_sign_of_its_weight():
+    """As published: unit h of input h mod in; a negative weight serves where inputs are signed."""
+    for block in construct(chain((5, 7, 3)), 6, generator=generator(), assign=False).blocks:
+        width, inputs = block.hidden.shape
+        tied = torch.eye(inputs, dtype=torch.bool).repeat(width // inputs, 1)
+        usable = block.hidden > 0 if block.nonnegative else block.hidden != 0
+        assert torch.equal(block.hidden_mask, tied & usable)
+
+
 def test_assigned_units_serve_better_than_tied_ones():
     weights = chain((6, 8, 8, 4))
     tied, assigned = (
