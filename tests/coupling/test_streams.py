@@ -130,9 +130,18 @@ def test_norms_by_hand_are_known_by_what_they_compute():
         def forward(self, x):
             return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight
 
+    class Sizes(RMS):
+        def forward(self, x):
+            return super().forward(x.abs())
+
+    class Outside(RMS):
+        def forward(self, x):
+            return x / (x.square().mean(-1, keepdim=True).sqrt() + self.eps) * self.weight
+
     assert is_rms(RMS(5))
     assert is_rms(GemmaRMSNorm(5))
-    assert not is_rms(Mean(5))
+    for other in (Mean, Sizes, Outside):
+        assert not is_rms(other(5))
     assert not is_rms(nn.LayerNorm(5))
 
 
