@@ -230,6 +230,28 @@ def test_a_scan_plans_for_a_drop(setup):
         scan.plan(Budget(metric="closeness", drop=0.02))
 
 
+def test_a_search_without_success_names_the_trial_that_lost_least(setup):
+    """A metric that is the share of weights that are left, and no number on its first trial."""
+    model, seen = setup[0], []
+    budget = Budget(drop=0.0, tries=5, higher_is_better=True)
+
+    def left(net):
+        weights = [p for p in net.parameters() if p.ndim > 1]
+        share = sum(int(p.count_nonzero()) for p in weights) / sum(p.numel() for p in weights)
+        seen.append(math.nan if len(seen) == 1 else share)
+        return seen[-1]
+
+    with pytest.raises(ValueError, match=r"^No density of the (\d+) that were tried") as caught:
+        prunus.prune(model, "magnitude", budget, evaluate=left)
+    nearest = max(value for value in seen[1:] if value == value)
+    assert seen[0] == 1.0 > nearest
+    said = f"within 0 of the dense network's 1: the nearest is {nearest:.4g} at density "
+    assert said in str(caught.value)
+    density = str(caught.value).split(said)[1].split(". ")[0]
+    assert float(density) == pytest.approx(nearest, abs=0.01)  # whole weights of each layer
+    assert f"the {len(seen) - 1} that were tried" in str(caught.value)
+
+
 def test_bad_input(setup):
     model, x, evaluate, _ = setup
 

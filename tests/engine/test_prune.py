@@ -256,6 +256,16 @@ def test_hand_made_densities_and_plans():
     assert all(torch.equal(again.masks[k], pruned.masks[k]) for k in pruned.masks)
 
 
+def test_a_plan_counts_channels_that_are_shared_by_their_group():
+    """The gate of a squeeze-and-excite block has the channels of the convolution it scales."""
+    model, x = models.Gated().eval(), torch.randn(2, 3, 8, 8)
+    said = "layer 'excite', which shares its channels with others: .* Give the count of 'conv1'"
+    with pytest.raises(ValueError, match=said):
+        prunus.prune(model, "importance-node", Plan(kept={"excite": 3}), data=x)
+    with pytest.raises(ValueError, match="Unknown layer in the plan 'fc2'"):  # in no group
+        prunus.prune(model, "importance-node", Plan(kept={"fc2": 3}), data=x)
+
+
 @pytest.mark.parametrize("name", ["magnitude", "magnitude-global", "importance-node"])
 @pytest.mark.parametrize("target", ["parameters", "macs", "bytes"])
 def test_budgets_are_met_and_used(name, target):

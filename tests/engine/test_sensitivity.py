@@ -64,6 +64,16 @@ def test_a_plan_meets_its_budget_as_counted(setup, recipe, budget):
         assert plan.value == getattr(pruned.cost_after, budget.target)
     # one step fewer would not have met it
     assert plan.kept
+    target = "density" if isinstance(budget, float) else budget.target
+    assert (plan.kind, plan.limit) == (
+        target,
+        budget if isinstance(budget, float) else budget.value,
+    )
+    assert plan.density == pytest.approx(pruned.cost_after.density)
+    assert plan.rows == scan.rows
+    lost = sum(r["loss"] for r in scan.records if plan.kept.get(r["layer"]) == r["kept"])
+    said = "worse" if lost >= 0 else "better"
+    assert plan.notes == (f"gap is {abs(lost):.4g} {said} if the layers' losses add up",)
 
 
 @pytest.mark.filterwarnings("ignore::prunus.theory.gap.VacuousWarning")

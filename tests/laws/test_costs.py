@@ -164,7 +164,13 @@ def test_zeros_that_were_there_count_and_go_first(recipe, density):
     left = sum(int((p != 0).sum()) for p in pruned.model.parameters())
     assert pruned.cost_after.parameters == left
     assert pruned.cost_before.parameters == sum(int(v.sum()) for v in before.values())
-    assert any("were zero before" in note for note in pruned.notes)
+    (said,) = (note for note in pruned.notes if "were zero before" in note)
+    zeros = sum(int((~before[name]).sum()) for name in pruned.masks)
+    assert said.startswith(f"{zeros} weights of the pruned layers")
+    filled = sum(int((pruned.model.get_parameter(n) != 0).sum()) for n in pruned.masks)
+    idle = sum(int(mask.sum()) for mask in pruned.masks.values()) - filled
+    asked = f"; the density asked for leaves {idle} of them unmasked" if idle else "first"
+    assert said.endswith(asked)
     for name, mask in pruned.masks.items():
         was = before[name]
         assert int(mask.sum()) == sum(pruned.layers[name.removesuffix(".weight")].mask.flatten())
