@@ -50,7 +50,7 @@ def test_laws(method, granularity, groups):
     assert (answer.weight[~answer.mask] == 0).all()
     assert answer.weight.dtype == layer.weight.dtype
     assert torch.equal(layer.weight, before)
-    assert answer.ridge is not None
+    assert answer.ridge == method.ridge  # no Gram needs more
     again = method(layer, granularity, kept)
     assert torch.equal(again.mask, answer.mask)
     # the new weights make up for some of what the mask alone would lose
@@ -161,6 +161,12 @@ def test_refusals():
         OBS()(layer, NM(2, 4), torch.full((48,), 2))
     with pytest.raises(ValueError, match="Counts must be multiples of the run length 5, got 12"):
         OBC(size=5)(layer, EdgePerRow(), torch.full((8,), 12))
+    for kind in (OBS, SparseGPT, OBC):
+        for ridge in (0.0, -1e-4, float("nan")):
+            with pytest.raises(ValueError, match="`ridge` must be a finite number > 0"):
+                kind(ridge=ridge)
+    with pytest.raises(ValueError, match="`size` must be a whole number >= 1, got 0"):
+        OBC(size=0)
     assert {"OBS", "SparseGPT", "OBC"} <= set(JOINTS)
 
 

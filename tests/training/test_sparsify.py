@@ -338,7 +338,37 @@ def test_a_state_of_something_else_is_refused():
         sparse.load_state_dict({"masks": {}})
     with pytest.raises(ValueError, match=r"^The state is no state of a Sparsifier"):
         sparse.load_state_dict(model.state_dict())
+    first, *others = state["masks"]
+    lacking = {name: state["masks"][name] for name in others}
+    for key, value, said in (
+        ("step", -1, "step.* must be a number of steps, got -1"),
+        ("step", True, "step.* must be a number of steps, got True"),
+        ("start", None, "start.* must be text"),
+        ("plan", {}, "plan.* must be text"),
+        ("masks", lacking, "masks.* must have the entries .*, has "),
+        ("masks", [], "masks.* must have the entries .*, has list"),
+        ("masks", {**lacking, first: 3}, f"masks.{first}.* must be a tensor of bits"),
+        ("shadow", {first: torch.ones(2)}, r"shadow.* must have the entries \[\], has "),
+        ("gathered", {"mine": {}}, r"gathered.* must have the entries .*, has \['mine'\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            sparse.load_state_dict({**state, key: value})
     sparse.load_state_dict(state)
+    assert sparse.step_count == state["step"] == 0
+    sparse.remove()
+
+
+def test_a_copy_of_the_weights_fits_theirs_or_is_refused():
+    """Weights behind a soft mask: of the right shape and type, and taken as they are."""
+    model, _, _ = setup()
+    sparse = attach(model, often("soft-filter"), torch.optim.SGD(model.parameters(), lr=0.1), 0.5)
+    state = sparse.state_dict()
+    name, own = next(iter(state["shadow"].items()))
+    for wrong in (own[:1], own.to(torch.float16), None):
+        with pytest.raises(ValueError, match=f"shadow.{name}.* must be a tensor of shape"):
+            sparse.load_state_dict({**state, "shadow": {**state["shadow"], name: wrong}})
+    sparse.load_state_dict({**state, "shadow": {**state["shadow"], name: own + 1}})
+    assert torch.equal(sparse.state_dict()["shadow"][name], own + 1)
     sparse.remove()
 
 
