@@ -187,6 +187,8 @@ def test_prune_with_weights_globs_and_a_recipe_in_words(home, monkeypatch, capsy
         (("prune", NET, "--weights", "w.safetensors"), "there is no file w.safetensors"),
         (("prune", NET, "--weights", "own.npz"), "is no whole safetensors file"),
         (("prune", NET, "--density", "0.5", "--data", "digits"), "could not run on the data"),
+        (("sensitivity", NET, "--budget", "20%", "--drop", "1%"), "--budget or --drop, not both"),
+        (("sensitivity", NET, "--out", "plan.json"), "a plan, which needs --budget or --drop"),
         (("list", "slections"), "Did you mean selections"),
         (("report", "nowhere"), "No records at nowhere"),
         (("report", "records", "--metric", "acuracy"), "Did you mean accuracy"),

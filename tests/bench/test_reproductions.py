@@ -209,6 +209,18 @@ def test_failed_runs_are_said_and_the_others_kept(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().err == "prunus: 1 of 2 runs failed.\n"
 
 
+@pytest.mark.parametrize(("words", "scale"), [((), "small"), (("--full", "--seed", "3"), "full")])
+def test_the_command_runs_the_scale_and_the_seed_that_were_asked(
+    tmp_path, monkeypatch, capsys, words, scale
+):
+    def says(**options):
+        raise FailedRuns(f"{options['scale']} with seed {options['seed']}.")
+
+    monkeypatch.setattr("prunus.reproduce.han2015_lenet.reproduce", says)
+    assert call(monkeypatch, "han2015-lenet", "--out", str(tmp_path), *words) == 2
+    assert capsys.readouterr().err == f"prunus: {scale} with seed {3 if words else 0}.\n"
+
+
 def test_records_of_other_data_are_not_taken_for_these(tmp_path, monkeypatch):
     """Conditions and results come from the records; a folder of other data's records is refused."""
     monkeypatch.setenv("PRUNUS_CACHE", str(tmp_path / "cache"))

@@ -37,7 +37,7 @@ def output_of(model: nn.Module, batch: Batch) -> list[Tensor]:
 def compared(
     expected: list[Tensor], got: list[Tensor], *, engine: str, batch: Batch, limit: float
 ) -> Check:
-    """The largest difference, relative to the largest output.
+    """The largest difference, relative to the largest finite output; NaN is equal to NaN alone.
 
     Raises:
         ExportError: another number or shape of outputs, or a difference above the limit.
@@ -54,10 +54,12 @@ def compared(
         if one.numel() == 0:
             continue
         one, other = one.double().cpu(), other.double().cpu()
-        scale = float(one.abs().max())
-        error = float((one - other).abs().max())
-        worst = max(worst, error / scale if scale else error)
-        if not worst <= limit:  # NaN too
+        scale = float(one.abs().nan_to_num(0.0, posinf=0.0).max())
+        same = (one == other) | (one.isnan() & other.isnan())
+        error = float((one - other).abs().masked_fill(same, 0).max())
+        share = error / scale if scale else error
+        worst = max(worst, share)
+        if not share <= limit:  # NaN too
             raise ExportError(
                 f"What was written is not equal to the network in {engine} on input {said}: error "
                 f"{error:.3g} where outputs reach {scale:.3g}, at most {limit:.0e} of them."
