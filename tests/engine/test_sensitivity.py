@@ -1,6 +1,7 @@
 """Single layers, and plans from them."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -27,6 +28,28 @@ def setup():
 
 
 DENSITIES = [0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_network_without_a_number_is_the_worst(setup, higher):
+    """Which way is better follows from the others, and no plan within a drop goes there."""
+    model, _, _ = setup
+    weight = model.layers[2].weight.numel()
+
+    def evaluate(net):
+        left = int((net.layers[2].weight != 0).sum()) / weight
+        kept = sum(int((p != 0).sum()) for p in net.parameters())
+        return math.nan if left < 0.4 else kept if higher else -kept
+
+    scan = prunus.sensitivity(model, "magnitude", DENSITIES, evaluate=evaluate)
+    assert scan.higher is higher
+    losses = {r["density"]: r["loss"] for r in scan.records if r["layer"] == "layers.2"}
+    assert losses == {0.75: weight / 4, 0.5: weight / 2, 0.25: math.inf}
+    assert scan.table()[0]["layer"] == "layers.2"
+    everything = sum(r["loss"] for r in scan.records if math.isfinite(r["loss"]))
+    plan = scan.plan(Budget(drop=everything))
+    assert plan.kept["layers.2"] == weight // 2
+    assert math.isfinite(plan.value)
 
 
 @pytest.mark.parametrize("recipe", ["wanda", "importance-node+ls"])

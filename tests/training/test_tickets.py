@@ -1,6 +1,7 @@
 """Lottery tickets: rewinding, its steps and spans, its controls, the line between two networks."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -239,6 +240,12 @@ def test_the_barrier_is_that_of_the_definition():
         connection(one, nn.Linear(2, 1), error)
     with pytest.raises(ValueError, match=r"^`points` must lie in \(0, 1\)"):
         connection(one, other, error, points=[1.0])
+    with pytest.raises(ValueError, match=r"`points` must hold a share in \(0, 1\), got none"):
+        connection(one, other, error, points=[])
+    apart = {0.5: math.nan}  # what is in between has come apart: nothing is worse
+    shares = iter([1.0, 0.0, 0.25, 0.5, 0.75])
+    broken = connection(one, other, lambda _: apart.get(share := next(shares), share))
+    assert broken.barrier == math.inf
 
 
 def test_batch_norm_between_networks_gets_its_own_statistics():

@@ -26,8 +26,8 @@ class SensitivityScan:
     Attributes:
         records: one dict per layer and density: `layer`, `density` as asked, `kept` (its entry of
             a plan), `value` of the metric, `loss` (how much worse than dense, in the metric's
-            unit), the network's `parameters`, `macs` and `bytes`, and `weights`, kept of the
-            selected ones.
+            unit; infinite where the value is NaN), the network's `parameters`, `macs` and `bytes`,
+            and `weights`, kept of the selected ones.
         dense: what `evaluate` said of the dense network.
         metric: the metric that is shown.
         higher: True where a larger metric is better.

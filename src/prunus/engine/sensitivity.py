@@ -1,5 +1,6 @@
 """`sensitivity`: every layer pruned alone, at every density, and evaluated."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import nn
@@ -17,6 +18,7 @@ from prunus.engine.scan import SensitivityScan
 from prunus.engine.watched import watched
 from prunus.files import Row
 from prunus.hints import Data, Evaluate, Loss
+from prunus.means import as_loss
 from prunus.presets import resolve
 from prunus.progress import progress_bar
 from prunus.recipe import Recipe
@@ -136,11 +138,14 @@ def sensitivity(
                 step(1)
     higher = higher_is_better
     if higher is None:
-        higher = sum(r["value"] - dense[shown] for r in records) <= 0
+        moves = [r["value"] - dense[shown] for r in records]
+        higher = sum(move for move in moves if not math.isnan(move)) <= 0
     sign = 1 if higher else -1
+    for r in records:
+        r["loss"] = as_loss(sign * (dense[shown] - r["value"]), higher=False)
     seen = RowSet.of(own.hashes for own in read)
     return SensitivityScan(
-        records=[{**r, "loss": sign * (dense[shown] - r["value"])} for r in records],
+        records=records,
         dense=dense,
         metric=shown,
         higher=higher,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunus.calibration.batches import Batches, call, to_device
 from prunus.calibration.place import device_of
 from prunus.check import fraction
+from prunus.means import as_loss
 
 __all__ = ["Connection", "connection"]
 
@@ -21,7 +22,8 @@ class Connection:
 
     Attributes:
         errors: {α: what `evaluate` says of α · one + (1 − α) · other}, both ends included.
-        barrier: the largest error in between minus the mean of the ends, in units of the errors.
+        barrier: the largest error in between minus the mean of the ends, in units of the errors;
+            infinite where an error in between is NaN.
     """
 
     errors: dict[float, float]
@@ -47,10 +49,10 @@ def connection(
         evaluate: the error of a network.
         data: batches on which batch norm's statistics are collected anew in between; without them
             the barriers of networks with batch norm are false, so they are asked for there.
-        points: shares α of `one`.
+        points: shares α of `one`, at least one.
 
     Raises:
-        ValueError: other parameters, or batch norm without `data`.
+        ValueError: other parameters, no point, or batch norm without `data`.
 
     References:
         Frankle et al. (2020), Linear mode connectivity and the lottery ticket hypothesis.
@@ -76,7 +78,9 @@ def connection(
         if batches is not None:
             _settle(middle, batches)
         errors[share] = float(evaluate(middle))
-    between = max(errors[share] for share in points)
+    if len(errors) == 2:
+        raise ValueError("`points` must hold a share in (0, 1), got none. Pass (0.5,) or more.")
+    between = max(as_loss(errors[share], higher=False) for share in errors.keys() - {0.0, 1.0})
     return Connection(
         errors=dict(sorted(errors.items())), barrier=between - (errors[0.0] + errors[1.0]) / 2
     )
