@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models import build
+from prunus.calibration import STATISTICS as STATISTICS_KNOWN
 from prunus.calibration import Calibration, calibrate
+from prunus.calibration.doubted import _shape
 
 STATISTICS = ("gram", "mean", "max", "zeros", "grad")
 
@@ -43,6 +45,27 @@ def test_save_and_load(tmp_path):
     assert resumed.fingerprint == whole.fingerprint
     assert torch.equal(resumed["fc1"].gram, whole["fc1"].gram)
     assert [g.name for g in resumed.groups] == [g.name for g in whole.groups]
+
+
+def test_what_a_file_must_hold_is_what_is_collected():
+    """The shape and the count that a reader asks for, of every statistic of a grouped layer."""
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    x = torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    names = [name for name, kind in STATISTICS_KNOWN.items() if kind().reads.source != "pair"]
+    calibration = calibrate(model, (x, torch.arange(4) % 3), names)
+    seen = {*calibration._sums["0"].totals, *calibration._group_sums["0"].totals}
+    assert seen == {*names} - {"diag"}  # which the Gram matrix covers
+    (group,) = calibration.groups
+    layer = calibration["0"]
+    for sums, sizes in [
+        (calibration._sums["0"], (*layer.weight.shape, layer.groups)),
+        (calibration._group_sums["0"], (group.size, group.size, 1)),
+    ]:
+        for key, value in sums.totals.items():
+            statistic = STATISTICS_KNOWN[key]()
+            assert statistic.numbers(*sizes) == value.numel()
+            if key != "share":  # which looks at the weights themselves
+                assert _shape(statistic, sizes) == tuple(value.shape), key
 
 
 def test_groups_of_a_loaded_calibration(tmp_path):
