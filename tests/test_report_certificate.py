@@ -109,7 +109,14 @@ def test_bounds_on_shares_are_rounded_up_and_told_in_percent():
 
 
 @pytest.mark.parametrize(
-    ("delta", "said"), [(0.05, "95%"), (0.025, "97.5%"), (0.001, "99.9%"), (1e-7, "99.99999%")]
+    ("delta", "said"),
+    [
+        (0.05, "95%"),
+        (0.025, "97.5%"),
+        (0.001, "99.9%"),
+        (1e-7, "99.99999%"),
+        (1e-17, "99.999999999999999%"),
+    ],
 )
 def test_the_headline_is_the_best_that_holds_with_its_confidence(delta, said):
     """The least share of fresh data, the lowest quantile, never more confidence than 1 − δ."""

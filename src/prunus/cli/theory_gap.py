@@ -118,6 +118,7 @@ def norm(
     from prunus.theory.gap.laws import METHODS, PRESETS
     from prunus.theory.gap.layer_norms import layer_norm
     from prunus.theory.gap.network import LayerShape, threshold_of
+    from prunus.theory.gap.words import confidence
 
     if law not in PRESETS:
         raise unknown("law", law, PRESETS)
@@ -141,7 +142,9 @@ def norm(
             part=part,
             threshold=cut,
         )
-        typer.echo(f"‖{part}‖ ≤ {found.value:.6g} with probability {1 - delta:g} ({found.route})")
+        typer.echo(
+            f"‖{part}‖ ≤ {found.value:.6g} with probability {confidence(delta)} ({found.route})"
+        )
 
 
 @app.command(name="minimal-width")

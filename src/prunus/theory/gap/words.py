@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["SHOWN", "confidence", "headline", "percent", "rows_of", "text_of"]
@@ -193,8 +194,9 @@ def percent(value: float, *, up: bool = False) -> str:
 def confidence(delta: float) -> str:
     """1 − δ as a percentage with two digits of δ, rounded down: more is never promised."""
     digits = max(0, math.ceil(-math.log10(delta)) - 1)
-    share = math.floor(10**digits * (100 - 100 * delta) + 1e-6) / 10**digits
-    return f"{share:.{digits + 2}g}%"
+    exact = 100 - 100 * Fraction(repr(float(delta)))  # beside 1 a float loses a small δ
+    percent, rest = divmod(math.floor(exact * 10**digits), 10**digits)
+    return f"{percent}.{rest:0{digits}d}".rstrip("0").rstrip(".") + "%"
 
 
 def _wrapped(text: str, indent: str = "") -> str:
