@@ -25,6 +25,7 @@ __all__ = [
     "function",
     "globs",
     "matches",
+    "meant",
     "near_matches",
     "positive",
     "unknown",
@@ -160,6 +161,11 @@ def function(name: str, value: Any, form: str) -> None:
 def matches(name: str, glob: str) -> bool:
     """Whether a glob stands for a name; a name in brackets, `experts.proj[3]`, is no class."""
     return name == glob or fnmatch.fnmatchcase(name, glob)
+
+
+def meant(name: str, globs: Iterable[str]) -> bool:
+    """Whether a name, or a glob that it matches, is among these."""
+    return any(matches(name, glob) for glob in globs)
 
 
 def globs(option: str, given: Any) -> tuple[str, ...] | None:

@@ -7,10 +7,10 @@ from torch.nn.parameter import is_lazy
 
 from prunus.calibration.reasons import listed, no_view, obstacle, quantised, type_name
 from prunus.calibration.view_check import check_round_trip
-from prunus.check import globs, matches, unknown
+from prunus.check import globs, meant, unknown
 from prunus.weights import Weight, weights_of
 
-__all__ = ["check_ready", "matching", "prunable", "watched"]
+__all__ = ["check_ready", "matching", "prunable", "to_calibrate"]
 
 
 def check_ready(model: nn.Module) -> None:
@@ -122,7 +122,7 @@ def prunable(
     return found, refused
 
 
-def watched(model: nn.Module, layers: str | Sequence[str] | None) -> list[str] | None:
+def to_calibrate(model: nn.Module, layers: str | Sequence[str] | None) -> list[str] | None:
     """What to calibrate for prunings of these layers: they, and all that are pruned unasked.
 
     None where `layers` is. What is no weight, as an embedding, is left out.
@@ -132,12 +132,12 @@ def watched(model: nn.Module, layers: str | Sequence[str] | None) -> list[str] |
         return None
     known, _ = prunable(model, asked=True, known=weights_of(model, asked))
     found = dict.fromkeys(prunable(model)[0])
-    found |= dict.fromkeys(n for n, w in known.items() if _meant((n, *w.homes), asked))
+    found |= dict.fromkeys(n for n, w in known.items() if _any_meant((n, *w.homes), asked))
     return list(found)
 
 
-def _meant(names: Sequence[str], chosen: Sequence[str]) -> bool:
-    return any(matches(name, glob) for name in names for glob in chosen)
+def _any_meant(names: Sequence[str], chosen: Sequence[str]) -> bool:
+    return any(meant(name, chosen) for name in names)
 
 
 def matching(
@@ -156,11 +156,11 @@ def matching(
     asked, left_out = globs("layers", layers), globs("exclude", exclude) or ()
     homes = {n: w.homes for n, w in names.items()} if isinstance(names, Mapping) else {}
 
-    def meant(name: str, chosen: Sequence[str]) -> bool:
-        return _meant((name, *homes.get(name, ())), chosen)
+    def chosen(name: str, by: Sequence[str]) -> bool:
+        return _any_meant((name, *homes.get(name, ())), by)
 
     for glob in [*(asked or ()), *left_out]:
-        known = any(meant(name, [glob]) for name in [*names, *refused])
+        known = any(chosen(name, [glob]) for name in [*names, *refused])
         if not known and not any(name.startswith(f"{glob}.") for name in refused):
             raise unknown("layer or glob", glob, [*names, *refused])
     for glob in asked or ():
@@ -169,7 +169,7 @@ def matching(
     kept = [
         name
         for name in names
-        if (asked is None or meant(name, asked)) and not meant(name, left_out)
+        if (asked is None or chosen(name, asked)) and not chosen(name, left_out)
     ]
     if not kept:
         raise ValueError(

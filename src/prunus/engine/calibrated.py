@@ -8,7 +8,7 @@ from torch import nn
 from prunus.budget import Budget, Density
 from prunus.calibration import Calibration, calibrate
 from prunus.calibration.batches import Batches
-from prunus.calibration.select import watched
+from prunus.calibration.select import to_calibrate
 from prunus.calibration.statistics import combined
 from prunus.hints import Loss
 from prunus.joint import is_network
@@ -29,13 +29,14 @@ def shared_calibration(
 ) -> Calibration:
     """What all recipes read of the data, collected once; a given calibration as it is.
 
-    Beside the layers that `layers` names, those whose inputs tell of what they make are watched.
+    Beside the layers that `layers` names, all that are pruned unasked are: what is pruned of a
+    group of channels shows in the inputs of other layers.
     """
     if isinstance(data, Calibration):
         return data
     wanted = combined(["gram", *(s for m in methods.values() for s in m.statistics)])
     return calibrate(
-        model, data, wanted, layers=watched(model, layers), loss=loss, device=device,
+        model, data, wanted, layers=to_calibrate(model, layers), loss=loss, device=device,
         progress=progress,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from prunus.check import matches
+from prunus.check import meant
 from prunus.coupling.types import layer_of
 from prunus.weights import Weight
 
@@ -20,10 +20,6 @@ def tables_asked(
     exclude: Sequence[str],
 ) -> tuple[str, ...]:
     """Embeddings, and parameters that belong to no layer we know, that are asked for."""
-
-    def meant(name: str, globs: Sequence[str]) -> bool:
-        return any(matches(name, glob) for glob in globs)
-
     found = [n for n, module in model.named_modules() if isinstance(module, TABLES)]
     known = {weight.path for weight in weights.values()}
     raw = [n for n, p in model.named_parameters() if p.ndim > 1 and n not in known]

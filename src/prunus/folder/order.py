@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from prunus.check import matches
+from prunus.check import matches, meant
 from prunus.engine.target import Target
 from prunus.recipe import Recipe
 
@@ -66,8 +66,3 @@ def selected(names: Sequence[str], order: Order) -> list[str]:
     """Those of the layers that are to be pruned."""
     chosen = names if order.layers is None else [n for n in names if meant(n, order.layers)]
     return [n for n in chosen if not meant(n, order.exclude or ())]
-
-
-def meant(name: str, globs: Sequence[str]) -> bool:
-    """Whether a name, or a glob that it matches, is among these."""
-    return any(matches(name, glob) for glob in globs)
