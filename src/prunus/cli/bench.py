@@ -145,12 +145,12 @@ def bench(
         f"{result.failed} failed"
     )
     typer.echo(str(result.folder))
-    odd = Counter(name for record in finished(out).values() for name in record.not_finite)
+    known = finished(out)
+    odd = Counter(name for record in known.values() for name in record.not_finite)
     if odd:
         named = ", ".join(f"{name} of {runs}" for name, runs in sorted(odd.items()))
         typer.echo(f"NaN or infinite are {named} runs in this folder.", err=True)
     if result.failed:
-        known = finished(out)
         ends = Counter(
             (known[cell.id].traceback or "").strip().rpartition("\n")[2]
             for cell in result.cells

@@ -45,7 +45,8 @@ def target(
     one_of(density, budget, plan, drop)
     if metric is not None and drop is None:
         raise ValueError("--metric belongs to --drop, how much worse it may be.")
-    if not (kind is None and delta is None) and not (budget or "").startswith("gap="):
+    of_gap = {key: v for key, v in (("kind", kind), ("delta", delta)) if v is not None}
+    if of_gap and not (budget or "").startswith("gap="):
         raise ValueError("--kind and --delta belong to --budget gap=LIMIT, a bound on the outputs.")
     if plan is not None:
         if not plan.is_file():
@@ -54,7 +55,7 @@ def target(
     if drop is not None:
         return Budget(metric=metric, drop=number("--drop", drop), higher_is_better=higher)
     if budget is not None:
-        return _budget(budget, example, kind, delta)
+        return _budget(budget, example, of_gap)
     return _densities(density) if density else None
 
 
@@ -68,7 +69,7 @@ def one_of(
         raise ValueError(f"Give {' or '.join(named)}, not both.")
 
 
-def _budget(text: str, example: Any, kind: str | None, delta: float | None) -> Any:
+def _budget(text: str, example: Any, of_gap: dict[str, Any]) -> Any:
     from prunus.budget import Budget
     from prunus.check import unknown
 
@@ -83,8 +84,7 @@ def _budget(text: str, example: Any, kind: str | None, delta: float | None) -> A
     if name == "density":
         return Budget(density=amount)
     if name == "gap":
-        said: dict[str, Any] = {"kind": kind, "delta": delta}
-        return Budget(gap=amount, **{key: v for key, v in said.items() if v is not None})
+        return Budget(gap=amount, **of_gap)
     if not amount.is_integer() or "%" in value:
         raise ValueError(f"--budget {name} must be a whole number >= 1, got {value!r}.")
     if name == "compressed":

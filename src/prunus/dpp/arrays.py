@@ -17,10 +17,11 @@ def float64(name: str, values: Any, *, dims: int | None = None) -> Tensor:
 
     A finite sum proves every entry finite; only where it is not is each entry looked at.
     """
-    values = values.detach() if isinstance(values, Tensor) else values
+    if not isinstance(values, Tensor):
+        return as_float64(name, values, dims=dims)
+    values = values.detach()
     ready = (
-        isinstance(values, Tensor)
-        and values.dtype == torch.float64
+        values.dtype == torch.float64
         and values.layout is torch.strided
         and (dims is None or values.ndim == dims)
         and math.isfinite(float(values.sum()))

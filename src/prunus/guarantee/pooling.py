@@ -98,11 +98,13 @@ def adaptive_gain(module: WholeAverage, at: Tensor) -> float:
     wanted = [size] * len(sizes) if isinstance(size, int) or size is None else list(size)
     gain = 1.0
     for n, out in zip(sizes, wanted, strict=True):
+        if out is None or out == n:
+            continue
         if out == 1:
             gain /= math.sqrt(n)
-        elif out is not None and out != n and n > LARGEST:
+        elif n > LARGEST:
             gain *= math.sqrt(math.ceil(out / n) + 1)  # Schur: so many windows share an entry
-        elif out is not None and out != n:
+        else:
             eye = torch.eye(n, dtype=torch.float64)[:, None]
             gain *= _norm(F.adaptive_avg_pool1d(eye, int(out))[:, 0])
     return gain

@@ -69,18 +69,18 @@ def connection(
             "Between two networks the statistics of batch norm fit neither of them. Pass data=, "
             "batches of training samples."
         )
+    points = [fraction("points", share) for share in points]
+    if not points:
+        raise ValueError("`points` must hold a share in (0, 1), got none. Pass (0.5,) or more.")
     errors = {1.0: float(evaluate(one)), 0.0: float(evaluate(other))}
     middle = copy.deepcopy(one)
     batches = None if data is None or not norms else Batches(data)
     for share in points:
-        fraction("points", share)
         middle.load_state_dict({k: _between(v, ends[1][k], share) for k, v in ends[0].items()})
         if batches is not None:
             _settle(middle, batches)
         errors[share] = float(evaluate(middle))
-    if len(errors) == 2:
-        raise ValueError("`points` must hold a share in (0, 1), got none. Pass (0.5,) or more.")
-    between = max(as_loss(errors[share], higher=False) for share in errors.keys() - {0.0, 1.0})
+    between = max(as_loss(errors[share], higher=False) for share in points)
     return Connection(
         errors=dict(sorted(errors.items())), barrier=between - (errors[0.0] + errors[1.0]) / 2
     )
